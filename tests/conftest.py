@@ -1,0 +1,23 @@
+"""Strict JAX for every test: eight virtual CPU devices, and no silent rank promotion."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import jax  # noqa: E402  (the environment comes first)
+import pytest  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+  """Real text and vocabularies beside the checkout; tests that need them skip where they are absent."""
+  folder = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+  if not folder.is_dir():
+    pytest.skip(f"the shared data folder is not at {folder}")
+  return folder
