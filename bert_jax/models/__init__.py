@@ -1,0 +1,1 @@
+"""The model math: pure functions and Flax modules, without data, devices or parallelism."""

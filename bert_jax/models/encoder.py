@@ -1,0 +1,88 @@
+"""The encoder stack: token ids to one vector per token, and every layer's on the way.
+
+Shape legend: B rows, L tokens, H hidden width.
+"""
+
+from typing import NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from bert_jax.errors import UserError
+from bert_jax.models.config import EncoderConfig
+from bert_jax.models.layers import Block, Dtype, Embeddings
+
+
+class EncoderOutput(NamedTuple):
+  """What the encoder makes of a batch.
+
+  Attributes:
+    sequence_output: [B, L, H], the last layer's output.
+    hidden_states: num_hidden_layers + 1 arrays [B, L, H]: the embeddings, then
+      each layer's output; the last is `sequence_output`. Under jit the unused cost nothing.
+  """
+
+  sequence_output: jax.Array
+  hidden_states: tuple[jax.Array, ...]
+
+
+class Encoder(nn.Module):
+  """BERT's encoder (Devlin et al. 2018, arXiv:1810.04805).
+
+  Attributes:
+    config: sizes and constants.
+    dtype: dtype of activations and matrix products.
+    param_dtype: dtype of parameters.
+    remat: recompute each layer in the backward pass instead of keeping its activations.
+    attention: 'auto' or an implementation named in models/attention.py.
+  """
+
+  config: EncoderConfig
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+  remat: bool = False
+  attention: str = "auto"
+
+  def setup(self):
+    # `deterministic` (argument 3, counting self) decides what is traced, so it stays a Python bool.
+    block = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
+    self.embeddings = Embeddings(self.config, self.dtype, self.param_dtype)
+    # Flax names the members of a list by attribute and number: layer_0, layer_1, …
+    self.layer = [block(self.config, self.dtype, self.param_dtype, self.attention)
+                  for _ in range(self.config.num_hidden_layers)]
+
+  def __call__(
+      self,
+      input_ids: jax.Array,
+      token_type_ids: jax.Array,
+      position_ids: jax.Array,
+      segment_ids: jax.Array,
+      *,
+      deterministic: bool = True,
+  ) -> EncoderOutput:
+    """Encodes token ids.
+
+    Args:
+      input_ids: int [B, L], below vocab_size.
+      token_type_ids: int [B, L], below type_vocab_size.
+      position_ids: int [B, L], counted within each sequence.
+      segment_ids: int [B, L], which packed sequence a token belongs to, 0 for padding.
+      deterministic: False for dropout, which needs the PRNG stream 'dropout'.
+
+    Returns:
+      EncoderOutput, in `dtype`.
+
+    Raises:
+      UserError: L exceeds max_position_embeddings.
+    """
+    limit = self.config.max_position_embeddings
+    if input_ids.shape[1] > limit:
+      raise UserError(f"rows of {input_ids.shape[1]} tokens do not fit a model of {limit} positions; "
+                      "raise model.max_position_embeddings or use shorter rows")
+    x_BxLxH = self.embeddings(input_ids, token_type_ids, position_ids, deterministic=deterministic)
+    hidden_states = [x_BxLxH]
+    for layer in self.layer:
+      x_BxLxH = layer(x_BxLxH, segment_ids, deterministic)
+      hidden_states.append(x_BxLxH)
+    return EncoderOutput(x_BxLxH, tuple(hidden_states))

@@ -1,0 +1,167 @@
+"""The parts of an encoder block: embeddings, self-attention, feed-forward.
+
+Written as in Devlin et al. 2018 (arXiv:1810.04805) and its reference code
+google-research/bert `modeling.py`: LayerNorm after each residual sum, dropout
+just before it. Parameters are kept in `param_dtype`, the sums run in `dtype`,
+and LayerNorm statistics and softmax in float32 at least.
+
+Shape legend: B rows, L tokens, H hidden width, I feed-forward width, N heads,
+D head width.
+"""
+
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from bert_jax.models import attention
+from bert_jax.models.config import EncoderConfig
+
+Dtype = Any
+
+
+def weight_init(config: EncoderConfig) -> nn.initializers.Initializer:
+  """A normal distribution cut at two standard deviations, as original BERT draws every weight.
+
+  The cut leaves a standard deviation of 0.88 * initializer_range. It is not
+  corrected for, because tf.truncated_normal_initializer in google-research/bert
+  does not either: the published learning rates and results belong to this scale.
+  """
+  return nn.initializers.truncated_normal(stddev=config.initializer_range)
+
+
+def dense(owner: nn.Module, features: int, name: str | None = None) -> nn.Dense:
+  """A dense layer with BERT's initialisation and its owner's dtypes. `kernel` is [in, out]."""
+  init = weight_init(owner.config)
+  return nn.Dense(features, dtype=owner.dtype, param_dtype=owner.param_dtype, kernel_init=init, name=name)
+
+
+def layer_norm(owner: nn.Module, name: str | None = None) -> nn.LayerNorm:
+  """LayerNorm; the variance is the mean of squared deviations, not E[x²] - E[x]², which cancels badly."""
+  return nn.LayerNorm(epsilon=owner.config.layer_norm_eps, dtype=owner.dtype, param_dtype=owner.param_dtype,
+                      use_fast_variance=False, name=name)
+
+
+class Embedding(nn.Module):
+  """A table of vectors.
+
+  Rows are looked up in `param_dtype` and cast afterwards: the gradient of a
+  frequent token is a sum over many positions, which bfloat16 could not hold.
+
+  Attributes:
+    num_embeddings: rows that ids may name.
+    padded_size: rows of the table; those beyond num_embeddings are zero and stay so.
+    features: width of a row.
+    init: initialiser of the first num_embeddings rows, the same whatever padded_size.
+    dtype: dtype of the result.
+    param_dtype: dtype of the table.
+  """
+
+  num_embeddings: int
+  padded_size: int
+  features: int
+  init: nn.initializers.Initializer
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+
+  def setup(self):
+    def padded_init(key, shape, dtype):
+      rows = self.init(key, (self.num_embeddings, shape[1]), dtype)
+      return jnp.pad(rows, ((0, shape[0] - self.num_embeddings), (0, 0)))
+
+    self.embedding = self.param("embedding", padded_init, (self.padded_size, self.features), self.param_dtype)
+
+  def __call__(self, ids: jax.Array) -> jax.Array:
+    """Looks ids up: integer [...] to [..., features]."""
+    return jnp.take(self.embedding, ids, axis=0).astype(self.dtype)
+
+
+class Embeddings(nn.Module):
+  """Word, position and token type embeddings, summed, normalised, dropped out."""
+
+  config: EncoderConfig
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+
+  def setup(self):
+    config = self.config
+
+    def table(rows: int, padded_size: int) -> Embedding:
+      init = weight_init(config)
+      return Embedding(rows, padded_size, config.hidden_size, init, self.dtype, self.param_dtype)
+
+    self.word_embeddings = table(config.vocab_size, config.padded_vocab_size)
+    self.position_embeddings = table(config.max_position_embeddings, config.max_position_embeddings)
+    self.token_type_embeddings = table(config.type_vocab_size, config.type_vocab_size)
+    self.layer_norm = layer_norm(self)
+    self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+  def __call__(
+      self, ids_BxL: jax.Array, token_types_BxL: jax.Array, positions_BxL: jax.Array, *, deterministic: bool
+  ) -> jax.Array:
+    x_BxLxH = self.word_embeddings(ids_BxL)
+    x_BxLxH += self.position_embeddings(positions_BxL)
+    x_BxLxH += self.token_type_embeddings(token_types_BxL)
+    return self.dropout(self.layer_norm(x_BxLxH), deterministic=deterministic)
+
+
+class SelfAttention(nn.Module):
+  """Multi-head self-attention with its output projection, residual and LayerNorm."""
+
+  config: EncoderConfig
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+  attention: str = "auto"
+
+  @nn.compact
+  def __call__(self, x_BxLxH: jax.Array, segment_ids_BxL: jax.Array, *, deterministic: bool) -> jax.Array:
+    config = self.config
+
+    def heads(name: str) -> jax.Array:
+      y_BxLxH = dense(self, config.hidden_size, name)(x_BxLxH)
+      return y_BxLxH.reshape(*y_BxLxH.shape[:2], config.num_attention_heads, config.head_dim)
+
+    dropped = not deterministic and config.attention_probs_dropout_prob > 0
+    y_BxLxNxD = attention.dot_product_attention(
+        heads("query"), heads("key"), heads("value"), segment_ids_BxL,
+        dropout_rate=config.attention_probs_dropout_prob,
+        dropout_key=self.make_rng("dropout") if dropped else None,
+        implementation=self.attention,
+    )
+    y_BxLxH = dense(self, config.hidden_size, "output")(y_BxLxNxD.reshape(x_BxLxH.shape))
+    y_BxLxH = nn.Dropout(config.hidden_dropout_prob)(y_BxLxH, deterministic=deterministic)
+    return layer_norm(self, "layer_norm")(x_BxLxH + y_BxLxH)
+
+
+class FeedForward(nn.Module):
+  """Two dense layers with GELU between, residual and LayerNorm."""
+
+  config: EncoderConfig
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BxLxH: jax.Array, *, deterministic: bool) -> jax.Array:
+    config = self.config
+    y_BxLxI = dense(self, config.intermediate_size, "intermediate")(x_BxLxH)
+    y_BxLxI = nn.gelu(y_BxLxI, approximate=False)
+    y_BxLxH = dense(self, config.hidden_size, "output")(y_BxLxI)
+    y_BxLxH = nn.Dropout(config.hidden_dropout_prob)(y_BxLxH, deterministic=deterministic)
+    return layer_norm(self, "layer_norm")(x_BxLxH + y_BxLxH)
+
+
+class Block(nn.Module):
+  """One layer of the encoder: self-attention, then feed-forward."""
+
+  config: EncoderConfig
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+  attention: str = "auto"
+
+  @nn.compact
+  def __call__(self, x_BxLxH: jax.Array, segment_ids_BxL: jax.Array, deterministic: bool) -> jax.Array:
+    x_BxLxH = SelfAttention(self.config, self.dtype, self.param_dtype, self.attention, name="attention")(
+        x_BxLxH, segment_ids_BxL, deterministic=deterministic)
+    return FeedForward(self.config, self.dtype, self.param_dtype, name="feed_forward")(
+        x_BxLxH, deterministic=deterministic)
