@@ -1,0 +1,240 @@
+"""Documents -> training sequences: pairs for next-sentence prediction, or plain text.
+
+A chunk of tokenized documents is one flat array of ids with the places where
+sentences and documents begin. A sequence is nothing but two ranges of that
+array, A and B, so nothing is copied here; `packing` lays the ranges out in rows.
+
+Which sequences come out depends on the seed, on the number of the document in
+the whole corpus, and on the chunk it stands in; not on workers or on what was
+drawn for other documents. Every document has its own stream of random numbers,
+made from the raw words of NumPy's Philox counter generator, whose values (unlike
+those of `Generator` methods) are the same in all versions of NumPy.
+
+A new objective is a row in `OBJECTIVES`.
+"""
+
+import bisect
+from typing import Callable, Iterator, NamedTuple, Sequence
+
+import numpy as np
+
+from bert_jax.errors import UserError
+
+FOLLOWS, RANDOM = 0, 1  # NSP labels, as in BERT and Hugging Face
+MIN_SEQ_LENGTH, MAX_SEQ_LENGTH = 8, 2**16 - 1  # the corpus stores lengths in 16 bits
+
+Range = tuple[int, int]
+
+
+class Documents(NamedTuple):
+  """Tokenized documents of one chunk. No sentence and no document is empty.
+
+  Attributes:
+    tokens: integer [T], the ids of all sentences end to end, no special tokens among them.
+    sentence_starts: int64 [N + 1], where each sentence begins in `tokens`, then T.
+    document_starts: int64 [D + 1], where each document begins in `sentence_starts`, then N.
+    numbers: uint32 [D], the number of each document in the corpus, in reading order.
+  """
+
+  tokens: np.ndarray
+  sentence_starts: np.ndarray
+  document_starts: np.ndarray
+  numbers: np.ndarray
+
+
+class Sequences(NamedTuple):
+  """Sequences as ranges of `Documents.tokens`.
+
+  Attributes:
+    a: int64 [n, 2], begin and end of A, never empty.
+    b: int64 [n, 2], begin and end of B; begin = end where the objective has no B.
+    labels: int64 [n], NSP: 0 (B follows A) or 1 (B is random); else 0, which means nothing.
+    documents: uint32 [n, 2], the numbers of the documents of A and of B.
+    lengths: int64 [n], tokens including [CLS] and [SEP].
+  """
+
+  a: np.ndarray
+  b: np.ndarray
+  labels: np.ndarray
+  documents: np.ndarray
+  lengths: np.ndarray
+
+
+class _Found(NamedTuple):
+  """One sequence; `document_b` counts within the chunk."""
+
+  a: Range
+  b: Range
+  label: int
+  document_b: int
+
+
+class Objective(NamedTuple):
+  """How an objective cuts a document.
+
+  Attributes:
+    cut: (chunk, index of the document, room in tokens, short_probability, draw) -> sequences.
+    special_tokens: how many of [CLS] and [SEP] a sequence carries.
+    min_documents: how many documents a chunk needs.
+  """
+
+  cut: Callable[["_Chunk", int, int, float, Callable[[], float]], Iterator[_Found]]
+  special_tokens: int
+  min_documents: int
+
+
+class _Chunk(NamedTuple):
+  """Starts as Python lists: these loops read single numbers, which lists give several times faster."""
+
+  sentence_starts: list[int]
+  document_starts: list[int]
+
+
+def make_sequences(
+    documents: Documents, objective: str, *, seq_length: int, short_probability: float, seed: int
+) -> Sequences:
+  """Cuts every document of a chunk into sequences.
+
+  Args:
+    documents: the chunk; see `Objective.min_documents` for how many it needs.
+    objective: a key of `OBJECTIVES`.
+    seq_length: tokens in a sequence at most, [CLS] and [SEP] included.
+    short_probability: share of NSP pairs whose target length is drawn between 2 and the maximum.
+    seed: together with a document's number it decides what is drawn for that document.
+
+  Returns:
+    Sequences in the order of the documents.
+
+  Raises:
+    UserError: unknown objective, unusable seq_length, or too few documents.
+  """
+  kind = check_settings(objective, seq_length)
+  if len(documents.numbers) < kind.min_documents:
+    raise UserError(
+        f"objective {objective} takes a random B from another document: expected at least "
+        f"{kind.min_documents} documents, found {len(documents.numbers)}; give more documents, or use --objective=none"
+    )
+  chunk = _Chunk(documents.sentence_starts.tolist(), documents.document_starts.tolist())
+  room = seq_length - kind.special_tokens
+  found, owners = [], []
+  for document, number in enumerate(documents.numbers.tolist()):
+    cut = list(kind.cut(chunk, document, room, short_probability, random_numbers(seed, number)))
+    found += cut
+    owners += [document] * len(cut)
+  a, b = (np.array([getattr(one, side) for one in found], np.int64).reshape(-1, 2) for side in "ab")
+  sources = np.stack([np.array(owners, np.int64), np.array([one.document_b for one in found], np.int64)], axis=1)
+  return Sequences(
+      a, b, np.array([one.label for one in found], np.int64), documents.numbers[sources].astype(np.uint32),
+      (a[:, 1] - a[:, 0]) + (b[:, 1] - b[:, 0]) + kind.special_tokens,
+  )  # fmt: skip
+
+
+def check_settings(objective: str, seq_length: int) -> Objective:
+  """The objective's row in the table, or a UserError that says what is wrong."""
+  if objective not in OBJECTIVES:
+    raise UserError(f"unknown objective {objective!r}; known are {', '.join(OBJECTIVES)}")
+  if not MIN_SEQ_LENGTH <= seq_length <= MAX_SEQ_LENGTH:
+    raise UserError(
+        f"seq_length: expected {MIN_SEQ_LENGTH} to {MAX_SEQ_LENGTH:,} tokens, found {seq_length}: two sentences and "
+        "three special tokens need room; BERT uses 128 and 512"
+    )
+  return OBJECTIVES[objective]
+
+
+def random_numbers(seed: int, document: int) -> Callable[[], float]:
+  """A document's own stream: each call gives the next float64 of [0, 1)."""
+  generator = np.random.Philox(key=np.array([seed, document], np.uint64))
+
+  def stream():
+    while True:
+      for word in generator.random_raw(64).tolist():
+        yield (word >> 11) * 2.0**-53
+
+  return stream().__next__
+
+
+def _below(limit: int, draw: Callable[[], float]) -> int:
+  """A random integer of 0, …, limit - 1."""
+  return int(draw() * limit)
+
+
+def _sentence_pairs(chunk, document, room, short_probability, draw) -> Iterator[_Found]:
+  """Pairs as `create_instances_from_document` of google-research/bert makes them.
+
+  Sentences are gathered up to a target length and split at a random sentence
+  boundary into A and what follows. Half of the time, and whenever there is
+  nothing to split, a random run of sentences from another document takes the
+  place of B, and the unused sentences are gathered again for the next pair.
+  One thing differs: BERT draws the short target once per document, and goes
+  over the corpus ten times; we go over it once and draw for every pair, or else
+  one book in ten would come out in crumbs.
+  """
+  starts, documents = chunk
+  position, end_of_document = documents[document], documents[document + 1]
+  while position < end_of_document:
+    # A short target now and then: the model will also be used on short input.
+    target = room if draw() >= short_probability else 2 + _below(room - 1, draw)
+    end = _run(starts, position, end_of_document, target)
+    a_end = position + 1 + (_below(end - position - 1, draw) if end - position > 1 else 0)
+    a = starts[position], starts[a_end]
+    if end - position == 1 or draw() < 0.5:
+      label, other = RANDOM, _below(len(documents) - 2, draw)
+      other += other >= document
+      first = documents[other] + _below(documents[other + 1] - documents[other], draw)
+      b = starts[first], starts[_run(starts, first, documents[other + 1], target - (a[1] - a[0]))]
+      position = a_end
+    else:
+      label, other = FOLLOWS, document
+      b = starts[a_end], starts[end]
+      position = end
+    yield _Found(*_truncate(a, b, room, draw), label, other)
+
+
+def _run(starts: Sequence[int], first: int, limit: int, target: int) -> int:
+  """End of the shortest run of whole sentences from `first` that has `target` tokens, or ends at `limit`."""
+  end = first + 1
+  while end < limit and starts[end] - starts[first] < target:
+    end += 1
+  return end
+
+
+def _truncate(a: Range, b: Range, room: int, draw: Callable[[], float]) -> tuple[Range, Range]:
+  """Shortens the longer of the two, token by token from either end at random, until both fit into `room`."""
+  length_a, length_b = a[1] - a[0], b[1] - b[0]
+  excess = length_a + length_b - room
+  if excess <= 0:
+    return a, b
+  # First the longer one comes down to the shorter one's length, then both in turn, beginning with B.
+  level = min(excess, abs(length_a - length_b))
+  cut_a, cut_b = (excess - level) // 2, (excess - level + 1) // 2
+  if length_a > length_b:
+    cut_a += level
+  else:
+    cut_b += level
+  return _shorten(a, cut_a, draw), _shorten(b, cut_b, draw)
+
+
+def _shorten(part: Range, cut: int, draw: Callable[[], float]) -> Range:
+  """Cuts `cut` tokens off, each from the front or from the back with equal odds."""
+  front = sum(_below(2 ** min(32, cut - done), draw).bit_count() for done in range(0, cut, 32))
+  return part[0] + front, part[1] - (cut - front)
+
+
+def _plain_sequences(chunk, document, room, short_probability, draw) -> Iterator[_Found]:
+  """Runs of whole sentences that fill `room` as far as they can; a longer sentence is cut where the room ends."""
+  del short_probability, draw  # no pairs, so nothing to draw
+  starts, documents = chunk
+  first, last = documents[document], documents[document + 1]
+  position, end_of_document = starts[first], starts[last]
+  while position < end_of_document:
+    end = starts[bisect.bisect_right(starts, position + room, first, last + 1) - 1]
+    if end <= position:
+      end = position + room
+    yield _Found((position, end), (end, end), 0, document)
+    position = end
+
+
+OBJECTIVES = {
+    "nsp": Objective(_sentence_pairs, special_tokens=3, min_documents=2),
+    "none": Objective(_plain_sequences, special_tokens=2, min_documents=1),
+}
