@@ -1,0 +1,1 @@
+"""Conversion to and from the model folders of other libraries; their spellings live here only."""

@@ -1,0 +1,303 @@
+"""Model folders in the layout of Hugging Face, written and read without torch or transformers.
+
+A folder holds model.safetensors, config.json and four tokenizer files;
+`from_pretrained` loads it. With format 'sentence-transformers' it holds
+besides what that library needs to turn token vectors into one per text, in the
+layout that its versions 5 and 6 both load.
+
+A folder appears whole or not at all: it is written beside its place under
+another name, then renamed.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import pathlib
+import shutil
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from bert_jax.convert import bert
+from bert_jax.errors import UserError
+from bert_jax.models.config import EncoderConfig
+
+ARCHITECTURES = {"pretraining": "BertForPreTraining", "mlm": "BertForMaskedLM", "encoder": "BertModel"}
+FORMATS = ("transformers", "sentence-transformers")
+POOLINGS = ("cls", "max", "mean")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json")
+
+# The mark in model.safetensors by which an earlier export is known, and the files that one may hold.
+# Anything else in the folder was put there by somebody, who would not thank us for replacing it.
+_MARK = {"format": "pt", "producer": "bert_jax"}  # transformers asks for format "pt"
+_OWN_FILES = frozenset({"model.safetensors", "config.json", "README.md", *TOKENIZER_FILES, "modules.json",
+                        "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling",
+                        "2_Normalize"})
+
+# What config.json says besides EncoderConfig's fields; any other value makes another model.
+_FIXED = {"model_type": "bert", "position_embedding_type": "absolute", "is_decoder": False,
+          "add_cross_attention": False, "tie_word_embeddings": True}
+
+# Weights that are not read: what they are, which library converts them, and the flag that it needs. Pickle
+# runs code when it is loaded.
+_OTHER_WEIGHTS = {
+    "pytorch_model.bin": ("PyTorch pickle", "transformers", ""),
+    "pytorch_model.bin.index.json": ("PyTorch pickle", "transformers", ""),
+    "tf_model.h5": ("TensorFlow", "transformers 4", ", from_tf=True"),
+    "flax_model.msgpack": ("Flax", "transformers 4", ", from_flax=True"),
+}
+
+
+def write_folder(
+    out: str | pathlib.Path,
+    params: Mapping[str, Any],
+    config: EncoderConfig,
+    tokenizer_dir: str | pathlib.Path,
+    *,
+    head: str = "pretraining",
+    format: str = "transformers",
+    pooling: str = "mean",
+    normalize: bool = False,
+) -> None:
+  """Writes a model folder that transformers or sentence-transformers loads.
+
+  Args:
+    out: the folder to make. It may exist if it is empty or an earlier export: that one is replaced, once
+      the new one is complete.
+    params: the tree of PretrainingModel.
+    config: what the parameters belong to.
+    tokenizer_dir: folder with tokenizer.json, vocab.txt, tokenizer_config.json, special_tokens_map.json.
+    head: 'pretraining', 'mlm' or 'encoder', see bert.to_huggingface.
+    format: 'transformers' or 'sentence-transformers'.
+    pooling: 'mean', 'cls' or 'max'; how sentence-transformers makes one vector of many.
+    normalize: whether sentence-transformers scales vectors to length 1.
+
+  Raises:
+    UserError: `out` holds something else, parameters or tokenizer do not fit, the disk is full.
+  """
+  _one_of("format", format, FORMATS)
+  _one_of("pooling", pooling, POOLINGS)
+  out = pathlib.Path(out)
+  _check_replaceable(out)
+  tensors = bert.to_huggingface(params, config, head)
+  tokenizer_files = _read_tokenizer_files(pathlib.Path(tokenizer_dir), config)
+
+  partial = out.absolute().with_name(f".{out.absolute().name}.partial")
+  try:
+    shutil.rmtree(partial, ignore_errors=True)  # what a killed export left
+    partial.mkdir(parents=True)
+    safetensors.numpy.save_file(tensors, partial / "model.safetensors", metadata=_MARK)
+    _write_json(partial / "config.json", _config_json(config, head))
+    for name, text in tokenizer_files.items():
+      (partial / name).write_text(text, encoding="utf-8", newline="")
+    if format == "sentence-transformers":
+      _write_sentence_transformers(partial, config, pooling, normalize)
+    _move_into_place(partial, out)
+  except (OSError, safetensors.SafetensorError) as error:
+    raise UserError(f"cannot write {out}: {error}; nothing was changed there") from error
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_folder(path: str | pathlib.Path) -> tuple[EncoderConfig, dict[str, Any], frozenset[str]]:
+  """Reads a Hugging Face BERT folder: config.json with model.safetensors or its shards.
+
+  Returns:
+    The config; the parameters (float32 NumPy, absent heads left out); and which of 'mlm', 'nsp',
+    'pooler' the folder has.
+
+  Raises:
+    UserError: not a BERT, one that this model cannot represent, weights in another format, or a tensor
+      that is missing, unknown or mis-shaped.
+  """
+  path = pathlib.Path(path)
+  if not path.is_dir():
+    raise UserError(f"{path}: no such folder; expected a Hugging Face model folder with config.json")
+  config = _read_config(path / "config.json")
+  tensors = _read_tensors(path)
+  try:
+    params, heads = bert.from_huggingface(tensors, config)
+  except UserError as error:
+    raise UserError(f"{path}: {error}") from error
+  return config, params, heads
+
+
+def _config_json(config: EncoderConfig, head: str) -> dict[str, Any]:
+  return {
+      "architectures": [ARCHITECTURES[head]],
+      **_FIXED,
+      **dataclasses.asdict(config),
+      "classifier_dropout": None,
+      "dtype": "float32",  # transformers 5
+      "torch_dtype": "float32",  # transformers 4
+  }
+
+
+def _read_config(file: pathlib.Path) -> EncoderConfig:
+  """Fields that a file leaves out have the value of Hugging Face's BertConfig, which EncoderConfig's are."""
+  content = _read_json(file)
+  if not isinstance(content, dict) or "model_type" not in content:
+    raise UserError(f'{file}: expected a JSON object with "model_type": "bert"; is this a model folder?')
+  for name, expected in _FIXED.items():
+    value = content.get(name)
+    if value is not None and value != expected:
+      raise UserError(f"{file}: {name} is {json.dumps(value)}, this model has only {json.dumps(expected)}")
+  known = {field.name for field in dataclasses.fields(EncoderConfig)}
+  given = {name: value for name, value in content.items() if name in known and value is not None}
+  try:
+    return EncoderConfig(**given).validate()
+  except UserError as error:
+    raise UserError(f"{file}: {error}") from error
+
+
+def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
+  if (folder / "model.safetensors").is_file():
+    return _load(folder / "model.safetensors")
+  index = folder / "model.safetensors.index.json"
+  if index.is_file():
+    return _read_shards(index)
+  for name, (kind, where, flag) in _OTHER_WEIGHTS.items():
+    if (folder / name).is_file():
+      raise UserError(
+          f"{folder / name}: {kind} weights are not read, only model.safetensors. Convert them once, where you "
+          f"trust the file, in {where}: BertForPreTraining.from_pretrained({str(folder)!r}{flag})"
+          ".save_pretrained(NEW_FOLDER, safe_serialization=True)")
+  raise UserError(f"{folder}: no weights; expected model.safetensors or model.safetensors.index.json")
+
+
+def _read_shards(index: pathlib.Path) -> dict[str, np.ndarray]:
+  """Reads every shard that the index names; what they hold together must be what it lists."""
+  content = _read_json(index)
+  weight_map = content.get("weight_map") if isinstance(content, dict) else None
+  if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+    raise UserError(f'{index}: expected a JSON object with "weight_map", tensor name to file name')
+  tensors = {}
+  for name in sorted(set(weight_map.values())):
+    if pathlib.PurePath(name).name != name:
+      raise UserError(f"{index}: expected file names without folders, got {name!r}")
+    for tensor_name, tensor in _load(index.parent / name).items():
+      if weight_map.get(tensor_name) != name:
+        raise UserError(f"{index.parent / name}: holds {tensor_name}, which {index.name} does not list there")
+      tensors[tensor_name] = tensor
+  lost = sorted(set(weight_map) - set(tensors))
+  if lost:
+    raise UserError(f"{index}: the shards lack {', '.join(lost)}")
+  return tensors
+
+
+def _load(file: pathlib.Path) -> dict[str, np.ndarray]:
+  try:
+    return safetensors.numpy.load_file(file)
+  except (safetensors.SafetensorError, OSError) as error:
+    raise UserError(f"{file}: not a readable safetensors file ({error}); copy it again") from error
+
+
+def _read_tokenizer_files(folder: pathlib.Path, config: EncoderConfig) -> dict[str, str]:
+  """Name -> content of the four files; model_max_length becomes this model's."""
+  contents = {}
+  for name in TOKENIZER_FILES:
+    try:
+      contents[name] = (folder / name).read_bytes().decode("utf-8")
+    except FileNotFoundError as error:
+      needed = ", ".join(TOKENIZER_FILES)
+      raise UserError(f"{folder / name}: not there; a tokenizer folder has {needed}") from error
+  entries = len(contents["vocab.txt"].rstrip("\n").split("\n"))
+  if entries > config.vocab_size:
+    raise UserError(f"{folder / 'vocab.txt'}: {entries} entries do not fit a model with vocab_size "
+                    f"{config.vocab_size}; export with the tokenizer that it was trained with")
+  settings = _read_json(folder / "tokenizer_config.json")
+  settings["model_max_length"] = config.max_position_embeddings
+  contents["tokenizer_config.json"] = _to_json(settings)
+  return contents
+
+
+def _write_sentence_transformers(folder: pathlib.Path, config: EncoderConfig, pooling: str, normalize: bool):
+  """Adds what sentence-transformers reads, in the layout before its version 6, which 6 still loads."""
+  modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * normalize
+  _write_json(folder / "modules.json", [
+      {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+      for index, (path, kind) in enumerate(modules)
+  ])
+  # Lower-casing is the tokenizer's own affair.
+  _write_json(folder / "sentence_bert_config.json",
+              {"max_seq_length": config.max_position_embeddings, "do_lower_case": False})
+  _write_json(folder / "config_sentence_transformers.json",
+              {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"})
+  (folder / "1_Pooling").mkdir()
+  _write_json(folder / "1_Pooling" / "config.json", {
+      "word_embedding_dimension": config.hidden_size,
+      "pooling_mode_cls_token": pooling == "cls",
+      "pooling_mode_mean_tokens": pooling == "mean",
+      "pooling_mode_max_tokens": pooling == "max",
+      "pooling_mode_mean_sqrt_len_tokens": False,
+      "pooling_mode_weightedmean_tokens": False,
+      "pooling_mode_lasttoken": False,
+      "include_prompt": True,
+  })
+  if normalize:
+    (folder / "2_Normalize").mkdir()
+
+
+def _check_replaceable(out: pathlib.Path) -> None:
+  """Refuses to write over anything but nothing, an empty folder, or an earlier export."""
+  if not out.exists() and not out.is_symlink():
+    return
+  remedy = "choose another folder, or move this one away"
+  if not out.is_dir() or out.is_symlink():
+    raise UserError(f"{out} exists and is not a plain folder; {remedy}")
+  names = {file.name for file in out.iterdir()}
+  if not names:
+    return
+  if not _is_export(out):
+    raise UserError(f"{out} exists and is not an earlier export of bert_jax; {remedy}")
+  foreign = sorted(names - _OWN_FILES)
+  if foreign:
+    raise UserError(f"{out} is an earlier export, but also holds {', '.join(foreign)}; {remedy}")
+
+
+def _is_export(folder: pathlib.Path) -> bool:
+  try:
+    with safetensors.safe_open(folder / "model.safetensors", "np") as file:
+      return (file.metadata() or {}).get("producer") == _MARK["producer"]
+  except (safetensors.SafetensorError, OSError):
+    return False
+
+
+def _move_into_place(partial: pathlib.Path, out: pathlib.Path) -> None:
+  """Renames; an earlier export steps aside first and returns if the renaming fails."""
+  if not out.exists():
+    partial.rename(out)
+    return
+  old = partial.with_name(f".{out.absolute().name}.old")
+  shutil.rmtree(old, ignore_errors=True)
+  out.rename(old)
+  try:
+    partial.rename(out)
+  except OSError:
+    old.rename(out)
+    raise
+  shutil.rmtree(old, ignore_errors=True)
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+  if value not in known:
+    raise UserError(f"{name}: expected one of {', '.join(known)}; got {value!r}")
+
+
+def _read_json(file: pathlib.Path) -> Any:
+  try:
+    return json.loads(file.read_text(encoding="utf-8"))
+  except FileNotFoundError as error:
+    raise UserError(f"{file}: not there; expected a Hugging Face model folder with config.json") from error
+  except ValueError as error:
+    raise UserError(f"{file}: not readable as JSON ({error})") from error
+
+
+def _to_json(content: Any) -> str:
+  return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _write_json(file: pathlib.Path, content: Any) -> None:
+  file.write_text(_to_json(content), encoding="utf-8")
