@@ -1,0 +1,74 @@
+"""`encode`: vectors for lines of text."""
+
+import argparse
+import json
+import pathlib
+import sys
+
+HELP = "turn each line of a text file into a vector"
+EXAMPLE = """  python -m bert_jax encode --model=runs/quickstart --pooling=mean --input=lines.txt --out=vectors.npy"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument("--model", required=True, metavar="DIR", help="a run folder or a Hugging Face BERT folder")
+  parser.add_argument(
+      "--pooling", default="mean", choices=("cls", "pooler", "mean", "max", "tokens"),
+      help="cls: the last layer's vector at [CLS]; pooler: that vector through a dense layer and tanh; mean, max: over "
+      "all tokens but padding; tokens: one vector per token (default: %(default)s)",
+  )  # fmt: skip
+  parser.add_argument("--normalize", action="store_true", help="scale vectors to length 1")
+  parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="lines in one call (default: %(default)s)")
+  parser.add_argument("--input", required=True, metavar="FILE", help="UTF-8 text, one line per vector; - for standard input")
+  parser.add_argument("--out", required=True, metavar="FILE.npy",
+                      help="float32 [lines, hidden]; for tokens [lines, tokens, hidden], and the tokens beside it as JSON lines")  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> None:
+  import numpy as np
+
+  from bert_jax import inference
+  from bert_jax.commands import start_jax
+  from bert_jax.errors import UserError
+
+  if options.batch_size < 1:
+    raise UserError(f"--batch_size={options.batch_size}: at least one line per call")
+  out = pathlib.Path(options.out)
+  if out.suffix != ".npy":
+    raise UserError(f"--out={out} must end in .npy")
+  lines = read_lines(options.input)
+  start_jax()
+  model = inference.load_model(options.model)
+  encoded = inference.encode(model, lines, options.pooling, normalize=options.normalize, batch_size=options.batch_size)
+  partial = out.with_suffix(".partial.npy")
+  try:
+    np.save(partial, encoded.vectors, allow_pickle=False)
+    partial.replace(out)
+  except OSError as error:
+    partial.unlink(missing_ok=True)
+    raise UserError(f"cannot write {out}: {error.strerror or error}") from error
+  print(f"{out}: float32 {list(encoded.vectors.shape)}, pooling {options.pooling}")
+  if encoded.tokens is not None:
+    names = out.with_suffix(".tokens.jsonl")
+    names.write_text("".join(json.dumps(tokens, ensure_ascii=False) + "\n" for tokens in encoded.tokens), encoding="utf-8")
+    print(f"{names}: the tokens of each line")
+  if encoded.truncated:
+    print(f"note: {encoded.truncated} lines were longer than the model and lost their end", file=sys.stderr)
+
+
+def read_lines(path: str) -> list[str]:
+  """The lines of a UTF-8 file, or of standard input for "-". Raises UserError naming the file and line."""
+  from bert_jax.errors import UserError
+
+  try:
+    data = sys.stdin.buffer.read() if path == "-" else pathlib.Path(path).read_bytes()
+  except OSError as error:
+    raise UserError(f"cannot read --input={path}: {error.strerror or error}") from error
+  lines = []
+  for number, line in enumerate(data.splitlines(), 1):
+    try:
+      lines.append(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except UnicodeDecodeError as error:
+      raise UserError(f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); convert the file first") from error
+  if not lines:
+    raise UserError(f"--input={path} is empty: one line per vector is expected")
+  return lines

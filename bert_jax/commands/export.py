@@ -1,0 +1,35 @@
+"""`export`: a run or checkpoint as a folder for PyTorch."""
+
+import argparse
+import pathlib
+
+HELP = "write a trained model as a folder that transformers or sentence-transformers loads"
+EXAMPLE = """  python -m bert_jax export --workdir=runs/quickstart --out=my-bert
+  python -m bert_jax export --workdir=runs/quickstart --out=my-sbert --format=sentence-transformers"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  source = parser.add_mutually_exclusive_group(required=True)
+  source.add_argument("--workdir", metavar="DIR", help="a run folder; its newest good checkpoint is exported")
+  source.add_argument("--checkpoint", metavar="DIR", help="one checkpoint, WORKDIR/checkpoints/STEP")
+  source.add_argument("--model", metavar="DIR", help="a Hugging Face BERT folder, to write it in another form")
+  parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write; it must not exist, or be an earlier export")
+  parser.add_argument("--head", default="pretraining", choices=("pretraining", "mlm", "encoder"),
+                      help="which heads to write: both, the MLM head, or none (default: %(default)s)")  # fmt: skip
+  parser.add_argument("--format", default="transformers", choices=("transformers", "sentence-transformers"),
+                      help="folder layout (default: %(default)s)")  # fmt: skip
+  parser.add_argument("--pooling", default="mean", choices=("cls", "mean", "max"),
+                      help="sentence-transformers: how token vectors become one (default: %(default)s)")  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> None:
+  from bert_jax import inference
+  from bert_jax.convert import folder
+
+  if options.checkpoint:
+    model = inference.load_checkpoint(pathlib.Path(options.checkpoint))
+  else:
+    model = inference.load_model(options.workdir or options.model)
+  folder.write_folder(options.out, model.params, model.config, model.tokenizer_folder, head=options.head,
+                      format=options.format, pooling=options.pooling)  # fmt: skip
+  print(f"{options.out}: {options.head} weights of {model.origin}, for {options.format}")

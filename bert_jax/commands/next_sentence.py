@@ -1,0 +1,23 @@
+"""`next-sentence`: whether B follows A."""
+
+import argparse
+
+HELP = "the probability that sentence B follows sentence A"
+EXAMPLE = """  python -m bert_jax next-sentence --model=runs/quickstart "It opens a file." "It returns a file object." """
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument("--model", required=True, metavar="DIR", help="a run folder or a Hugging Face BERT folder")
+  parser.add_argument("first", metavar="A", help="the first sentence")
+  parser.add_argument("second", metavar="B", help="the sentence that may follow it")
+
+
+def run(options: argparse.Namespace) -> None:
+  from bert_jax import inference
+  from bert_jax.commands import start_jax
+
+  start_jax()
+  model = inference.load_model(options.model)
+  follows = float(inference.next_sentence(model, [(options.first, options.second)])[0])
+  print(f"B follows A (label 0): {follows:.3f}")
+  print(f"B is random (label 1): {1 - follows:.3f}")

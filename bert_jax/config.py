@@ -1,0 +1,250 @@
+"""The one schema of a run: every key, its default, its meaning and unit, each on one line.
+
+`configs/*.py` start from `default_config()` and override it; they hold no
+defaults of their own. Command-line overrides (`--config.data.batch_size=64`)
+go through the same table, so an unknown key is an error wherever it stands,
+and the nearest known one is named.
+
+A run saves its resolved configuration as JSON (`to_json`), and a resume reads
+only that: config files are code, and code is not what a run is resumed from.
+"""
+
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import json
+import os
+from typing import Any, Sequence
+
+import ml_collections
+
+from bert_jax import errors
+from bert_jax.models import config as models_config
+
+# key: (default, meaning). A default of None means "derived"; its type stands in DERIVED.
+KEYS: dict[str, tuple[Any, str]] = {
+    "total_steps": (1000, "optimizer updates in the whole run"),
+    "log_every_steps": (50, "steps between two logged lines of training metrics"),
+    "eval_every_steps": (1000, "steps between two evaluations; the last step is always evaluated"),
+    "eval_rows": (0, "rows of the validation split that an evaluation reads; 0: all"),
+    "seed": (0, "decides the initial parameters, the order of rows, masks and dropout"),
+    "deterministic": (False, "bitwise reproducible on GPU too, at some speed (CPU and TPU always are)"),
+    "init_from": ("", "run folder or Hugging Face folder whose parameters to start from; empty: from scratch"),
+    "init_optimizer": (False, "with init_from a run: take its optimizer moments and step as well"),
+    "max_bad_steps": (20, "updates in a row with a non-finite loss or gradient (each is skipped) before the run stops"),
+    "data.corpus": ("", "the corpus folder"),
+    "data.source": ("", "raw text that `data.corpus` is prepared from when it is missing, e.g. docstrings: or text:books/*.txt"),
+    "data.batch_size": (256, "rows in a global batch (a packed row holds several sequences)"),
+    "data.loader": ("tfdata", "tfdata, or threads (needs no TensorFlow); the batches are the same"),
+    "data.cache_dir": ("", "local folder that a remote corpus is copied to; empty: the corpus is read where it is"),
+    "prepare.tokenizer": ("", "vocab.txt or tokenizer folder to use; empty: train a vocabulary"),
+    "prepare.vocab_size": (30522, "entries of a vocabulary trained here, the five special tokens included"),
+    "prepare.lowercase": (True, "lowercase and strip accents (BERT uncased)"),
+    "prepare.seq_length": (128, "tokens in a row, [CLS] and [SEP] included"),
+    "prepare.objective": ("nsp", "nsp: pairs for next-sentence prediction; none: plain sequences (RoBERTa)"),
+    "prepare.max_sequences": (8, "sequences packed into one row at most; 1: no packing"),
+    "prepare.validation_fraction": (0.05, "share of the documents that is held out, chosen by content"),
+    "prepare.short_probability": (0.1, "share of the pairs with a random shorter target length (BERT: 0.1)"),
+    "prepare.seed": (12345, "decides pairs, random sentences and lengths"),
+    "prepare.workers": (0, "worker processes; 0: one per core. The corpus is the same for any number"),
+    "prepare.skip_bad": (False, "skip and count undecodable lines instead of stopping"),
+    "masking.rate": (0.15, "share of a row's maskable tokens that are predicted"),
+    "masking.mask_share": (0.8, "share of the predicted tokens replaced by [MASK]"),
+    "masking.random_share": (0.1, "share of the predicted tokens replaced by a random token; the rest stay as they are"),
+    "masking.unit": ("token", "token, or word: all pieces of a word or none"),
+    "masking.max_predictions": (None, "predicted tokens in a row at most; derived: rate x seq_length, rounded up"),
+    "model.preset": ("bert-base", "the encoder whose fields hold where none is set below"),
+    "model.dtype": ("float32", "dtype of activations and matrix products: float32 or bfloat16"),
+    "model.param_dtype": ("float32", "dtype of parameters, moments and gradients"),
+    "model.remat": (False, "recompute activations in the backward pass: less memory, about a third more work"),
+    "model.attention": ("auto", "attention kernel: auto or xla"),
+    "optimizer.name": ("adamw", "adamw or lamb"),
+    "optimizer.learning_rate": (1e-4, "peak of the schedule"),
+    "optimizer.warmup_steps": (100, "steps of linear rise from 0 to the peak"),
+    "optimizer.schedule": ("linear", "linear (decay to 0 at total_steps) or wsd (warmup, stable, decay)"),
+    "optimizer.decay_fraction": (0.1, "wsd: share of total_steps spent in the final decay"),
+    "optimizer.b1": (0.9, "decay of the first moment"),
+    "optimizer.b2": (0.999, "decay of the second moment"),
+    "optimizer.eps": (1e-6, "added to the root of the second moment (BERT: 1e-6)"),
+    "optimizer.weight_decay": (0.01, "decoupled decay of matrices; biases and LayerNorm have none"),
+    "optimizer.clip_norm": (1.0, "global norm that gradients are clipped to; 0: no clipping"),
+    "optimizer.microbatches": (1, "parts that a batch is split into, one after another, to save memory"),
+    "mesh.data": (-1, "devices that split the batch and hold whole parameters; -1: what is left"),
+    "mesh.fsdp": (1, "devices that split the batch and the parameters"),
+    "mesh.tensor": (1, "devices that split each layer's matrices"),
+    "checkpoint.every_steps": (1000, "steps between two checkpoints; the last step is always saved"),
+    "checkpoint.keep_last": (3, "newest checkpoints to keep (at least two)"),
+    "checkpoint.keep_best": (1, "checkpoints with the lowest eval/mlm_loss to keep besides"),
+    "export.format": ("", "folder written at the end: transformers, sentence-transformers, or empty for none"),
+}
+MODEL_FIELDS = {field.name: field for field in dataclasses.fields(models_config.EncoderConfig)}
+for _name, _field in MODEL_FIELDS.items():
+  KEYS[f"model.{_name}"] = (None, "overrides the preset" if _name != "vocab_size" else "derived: the corpus tokenizer's")
+DERIVED = {"masking.max_predictions": int} | {f"model.{name}": field.type for name, field in MODEL_FIELDS.items()}
+
+# Keys that a resumed run may change: they touch neither the data nor the mathematics of a step.
+FREE_TO_CHANGE = (
+    "log_every_steps", "eval_every_steps", "eval_rows", "max_bad_steps", "data.corpus", "data.source", "data.loader",
+    "data.cache_dir", "prepare.*", "mesh.*", "model.remat", "model.attention", "optimizer.microbatches",
+    "checkpoint.*", "export.*", "init_from",
+)  # fmt: skip
+
+
+def default_config() -> ml_collections.ConfigDict:
+  """Every key at its default, locked: setting an unknown key raises."""
+  config = ml_collections.ConfigDict()
+  for key, (value, _) in KEYS.items():
+    *groups, name = key.split(".")
+    node = config
+    for group in groups:
+      node = node.setdefault(group, ml_collections.ConfigDict())
+    node[name] = value if value is not None else ml_collections.config_dict.placeholder(DERIVED[key])
+  return config.lock()
+
+
+def meaning(key: str) -> str:
+  """The one-line meaning of a key such as "prepare.seq_length"."""
+  return KEYS[key][1]
+
+
+def check_key(key: str) -> None:
+  """Raises UserError for a key that the schema does not have, naming the nearest one."""
+  if key not in KEYS:
+    near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.0)
+    raise errors.UserError(f"unknown config key {key!r}; did you mean {near[0]!r}? `bert_jax pretrain --help` lists all keys")
+
+
+def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+  """Reads a config file and applies overrides.
+
+  Args:
+    spec: "FILE.py" or "FILE.py:variant"; the file's `get_config(variant)` returns a config made
+      from `default_config()`.
+    overrides: "key=value" strings with dotted keys, values in Python syntax or bare strings.
+
+  Raises:
+    UserError: no such file, no get_config, an unknown variant or key, a value of the wrong type.
+  """
+  path, _, variant = spec.partition(":")
+  if not os.path.isfile(path):
+    raise errors.UserError(f"no config file {path!r}; the ready ones are in configs/, e.g. --config=configs/quickstart.py")
+  module_spec = importlib.util.spec_from_file_location("bert_jax_user_config", path)
+  module = importlib.util.module_from_spec(module_spec)
+  try:
+    module_spec.loader.exec_module(module)
+    config = module.get_config(variant)
+  except AttributeError as error:  # ConfigDict's own "did you mean", and a missing get_config
+    raise errors.UserError(f"{path}: {error}") from error
+  except (KeyError, ValueError, TypeError, SyntaxError) as error:
+    raise errors.UserError(f"{path}: {type(error).__name__}: {error}") from error
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise errors.UserError(f"{path}: get_config must return the ConfigDict of bert_jax.config.default_config(), with overrides")
+  for key in flatten(config):
+    check_key(key)
+  for override in overrides:
+    _apply(config, override)
+  validate(config)
+  return config
+
+
+def _apply(config: ml_collections.ConfigDict, override: str) -> None:
+  key, equals, text = override.partition("=")
+  if not equals:
+    raise errors.UserError(f"--config.{key} needs a value: --config.{key}=VALUE")
+  check_key(key)
+  *groups, name = key.split(".")
+  node = config
+  for group in groups:
+    node = node[group]
+  wanted = DERIVED.get(key) or type(KEYS[key][0])
+  node[name] = _parse(key, text, wanted)
+
+
+def _parse(key: str, text: str, wanted: type) -> Any:
+  """`text` as a value of type `wanted`; an int is accepted where a float is wanted."""
+  if wanted is str:
+    return text
+  try:
+    value = ast.literal_eval({"true": "True", "false": "False"}.get(text.lower(), text))
+  except (ValueError, SyntaxError):
+    value = text
+  if wanted is float and type(value) is int:
+    return float(value)
+  if wanted is int and type(value) is float and value.is_integer():
+    return int(value)  # 1e5 for 100_000
+  if type(value) is not wanted:
+    raise errors.UserError(f"config key {key!r} ({meaning(key)}) takes a value of type {wanted.__name__}, not {text!r}")
+  return value
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The config as one level: {"data.batch_size": 256, …}; underived placeholders are None."""
+  flat = {}
+  for key, value in config.items(preserve_field_references=False):
+    if isinstance(value, ml_collections.ConfigDict):
+      flat |= {f"{key}.{name}": leaf for name, leaf in flatten(value).items()}
+    else:
+      flat[key] = value
+  return flat
+
+
+CHOICES = {
+    "data.loader": ("tfdata", "threads"),
+    "prepare.objective": ("nsp", "none"),
+    "masking.unit": ("token", "word"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.param_dtype": ("float32", "bfloat16"),
+    "optimizer.name": ("adamw", "lamb"),
+    "optimizer.schedule": ("linear", "wsd"),
+    "export.format": ("", "transformers", "sentence-transformers"),
+}
+POSITIVE = ("total_steps", "log_every_steps", "eval_every_steps", "data.batch_size", "checkpoint.every_steps",
+            "optimizer.microbatches", "max_bad_steps")  # fmt: skip
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+  """Refuses values and combinations that cannot work, naming the key. Raises UserError."""
+  flat = flatten(config)
+  for key, choices in CHOICES.items():
+    if flat[key] not in choices:
+      raise errors.UserError(f"config key {key!r} must be one of {', '.join(map(repr, choices))}; it is {flat[key]!r}")
+  for key in POSITIVE:
+    if flat[key] < 1:
+      raise errors.UserError(f"config key {key!r} must be at least 1; it is {flat[key]}")
+  for key in ("masking.rate", "masking.mask_share", "masking.random_share"):
+    if not 0 <= flat[key] <= 1:
+      raise errors.UserError(f"config key {key!r} is a share and must lie in [0, 1]; it is {flat[key]}")
+  if flat["masking.mask_share"] + flat["masking.random_share"] > 1:
+    raise errors.UserError("masking.mask_share + masking.random_share must not exceed 1: the rest of the tokens stay as they are")
+  if flat["data.batch_size"] % flat["optimizer.microbatches"]:
+    raise errors.UserError(
+        f"data.batch_size={flat['data.batch_size']} does not divide into optimizer.microbatches={flat['optimizer.microbatches']} parts"
+    )
+  if flat["init_optimizer"] and not flat["init_from"]:
+    raise errors.UserError("init_optimizer takes the moments of the run named by init_from, which is empty")
+
+
+def to_json(config: ml_collections.ConfigDict) -> str:
+  """The resolved config as JSON text, one dotted key per line, sorted."""
+  return json.dumps(flatten(config), indent=2, sort_keys=True) + "\n"
+
+
+def from_json(text: str) -> ml_collections.ConfigDict:
+  """The inverse of `to_json`. Raises UserError for keys that this version does not know."""
+  config = default_config()
+  for key, value in json.loads(text).items():
+    check_key(key)
+    *groups, name = key.split(".")
+    node = config
+    for group in groups:
+      node = node[group]
+    node[name] = value
+  return config
+
+
+def changed_keys(before: ml_collections.ConfigDict, after: ml_collections.ConfigDict) -> dict[str, tuple[Any, Any]]:
+  """Keys whose change would make a resumed run another run: {key: (value before, value now)}."""
+  old, new = flatten(before), flatten(after)
+  free = lambda key: any(key == entry or (entry.endswith("*") and key.startswith(entry[:-1])) for entry in FREE_TO_CHANGE)
+  return {key: (old[key], new[key]) for key in KEYS if old[key] != new[key] and not free(key)}

@@ -1,0 +1,36 @@
+"""Evaluation on a validation split: the same rows and the same masks at every evaluation, of every run."""
+
+from typing import Callable, Iterable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from bert_jax.training import sharding
+from bert_jax.training.train_step import Task, add_sums, divide, make_eval_step
+
+# Masks of evaluation do not depend on the run's seed, so that runs can be compared.
+MASK_SEED = 0
+
+
+def make_evaluator(task: Task, mesh: Mesh, batches: Callable[[], Iterable[dict[str, np.ndarray]]]):
+  """Returns evaluate(params) -> {"mlm_loss": …, "nsp_accuracy": …, "pairs": …}, compiled once.
+
+  Args:
+    task: what was learned.
+    mesh: where parameters live.
+    batches: returns the validation batches from the first one on.
+  """
+  step = jax.jit(make_eval_step(task, seed=MASK_SEED))
+
+  def evaluate(params) -> dict[str, float]:
+    total = {}
+    for batch in batches():
+      sums = jax.device_get(step(params, sharding.put_batch(batch, mesh)))
+      total = add_sums(total, {name: (float(s), float(w)) for name, (s, w) in sums.items()})
+    counts = {"predictions": total["mlm_loss"][1]}
+    if "nsp_loss" in total:
+      counts["pairs"] = total["nsp_loss"][1]
+    return task.metrics(divide(total)) | counts
+
+  return evaluate

@@ -1,0 +1,266 @@
+"""Using a pretrained model: fill in [MASK], judge sentence pairs, turn text into vectors.
+
+A model is loaded from a run folder or a Hugging Face folder; from there on
+both are the same. Everything is a function of `Model`.
+
+Shape legend: B texts, L tokens, H hidden width, V vocabulary.
+"""
+
+import functools
+import pathlib
+from typing import Any, Iterable, NamedTuple, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bert_jax import config as configs
+from bert_jax.batch import ModelInputs
+from bert_jax.convert import folder as hf_folder
+from bert_jax.data.tokenizer import Tokenizer, encode_batch, load_tokenizer
+from bert_jax.errors import UserError
+from bert_jax.models.config import EncoderConfig, encoder_config
+from bert_jax.models.pretraining import HEADS, ModelOutput, PretrainingModel
+from bert_jax.training import checkpoint
+
+POOLINGS = ("cls", "pooler", "mean", "max", "tokens")
+# Rows are padded to a multiple of this many tokens, so that few shapes are compiled.
+LENGTH_MULTIPLE = 32
+
+
+class Model(NamedTuple):
+  """A model ready for use.
+
+  Attributes:
+    config: the encoder.
+    params: nested dict of float32 arrays.
+    tokenizer: its tokenizer.
+    heads: those of "mlm", "nsp", "pooler" that have trained parameters.
+    origin: the folder that it was loaded from.
+    tokenizer_folder: where the tokenizer's files lie.
+  """
+
+  config: EncoderConfig
+  params: Any
+  tokenizer: Tokenizer
+  heads: frozenset[str]
+  origin: str
+  tokenizer_folder: pathlib.Path
+
+
+class Completion(NamedTuple):
+  """A proposal for one [MASK]."""
+
+  token: str
+  token_id: int
+  probability: float
+
+
+def load_model(path: str | pathlib.Path) -> Model:
+  """Loads a run folder (its newest good checkpoint) or a Hugging Face BERT folder.
+
+  Raises:
+    UserError: neither of the two, or one that is damaged.
+  """
+  folder = pathlib.Path(path)
+  if not folder.is_dir():
+    raise UserError(f"no folder {str(path)!r}; --model takes a run folder (--workdir of pretrain) or a Hugging Face BERT folder")
+  if (folder / "checkpoints").is_dir():
+    return load_checkpoint(folder / "checkpoints")
+  config, params, heads = hf_folder.read_folder(folder)
+  tokenizer = load_tokenizer(folder)
+  if tokenizer.vocab_size > config.vocab_size:
+    raise UserError(f"{path}: the tokenizer has {tokenizer.vocab_size} entries, the model only {config.vocab_size}")
+  return Model(config, params, tokenizer, heads, str(path), folder)
+
+
+def load_checkpoint(path: str | pathlib.Path) -> Model:
+  """Loads a checkpoint of a run, WORKDIR/checkpoints/STEP, or the newest good one under WORKDIR/checkpoints. Raises UserError."""
+  path = pathlib.Path(path)
+  checkpoints, step = (path, None) if path.name == "checkpoints" else (path.parent, path.name)
+  if step is not None and not (step.isdigit() and path.is_dir()):
+    raise UserError(f"{path} is not a checkpoint; they are called WORKDIR/checkpoints/STEP")
+  folder = checkpoints.parent
+  config = read_run_config(folder)
+  params, _ = checkpoint.restore_params(checkpoints, step=None if step is None else int(step))
+  return Model(encoder_of(config), params, load_tokenizer(folder / "tokenizer"), HEADS, str(path), folder / "tokenizer")
+
+
+def read_run_config(folder: str | pathlib.Path):
+  """The resolved config of a run folder. Raises UserError if the folder holds none."""
+  path = pathlib.Path(folder) / "config.json"
+  try:
+    return configs.from_json(path.read_text(encoding="utf-8"))
+  except FileNotFoundError as error:
+    raise UserError(f"{folder} is not a run folder: it has no config.json") from error
+  except (ValueError, AttributeError) as error:
+    raise UserError(f"{path} is not the config of a run: {error}") from error
+
+
+def encoder_of(config) -> EncoderConfig:
+  """The encoder that the group `model` of a config describes: the preset, with the fields that are set."""
+  overrides = {name: config.model[name] for name in configs.MODEL_FIELDS if config.model[name] is not None}
+  return encoder_config(config.model.preset, **overrides)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _apply(config: EncoderConfig, heads: frozenset[str], params, inputs: ModelInputs, positions) -> ModelOutput:
+  return PretrainingModel(config, heads=heads).apply({"params": params}, inputs, positions)
+
+
+def apply(model: Model, inputs: ModelInputs, masked_positions: jax.Array | None = None) -> ModelOutput:
+  """The model's outputs by name (see ModelOutput), without dropout, compiled once per shape."""
+  return _apply(model.config, model.heads, model.params, inputs, masked_positions)
+
+
+def make_inputs(model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> ModelInputs:
+  """Token ids of (A, B) to inputs: [CLS] A [SEP], and B [SEP] where B is not empty; one sequence per row, padded.
+
+  Args:
+    model: whose special tokens are used.
+    sequences: ids without special tokens, short enough (see `truncate`).
+
+  Returns:
+    ModelInputs of shape [B, L], L a multiple of 32 or the model's limit.
+  """
+  special = model.tokenizer.special
+  rows, types = [], []
+  for first, second in sequences:
+    a = [special.cls, *first, special.sep]
+    b = [*second, special.sep] if second else []
+    rows.append(a + b)
+    types.append([0] * len(a) + [1] * len(b))
+  longest = max(len(row) for row in rows)
+  length = min(-(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, max(longest, model.config.max_position_embeddings))
+  pad = lambda lists, value: np.array([[*x, *[value] * (length - len(x))] for x in lists], np.int32)
+  segments = pad([[1] * len(row) for row in rows], 0)
+  first_column = np.zeros((len(rows), 1), np.int32)
+  return ModelInputs(
+      input_ids=pad(rows, special.pad), token_type_ids=pad(types, 0),
+      position_ids=np.broadcast_to(np.arange(length, dtype=np.int32), segments.shape), segment_ids=segments,
+      cls_positions=first_column, sequence_weights=np.ones((len(rows), 1), np.float32), sequence_labels=first_column,
+  )  # fmt: skip
+
+
+def truncate(first: list[int], second: list[int], limit: int) -> tuple[list[int], list[int], bool]:
+  """Shortens the longer of two sequences from its end until both fit `limit` tokens with their special tokens."""
+  room = limit - (3 if second else 2)
+  cut = len(first) + len(second) > room
+  if cut:
+    short = min(len(first), len(second), room // 2)
+    first, second = (first[: room - short], second[:short]) if len(first) > len(second) else (first[:short], second[: room - short])
+  return first, second, cut
+
+
+def fill_mask(model: Model, text: str, top_k: int = 5) -> list[list[Completion]]:
+  """The `top_k` likeliest tokens at every [MASK] of a text, best first, with probabilities over the whole vocabulary.
+
+  Raises:
+    UserError: no [MASK] in the text, a text longer than the model, a model without an MLM head.
+  """
+  _require_head(model, "mlm", "fill-mask needs the masked-language-model head")
+  ids = encode_batch(model.tokenizer, [text], special_tokens=True)[0]
+  limit = model.config.max_position_embeddings
+  if len(ids) + 2 > limit:
+    raise UserError(f"the text has {len(ids)} tokens; this model takes at most {limit - 2}")
+  places = [place + 1 for place, token in enumerate(ids) if token == model.tokenizer.special.mask]
+  if not places:
+    raise UserError(f"no [MASK] in {text!r}: write [MASK] where a token is to be predicted")
+  output = apply(model, make_inputs(model, [(ids, [])]), np.array([places], np.int32))
+  probabilities = np.asarray(jax.nn.softmax(output.mlm_logits[0], axis=-1))
+  best = np.argsort(-probabilities, axis=-1, kind="stable")[:, :top_k]
+  name = model.tokenizer.backend.id_to_token
+  return [[Completion(name(int(i)) or f"[id {i}]", int(i), float(row[i])) for i in ids] for row, ids in zip(probabilities, best)]
+
+
+def next_sentence(model: Model, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+  """The probability that B follows A, float32 [B], for each pair (A, B).
+
+  Raises:
+    UserError: a model without pooler or NSP head; an empty sentence.
+  """
+  _require_head(model, "nsp", "next-sentence needs the next-sentence head")
+  if any(not a.strip() or not b.strip() for a, b in pairs):
+    raise UserError("next-sentence takes two sentences that are not empty")
+  ids = encode_batch(model.tokenizer, [text for pair in pairs for text in pair])
+  limit = model.config.max_position_embeddings
+  sequences = [truncate(a, b, limit)[:2] for a, b in zip(ids[::2], ids[1::2])]
+  logits = apply(model, make_inputs(model, sequences)).nsp_logits[:, 0]
+  return np.asarray(jax.nn.softmax(logits, axis=-1))[:, 0]  # label 0: B follows A
+
+
+class Encoded(NamedTuple):
+  """Vectors of texts.
+
+  Attributes:
+    vectors: float32 [B, H]; for pooling "tokens" [B, L, H], zero beyond a text's tokens.
+    tokens: for pooling "tokens", the tokens of each text, [CLS] and [SEP] included; else None.
+    truncated: how many texts were longer than the model and lost their end.
+  """
+
+  vectors: np.ndarray
+  tokens: list[list[str]] | None
+  truncated: int
+
+
+def encode(model: Model, texts: Iterable[str], pooling: str = "mean", *, normalize: bool = False, batch_size: int = 32) -> Encoded:
+  """Turns texts into vectors.
+
+  Args:
+    model: the model.
+    texts: the texts; an empty one is just "[CLS] [SEP]".
+    pooling: cls (the last layer's vector at [CLS]), pooler (that vector through the pooler: dense and
+      tanh), mean or max (over all tokens but padding), tokens (no pooling: the sequence output).
+    normalize: scale each vector to length 1.
+    batch_size: texts in one call of the model.
+
+  Raises:
+    UserError: an unknown pooling; pooling "pooler" of a model without one.
+  """
+  if pooling not in POOLINGS:
+    raise UserError(f"unknown pooling {pooling!r}; one of {', '.join(POOLINGS)}")
+  if pooling == "pooler":
+    _require_head(model, "pooler", "--pooling=pooler needs the pooler")
+  limit = model.config.max_position_embeddings
+  cut = [truncate(ids, [], limit) for ids in encode_batch(model.tokenizer, list(texts))]
+  vectors: list[Any] = [None] * len(cut)
+  by_length = sorted(range(len(cut)), key=lambda i: len(cut[i][0]))  # little padding
+  for begin in range(0, len(cut), batch_size):
+    members = by_length[begin : begin + batch_size]
+    filled = members + [members[-1]] * (batch_size - len(members))  # one batch shape only
+    inputs = make_inputs(model, [cut[i][:2] for i in filled])
+    pooled = np.asarray(pool(apply(model, inputs), inputs, pooling))
+    if normalize:
+      pooled = pooled / np.maximum(np.linalg.norm(pooled, axis=-1, keepdims=True), 1e-12)
+    for i, vector in zip(members, pooled):
+      vectors[i] = vector
+  truncated = sum(was_cut for _, _, was_cut in cut)
+  if pooling != "tokens":
+    return Encoded(np.stack(vectors) if vectors else np.zeros((0, model.config.hidden_size), np.float32), None, truncated)
+  name = model.tokenizer.backend.id_to_token
+  tokens = [["[CLS]", *map(name, first), "[SEP]"] for first, _, _ in cut]
+  longest = max(map(len, tokens), default=0)
+  padded = np.zeros((len(cut), longest, model.config.hidden_size), np.float32)
+  for row, vector, names in zip(padded, vectors, tokens):
+    row[: len(names)] = vector[: len(names)]
+  return Encoded(padded, tokens, truncated)
+
+
+def pool(output: ModelOutput, inputs: ModelInputs, pooling: str) -> jax.Array:
+  """[B, H] from a model's output, see `encode`; [B, L, H] for "tokens". Padding never enters."""
+  x_BxLxH = output.sequence_output
+  if pooling == "tokens":
+    return x_BxLxH
+  if pooling == "cls":
+    return x_BxLxH[:, 0]
+  if pooling == "pooler":
+    return output.pooled_output[:, 0]
+  real_BxLx1 = jnp.asarray(inputs.segment_ids)[:, :, None] > 0
+  if pooling == "max":
+    return jnp.max(jnp.where(real_BxLx1, x_BxLxH, -jnp.inf), axis=1)
+  return jnp.sum(jnp.where(real_BxLx1, x_BxLxH, 0.0), axis=1) / jnp.sum(real_BxLx1, axis=1)
+
+
+def _require_head(model: Model, head: str, need: str) -> None:
+  if head not in model.heads:
+    raise UserError(f"{need}, which {model.origin} does not have (it has: {', '.join(sorted(model.heads)) or 'none'})")

@@ -1,0 +1,41 @@
+"""The loss terms. Each returns a sum and a weight; division happens once, by the weight of the whole global batch.
+
+Dividing per microbatch or per device and averaging afterwards would weigh
+tokens unequally, since the number of masked tokens differs from part to part.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Term(NamedTuple):
+  """One loss term over some examples.
+
+  Attributes:
+    loss: float32 scalar, Σ weight · cross-entropy, in nats.
+    correct: float32 scalar, Σ weight · [the highest logit is the label's].
+    weight: float32 scalar, Σ weight.
+  """
+
+  loss: jax.Array
+  correct: jax.Array
+  weight: jax.Array
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Term:
+  """Weighted softmax cross-entropy.
+
+  Args:
+    logits: [..., C], any float dtype; computed in float32.
+    labels: int [...].
+    weights: float [...]; where it is 0, logits and labels do not matter.
+  """
+  logits = logits.astype(jnp.float32)
+  log_normaliser = jax.nn.logsumexp(logits, axis=-1)
+  label_logit = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+  counted = weights > 0
+  nats = jnp.where(counted, log_normaliser - label_logit, 0.0)  # `where`: 0 · NaN would be NaN
+  correct = jnp.where(counted, jnp.argmax(logits, axis=-1) == labels, False)
+  return Term(jnp.sum(nats * weights), jnp.sum(correct * weights), jnp.sum(weights))

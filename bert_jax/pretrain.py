@@ -1,0 +1,75 @@
+"""BERT pretraining: masked language modelling and next-sentence prediction, the algorithm on one page.
+
+Devlin et al. 2018, arXiv 1810.04805. Some tokens of a row are hidden and
+predicted from both sides; and of every pair "[CLS] A [SEP] B [SEP]" the vector
+at [CLS] says whether B followed A in its document (label 0) or was drawn from
+another document (label 1).
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from bert_jax import losses, masking
+from bert_jax.batch import ModelInputs, SpecialIds, model_inputs
+from bert_jax.masking import Masked
+from bert_jax.models.pretraining import PretrainingModel
+from bert_jax.training.train_step import Sums, Task
+
+
+def make_task(model: PretrainingModel, masking_config, *, special: SpecialIds, continuation=None, nsp: bool = True) -> Task:
+  """The pretraining task for a model.
+
+  Args:
+    model: the encoder with its heads.
+    masking_config: the group `masking` of the config, resolved.
+    special: ids of the special tokens.
+    continuation: bool [V], which pieces continue a word; for masking.unit == "word".
+    nsp: whether the corpus holds pairs with NSP labels.
+  """
+  mask = functools.partial(
+      masking.mask_tokens, special=special, vocab_size=model.config.vocab_size, rate=masking_config.rate,
+      mask_share=masking_config.mask_share, random_share=masking_config.random_share,
+      max_predictions=masking_config.max_predictions,
+      continuation=continuation if masking_config.unit == "word" else None,
+  )  # fmt: skip
+
+  def init(key):
+    blank = jnp.zeros((1, 8), jnp.int32)
+    inputs = ModelInputs(blank, blank, blank, blank + 1, blank[:, :1], jnp.ones((1, 1)), blank[:, :1])
+    return model.init(key, inputs, blank[:, :1])["params"]
+
+  def prepare(batch, keys):
+    inputs = model_inputs(batch["tokens"], batch["sequences"])
+    masked = mask(keys, inputs)
+    global_weights = {"mlm": jnp.sum(masked.weights), "nsp": jnp.sum(inputs.sequence_weights)}
+    tokens = jnp.sum(inputs.segment_ids > 0).astype(jnp.float32)
+    return (inputs._replace(input_ids=masked.input_ids), masked), global_weights, tokens
+
+  def loss(params, microbatch: tuple[ModelInputs, Masked], global_weights, key) -> tuple[jax.Array, Sums]:
+    inputs, masked = microbatch
+    output = model.apply(
+        {"params": params}, inputs, masked.positions, deterministic=key is None, rngs={} if key is None else {"dropout": key}
+    )
+    mlm = losses.cross_entropy(output.mlm_logits, masked.labels, masked.weights)
+    sums = {"mlm_loss": (mlm.loss, mlm.weight), "mlm_accuracy": (mlm.correct, mlm.weight)}
+    total = mlm.loss / jnp.maximum(global_weights["mlm"], 1.0)
+    if nsp:
+      pair = losses.cross_entropy(output.nsp_logits, inputs.sequence_labels, inputs.sequence_weights)
+      random = jnp.sum(inputs.sequence_labels * inputs.sequence_weights)
+      sums |= {"nsp_loss": (pair.loss, pair.weight), "nsp_accuracy": (pair.correct, pair.weight), "nsp_random": (random, pair.weight)}
+      total += pair.loss / jnp.maximum(global_weights["nsp"], 1.0)
+    return total, sums
+
+  def metrics(means):
+    means = dict(means)
+    if "nsp_random" in means:  # what always answering the more frequent label would reach
+      share = means.pop("nsp_random")
+      means["nsp_majority"] = max(share, 1.0 - share)
+    if "mlm_loss" in means:
+      means["perplexity"] = math.exp(min(means["mlm_loss"], 700.0))
+    return means
+
+  return Task(init, prepare, loss, metrics)

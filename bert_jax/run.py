@@ -1,0 +1,265 @@
+"""A run folder from start to end: corpus, resolved config, training, export.
+
+    WORKDIR/config.json   the resolved config; a resume compares against it
+    WORKDIR/tokenizer/    a copy of the corpus's, so that a run can be used alone
+    WORKDIR/checkpoints/, metrics/, events/, tensorboard/, export/
+"""
+
+import os
+import pathlib
+import platform
+import shutil
+from typing import Any, Callable
+
+import jax
+import ml_collections
+import numpy as np
+
+from bert_jax import config as configs
+from bert_jax import evaluation, flops, pretrain
+from bert_jax.convert import folder as hf_folder
+from bert_jax.data import input_pipeline
+from bert_jax.data.corpus import Corpus, open_corpus
+from bert_jax.data.prepare import PrepareSettings, prepare_corpus
+from bert_jax.data.tokenizer import Tokenizer, load_tokenizer
+from bert_jax.errors import UserError
+from bert_jax.inference import Model, encoder_of, load_model, read_run_config
+from bert_jax.masking import default_max_predictions
+from bert_jax.models.config import EncoderConfig
+from bert_jax.models.pretraining import PretrainingModel
+from bert_jax.training import checkpoint, loop, metrics, sharding
+from bert_jax.training import optimizer as optimizers
+from bert_jax.training.train_state import TrainState
+
+
+def pretrain_run(config: ml_collections.ConfigDict, workdir: str, say: Callable[[str], None] = print) -> dict[str, float]:
+  """Trains what `config` says in `workdir`, from where it stands there; returns the last evaluation's metrics.
+
+  Raises:
+    UserError: corpus, tokenizer, devices or an earlier run in `workdir` do not fit the config.
+  """
+  root = pathlib.Path(workdir)
+  corpus = _corpus(config, say)
+  tokenizer = load_tokenizer(corpus.folder / "tokenizer")
+  config = resolve(config, corpus, tokenizer)
+  encoder = encoder_of(config)
+  mesh = sharding.make_mesh(config)
+  optimizers.make_schedule(config)  # refuses a bad schedule before anything is written
+  start = _initial_parameters(config, encoder, tokenizer, say)
+  adopt(root, config, corpus.folder / "tokenizer")
+
+  task = make_task(config, model_of(config, encoder), corpus, tokenizer)
+  evaluate = evaluation.make_evaluator(task, mesh, lambda: validation_batches(corpus, config))
+  run = loop.Run(
+      task, config, mesh, lambda position: training_batches(corpus, config, position), evaluate,
+      identity={"corpus_id": corpus.manifest["corpus_id"], "rows": corpus.train.num_rows, "seed": config.seed,
+                "batch_size": config.data.batch_size},
+      start=start, flops_per_token=flops_per_token(encoder, config, corpus), peak_flops=peak_flops(),
+  )  # fmt: skip
+
+  attempt = metrics.next_attempt(root)
+  with (
+      metrics.MetricsWriter(root, attempt) as writer,
+      checkpoint.Checkpoints(
+          root / "checkpoints", every_steps=config.checkpoint.every_steps, keep_last=config.checkpoint.keep_last,
+          keep_best=config.checkpoint.keep_best,
+      ) as checkpoints,
+      metrics.Progress(config.total_steps) as progress,
+  ):  # fmt: skip
+    writer.event("start", attempt=attempt, devices=jax.device_count(), device_kind=jax.devices()[0].device_kind,
+                 jax=jax.__version__, python=platform.python_version())  # fmt: skip
+    params, last = loop.train(run, checkpoints, writer, progress)
+    writer.event("finish", step=config.total_steps)
+  if config.export.format:
+    hf_folder.write_folder(
+        root / "export", jax.device_get(params), encoder, root / "tokenizer", head="pretraining", format=config.export.format
+    )
+  return last
+
+
+def is_finished(workdir: str) -> bool:
+  """Whether the run in `workdir` has trained all its steps."""
+  return any(event["event"] == "finish" for event in metrics.read_events(workdir))
+
+
+def _corpus(config: ml_collections.ConfigDict, say) -> Corpus:
+  folder = config.data.corpus
+  if not folder:
+    raise UserError("data.corpus is empty: name a corpus folder, --config.data.corpus=DIR; `bert_jax prepare` makes one from raw text")
+  if config.data.source and not os.path.exists(folder):
+    say(f"Preparing the corpus {folder} from {config.data.source}")
+    settings = PrepareSettings(**config.prepare.to_dict())
+    prepare_corpus([config.data.source], folder, settings)
+  return open_corpus(folder)
+
+
+def evaluate_model(path: str, corpus_folder: str | None, *, batch_size: int, rows: int) -> dict[str, float]:
+  """Metrics of a run or Hugging Face folder on the validation split of a corpus (default: the run's own).
+
+  The rows and masks are those of the evaluations during training, whatever the batch size.
+
+  Raises:
+    UserError: no corpus; another tokenizer; rows longer than the model; no MLM head.
+  """
+  model = load_model(path)
+  is_run = (pathlib.Path(path) / "checkpoints").is_dir()
+  if "mlm" not in model.heads:
+    raise UserError(f"{path} has no masked-language-model head to evaluate")
+  if not corpus_folder and not is_run:
+    raise UserError("--corpus is needed: a Hugging Face folder does not say which corpus it belongs to")
+  config = read_run_config(path) if is_run else configs.default_config()
+  corpus = open_corpus(corpus_folder or config.data.corpus)
+  tokenizer = load_tokenizer(corpus.folder / "tokenizer")
+  if tokenizer.fingerprint != model.tokenizer.fingerprint:
+    raise UserError(f"{corpus.folder} was made with another tokenizer than {path}; prepare it with --tokenizer={path}")
+  config.mesh.update(data=-1, fsdp=1, tensor=1)
+  config.optimizer.microbatches = 1
+  config.data.batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
+  config.eval_rows = rows
+  if not is_run or corpus_folder:
+    config.masking.max_predictions = None
+  config.model.vocab_size = None
+  overrides = {name: getattr(model.config, name) for name in configs.MODEL_FIELDS}
+  config.model.update(overrides)
+  config.model.vocab_size = tokenizer.vocab_size
+  config = resolve(config, corpus, tokenizer)
+  module = PretrainingModel(model.config, heads=model.heads)
+  task = make_task(config, module, corpus, tokenizer, nsp="nsp" in model.heads)
+  evaluate = evaluation.make_evaluator(task, sharding.make_mesh(config), lambda: validation_batches(corpus, config))
+  return evaluate(model.params)
+
+
+def make_task(config, module: PretrainingModel, corpus: Corpus, tokenizer: Tokenizer, *, nsp: bool = True):
+  """The pretraining task for this corpus; without NSP where corpus or model has none."""
+  return pretrain.make_task(
+      module, config.masking, special=tokenizer.special, continuation=continuation(tokenizer),
+      nsp=nsp and corpus.manifest["objective"] == "nsp",
+  )  # fmt: skip
+
+
+def resolve(config: ml_collections.ConfigDict, corpus: Corpus, tokenizer: Tokenizer) -> ml_collections.ConfigDict:
+  """Fills in what follows from the corpus, and refuses a model that does not fit it. Raises UserError."""
+  config = configs.from_json(configs.to_json(config))  # a copy
+  if config.model.vocab_size is None:
+    config.model.vocab_size = tokenizer.vocab_size
+  if config.model.vocab_size != tokenizer.vocab_size:
+    raise UserError(
+        f"model.vocab_size={config.model.vocab_size}, but the tokenizer of {corpus.folder} has {tokenizer.vocab_size} entries; "
+        "leave model.vocab_size out, or prepare the corpus with the model's own tokenizer"
+    )
+  length = corpus.train.seq_length
+  if config.masking.max_predictions is None:
+    config.masking.max_predictions = default_max_predictions(config.masking.rate, length)
+  if not 1 <= config.masking.max_predictions <= length:
+    raise UserError(f"masking.max_predictions={config.masking.max_predictions} must lie between 1 and the row length {length}")
+  positions = encoder_of(config).max_position_embeddings
+  if length > positions:
+    raise UserError(
+        f"rows of {corpus.folder} have {length} tokens, the model has {positions} positions; raise "
+        f"model.max_position_embeddings to {length} or prepare the corpus with --seq_length={positions}"
+    )
+  return config
+
+
+def model_of(config: ml_collections.ConfigDict, encoder: EncoderConfig) -> PretrainingModel:
+  """The Flax module of a config."""
+  dtypes = {name: np.dtype(jax.numpy.dtype(config.model[name])) for name in ("dtype", "param_dtype")}
+  attention = "xla" if config.deterministic else config.model.attention
+  return PretrainingModel(encoder, **dtypes, remat=config.model.remat, attention=attention)
+
+
+def continuation(tokenizer: Tokenizer) -> np.ndarray:
+  """bool [V]: which pieces continue a word ("##ing")."""
+  pieces = tokenizer.backend.get_vocab(with_added_tokens=True)
+  table = np.zeros(tokenizer.vocab_size, bool)
+  table[[index for piece, index in pieces.items() if piece.startswith("##")]] = True
+  return table
+
+
+def adopt(root: pathlib.Path, config: ml_collections.ConfigDict, tokenizer_folder: pathlib.Path) -> None:
+  """Takes `root` as the folder of this run, or as the place where it goes on. Raises UserError for another run's folder."""
+  path = root / "config.json"
+  if path.exists():
+    changed = configs.changed_keys(read_run_config(root), config)
+    if changed:
+      listed = "\n".join(f"  {key}: {before!r} there, {now!r} now" for key, (before, now) in changed.items())
+      raise UserError(
+          f"{root} holds a run with another config:\n{listed}\n"
+          "Give the keys their old values to go on with it, or another --workdir to start a new run"
+          " (--config.init_from takes over the parameters)"
+      )
+  elif root.exists() and any(root.iterdir()):
+    raise UserError(f"{root} is not empty and holds no run of ours (no config.json); choose another --workdir")
+  root.mkdir(parents=True, exist_ok=True)
+  if not (root / "tokenizer").exists():
+    shutil.copytree(tokenizer_folder, root / "tokenizer.partial", dirs_exist_ok=True)
+    os.replace(root / "tokenizer.partial", root / "tokenizer")
+  if not path.exists():
+    partial = root / "config.json.partial"
+    partial.write_text(configs.to_json(config), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def training_batches(corpus: Corpus, config: ml_collections.ConfigDict, position: int):
+  """Host batches from a global position to the end of the run."""
+  size = config.data.batch_size
+  return input_pipeline.train_batches(
+      corpus.train, batch_size=size, seed=config.seed, start=position, steps=config.total_steps, loader=config.data.loader,
+      process_index=jax.process_index(), process_count=jax.process_count(),
+  )  # fmt: skip
+
+
+def validation_batches(corpus: Corpus, config: ml_collections.ConfigDict):
+  """Host batches of the validation split, in order, the last one filled up."""
+  return input_pipeline.evaluation_batches(
+      corpus.validation, batch_size=config.data.batch_size, max_rows=config.eval_rows,
+      process_index=jax.process_index(), process_count=jax.process_count(),
+  )  # fmt: skip
+
+
+def flops_per_token(encoder: EncoderConfig, config: ml_collections.ConfigDict, corpus: Corpus) -> float:
+  """Training FLOPs per real token of this corpus under this masking rate."""
+  counts = corpus.manifest["counts"]
+  mean_length = counts["row_tokens"] / max(counts["sequences"], 1)
+  return flops.train_flops_per_token(encoder, sequence_length=mean_length, predicted_share=config.masking.rate)
+
+
+def peak_flops() -> float | None:
+  """Dense bf16 peak of all devices together, or None if this kind is not in the table."""
+  peak = flops.peak_flops(jax.devices()[0].device_kind)
+  return peak * jax.device_count() if peak else None
+
+
+def _initial_parameters(config: ml_collections.ConfigDict, encoder: EncoderConfig, tokenizer: Tokenizer, say):
+  """Returns Run.start: None to begin from scratch, else what takes over the parameters of init_from."""
+  if not config.init_from:
+    return None
+  if config.init_optimizer and not (pathlib.Path(config.init_from) / "checkpoints").is_dir():
+    raise UserError(f"init_optimizer needs a run folder with checkpoints; {config.init_from} has none")
+  source = load_model(config.init_from)
+  _check_fits(source, encoder, tokenizer)
+
+  def start(fresh: TrainState, abstract: TrainState) -> TrainState:
+    if config.init_optimizer:
+      state, host = checkpoint.restore_state(pathlib.Path(config.init_from) / "checkpoints", abstract)
+      say(f"Starting from {config.init_from}: parameters, moments and step {host['step']}")
+      return state
+    missing = sorted(set(fresh.params) - set(source.params))
+    say(f"Starting from the parameters of {config.init_from}" + (f"; new: {', '.join(missing)}" if missing else ""))
+    return fresh._replace(params=jax.device_put(fresh.params | source.params, jax.tree.map(lambda x: x.sharding, fresh.params)))
+
+  return start
+
+
+def _check_fits(source: Model, encoder: EncoderConfig, tokenizer: Tokenizer) -> None:
+  """Raises UserError where the parameters of `source` cannot start a model of this encoder and tokenizer."""
+  shapes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+            "max_position_embeddings", "type_vocab_size", "hidden_act", "layer_norm_eps")  # fmt: skip
+  for name in shapes:
+    theirs, ours = getattr(source.config, name), getattr(encoder, name)
+    if theirs != ours:
+      raise UserError(f"init_from={source.origin} has {name}={theirs}, this run {ours}; set model.{name}={theirs}"
+                      + (" by preparing the corpus with its tokenizer" if name == "vocab_size" else ""))  # fmt: skip
+  if source.tokenizer.fingerprint != tokenizer.fingerprint:
+    raise UserError(f"init_from={source.origin} was trained with another tokenizer than the corpus; "
+                    f"prepare the corpus with --tokenizer={source.origin}")  # fmt: skip

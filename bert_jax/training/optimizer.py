@@ -1,0 +1,68 @@
+"""Optimizers and schedules, put together from Optax.
+
+The learning rate is a function of the step and is applied in `apply`, outside
+the Optax chain: the chain returns a direction, so its state holds moments and
+nothing that counts the schedule.
+"""
+
+from typing import Any, Callable
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from bert_jax.errors import UserError
+
+
+def make_schedule(config: ml_collections.ConfigDict) -> Callable[[jax.Array], jax.Array]:
+  """The learning rate as a function of the step (0 for the first update).
+
+  linear: a linear rise over warmup_steps, then a linear fall to 0 at total_steps, as BERT. wsd:
+  warmup, a constant stretch, then a linear fall over the last decay_fraction of the run (Hu et
+  al. 2024, MiniCPM), so that a run can be prolonged from before the fall.
+
+  Raises:
+    UserError: the warmup does not leave room for the rest.
+  """
+  peak, warmup, total = config.optimizer.learning_rate, config.optimizer.warmup_steps, config.total_steps
+  decay = total - warmup
+  if config.optimizer.schedule == "wsd":
+    decay = max(1, round(config.optimizer.decay_fraction * total))
+  if warmup + decay > total or decay < 1:
+    raise UserError(
+        f"optimizer.warmup_steps={warmup} and a decay of {max(decay, 1)} steps do not fit into total_steps={total}; lower warmup_steps"
+    )
+  # The first update has a rate above 0, and the last one too: step + 1 of warmup, total - step of decay.
+  rise = lambda step: peak * (step + 1) / max(warmup, 1)
+  fall = lambda step: peak * (total - step) / decay
+  return lambda step: jnp.maximum(0.0, jnp.minimum(peak, jnp.minimum(rise(step), fall(step)))).astype(jnp.float32)
+
+
+def decays(params) -> Any:
+  """Tree of bools: True for matrices and embeddings, False for biases and LayerNorm scales."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "embedding"), params)
+
+
+def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+  """Gradients to a descent direction at learning rate 1: clipping, moments, decoupled decay (and LAMB's trust ratio).
+
+  AdamW: Loshchilov & Hutter 2017. LAMB: You et al. 2019, arXiv 1904.00962, whose trust ratio is
+  taken per parameter array, one layer's array at a time.
+  """
+  settings = config.optimizer
+  parts = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
+  parts.append(optax.scale_by_adam(b1=settings.b1, b2=settings.b2, eps=settings.eps))
+  parts.append(optax.add_decayed_weights(settings.weight_decay, mask=decays))
+  if settings.name == "lamb":
+    # As in the paper's reference code, arrays without decay keep Adam's own step length.
+    parts.append(optax.masked(optax.scale_by_trust_ratio(), decays))
+  parts.append(optax.scale(-1.0))
+  return optax.chain(*parts)
+
+
+def apply(optimizer, gradients, state, params, learning_rate):
+  """One update: returns (new params, new optimizer state)."""
+  direction, state = optimizer.update(gradients, state, params)
+  params = jax.tree.map(lambda p, d: (p + learning_rate * d).astype(p.dtype), params, direction)
+  return params, state

@@ -1,0 +1,119 @@
+"""One update, as a pure function of state and batch; and the Task that says what is learned.
+
+A Task is a set of pure functions. `prepare` runs on the whole global batch: it
+draws masks and counts the weight of every loss term over all of it. `loss` then
+divides its sums by those global weights, so microbatch gradients are only
+added, and the gradient is the same for any number of microbatches or devices.
+"""
+
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bert_jax import masking
+from bert_jax.training import optimizer as optimizers
+from bert_jax.training.train_state import TrainState
+
+Sums = dict[str, tuple[jax.Array, jax.Array]]  # metric -> (Σ value, Σ weight); division comes last
+
+
+class Task(NamedTuple):
+  """What is learned, as pure functions.
+
+  Attributes:
+    init: (key) -> parameters.
+    prepare: (global host batch as in batch.HOST_BATCH, row keys [B]) -> (prepared batch, a pytree
+      whose arrays all have B as the first dimension; {term: global weight}; real tokens in the batch).
+    loss: (params, microbatch, {term: global weight}, dropout key or None) -> (loss, Sums).
+    metrics: ({metric: value}) -> {metric: value}, adds what is derived, such as perplexity.
+  """
+
+  init: Callable[[jax.Array], Any]
+  prepare: Callable[[dict, jax.Array], tuple[Any, dict[str, jax.Array], jax.Array]]
+  loss: Callable[..., tuple[jax.Array, Sums]]
+  metrics: Callable[[dict[str, float]], dict[str, float]]
+
+
+class StepReport(NamedTuple):
+  """What a step says about itself, as float32 scalars on the device.
+
+  Attributes:
+    sums: the task's Sums over the global batch.
+    tokens: real tokens in the batch, padding excluded.
+    grad_norm: global norm before clipping.
+    learning_rate: the rate of this update.
+    skipped: 1 where a non-finite loss or gradient made the update void, else 0.
+  """
+
+  sums: Sums
+  tokens: jax.Array
+  grad_norm: jax.Array
+  learning_rate: jax.Array
+  skipped: jax.Array
+
+
+def make_train_step(task: Task, optimizer: optax.GradientTransformation, schedule: Callable, *, seed: int, microbatches: int):
+  """Returns step(state, batch) -> (state, StepReport), to be jitted by the caller."""
+
+  def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, StepReport]:
+    keys = masking.row_keys(seed, batch["epoch"], batch["index"])
+    prepared, global_weights, tokens = task.prepare(batch, keys)
+    dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+    def gradient(index, microbatch):
+      key = jax.random.fold_in(dropout_key, index)
+      (loss, sums), grads = jax.value_and_grad(task.loss, has_aux=True)(state.params, microbatch, global_weights, key)
+      return loss, sums, grads
+
+    if microbatches == 1:
+      loss, sums, grads = gradient(0, prepared)
+    else:
+      parts = jax.tree.map(lambda x: split_rows(x, microbatches), prepared)
+      first = gradient(0, jax.tree.map(lambda x: x[0], parts))
+      rest = (jnp.arange(1, microbatches), jax.tree.map(lambda x: x[1:], parts))
+      add = lambda total, part: (jax.tree.map(jnp.add, total, gradient(*part)), None)
+      (loss, sums, grads), _ = jax.lax.scan(add, first, rest)
+
+    grad_norm = optax.global_norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    learning_rate = schedule(state.step)
+    updated = optimizers.apply(optimizer, grads, state.opt_state, state.params, learning_rate)
+    # A void update leaves parameters and moments as they were. `where`, not a product: 0 · NaN is NaN.
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), updated, (state.params, state.opt_state)
+    )
+    report = StepReport(sums, tokens, grad_norm, learning_rate, 1.0 - finite.astype(jnp.float32))
+    return TrainState(state.step + 1, params, opt_state), report
+
+  return step
+
+
+def split_rows(array: jax.Array, parts: int) -> jax.Array:
+  """[B, …] -> [parts, B / parts, …], striped: row r goes to part r mod parts.
+
+  Contiguous parts would live on some of the devices only and be sent around; stripes stay where they are.
+  """
+  return array.reshape(array.shape[0] // parts, parts, *array.shape[1:]).swapaxes(0, 1)
+
+
+def make_eval_step(task: Task, *, seed: int):
+  """Returns step(params, batch) -> Sums, without dropout, to be jitted by the caller."""
+
+  def step(params, batch: dict[str, jax.Array]) -> Sums:
+    prepared, global_weights, _ = task.prepare(batch, masking.row_keys(seed, batch["epoch"], batch["index"]))
+    _, sums = task.loss(params, prepared, global_weights, None)
+    return sums
+
+  return step
+
+
+def divide(sums: Sums) -> dict[str, float]:
+  """Sums on the host to means; a metric without weight is left out."""
+  return {name: float(total) / float(weight) for name, (total, weight) in sums.items() if weight > 0}
+
+
+def add_sums(left: Sums, right: Sums) -> Sums:
+  """Adds two Sums; an empty one counts as zero."""
+  return {name: (left[name][0] + s, left[name][1] + w) if name in left else (s, w) for name, (s, w) in right.items()}

@@ -1,0 +1,45 @@
+"""losses.py (law 3): sums and weights, divided once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bert_jax.losses import cross_entropy
+
+
+def example():
+  rng = np.random.default_rng(0)
+  return jnp.asarray(rng.normal(size=(4, 5, 7)), jnp.float32), jnp.asarray(rng.integers(0, 7, (4, 5))), jnp.asarray(rng.integers(0, 2, (4, 5)), jnp.float32)
+
+
+def test_the_sum_is_optax_cross_entropy_over_the_counted_examples():
+  logits, labels, weights = example()
+  term = cross_entropy(logits, labels, weights)
+  expected = (optax.softmax_cross_entropy_with_integer_labels(logits, labels) * weights).sum()
+  np.testing.assert_allclose(term.loss, expected, rtol=1e-6)
+  assert float(term.weight) == float(weights.sum())
+  assert float(term.correct) == float(((logits.argmax(-1) == labels) * weights).sum())
+
+
+def test_sums_of_parts_are_the_sum_of_the_whole():
+  logits, labels, weights = example()
+  whole = cross_entropy(logits, labels, weights)
+  parts = [cross_entropy(logits[i : i + 1], labels[i : i + 1], weights[i : i + 1]) for i in range(4)]
+  for name in whole._fields:
+    np.testing.assert_allclose(sum(getattr(part, name) for part in parts), getattr(whole, name), rtol=1e-6)
+
+
+def test_an_uncounted_example_contributes_neither_value_nor_gradient_even_if_it_is_nan():
+  logits, labels, _ = example()
+  weights = jnp.ones((4, 5)).at[2, 3].set(0)
+  poisoned = logits.at[2, 3].set(jnp.nan)
+  clean = cross_entropy(logits.at[2, 3].set(0.0), labels, weights)
+  assert cross_entropy(poisoned, labels, weights) == clean
+  gradient = jax.grad(lambda x: cross_entropy(x, labels, weights).loss)(logits)
+  assert not gradient[2, 3].any() and gradient[2, 2].any()
+
+
+def test_bfloat16_logits_are_summed_in_float32():
+  logits, labels, weights = example()
+  assert cross_entropy(logits.astype(jnp.bfloat16), labels, weights).loss.dtype == jnp.float32

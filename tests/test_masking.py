@@ -1,0 +1,154 @@
+"""masking.py (law 2): who is masked, how often, and that nothing but (seed, epoch, row) decides it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bert_jax import masking
+from bert_jax.batch import EVALUATION_EPOCH, SpecialIds, model_inputs
+
+SPECIAL = SpecialIds(pad=0, unk=5, cls=2, sep=3, mask=9)  # scattered on purpose
+VOCAB, LENGTH, K = 60, 64, 12
+N = 4096  # rows where shares are measured; one shape, so that it is compiled once
+SETTINGS = dict(special=SPECIAL, vocab_size=VOCAB, rate=0.15, mask_share=0.8, random_share=0.1, max_predictions=K)
+ORDINARY = np.array([token for token in range(VOCAB) if token not in SPECIAL])
+
+
+def rows(count, seed=0, fill=LENGTH):
+  """Rows of two packed pairs with a few [UNK], then padding from `fill` on."""
+  rng = np.random.default_rng(seed)
+  tokens = rng.choice(ORDINARY, (count, LENGTH))
+  tokens[rng.random(tokens.shape) < 0.05] = SPECIAL.unk
+  half = fill // 2
+  for start, length in ((0, half), (half, fill - half)):
+    tokens[:, start] = SPECIAL.cls
+    tokens[:, [start + 7, start + length - 1]] = SPECIAL.sep
+  tokens[:, fill:] = SPECIAL.pad
+  sequences = np.tile([[half, 8, 0], [fill - half, 8, 1]], (count, 1, 1))
+  return model_inputs(jnp.asarray(tokens), jnp.asarray(sequences))
+
+
+row_keys = jax.jit(masking.row_keys, static_argnums=0)
+
+
+def keys(count, seed=3, epoch=0, first=0):
+  return row_keys(seed, jnp.full(count, epoch, jnp.uint32), jnp.arange(first, first + count, dtype=jnp.uint32))
+
+
+@jax.jit
+def mask(keys, inputs):
+  return masking.mask_tokens(keys, inputs, **SETTINGS)
+
+
+def test_labels_are_the_original_tokens_and_the_rest_is_untouched():
+  inputs = rows(N, fill=50)
+  masked = jax.device_get(mask(keys(N), inputs))
+  original, seen = np.asarray(inputs.input_ids), np.asarray(masked.input_ids)
+  chosen = np.zeros(original.shape, bool)
+  for row, (positions, labels, weights) in enumerate(zip(masked.positions, masked.labels, masked.weights)):
+    used = np.asarray(weights) == 1
+    assert len(set(np.asarray(positions)[used].tolist())) == used.sum(), "a position was selected twice"
+    np.testing.assert_array_equal(np.asarray(labels)[used], original[row, np.asarray(positions)[used]])
+    assert not np.asarray(labels)[~used].any() and not np.asarray(positions)[~used].any()
+    chosen[row, np.asarray(positions)[used]] = True
+  np.testing.assert_array_equal(seen[~chosen], original[~chosen])
+
+
+def test_special_tokens_padding_and_unk_are_never_predicted_and_never_drawn():
+  inputs = rows(N, fill=50)
+  masked = mask(keys(N), inputs)
+  targets = np.asarray(masked.labels)[np.asarray(masked.weights) == 1]
+  assert not np.isin(targets, SPECIAL).any()
+  changed = np.asarray(masked.input_ids)[np.asarray(masked.input_ids) != np.asarray(inputs.input_ids)]
+  drawn = changed[changed != SPECIAL.mask]
+  assert not np.isin(drawn, SPECIAL).any()
+  assert set(drawn.tolist()) == set(ORDINARY.tolist()), "every ordinary token can be drawn"
+
+
+def test_selected_tokens_become_mask_random_or_stay_in_80_10_10():
+  inputs = rows(N)
+  masked = mask(keys(N), inputs)
+  used = np.asarray(masked.weights) == 1
+  seen = np.take_along_axis(np.asarray(masked.input_ids), np.asarray(masked.positions), axis=1)[used]
+  labels = np.asarray(masked.labels)[used]
+  share_mask = np.mean(seen == SPECIAL.mask)
+  share_same = np.mean(seen == labels)
+  by_chance = 0.1 / len(ORDINARY)  # a random token that happens to be the original
+  sigma = np.sqrt(0.25 / used.sum())
+  assert abs(share_mask - 0.8) < 4 * sigma
+  assert abs(share_same - (0.1 + by_chance)) < 4 * sigma
+
+
+def test_the_number_is_the_rate_of_the_maskable_tokens_and_never_above_the_budget():
+  inputs = rows(N, fill=50)
+  maskable = (~np.isin(np.asarray(inputs.input_ids), SPECIAL)).sum(1)
+  expected = np.clip(np.round(0.15 * maskable), 1, K)
+  np.testing.assert_array_equal(np.asarray(mask(keys(N), inputs).weights).sum(1), expected)
+  greedy = masking.mask_tokens(keys(N), inputs, **SETTINGS | {"rate": 0.9})
+  np.testing.assert_array_equal(np.asarray(greedy.weights).sum(1), K)
+
+
+def test_every_maskable_position_is_equally_likely():
+  inputs = jax.tree.map(lambda x: jnp.repeat(x[:1], N, axis=0), rows(1))
+  masked = mask(keys(N), inputs)
+  counts = np.bincount(np.asarray(masked.positions)[np.asarray(masked.weights) == 1], minlength=LENGTH)
+  maskable = ~np.isin(np.asarray(inputs.input_ids[0]), SPECIAL)
+  assert not counts[~maskable].any()
+  mean = counts[maskable].mean()
+  assert np.abs(counts[maskable] - mean).max() < 5 * np.sqrt(mean)
+
+
+def test_a_rows_mask_does_not_depend_on_the_batch_around_it():
+  inputs, all_keys = rows(16), keys(16)
+  whole = mask(all_keys, inputs)
+  for begin, end in ((0, 4), (4, 16), (15, 16)):
+    part = mask(all_keys[begin:end], jax.tree.map(lambda x: x[begin:end], inputs))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[begin:end]), part, whole)
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_masks_are_the_same_on_any_number_of_devices(devices):
+  inputs = rows(16)
+  mesh = jax.make_mesh((devices,), ("data",), devices=jax.devices()[:devices], axis_types=(jax.sharding.AxisType.Auto,))
+  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+  spread = mask(*jax.device_put((keys(16), inputs), sharding))
+  jax.tree.map(np.testing.assert_array_equal, mask(keys(16), inputs), spread)
+
+
+def test_epoch_row_and_seed_each_change_the_mask_and_evaluation_has_its_own():
+  inputs = rows(8)
+  base = mask(keys(8), inputs).positions
+  for other in (keys(8, epoch=1), keys(8, first=8), keys(8, seed=4), keys(8, epoch=EVALUATION_EPOCH)):
+    assert (mask(other, inputs).positions != base).any(axis=1).all()
+  np.testing.assert_array_equal(mask(keys(8), inputs).positions, base)
+
+
+def test_the_masks_of_a_known_row_are_pinned():
+  """Resumed runs and other hosts must draw the very same masks: a change here breaks every run in progress."""
+  masked = mask(keys(1), rows(1))
+  assert np.asarray(masked.positions)[0].tolist() == PINNED_POSITIONS
+  assert np.asarray(masked.input_ids)[0][PINNED_POSITIONS[:9]].tolist() == PINNED_IDS
+
+
+PINNED_POSITIONS = [20, 48, 37, 54, 56, 23, 11, 55, 12, 0, 0, 0]
+PINNED_IDS = [9, 9, 9, 22, 9, 9, 9, 9, 9]
+
+
+def test_whole_words_are_masked_whole_or_not_at_all_and_never_exceed_the_number():
+  continuation = np.zeros(VOCAB, bool)
+  continuation[40:] = True  # the last third of the vocabulary are ## pieces
+  inputs = rows(500, fill=60)
+  masked = jax.device_get(masking.mask_tokens(keys(500), inputs, **SETTINGS, continuation=jnp.asarray(continuation)))
+  ids = np.asarray(inputs.input_ids)
+  maskable = ~np.isin(ids, SPECIAL)
+  predicted = 0
+  for row in range(len(ids)):
+    used = np.asarray(masked.weights[row]) == 1
+    chosen = set(np.asarray(masked.positions[row])[used].tolist())
+    predicted += len(chosen)
+    assert len(chosen) <= min(K, max(1, np.round(0.15 * maskable[row].sum())))
+    for place in range(1, LENGTH):
+      if maskable[row, place] and maskable[row, place - 1] and continuation[ids[row, place]]:
+        assert (place in chosen) == (place - 1 in chosen), "a word was split"
+  assert predicted > 0.8 * 0.15 * maskable.sum(), "the budget is filled but for the last word that does not fit"
