@@ -24,7 +24,8 @@ from bert_jax.models import config as models_config
 
 # key: (default, meaning). A default of None means "derived"; its type stands in DERIVED.
 KEYS: dict[str, tuple[Any, str]] = {
-    "total_steps": (1000, "optimizer updates in the whole run"),
+    "total_steps": (1000, "optimizer updates in the whole schedule"),
+    "stop_at_step": (0, "save and end after this step although the schedule runs to total_steps; 0: at total_steps"),
     "log_every_steps": (50, "steps between two logged lines of training metrics"),
     "eval_every_steps": (1000, "steps between two evaluations; the last step is always evaluated"),
     "eval_rows": (0, "rows of the validation split that an evaluation reads; 0: all"),
@@ -85,7 +86,7 @@ DERIVED = {"masking.max_predictions": int} | {f"model.{name}": field.type for na
 
 # Keys that a resumed run may change: they touch neither the data nor the mathematics of a step.
 FREE_TO_CHANGE = (
-    "log_every_steps", "eval_every_steps", "eval_rows", "max_bad_steps", "data.corpus", "data.source", "data.loader",
+    "stop_at_step", "log_every_steps", "eval_every_steps", "eval_rows", "max_bad_steps", "data.corpus", "data.source", "data.loader",
     "data.cache_dir", "prepare.*", "mesh.*", "model.remat", "model.attention", "optimizer.microbatches",
     "checkpoint.*", "export.*", "init_from",
 )  # fmt: skip
@@ -93,14 +94,14 @@ FREE_TO_CHANGE = (
 
 def default_config() -> ml_collections.ConfigDict:
   """Every key at its default, locked: setting an unknown key raises."""
-  config = ml_collections.ConfigDict()
+  nested: dict[str, Any] = {}
   for key, (value, _) in KEYS.items():
     *groups, name = key.split(".")
-    node = config
+    node = nested
     for group in groups:
-      node = node.setdefault(group, ml_collections.ConfigDict())
+      node = node.setdefault(group, {})
     node[name] = value if value is not None else ml_collections.config_dict.placeholder(DERIVED[key])
-  return config.lock()
+  return ml_collections.ConfigDict(nested).lock()
 
 
 def meaning(key: str) -> str:
@@ -153,12 +154,14 @@ def _apply(config: ml_collections.ConfigDict, override: str) -> None:
   if not equals:
     raise errors.UserError(f"--config.{key} needs a value: --config.{key}=VALUE")
   check_key(key)
+  _set(config, key, _parse(key, text, DERIVED.get(key) or type(KEYS[key][0])))
+
+
+def _set(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
   *groups, name = key.split(".")
-  node = config
   for group in groups:
-    node = node[group]
-  wanted = DERIVED.get(key) or type(KEYS[key][0])
-  node[name] = _parse(key, text, wanted)
+    config = config[group]
+  config[name] = value
 
 
 def _parse(key: str, text: str, wanted: type) -> Any:
@@ -221,8 +224,15 @@ def validate(config: ml_collections.ConfigDict) -> None:
     raise errors.UserError(
         f"data.batch_size={flat['data.batch_size']} does not divide into optimizer.microbatches={flat['optimizer.microbatches']} parts"
     )
+  if not 0 <= flat["stop_at_step"] <= flat["total_steps"]:
+    raise errors.UserError(f"stop_at_step={flat['stop_at_step']} must lie between 0 and total_steps={flat['total_steps']}")
   if flat["init_optimizer"] and not flat["init_from"]:
     raise errors.UserError("init_optimizer takes the moments of the run named by init_from, which is empty")
+
+
+def last_step(config: ml_collections.ConfigDict) -> int:
+  """The step after which a run ends."""
+  return config.stop_at_step or config.total_steps
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
@@ -235,11 +245,7 @@ def from_json(text: str) -> ml_collections.ConfigDict:
   config = default_config()
   for key, value in json.loads(text).items():
     check_key(key)
-    *groups, name = key.split(".")
-    node = config
-    for group in groups:
-      node = node[group]
-    node[name] = value
+    _set(config, key, value)
   return config
 
 

@@ -64,12 +64,12 @@ def pretrain_run(config: ml_collections.ConfigDict, workdir: str, say: Callable[
           root / "checkpoints", every_steps=config.checkpoint.every_steps, keep_last=config.checkpoint.keep_last,
           keep_best=config.checkpoint.keep_best,
       ) as checkpoints,
-      metrics.Progress(config.total_steps) as progress,
+      metrics.Progress(configs.last_step(config)) as progress,
   ):  # fmt: skip
     writer.event("start", attempt=attempt, devices=jax.device_count(), device_kind=jax.devices()[0].device_kind,
                  jax=jax.__version__, python=platform.python_version())  # fmt: skip
     params, last = loop.train(run, checkpoints, writer, progress)
-    writer.event("finish", step=config.total_steps)
+    writer.event("finish", step=configs.last_step(config))
   if config.export.format:
     hf_folder.write_folder(
         root / "export", jax.device_get(params), encoder, root / "tokenizer", head="pretraining", format=config.export.format
@@ -77,9 +77,9 @@ def pretrain_run(config: ml_collections.ConfigDict, workdir: str, say: Callable[
   return last
 
 
-def is_finished(workdir: str) -> bool:
-  """Whether the run in `workdir` has trained all its steps."""
-  return any(event["event"] == "finish" for event in metrics.read_events(workdir))
+def is_finished(workdir: str, config: ml_collections.ConfigDict) -> bool:
+  """Whether the run in `workdir` has already trained to where `config` ends it."""
+  return any(event["event"] == "finish" and event["step"] >= configs.last_step(config) for event in metrics.read_events(workdir))
 
 
 def _corpus(config: ml_collections.ConfigDict, say) -> Corpus:

@@ -30,8 +30,8 @@ def run(options: argparse.Namespace) -> None:
   from bert_jax.commands import start_jax
 
   start_jax()
-  if runs.is_finished(options.workdir):
-    print(f"{options.workdir} has already trained its {config.total_steps:,} steps; evaluating it again.")
+  if runs.is_finished(options.workdir, config):
+    print(f"{options.workdir} has already trained its {configs.last_step(config):,} steps; evaluating it again.")
     print("To train anew, give another --workdir or remove this one.")
   metrics = runs.pretrain_run(config, options.workdir)
   print_result(pathlib.Path(options.workdir), config, metrics)

@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
+from bert_jax import config as configs
 from bert_jax.errors import UserError
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training import sharding, train_state
@@ -50,7 +51,7 @@ class Run(NamedTuple):
 
 
 def train(run: Run, checkpoints: Checkpoints, writer: MetricsWriter, progress: Progress) -> tuple[Any, dict[str, float]]:
-  """Trains to config.total_steps, from the newest good checkpoint if there is one.
+  """Trains to the last step, from the newest good checkpoint if there is one.
 
   Returns:
     The parameters and the metrics of the last evaluation.
@@ -58,7 +59,7 @@ def train(run: Run, checkpoints: Checkpoints, writer: MetricsWriter, progress: P
   Raises:
     UserError: the checkpoints belong to other data; too many bad steps in a row.
   """
-  config, batch_size = run.config, run.config.data.batch_size
+  config, batch_size, end = run.config, run.config.data.batch_size, configs.last_step(run.config)
   schedule = optimizers.make_schedule(config)
   optimizer = optimizers.make_optimizer(config)
   abstract = abstract_state(run.task, optimizer, run.mesh, config.seed)
@@ -78,7 +79,7 @@ def train(run: Run, checkpoints: Checkpoints, writer: MetricsWriter, progress: P
   evaluation, evaluated_at = {}, -1
   try:
     with jax.transfer_guard("disallow"):
-      for step in range(first + 1, config.total_steps + 1):
+      for step in range(first + 1, end + 1):
         waiting = time.perf_counter()
         batch = sharding.put_batch(next(stream), run.mesh)
         window.waited(time.perf_counter() - waiting)
@@ -89,7 +90,7 @@ def train(run: Run, checkpoints: Checkpoints, writer: MetricsWriter, progress: P
           window.add(step - 1, in_flight)
         in_flight = report
 
-        last = step == config.total_steps
+        last = step == end
         if step % config.log_every_steps == 0 or last:
           window.add(step, in_flight)
           in_flight = None
@@ -108,8 +109,8 @@ def train(run: Run, checkpoints: Checkpoints, writer: MetricsWriter, progress: P
     checkpoints.wait()
   finally:
     getattr(stream, "close", lambda: None)()
-  if evaluated_at != config.total_steps:  # nothing was left to train
-    evaluation = _evaluate(run, state.params, config.total_steps, writer, progress)
+  if evaluated_at < 0:  # nothing was left to train
+    evaluation = _evaluate(run, state.params, first, writer, progress)
   return state.params, evaluation
 
 
@@ -140,8 +141,8 @@ def _restore_or_start(run: Run, optimizer, abstract, checkpoints, writer):
   state = make(jax.random.key(run.config.seed))
   if run.start is not None:
     state = run.start(state, abstract)
-  if int(state.step) >= run.config.total_steps:
-    raise UserError(f"init_optimizer starts at step {int(state.step)}, but total_steps={run.config.total_steps}: raise it")
+  if int(state.step) >= configs.last_step(run.config):
+    raise UserError(f"init_optimizer starts at step {int(state.step)}, where this run would already end; raise total_steps")
   return state, 0
 
 

@@ -1,0 +1,46 @@
+"""Package metadata. `constraints.txt` pins the exact versions that the tests run with."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+TENSORFLOW = [
+    # The CPU build is half the size, and TensorFlow only feeds rows; it exists for x86-64 Linux alone.
+    "tensorflow-cpu>=2.19; sys_platform == 'linux' and platform_machine == 'x86_64'",
+    "tensorflow>=2.19; sys_platform != 'linux' or platform_machine != 'x86_64'",
+]
+
+setup(
+    name="bert_jax",
+    version="0.1.0",
+    description="Pretrain BERT encoders from raw text in JAX, and hand them to PyTorch",
+    long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["bert_jax", "bert_jax.*"]),
+    install_requires=[
+        "jax>=0.10.2",
+        "flax>=0.12.8,<0.13",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "etils[epath]",
+        "ml-collections>=1.1",
+        "numpy",
+        "tokenizers>=0.22",
+        "safetensors>=0.6",
+        "tqdm",
+        "tensorboardX>=2.6",
+        "matplotlib",
+        "zstandard",
+        *TENSORFLOW,
+        "tensorflow-datasets>=4.9.9",
+        "importlib_resources",  # tensorflow-datasets 4.9.10 imports it without declaring it
+    ],
+    extras_require={
+        "cuda": ["jax[cuda12]>=0.10.2"],
+        "tpu": ["jax[tpu]>=0.10.2"],
+        "test": ["pytest", "torch", "transformers>=5", "sentence-transformers>=5"],
+    },
+    entry_points={"console_scripts": ["bert-jax = bert_jax.__main__:main"]},
+)

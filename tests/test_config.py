@@ -1,0 +1,93 @@
+"""config.py (law 9): one schema, no silent keys."""
+
+import pathlib
+
+import pytest
+
+from bert_jax import config as configs
+from bert_jax.errors import UserError
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
+
+
+def write(tmp_path, body):
+  path = tmp_path / "mine.py"
+  path.write_text(f"from bert_jax.config import default_config\ndef get_config(variant=''):\n  config = default_config()\n{body}\n  return config\n")
+  return str(path)
+
+
+def test_an_unknown_key_in_a_file_is_an_error_that_names_the_nearest(tmp_path):
+  with pytest.raises(UserError, match="learning_rat.*learning_rate"):
+    configs.load_config(write(tmp_path, "  config.optimizer.learning_rat = 1.0"))
+
+
+def test_an_unknown_key_on_the_command_line_is_an_error_that_names_the_nearest(tmp_path):
+  with pytest.raises(UserError, match="'data.batchsize'; did you mean 'data.batch_size'"):
+    configs.load_config(write(tmp_path, ""), ["data.batchsize=4"])
+
+
+@pytest.mark.parametrize(
+    "override, key, value",
+    [
+        ("data.batch_size=64", "data.batch_size", 64),
+        ("total_steps=1e3", "total_steps", 1000),
+        ("optimizer.learning_rate=1", "optimizer.learning_rate", 1.0),
+        ("model.remat=true", "model.remat", True),
+        ("data.corpus=7", "data.corpus", "7"),
+        ("model.hidden_size=64", "model.hidden_size", 64),
+        ("masking.max_predictions=20", "masking.max_predictions", 20),
+    ],
+)
+def test_overrides_take_the_type_of_the_key(tmp_path, override, key, value):
+  found = configs.flatten(configs.load_config(write(tmp_path, ""), [override]))[key]
+  assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("override", ["data.batch_size=many", "total_steps=1.5", "model.remat=2", "masking.rate=2", "optimizer.name=sgd",
+                                      "data.batch_size=0", "optimizer.microbatches=7", "data.batch_size"])  # fmt: skip
+def test_values_that_cannot_work_are_refused_by_the_name_of_their_key(tmp_path, override):
+  with pytest.raises(UserError, match=override.partition("=")[0]):
+    configs.load_config(write(tmp_path, ""), [override])
+
+
+def test_json_keeps_every_key_and_value():
+  config = configs.default_config()
+  config.model.hidden_size = 48
+  config.optimizer.learning_rate = 0.1 + 0.2
+  again = configs.from_json(configs.to_json(config))
+  assert configs.flatten(again) == configs.flatten(config)
+  assert set(configs.flatten(config)) == set(configs.KEYS)
+
+
+def test_a_changed_key_matters_unless_it_is_free_to_change():
+  before, after = configs.default_config(), configs.default_config()
+  after.log_every_steps = 7
+  after.mesh.fsdp = 4
+  assert configs.changed_keys(before, after) == {}
+  after.seed = 1
+  assert configs.changed_keys(before, after) == {"seed": (0, 1)}
+
+
+def test_every_free_key_exists():
+  for entry in configs.FREE_TO_CHANGE:
+    assert any(key == entry or key.startswith(entry.rstrip("*")) for key in configs.KEYS), entry
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_config_of_the_project_loads_and_says_what_it_costs(path):
+  text = path.read_text(encoding="utf-8")
+  for heading in ("Paper:", "Command:", "Hardware:", "Cost:", "Result:"):
+    assert heading in text, f"{path.name} does not state its {heading}"
+  variants = [""] if path.stem == "quickstart" else ["phase1", "phase2", "local"]
+  for variant in variants:
+    configs.load_config(f"{path}:{variant}")
+  with pytest.raises(UserError, match="nonsense"):
+    configs.load_config(f"{path}:nonsense")
+
+
+def test_a_missing_file_and_a_file_without_get_config_are_named(tmp_path):
+  with pytest.raises(UserError, match="no config file"):
+    configs.load_config(str(tmp_path / "none.py"))
+  (tmp_path / "empty.py").write_text("x = 1\n")
+  with pytest.raises(UserError, match="get_config"):
+    configs.load_config(str(tmp_path / "empty.py"))
