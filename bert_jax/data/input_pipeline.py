@@ -1,0 +1,217 @@
+"""Batches of a corpus, from any position on, for any number of hosts.
+
+`load_batch` is all there is to it: positions in, rows out (law 1 in the order
+of rows, see order.py). Two loaders run it ahead of the training loop and hand
+out the same batches, bit for bit: tf.data, and plain threads where TensorFlow
+is not installed. Nothing is shuffled or skipped, so a stream that begins at
+position 10 million yields its first batch as soon as one that begins at 0.
+
+With n processes, each one reads only its own rows of every global batch:
+process h takes rows [h * B / n, (h + 1) * B / n), B being the global batch size.
+"""
+
+import collections
+import concurrent.futures
+import os
+from typing import Any, Callable, Iterator, Protocol
+
+import numpy as np
+
+from bert_jax.batch import EVALUATION_EPOCH, HOST_BATCH
+from bert_jax.data.order import rows_at
+from bert_jax.errors import UserError
+
+# Batches in the making at once (reading from a memory map lets other threads run), and batches that wait.
+_WORKERS = 2
+_AHEAD = 4
+
+HostBatch = dict[str, np.ndarray]
+
+
+class Rows(Protocol):
+  """What the pipeline needs of a corpus.Split; tests pass other things."""
+
+  num_rows: int
+  seq_length: int
+  max_sequences: int
+
+  def gather(self, rows: np.ndarray) -> HostBatch: ...
+
+
+def load_batch(split: Rows, positions: np.ndarray, *, seed: int) -> HostBatch:
+  """The rows that stand at some positions of the endless training sequence.
+
+  Args:
+    split: at least one row.
+    positions: int64 [n], see order.rows_at; across the end of an epoch, too.
+    seed: decides the order of rows.
+
+  Returns:
+    A batch as in batch.HOST_BATCH, with B = n.
+  """
+  epoch, rows = rows_at(positions, num_rows=split.num_rows, seed=seed)
+  return split.gather(rows) | {"epoch": epoch, "index": rows.astype(np.uint32)}
+
+
+def train_batches(
+    split: Rows,
+    *,
+    batch_size: int,
+    seed: int,
+    start: int,
+    steps: int,
+    loader: str,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[HostBatch]:
+  """This process's part of `steps` global batches, made ahead of time in the background.
+
+  Args:
+    split: the rows to train on; they may be fewer than a batch.
+    batch_size: rows in a global batch.
+    seed: decides the order of rows.
+    start: position of the first example in the whole run (64 bits), 0 in a new run.
+    steps: how many batches.
+    loader: "tfdata" or "threads".
+    process_index: which process this is.
+    process_count: how many share a batch.
+
+  Returns:
+    A generator of batches as in batch.HOST_BATCH, with B = batch_size / process_count. Close it, or leave it
+    to the garbage collector; its threads end with it.
+
+  Raises:
+    UserError: the batch does not divide over the processes, an empty split, no TensorFlow for "tfdata", an
+      unknown loader: all of them at once, not at the first batch.
+  """
+  rows = _rows_of_process(split, batch_size, process_index, process_count)
+  offsets = np.arange(rows.start, rows.stop, dtype=np.int64)
+  load = lambda position: load_batch(split, position + offsets, seed=seed)
+  positions = range(start, start + steps * batch_size, batch_size)
+  if loader == "tfdata":
+    return _tfdata(_import_tensorflow(), load, positions, split, len(rows))
+  if loader == "threads":
+    return _threads(load, positions)
+  raise UserError(f"config key 'data.loader' must be 'tfdata' or 'threads'; it is {loader!r}")
+
+
+def evaluation_batches(
+    split: Rows, *, batch_size: int, max_rows: int = 0, process_index: int = 0, process_count: int = 1
+) -> Iterator[HostBatch]:
+  """This process's part of a pass over a split, in the order of its rows, at the epoch kept for evaluation.
+
+  Every process gets the same number of batches, or the pod would hang in the last one: the last global batch
+  is filled up with empty rows, which have no tokens, no sequences and so no weight in any sum.
+
+  Args:
+    split: the rows to evaluate.
+    batch_size: rows in a global batch.
+    max_rows: stop after so many rows; 0: all.
+    process_index: which process this is.
+    process_count: how many share a batch.
+
+  Returns:
+    A generator of batches as in batch.HOST_BATCH, with B = batch_size / process_count.
+
+  Raises:
+    UserError: the batch does not divide over the processes, or an empty split.
+  """
+  own = _rows_of_process(split, batch_size, process_index, process_count)
+  total = min(split.num_rows, max_rows or split.num_rows)
+
+  def load(first: int) -> HostBatch:
+    rows = np.arange(first + own.start, min(first + own.stop, total), dtype=np.int64)
+    batch = split.gather(rows) | {"index": rows.astype(np.uint32)}
+    missing = len(own) - len(rows)
+    batch = {name: np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) for name, array in batch.items()}
+    return batch | {"epoch": np.full(len(own), EVALUATION_EPOCH, np.uint32)}
+
+  return _threads(load, range(0, total, batch_size))
+
+
+def _rows_of_process(split: Rows, batch_size: int, process_index: int, process_count: int) -> range:
+  """Which rows of a global batch this process reads, after checking that this can work."""
+  if batch_size < 1 or batch_size % process_count:
+    raise UserError(
+        f"data.batch_size={batch_size} does not divide over {process_count} processes; "
+        f"choose a multiple of {process_count}"
+    )
+  if not 1 <= split.num_rows <= 2**32:  # batch.HOST_BATCH has 32 bits for the index of a row
+    raise UserError(f"a corpus split must have 1 to {2**32} rows; this one has {split.num_rows}: prepare a larger (or smaller) corpus")
+  share = batch_size // process_count
+  return range(process_index * share, (process_index + 1) * share)
+
+
+def _threads(load: Callable[[int], HostBatch], positions: range) -> Iterator[HostBatch]:
+  """Yields load(position) for every position, in order, with a few of them in the making.
+
+  There is no queue to wait on: a task always ends by itself, so closing the generator, an exception in
+  `load` (raised here, in the consumer) and the interpreter's exit cannot hang.
+  """
+  executor = concurrent.futures.ThreadPoolExecutor(_WORKERS, thread_name_prefix="bert_jax-loader")
+  pending = collections.deque()
+  try:
+    for position in positions:
+      pending.append(executor.submit(load, position))
+      if len(pending) > _AHEAD:
+        yield pending.popleft().result()
+    while pending:
+      yield pending.popleft().result()
+  finally:
+    # The executor's threads end when it is collected, together with this frame. executor.shutdown() would say so
+    # more plainly, but fails where the interpreter is being torn down around an unfinished generator.
+    for future in pending:
+      future.cancel()
+
+
+def _tfdata(tf: Any, load: Callable[[int], HostBatch], positions: range, split: Rows, rows: int) -> Iterator[HostBatch]:
+  """The same by tf.data: one call of NumPy per batch, run by tf.data's threads."""
+  sizes = {"B": rows, "L": split.seq_length, "S": split.max_sequences, "3": 3}
+  shapes = {name: [sizes[axis] for axis in axes.split()] for name, (_, axes) in HOST_BATCH.items()}
+  failures = {}
+
+  def load_arrays(position: np.int64) -> list[np.ndarray]:
+    # An exception that TensorFlow sees is printed several times and loses its type: keep it for the consumer.
+    try:
+      batch = load(int(position))
+    except Exception as error:
+      failures[int(position)] = error
+      batch = {name: np.zeros(shapes[name], dtype) for name, (dtype, _) in HOST_BATCH.items()}
+    return [batch[name] for name in HOST_BATCH]
+
+  @tf.autograph.experimental.do_not_convert
+  def load_tensors(position):
+    tensors = tf.numpy_function(load_arrays, [position], [dtype for dtype, _ in HOST_BATCH.values()])
+    return {name: tf.ensure_shape(tensor, shapes[name]) for name, tensor in zip(HOST_BATCH, tensors)}
+
+  dataset = tf.data.Dataset.range(positions.start, positions.stop, positions.step)
+  dataset = dataset.map(load_tensors, num_parallel_calls=_WORKERS, deterministic=True).prefetch(_AHEAD)
+
+  def batches() -> Iterator[HostBatch]:
+    for position, batch in zip(positions, dataset.as_numpy_iterator()):
+      if position in failures:
+        raise failures[position]
+      yield batch
+
+  return batches()
+
+
+def _import_tensorflow() -> Any:
+  """TensorFlow, quiet, and without an eye for the GPU, whose memory it would otherwise take from JAX."""
+  # Both have to stand before the import. oneDNN is for TensorFlow's mathematics, of which there is none here; a
+  # message about it gets past the log level.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+  try:
+    import tensorflow as tf
+  except ImportError as error:
+    raise UserError(
+        'data.loader="tfdata" needs TensorFlow, which is not installed; '
+        'use data.loader="threads" (--config.data.loader=threads): the batches are the same'
+    ) from error
+  import absl.logging
+
+  absl.logging.set_verbosity(absl.logging.ERROR)
+  tf.get_logger().setLevel("ERROR")
+  tf.config.set_visible_devices([], "GPU")
+  return tf
