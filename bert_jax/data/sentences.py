@@ -1,0 +1,128 @@
+"""Documents to sentences, for English, Chinese and a mix of the two.
+
+Next-sentence prediction needs the places where one sentence ends and the next
+begins; a few wrong ones do no harm, but the rule runs over every corpus, so it
+has to be fast. One regular expression finds the candidates, and only those that
+a stop after an abbreviation may have caused are looked at more closely.
+
+Nothing is lost: the sentences of a text hold all its characters but for the
+white space between them.
+"""
+
+import re
+
+# What may close behind a stop and belongs to the sentence before: quotes and brackets.
+_CJK_CLOSERS = "”’」』）》】〕〉"
+_CLOSERS = "\"'»)\\]}" + _CJK_CLOSERS
+
+# The pattern opens with one plain set of characters, because that is what the regular expression engine can scan
+# for quickly; the branches look back at which stop it was. Possessive repeats (*+) never give a closing quote back.
+#
+# A Latin stop ends a sentence before white space, unless the next character shows that it goes on (a small letter, a
+# comma …); right before a Chinese character it needs no space. A Chinese stop ends one anywhere, except before
+# punctuation that goes on: “好！”，他说。
+_CANDIDATE = re.compile(
+    "[.!?…。！？；｡](?:"
+    rf"(?<=[.!?…])(?P<latin>[.!?…。！？]*+[{_CLOSERS}]*+)"
+    rf"(?:\s++(?![a-zß-öø-ÿ,;:.!?…)\]}}%，、：；])|(?<=[!?…。！？{_CJK_CLOSERS}])(?=[\u2e80-\u9fff“‘「『《（])(?![，、：；])"
+    r"|(?<=[\u2e80-\u9fff]\.)(?=[\u2e80-\u9fff]))"
+    rf"|(?<=[。！？；｡])[!?.。！？；｡…]*+[{_CJK_CLOSERS}]*+(?P<straight>[\"']*+)\s*+(?![，、：,:;；。！？])"
+    ")")
+
+# Never the end of a sentence: a name or an example follows.
+_BEFORE_NAMES = frozenset(
+    "mr mrs ms mme mlle messrs dr prof rev hon gen col lt capt cmdr sgt maj adm gov sen rep pres st mt ft e.g eg i.e ie "
+    "cf vs v viz resp approx ca fig figs eq eqs sec secs ref refs ch chap tab al".split())
+
+# Not the end before a number.
+_BEFORE_NUMBERS = frozenset(
+    "no nos p pp vol vols art sect pt para jan feb mar apr jun jul aug sep sept oct nov dec nr op bk ver v "
+    "version".split())
+
+# The end only where a word follows that commonly opens a sentence.
+_MAYBE_LAST = frozenset("jr sr inc ltd co corp bros etc esq ph.d m.d b.a m.a b.sc m.sc dept univ est".split())
+_OPENERS = frozenset(
+    "the a an this that these those it its he she they we i you his her their our my your in on at by for from with as "
+    "to of when while where if after before since during there here however but and or so then thus hence also "
+    "although though because what who why how no not some many most all both each one two such other another "
+    "according despite under until".split())
+
+_LAST_WORD = re.compile(r"[^\s\"'“‘(\[{—–/]*$")
+_NEXT_WORD = re.compile(r"[\s\"'“‘(\[{]*([\w’']*)")
+_LETTERS_WITH_STOPS = re.compile(r"(?:[A-Za-z]\.)+[A-Za-z]$")
+_ENUMERATOR = re.compile(r"[(\[]?(?:\d{1,3}|[A-Za-z]|[ivxIVX]{1,4}|\d{1,2}(?:\.\d{1,2})+)[)\]]?$")
+
+
+def split_sentences(text: str) -> list[str]:
+  """Splits a document into sentences.
+
+  A newline is always a boundary. Sentences come without surrounding white space
+  and are never empty; what is inside them is as it was. A text without any stop
+  is one sentence, however long.
+
+  Args:
+    text: the document.
+
+  Returns:
+    The sentences, in order. Example: 'Dr. Li came. 他走了。' gives ['Dr. Li came.', '他走了。'].
+  """
+  sentences = []
+  for line in text.splitlines():
+    start = 0
+    for found in _CANDIDATE.finditer(line):
+      end = found.end()
+      latin, straight = found.groups()
+      if latin == "" and line[found.start()] == ".":
+        if not _is_end(line, start, found.start(), end):
+          continue
+      elif straight:
+        end = _after_straight_quotes(line, start, found)
+      sentence = line[start:end].strip()
+      if sentence:
+        sentences.append(sentence)
+      start = end
+    rest = line[start:].strip()
+    if rest:
+      sentences.append(rest)
+  return sentences
+
+
+def _is_end(line: str, start: int, stop: int, end: int) -> bool:
+  """Whether the full stop at `stop` ends the sentence that began at `start`, rather than an abbreviation."""
+  # The longest abbreviation is short: no need to look further back.
+  word = _LAST_WORD.search(line, max(start, stop - 12), stop)[0]
+  size = len(word)
+  if size > 7:
+    return True
+  lower = word.lower()
+  if size == 1 and word.isalpha() or size > 1 and word[1] == "." and _LETTERS_WITH_STOPS.match(word):
+    if lower in _BEFORE_NAMES or lower in _BEFORE_NUMBERS and line[end:end + 1].isdigit():
+      return False
+    return not _is_start(line, start, stop) and _opens_sentence(line, end)
+  if lower in _BEFORE_NAMES:
+    return False
+  if lower in _BEFORE_NUMBERS:
+    return not line[end:end + 1].isdigit()
+  if lower in _MAYBE_LAST:
+    return _opens_sentence(line, end)
+  return not _is_start(line, start, stop)
+
+
+def _is_start(line: str, start: int, stop: int) -> bool:
+  """Whether all that stands before the stop is the number of a list item: '1.', '(a).', 'IV.'"""
+  return stop - start < 12 and bool(_ENUMERATOR.match(line[start:stop].strip()))
+
+
+def _opens_sentence(line: str, position: int) -> bool:
+  word = _NEXT_WORD.match(line, position)[1]
+  # "I" is an initial as often as a pronoun when a stop follows it.
+  return word.lower() in _OPENERS and line[position + len(word):position + len(word) + 1] != "."
+
+
+def _after_straight_quotes(line: str, start: int, found: re.Match) -> int:
+  """Where a sentence ends whose Chinese stop is followed by straight quotes, which open and close alike.
+
+  They close when the sentence holds an opening one, else they belong to the next sentence.
+  """
+  quotes = found.start("straight")
+  return found.end() if line.count(line[quotes], start, quotes) % 2 else quotes
