@@ -22,13 +22,23 @@ The manifest, by example:
      "short_probability": 0.1, "validation_fraction": 0.02,
      "vocab_size": 30522, "lowercase": true, "tokenizer_fingerprint": "9ab1…",
      "special_ids": {"pad": 0, "unk": 100, "cls": 101, "sep": 102, "mask": 103},
-     "unigram_entropy": 7.1,       nats, of the train split's tokens without special tokens
-     "splits": {"train": {"documents": …, "sentences": …, "sequences": …, "tokens": …, "rows": …,
-                          "packing_efficiency": …, "label_counts": [follows, random],
-                          "majority_label_share": …, "tokens_per_word": …, "unknown_rate": …, …,
-                          "shards": [{"rows": …, "tokens": SHA-256, "sequences": …, "documents": …}]},
+     "unigram_entropy": 7.1,       nats; that of the train split
+     "counts": {"documents": …, …}      both splits together; the keys as below
+     "splits": {"train": {"counts": {"documents": …, "sentences": …,
+                                     "tokens": of the text, "row_tokens": in the rows, with [CLS] and [SEP],
+                                     "sequences": …, "rows": …, "packing_efficiency": row_tokens / (rows · L)},
+                          "label_counts": [B follows, B random], "majority_label_share": …,
+                          "unigram_entropy": …, "tokens_per_word": …, "unknown_rate": …,
+                          "length_counts": {"1-16": …, …}, "frequent_tokens": [["the", 1234], …],
+                          "shards": [{"rows": …, "tokens": SHA-256, "sequences": …, "documents": …}, …]},
                 "validation": {…}},
-     "provenance": {"sources": […], "created": …, "workers": …, "versions": {…}, …}}
+     "provenance": {"sources": […], "created": …, "seconds": …, "workers": …, "versions": {…}, …}}
+
+`unigram_entropy` is the entropy, in nats, of single tokens, those that can never
+be targets ([CLS], [SEP], [PAD], [MASK], [UNK]) left out: the loss of a model
+that knows word frequencies and nothing else. A word, in `tokens_per_word`, is
+what BERT cuts text into before WordPiece: a Chinese character and a
+punctuation mark count as one.
 """
 
 import concurrent.futures
@@ -168,11 +178,14 @@ def _write_array(path: pathlib.Path, array: np.ndarray) -> str:
   header = io.BytesIO()
   np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
   data = memoryview(array).cast("B") if array.size else b""
-  with open(path, "wb") as file:
-    file.write(header.getvalue())
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())  # some file systems report a full disk only here
+  try:
+    with open(path, "wb") as file:
+      file.write(header.getvalue())
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())  # some file systems report a full disk only here
+  except OSError as error:
+    raise UserError(f"{path}: cannot be written: {error.strerror}; free some space, or choose another --out") from error
   digest = hashlib.sha256(header.getvalue())
   digest.update(data)
   return digest.hexdigest()

@@ -96,7 +96,7 @@ def make_sequences(
   """Cuts every document of a chunk into sequences.
 
   Args:
-    documents: the chunk; see `Objective.min_documents` for how many it needs.
+    documents: the chunk; see `Objective.min_documents` for how many it needs. None at all give no sequences.
     objective: a key of `OBJECTIVES`.
     seq_length: tokens in a sequence at most, [CLS] and [SEP] included.
     short_probability: share of NSP pairs whose target length is drawn between 2 and the maximum.
@@ -109,7 +109,7 @@ def make_sequences(
     UserError: unknown objective, unusable seq_length, or too few documents.
   """
   kind = check_settings(objective, seq_length)
-  if len(documents.numbers) < kind.min_documents:
+  if 0 < len(documents.numbers) < kind.min_documents:
     raise UserError(
         f"objective {objective} takes a random B from another document: expected at least "
         f"{kind.min_documents} documents, found {len(documents.numbers)}; give more documents, or use --objective=none"
