@@ -1,0 +1,399 @@
+"""Checkpoints that count only when verified. The only file that knows Orbax.
+
+A checkpoint is one folder, written in the background while training goes on:
+
+    checkpoints/300/state/               the arrays, by Orbax, as a nested dict
+                    manifest/data.json   step, host values, metrics; dtype, shape and checksum of every array
+                    commit_success.txt   written last: without it the checkpoint does not count
+
+Orbax sees missing files but hands out flipped bits without a word, so every
+array has a checksum of its own (see checksums.py), computed on the devices
+before the save and again after the restore, and the manifest has a SHA-256 of
+itself. Nothing here is pickled; readers meet JSON and arrays only.
+
+Damage is never deleted. `checkpoints/300` becomes
+`checkpoints/set-aside/300-REASON`, so that step 300 can be saved again, and the
+newest good checkpoint before it is used. A folder with neither the commit
+marker nor the metadata that Orbax writes just before it never was a
+checkpoint: its save was killed, and it is removed. On an object store, which
+has no rename, `checkpoint_folder.set_aside` would write a marker object into the
+step's folder, `step_folders` would pass over folders that have one, and a step
+saved again would need another folder name; nothing else would change.
+
+With several processes the first one tidies up and names the candidates, and a
+candidate counts as read only when every process has read it (agreement.py), so
+that all take the same decision.
+"""
+
+import math
+import sys
+import time
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from bert_jax.errors import UserError
+from bert_jax.training import checkpoint_folder as folders
+from bert_jax.training.agreement import from_first, together
+from bert_jax.training.checkpoint_folder import Damaged, Manifest
+from bert_jax.training.checksums import array_facts, numpy_checksum
+from bert_jax.training.orbax_noise import silence_orbax
+
+silence_orbax()
+
+def _no_event(name: str, **fields) -> None:
+  """Nobody listens."""
+
+
+class Restored(NamedTuple):
+  """A verified checkpoint.
+
+  Attributes:
+    state: pytree of jax.Array, with the structure and shardings that were asked for.
+    step: which checkpoint it is.
+    host: what was saved beside the state (position in the data, seed, corpus_id, …), and `step`.
+  """
+
+  state: Any
+  step: int
+  host: dict[str, Any]
+
+
+class Checkpoints:
+  """Saves in the background, keeps the last and the best, restores the newest good one.
+
+      with Checkpoints(folder, every_steps=1000, keep_last=3, keep_best=1) as checkpoints:
+        restored = checkpoints.restore_latest(abstract_state, on_event=writer.event)
+        for step in …:
+          if checkpoints.should_save(step):
+            checkpoints.save(step, state, host={"position": position}, metrics={"eval/mlm_loss": loss})
+        checkpoints.wait()
+
+  A failed background save is raised by the next should_save, save or wait, whichever comes first.
+  """
+
+  def __init__(self, directory, *, every_steps: int, keep_last: int, keep_best: int, metric="eval/mlm_loss"):
+    """
+    Args:
+      directory: the folder of this run's checkpoints; made when the first one is saved.
+      every_steps: should_save is true at its multiples.
+      keep_last: newest checkpoints to keep, at least two whatever it says: one to fall back on.
+      keep_best: checkpoints with the lowest `metric` to keep besides.
+      metric: name among the metrics given to `save`.
+    """
+    if every_steps < 1:
+      raise UserError(f"checkpoint.every_steps must be 1 or more, got {every_steps}")
+    self._directory = _folder(directory)
+    self._every_steps, self._keep_last, self._keep_best = every_steps, max(2, keep_last), max(0, keep_best)
+    self._metric = metric
+    self._saved: dict[int, dict[str, float]] | None = None  # step -> metrics, of every checkpoint that counts
+    self._pending = None  # (step, metrics, Orbax's response) of the save in the background
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, error, trace):
+    try:
+      self.wait()
+    except Exception as failure:
+      if error is None:
+        raise
+      _say(f"besides: {failure}")  # the first error is the one to show
+
+  def restore_latest(self, abstract_state, *, on_event: Callable[..., None] = _no_event) -> Restored | None:
+    """Restores the newest checkpoint that verifies; sets the damaged ones above it aside.
+
+    Args:
+      abstract_state: pytree of jax.ShapeDtypeStruct with shardings; any mesh, also another than at the save.
+      on_event: called as on_event("verify", step=…, ok=…, …) for every checkpoint that is looked at.
+
+    Returns:
+      Restored, or None where nothing was ever saved.
+
+    Raises:
+      UserError: every checkpoint is damaged; or a sound one has other arrays than `abstract_state`
+        (the first is named, nothing is set aside).
+    """
+    self.wait()
+    damaged = self._tidy_up(on_event)
+    for step in from_first(sorted(self._saved, reverse=True)):
+      began, path = time.perf_counter(), self._directory / str(step)
+      try:
+        state, host = _read_state(path, abstract_state)
+      except (UserError, MemoryError):
+        raise
+      except Exception as error:  # Orbax and TensorStore have a hundred ways to say that bytes are wrong
+        self._condemn(path, _diagnose(path, error), on_event)
+        damaged += 1
+        continue
+      on_event("verify", step=step, ok=True, seconds=round(time.perf_counter() - began, 3))
+      return Restored(state, step, host)
+    if damaged or from_first([int(folders.has_damage(self._directory))])[0]:
+      raise UserError(
+          f"no checkpoint in {self._directory} is sound; damaged ones are in its folder {folders.SET_ASIDE}. "
+          "Restore it from a backup, or train from the beginning: with another --workdir, or after moving "
+          f"{self._directory} out of the way"
+      )
+    return None
+
+  def should_save(self, step: int) -> bool:
+    """Whether `step` is due. Raises what went wrong with a save that has ended in the background."""
+    if self._pending is not None:
+      self._settle(timeout=0)
+    return step % self._every_steps == 0
+
+  def save(self, step: int, state, *, host: dict[str, Any], metrics: dict[str, float] | None = None) -> bool:
+    """Begins to save; returns when `state` may be donated, while the writing goes on in the background.
+
+    Args:
+      step: names the checkpoint; one that is saved already is left as it is.
+      state: pytree of arrays.
+      host: JSON values (integers of any size).
+      metrics: those known at this step.
+
+    Returns:
+      False if this step was saved before.
+
+    Raises:
+      UserError: an array of `state` holds NaN or infinity (nothing is written); the disk is full.
+      RuntimeError: this save or the one before failed otherwise.
+    """
+    self.wait()
+    if self._saved is None:
+      self._tidy_up(_no_event)
+    if step in self._saved:
+      return False
+    arrays = folders.by_path(state)
+    facts = array_facts(arrays)
+    bad = [name for name, fact in facts.items() if not fact.finite]
+    if bad:
+      others = f" (and so do {len(bad) - 1} others)" if len(bad) > 1 else ""
+      raise UserError(
+          f"step {step} is not saved: {bad[0]} holds NaN or infinity{others}; the checkpoints before are "
+          "untouched. Resume with a lower optimizer.learning_rate or a longer optimizer.warmup_steps"
+      )
+    metrics = {name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)}
+    records = {name: (str(a.dtype), tuple(a.shape), facts[name].checksum) for name, a in arrays.items()}
+    manifest = folders.encode(Manifest(step, host, metrics, records))
+    try:
+      with _orbax(), jax.transfer_guard("allow"):
+        items = {"state": folders.nested(arrays), "manifest": manifest}
+        response = ocp.save_checkpointables_async(self._directory / str(step), items)
+    except Exception as error:
+      self._fail(step, error)
+    self._pending = (step, metrics, response)
+    return True
+
+  def wait(self) -> None:
+    """Returns when nothing is being written any more. Raises what went wrong."""
+    if self._pending is not None:
+      self._settle(timeout=None)
+
+  def _settle(self, timeout: float | None) -> None:
+    """Takes the background save's result if it is there within `timeout` seconds; drops old checkpoints."""
+    step, metrics, response = self._pending
+    try:
+      response.result(timeout=timeout)
+    except TimeoutError as error:
+      if timeout is None:
+        self._pending = None
+        self._fail(step, error)
+      return
+    except Exception as error:
+      self._pending = None
+      self._fail(step, error)
+    self._pending = None
+    self._saved[step] = metrics
+    for old in sorted(set(self._saved) - self._worth_keeping()):
+      del self._saved[old]
+      if jax.process_index() == 0:
+        folders.remove(self._directory / str(old))
+
+  def _worth_keeping(self) -> set[int]:
+    last = sorted(self._saved)[-self._keep_last :]
+    scored = {step: metrics[self._metric] for step, metrics in self._saved.items() if self._metric in metrics}
+    best = sorted(scored, key=lambda step: (scored[step], -step))[: self._keep_best]  # of equals, the newer
+    return {*last, *best}
+
+  def _fail(self, step: int, error: Exception) -> None:
+    """Removes what a failed save left, and raises an error that says what to do."""
+    path = self._directory / str(step)
+    if jax.process_index() == 0:
+      try:
+        folders.remove(path)
+      except OSError:
+        pass  # it has no commit marker, so it does not count; the next start removes it
+    saved = ", ".join(map(str, sorted(self._saved)))
+    untouched = f"; the checkpoints before it ({saved}) are untouched" if saved else ""
+    cause = folders.short(error)
+    remedy = folders.remedy(cause, self._directory)
+    if remedy:
+      raise UserError(f"saving checkpoint {path} failed: {remedy}{untouched}") from error
+    raise RuntimeError(f"saving checkpoint {path} failed: {cause}{untouched}") from error
+
+  def _tidy_up(self, on_event) -> int:
+    """Looks at every folder once: removes killed saves, sets obvious damage aside.
+
+    Returns:
+      The number of damaged checkpoints found.
+    """
+    damaged, self._saved = 0, {}
+    for path in folders.step_folders(self._directory) if jax.process_index() == 0 else ():
+      try:
+        folders.check_committed(path)
+        self._saved[int(path.name)] = folders.read_manifest(path).metrics
+      except Damaged as damage:
+        if damage.reason == "unfinished":
+          on_event("verify", step=int(path.name), ok=False, reason=damage.found, removed=True)
+          _say(f"checkpoint {path.name}: {damage.found}; removed")
+          folders.remove(path)
+          continue
+        self._condemn(path, damage, on_event)
+        damaged += damage.reason != "empty"  # an empty folder is what a kill right after mkdir leaves
+    self._saved = {step: self._saved.get(step, {}) for step in from_first(sorted(self._saved))}
+    return from_first([damaged])[0]
+
+  def _condemn(self, path: epath.Path, damage: Damaged, on_event) -> None:
+    """Reports a damaged checkpoint and moves it out of the way."""
+    self._saved.pop(int(path.name), None)
+    if jax.process_index() == 0:
+      where = folders.set_aside(path, damage.reason)
+      on_event("verify", step=int(path.name), ok=False, reason=damage.found, set_aside=str(where))
+      _say(f"checkpoint {path.name} is damaged: {damage.found}; set aside as {where}")
+
+
+def restore_params(directory, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Reads the parameters of a checkpoint, verified, into host memory: for inference and export.
+
+  Only the parameters are read, no device and no mesh is needed, and the folder is left as
+  it is, for a run may be training in it.
+
+  Args:
+    directory: a run's `checkpoints` folder.
+    step: which one, or None for the newest that is sound (a damaged one above it is reported on stderr).
+
+  Returns:
+    (nested dict of numpy arrays, the host values with `step`).
+
+  Raises:
+    UserError: there is no such checkpoint, or it is damaged.
+  """
+
+  def read(path):
+    manifest = folders.read_manifest(path)
+    specs = {name: spec for name, spec in _on_host(manifest).items() if name.startswith("params/")}
+    if not specs:
+      raise UserError(f"{path} holds no params: it is not a checkpoint of a training run")
+    arrays = _load(path, specs, partial=True)
+    folders.compare_checksums(manifest, {name: numpy_checksum(array) for name, array in arrays.items()})
+    return folders.nested(arrays)["params"], manifest.host_values
+
+  return _newest_sound(_folder(directory), step, read)
+
+
+def restore_state(directory, abstract_state, step: int | None = None) -> tuple[Any, dict[str, Any]]:
+  """Reads a whole state, verified, onto the devices; the folder is left as it is, for it is another run's.
+
+  Args:
+    directory, step: as for restore_params.
+    abstract_state: as for Checkpoints.restore_latest.
+
+  Returns:
+    (state, the host values with `step`).
+
+  Raises:
+    UserError: as restore_params; or the checkpoint has other arrays than `abstract_state`.
+  """
+  return _newest_sound(_folder(directory), step, lambda path: _read_state(path, abstract_state))
+
+
+def _newest_sound(directory: epath.Path, step: int | None, read):
+  """read(folder) of the newest committed checkpoint for which that works, or of `step`. Changes nothing."""
+  steps = folders.committed_steps(directory)
+  if not steps or step not in (None, *steps):
+    there = f"there are {', '.join(map(str, steps))}" if steps else "the run has saved none yet"
+    raise UserError(f"no checkpoint {'' if step is None else f'{step} '}in {directory}: {there}")
+  for candidate in reversed(steps) if step is None else [step]:
+    path = directory / str(candidate)
+    try:
+      return read(path)
+    except (UserError, MemoryError):
+      raise
+    except Exception as error:
+      found = _diagnose(path, error).found
+      if step is not None:
+        raise UserError(f"checkpoint {path} is damaged: {found}; choose another one") from error
+      _say(f"checkpoint {candidate} is damaged: {found}; looking at the one before")
+  raise UserError(f"no checkpoint in {directory} is sound; restore the folder from a backup, or train again")
+
+
+def _read_state(path: epath.Path, abstract_state) -> tuple[Any, dict[str, Any]]:
+  """(state, host values) of one checkpoint, verified on the devices; anything raised may mean damage."""
+  manifest = together(lambda: folders.read_manifest(path))
+  abstract = folders.by_path(abstract_state)
+  folders.check_fits(path, manifest, abstract)
+  arrays = together(lambda: _load(path, abstract))
+  folders.compare_checksums(manifest, {name: fact.checksum for name, fact in array_facts(arrays).items()})
+  return jax.tree.unflatten(jax.tree.structure(abstract_state), list(arrays.values())), manifest.host_values
+
+
+def _diagnose(path: epath.Path, error: Exception) -> Damaged:
+  """What is wrong with a checkpoint that could not be restored, found by reading its bytes plainly.
+
+  A restore may fail for other reasons, a full device or a wrong sharding; a sound checkpoint
+  must not be set aside for those.
+
+  Raises:
+    RuntimeError: nothing is wrong with it, so `error` has another cause.
+  """
+  try:
+    manifest = together(lambda: folders.read_manifest(path))
+    arrays = together(lambda: _load(path, _on_host(manifest)))
+    folders.compare_checksums(manifest, {name: numpy_checksum(array) for name, array in arrays.items()})
+  except MemoryError:
+    raise
+  except Damaged as damage:
+    return damage
+  except Exception as failure:
+    return Damaged("unreadable", f"it cannot be read ({folders.short(failure)})")
+  raise RuntimeError(f"{path} is sound, but restoring it failed: {folders.short(error)}") from error
+
+
+def _folder(directory) -> epath.Path:
+  return epath.Path(directory).expanduser().resolve()  # TensorStore takes absolute paths only
+
+
+def _orbax(partial: bool = False) -> ocp.Context:
+  """Commits by marker file, as every storage allows. Weights compress by 8 % only, for 3x the time."""
+  context = ocp.Context()
+  context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
+  context.array.saving.use_compression = False
+  context.pytree.loading.partial_load = partial
+  context.checkpointables.registry = ocp.handlers.local_registry()
+  context.checkpointables.registry.add(ocp.handlers.JsonHandler, checkpointable_name="manifest")
+  return context
+
+
+def _load(path: epath.Path, abstract: dict[str, Any], partial: bool = False) -> dict[str, Any]:
+  """Reads arrays by path, unverified: onto devices for ShapeDtypeStructs, else as NumPy."""
+  with _orbax(partial), jax.transfer_guard("allow"):
+    arrays = folders.by_path(ocp.load_checkpointables(path, {"state": folders.nested(abstract)})["state"])
+  for name, wanted in abstract.items():
+    if arrays[name].shape != wanted.shape or arrays[name].dtype != wanted.dtype:
+      raise Damaged("unreadable", f"{name} comes as {arrays[name].dtype} {list(arrays[name].shape)}")
+  return {name: arrays[name] for name in abstract}
+
+
+def _on_host(manifest: Manifest) -> dict[str, np.ndarray]:
+  """What tells `_load` to read every array as NumPy: stand-ins of its dtype and shape, without its memory."""
+  records = manifest.arrays.items()
+  return {name: np.broadcast_to(np.zeros((), jnp.dtype(dtype)), shape) for name, (dtype, shape, _) in records}
+
+
+def _say(text: str) -> None:
+  if jax.process_index() == 0:
+    print(text, file=sys.stderr, flush=True)
