@@ -1,8 +1,9 @@
 """One chunk of raw text -> one shard of the corpus: the work of one `prepare` worker.
 
-A worker process imports this module and what it needs, and nothing else: no JAX,
-no TensorFlow, so that it starts in a fraction of a second and stays small. It
-gets everything as plain values: the tokenizer comes as its JSON text.
+A worker process imports this module and what it needs, and nothing else: no JAX
+(so not `data/tokenizer.py` either, which shares types with the model), no
+TensorFlow. It starts in a fraction of a second and stays small. It gets
+everything as plain values: the tokenizer comes as its JSON text.
 """
 
 import itertools
@@ -29,7 +30,7 @@ class Recipe(NamedTuple):
 
   Attributes:
     folder: the corpus folder in the making.
-    tokenizer: JSON text of the tokenizer.
+    tokenizer: JSON text of `Tokenizer.plain`, to which a "[SEP]" in a text is brackets and a word.
     special_ids: ids of pad, unk, cls, sep, mask.
     vocab_size: number of ids.
     objective, seq_length, max_sequences, short_probability, seed: see `pairs` and `packing`.
@@ -91,21 +92,12 @@ def token_dtype(vocab_size: int) -> str:
   return "uint16" if vocab_size <= 2**16 else "uint32"
 
 
-def load_backend(json: str) -> tokenizers.Tokenizer:
-  """A tokenizer for raw text: a literal "[SEP]" in it is text and no special token, as in google-research/bert."""
-  backend = tokenizers.Tokenizer.from_str(json)
-  backend.encode_special_tokens = True
-  backend.no_truncation()
-  backend.no_padding()
-  return backend
-
-
 def make_shard(recipe: Recipe, backend: tokenizers.Tokenizer, chunk: Chunk, advance: Advance) -> Made:
   """Tokenizes, pairs, packs and writes one chunk.
 
   Args:
     recipe: the settings.
-    backend: from `load_backend(recipe.tokenizer)`.
+    backend: the recipe's tokenizer, `tokenizers.Tokenizer.from_str(recipe.tokenizer)`.
     chunk: the documents.
     advance: called with the bytes of text finished since the last call.
 
@@ -180,7 +172,7 @@ def start_worker(recipe: Recipe):
   # The processes are the parallelism; threads inside each would only fight over the cores.
   os.environ["TOKENIZERS_PARALLELISM"] = "false"
   threading.Thread(target=_leave_with_parent, daemon=True).start()
-  _worker = recipe, load_backend(recipe.tokenizer)
+  _worker = recipe, tokenizers.Tokenizer.from_str(recipe.tokenizer)
 
 
 def _leave_with_parent():

@@ -1,0 +1,48 @@
+"""`inspect`: rows of a corpus in readable form."""
+
+import argparse
+
+HELP = "what a corpus holds: its figures, and rows as text with sentence A, sentence B and label"
+EXAMPLE = """  python -m bert_jax inspect --corpus=data/wiki
+  python -m bert_jax inspect --corpus=data/wiki --split=validation --row=17 --masks"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  from bert_jax.data.corpus import SPLITS
+
+  parser.add_argument("--corpus", required=True, metavar="DIR", help="the corpus folder")
+  parser.add_argument("--split", choices=SPLITS, default=SPLITS[0], help="default: %(default)s")
+  parser.add_argument("--row", type=int, action="append", metavar="N", help="a row to show; may be repeated")
+  parser.add_argument("--rows", type=int, default=3, metavar="N",
+                      help="without --row: how many, spread over the split (default: %(default)s)")
+  parser.add_argument("--masks", action="store_true",
+                      help="also show what training predicts: ⟦token→what the model sees in its place⟧")
+  parser.add_argument("--epoch", type=int, default=0, metavar="N",
+                      help="with --masks: which pass over the corpus (default: %(default)s)")
+  parser.add_argument("--config", metavar="FILE.py[:variant]",
+                      help="with --masks: the run whose masking and seed are meant (default: the default ones)")
+
+
+def run(options: argparse.Namespace) -> None:
+  from bert_jax.tools import inspect
+
+  corpus, tokenizer = inspect.open_with_tokenizer(options.corpus)
+  available = getattr(corpus, options.split).num_rows
+  wanted = min(max(options.rows, 0), available)
+  rows = options.row if options.row else [place * available // wanted for place in range(wanted)]
+  shown = [inspect.show_row(corpus, tokenizer, options.split, row) for row in rows]
+  if options.masks and rows:
+    marks = _marks(options, corpus, tokenizer, rows)
+    shown = [inspect.show_row(corpus, tokenizer, options.split, row, own) for row, own in zip(rows, marks)]
+  print(inspect.summary(options.corpus, corpus.manifest))
+  for text in shown:
+    print(f"\n{text}")
+
+
+def _marks(options: argparse.Namespace, corpus, tokenizer, rows: list[int]):
+  from bert_jax import config as configs
+  from bert_jax.tools import inspect
+
+  config = configs.load_config(options.config, options.overrides) if options.config else configs.default_config()
+  return inspect.draw_marks(corpus, tokenizer, options.split, rows, masking=config.masking, seed=config.seed,
+                            epoch=options.epoch)

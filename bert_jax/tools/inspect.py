@@ -1,0 +1,205 @@
+"""A corpus as people read it: its summary, and its rows as text.
+
+`prepare` ends with `summary`, and `inspect` begins with it. What a row shows is
+read back from the folder, so it is what training will see.
+"""
+
+import os
+import unicodedata
+from typing import Any, NamedTuple, Sequence
+
+import numpy as np
+
+from bert_jax.data import corpus as corpus_lib
+from bert_jax.data.tokenizer import Tokenizer, load_tokenizer
+from bert_jax.errors import UserError
+
+LABELS = {"nsp": {0: "0: B follows A", 1: "1: B is random"}}
+_CLOSING, _OPENING = set(",.;:!?%)]}’”»…"), set("([{“‘«")
+_BAR = 24  # characters of the longest bar of the histogram
+
+
+class Mark(NamedTuple):
+  """What masking does to a token: the model has to predict it, and sees `seen` in its place."""
+
+  seen: str
+
+
+def open_with_tokenizer(folder: str | os.PathLike) -> tuple[corpus_lib.Corpus, Tokenizer]:
+  """Opens a corpus (sizes checked, not hashed) and the tokenizer that made it. Raises UserError."""
+  corpus = corpus_lib.open_corpus(folder, verify=False)
+  tokenizer = load_tokenizer(corpus.folder / "tokenizer")
+  if tokenizer.fingerprint != corpus.manifest["tokenizer_fingerprint"]:
+    raise UserError(f"{corpus.folder / 'tokenizer'}: expected the tokenizer that made the corpus (fingerprint "
+                    f"{corpus.manifest['tokenizer_fingerprint']}), found another ({tokenizer.fingerprint}); "
+                    "make the corpus anew, or put its tokenizer back")
+  return corpus, tokenizer
+
+
+def summary(folder: str | os.PathLike, manifest: dict[str, Any]) -> str:
+  """What a person judges a corpus by, as aligned lines."""
+  splits = manifest["splits"]
+  provenance = manifest[corpus_lib.PROVENANCE]
+  lines = [
+      ("corpus", str(folder)),
+      ("corpus_id", manifest["corpus_id"]),
+      ("made from", f"{', '.join(provenance['sources'])}  ({provenance['created']})"),
+      ("skipped", _skipped(provenance["read"])),
+      ("rows", f"{manifest['seq_length']} tokens, at most {manifest['max_sequences']} sequences; "
+               f"objective {manifest['objective']}"),
+      ("vocabulary", f"{manifest['vocab_size']:,} entries, {'lowercase' if manifest['lowercase'] else 'cased'}"),
+  ]
+  head = [f"{name:<20}{value}" for name, value in lines if value]
+  table = [("", *corpus_lib.SPLITS)]
+  row = lambda name, show: table.append((name, *(show(splits[split]) for split in corpus_lib.SPLITS)))
+  for name in ("documents", "sentences", "tokens", "sequences", "rows"):
+    row(name, lambda one: f"{one['counts'][name]:,}")
+  row("tokens in rows", lambda one: f"{one['counts']['row_tokens']:,}")
+  row("packing efficiency", lambda one: f"{one['counts']['packing_efficiency']:.1%}")
+  row("tokens per word", lambda one: f"{one['tokens_per_word']:.3f}")
+  row("unknown tokens", lambda one: f"{one['unknown_rate']:.3%}")
+  row("unigram entropy", lambda one: f"{one['unigram_entropy']:.3f} nats")
+  if manifest["objective"] in LABELS:
+    row("B follows A", lambda one: f"{one['label_counts'][0] / max(sum(one['label_counts']), 1):.1%}")
+    row("majority label", lambda one: f"{one['majority_label_share']:.1%}")
+  body = [f"{name:<20}{left:>16}{right:>16}" for name, left, right in table]
+  return "\n".join([*head, "", *body, "", *_lengths(splits["train"]), "", *_frequent(splits["train"])])
+
+
+def _skipped(read: dict[str, int]) -> str:
+  """What reading left out, from the source's counts; empty where there was nothing."""
+  named = {name: count for name, count in read.items() if name not in ("documents", "bytes", "files") and count}
+  return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in named.items())
+
+
+def _lengths(train: dict[str, Any]) -> list[str]:
+  counts = train["length_counts"]
+  most, total = max(counts.values()) or 1, sum(counts.values()) or 1
+  return ["sequences by length in tokens (train)"] + [
+      f"{span:>12}  {'█' * round(_BAR * count / most):<{_BAR}}{count / total:>7.1%}" for span, count in counts.items()
+  ]
+
+
+def _frequent(train: dict[str, Any]) -> list[str]:
+  total = max(train["counts"]["row_tokens"], 1)
+  return ["most frequent tokens (train)",
+          "  " + "  ".join(f"{token} {count / total:.1%}" for token, count in train["frequent_tokens"])]
+
+
+def show_row(corpus: corpus_lib.Corpus, tokenizer: Tokenizer, split: str, row: int,
+             marks: dict[int, Mark] | None = None) -> str:
+  """One row as text.
+
+  Args:
+    corpus: an opened corpus.
+    tokenizer: its tokenizer.
+    split: "train" or "validation".
+    row: which one.
+    marks: position in the row -> what masking does there.
+
+  Raises:
+    UserError: the split has no such row.
+  """
+  rows: corpus_lib.Split = getattr(corpus, split)
+  if not 0 <= row < rows.num_rows:
+    raise UserError(f"row {row}: expected 0 to {rows.num_rows - 1:,}, the rows of the {split} split")
+  data, sources = rows.gather(np.array([row])), rows.gather_documents(np.array([row]))[0]
+  ids = data["tokens"][0].tolist()
+  filled = [(place, entry) for place, entry in enumerate(data["sequences"][0].tolist()) if entry[0]]
+  used = sum(length for _, (length, _, _) in filled)
+  lines = [f"row {row:,} of {split}: {_count(len(filled), 'sequence')}, {used} tokens, {len(ids) - used} of padding"]
+  start = 0
+  for place, (length, first_length, label) in filled:
+    tokens = [tokenizer.backend.id_to_token(index) or f"[id {index}]" for index in ids[start : start + length]]
+    own = {at - start: mark for at, mark in (marks or {}).items() if start <= at < start + length}
+    a_document, b_document = sources[place].tolist()
+    lines.append(f"  {place + 1}. {length} tokens{_label(corpus.manifest['objective'], label)}")
+    lines.append(f"     A, document {a_document}: {readable(tokens[1:first_length - 1], _moved(own, 1))}")
+    if first_length < length:
+      text = readable(tokens[first_length:length - 1], _moved(own, first_length))
+      lines.append(f"     B, document {b_document}: {text}")
+    start += length
+  return "\n".join(lines)
+
+
+def _count(number: int, thing: str) -> str:
+  return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _label(objective: str, label: int) -> str:
+  return f", label {LABELS[objective][label]}" if objective in LABELS else ""
+
+
+def _moved(marks: dict[int, Mark], by: int) -> dict[int, Mark]:
+  return {at - by: mark for at, mark in marks.items()}
+
+
+def readable(tokens: Sequence[str], marks: dict[int, Mark] | None = None) -> str:
+  """Tokens as text: pieces joined to words, no spaces inside Chinese or before punctuation.
+
+    ["un", "##like", "me", ",", "你", "好"] -> "unlike me, 你好"
+
+  Args:
+    tokens: WordPiece tokens.
+    marks: index -> what masking does to that token; shown as ⟦token→what the model sees⟧.
+  """
+  marks = marks or {}
+  text, before = "", ""
+  for index, token in enumerate(tokens):
+    continues = token.startswith("##") and len(token) > 2
+    plain = token[2:] if continues else token
+    if text and not continues and not _joins(before, plain):
+      text += " "
+    text += f"⟦{plain}→{marks[index].seen}⟧" if index in marks else plain
+    before = plain
+  return text
+
+
+def _joins(left: str, right: str) -> bool:
+  """Whether no space stands between two words."""
+  if right in _CLOSING or left in _OPENING:
+    return True
+  return _is_wide(left[-1:]) and _is_wide(right[:1])
+
+
+def _is_wide(character: str) -> bool:
+  """Chinese characters and full-width punctuation."""
+  return bool(character) and unicodedata.east_asian_width(character) in "WF"
+
+
+def draw_marks(corpus: corpus_lib.Corpus, tokenizer: Tokenizer, split: str, rows: Sequence[int], *, masking, seed: int,
+               epoch: int) -> list[dict[int, Mark]]:
+  """The masks that a training run with this seed draws for these rows in this epoch.
+
+  Args:
+    corpus, tokenizer, split: as in `show_row`.
+    rows: which ones.
+    masking: the group `masking` of a config.
+    seed: the run's.
+    epoch: which pass over the corpus.
+  """
+  import jax  # imported here because reading a corpus needs no JAX, and it takes a second
+
+  from bert_jax import batch as batch_lib
+  from bert_jax import masking as masking_lib
+
+  data = getattr(corpus, split).gather(np.asarray(rows, np.int64))
+  inputs = batch_lib.model_inputs(jax.numpy.asarray(data["tokens"]), jax.numpy.asarray(data["sequences"]))
+  keys = masking_lib.row_keys(
+      seed, np.full(len(rows), epoch, np.uint32), np.asarray(rows, np.uint32))
+  continuation = None
+  if masking.unit == "word":
+    continuation = np.array([(tokenizer.backend.id_to_token(index) or "").startswith("##")
+                             for index in range(tokenizer.vocab_size)])
+  masked = masking_lib.mask_tokens(
+      keys, inputs, special=tokenizer.special, vocab_size=tokenizer.vocab_size, rate=masking.rate,
+      mask_share=masking.mask_share, random_share=masking.random_share,
+      max_predictions=(masking.max_predictions
+                       or masking_lib.default_max_predictions(masking.rate, corpus.manifest["seq_length"])),
+      continuation=continuation)
+  input_ids, positions, weights = (np.asarray(one) for one in (masked.input_ids, masked.positions, masked.weights))
+  seen = lambda row, at: Mark(tokenizer.backend.id_to_token(int(input_ids[row, at])))
+  return [
+      {int(at): seen(row, at) for at, weight in zip(positions[row], weights[row]) if weight}
+      for row in range(len(rows))
+  ]
