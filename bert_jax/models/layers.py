@@ -38,9 +38,9 @@ def dense(owner: nn.Module, features: int, name: str | None = None) -> nn.Dense:
 
 
 def layer_norm(owner: nn.Module, name: str | None = None) -> nn.LayerNorm:
-  """LayerNorm; the variance is the mean of squared deviations, not E[x²] - E[x]², which cancels badly."""
-  return nn.LayerNorm(epsilon=owner.config.layer_norm_eps, dtype=owner.dtype, param_dtype=owner.param_dtype,
-                      use_fast_variance=False, name=name)
+  """LayerNorm with its owner's epsilon and dtypes; mean and variance in float32 at least."""
+  epsilon = owner.config.layer_norm_eps
+  return nn.LayerNorm(epsilon=epsilon, dtype=owner.dtype, param_dtype=owner.param_dtype, name=name)
 
 
 class Embedding(nn.Module):
@@ -53,7 +53,7 @@ class Embedding(nn.Module):
     num_embeddings: rows that ids may name.
     padded_size: rows of the table; those beyond num_embeddings are zero and stay so.
     features: width of a row.
-    init: initialiser of the first num_embeddings rows, the same whatever padded_size.
+    initializer: of the first num_embeddings rows, the same whatever padded_size.
     dtype: dtype of the result.
     param_dtype: dtype of the table.
   """
@@ -61,13 +61,13 @@ class Embedding(nn.Module):
   num_embeddings: int
   padded_size: int
   features: int
-  init: nn.initializers.Initializer
+  initializer: nn.initializers.Initializer
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
 
   def setup(self):
     def padded_init(key, shape, dtype):
-      rows = self.init(key, (self.num_embeddings, shape[1]), dtype)
+      rows = self.initializer(key, (self.num_embeddings, shape[1]), dtype)
       return jnp.pad(rows, ((0, shape[0] - self.num_embeddings), (0, 0)))
 
     self.embedding = self.param("embedding", padded_init, (self.padded_size, self.features), self.param_dtype)
