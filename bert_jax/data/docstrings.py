@@ -112,7 +112,7 @@ def read_modules(packages: list[Package], *, counts: collections.Counter) -> Ite
   for module, path in _modules(packages):
     counts["files"] += 1
     try:
-      with open(path, encoding="utf-8") as file:
+      with open(path, encoding="utf-8-sig") as file:
         source = file.read()
     except (UnicodeDecodeError, OSError):
       # A few library files are in another encoding on purpose; they hold no documentation.
@@ -215,9 +215,10 @@ _MARKDOWN_LINK = re.compile(r"\[([^\[\]]+)\]\((?:[^()\s]|\([^()]*\))*\)")
 _CITATION = re.compile(r"\s*(?:\[[\w#*]+\]_|\\\[[0-9]+\\\])")
 _URL = re.compile(r"<?https?://[^\s<>]*[^\s<>.,;:)\]'\"]>?")
 _EMPHASIS = re.compile(r"(?<![\w*])\*{1,2}(?=[^\s*])([^*\n]*?[^\s*])\*{1,2}(?![\w*])")
-_SPACES = re.compile(r"\s+")
-_LETTER_RUN = re.compile(r"[A-Za-z]{2,}")
-_CODE_SIGN = re.compile(r"[=<>{}\[\]()_\\|@#%^&*+/~`$:]")
+_WORD = re.compile(r"[A-Za-z]{2,}")
+_FEWEST_WORDS = 4
+_LARGEST_CODE_SHARE = 0.06  # of the characters of a paragraph
+_WITHOUT_CODE_SIGNS = str.maketrans("", "", "=<>{}[]()_\\|@#%^&*+/~`$:")
 
 
 def prose(docstring: str) -> list[str]:
@@ -239,9 +240,9 @@ def _blocks(lines: list[str]) -> Iterator[list[str]]:
   block: list[str] = []
   literal = None  # The indentation that a literal block or a dropped directive must exceed to go on.
   fenced = doctest = dropped = False
-  below = lines[0].strip()
-  for number, line in enumerate(lines):
-    stripped, below = below, lines[number + 1].strip() if number + 1 < len(lines) else ""
+  underlined, stripped_lines = False, [line.strip() for line in lines]
+  for line, stripped, below in zip(lines, stripped_lines, [*stripped_lines[1:], ""]):
+    is_underline, underlined = underlined, _is_underline(below)
     if stripped.startswith(("```", "~~~")):
       fenced = not fenced
       stripped = ""
@@ -257,11 +258,10 @@ def _blocks(lines: list[str]) -> Iterator[list[str]]:
     if doctest or stripped.startswith(_DOCTEST):
       doctest = True
       continue
-    underlined = _is_underline(below)
     section = _section(stripped, underlined)
     if section is not None:
       dropped = section in _DROPPED_SECTIONS
-    if section is not None or underlined or _is_underline(stripped):
+    if section is not None or underlined or is_underline:
       # A heading is a label of what follows, not a sentence.
       yield block
       block = []
@@ -340,10 +340,11 @@ def _plain(text: str) -> str:
     text = _URL.sub("", text)
   if "*" in text:
     text = _EMPHASIS.sub(r"\1", text)
-  return _SPACES.sub(" ", text).strip()
+  return " ".join(text.split())
 
 
 def _is_prose(text: str) -> bool:
   """Whether a paragraph reads as a sentence: several words, and few signs of code among them."""
-  words = len(_LETTER_RUN.findall(text))
-  return words >= 4 and len(_CODE_SIGN.findall(text)) <= 0.06 * len(text)
+  if text.count(" ") < _FEWEST_WORDS - 1 or len(_WORD.findall(text, 0, 200)) < _FEWEST_WORDS:
+    return False
+  return len(text) - len(text.translate(_WITHOUT_CODE_SIGNS)) <= _LARGEST_CODE_SHARE * len(text)

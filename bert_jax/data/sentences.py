@@ -20,14 +20,17 @@ _CLOSERS = "\"'»)\\]}" + _CJK_CLOSERS
 #
 # A Latin stop ends a sentence before white space, unless the next character shows that it goes on (a small letter, a
 # comma …); right before a Chinese character it needs no space. A Chinese stop ends one anywhere, except before
-# punctuation that goes on: “好！”，他说。
+# punctuation that goes on: “好！”，他说。 Only the first of several stops is tried, or a long row of them takes
+# quadratic time.
+_STOPS = ".!?…。！？；｡"
 _CANDIDATE = re.compile(
-    "[.!?…。！？；｡](?:"
-    rf"(?<=[.!?…])(?P<latin>[.!?…。！？]*+[{_CLOSERS}]*+)"
-    rf"(?:\s++(?![a-zß-öø-ÿ,;:.!?…)\]}}%，、：；])|(?<=[!?…。！？{_CJK_CLOSERS}])(?=[\u2e80-\u9fff“‘「『《（])(?![，、：；])"
-    r"|(?<=[\u2e80-\u9fff]\.)(?=[\u2e80-\u9fff]))"
-    rf"|(?<=[。！？；｡])[!?.。！？；｡…]*+[{_CJK_CLOSERS}]*+(?P<straight>[\"']*+)\s*+(?![，、：,:;；。！？])"
-    ")")
+    rf"[{_STOPS}](?<![{_STOPS}].)(?:"
+    rf"(?<=[.!?…])(?P<latin>[{_STOPS}]*+[{_CLOSERS}]*+)"
+    r"(?:\s++(?![a-zß-öø-ÿ,;:.!?…)\]}%，、：；])"
+    rf"|(?<=[!?…。！？；｡{_CJK_CLOSERS}])(?=[\u2e80-\u9fff“‘「『《（])(?![，、：；])"
+    r"|(?<=[\u2e80-\u9fff]\.)(?=[\u2e80-\u9fff])"
+    r"|(?<=[。！？；｡])(?![，、：,:;；]))"
+    rf"|(?<=[。！？；｡])[{_STOPS}]*+[{_CJK_CLOSERS}]*+(?P<straight>[\"']*+)\s*+(?![，、：,:;；]))")
 
 # Never the end of a sentence: a name or an example follows.
 _BEFORE_NAMES = frozenset(
@@ -95,7 +98,8 @@ def _is_end(line: str, start: int, stop: int, end: int) -> bool:
   if size > 7:
     return True
   lower = word.lower()
-  if size == 1 and word.isalpha() or size > 1 and word[1] == "." and _LETTERS_WITH_STOPS.match(word):
+  # An initial, or letters with stops between them; a single Chinese character is neither.
+  if size == 1 and word.isalpha() and word < "\u2e80" or size > 1 and word[1] == "." and _LETTERS_WITH_STOPS.match(word):
     if lower in _BEFORE_NAMES or lower in _BEFORE_NUMBERS and line[end:end + 1].isdigit():
       return False
     return not _is_start(line, start, stop) and _opens_sentence(line, end)
