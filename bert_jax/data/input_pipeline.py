@@ -122,11 +122,15 @@ def evaluation_batches(
   def load(first: int) -> HostBatch:
     rows = np.arange(first + own.start, min(first + own.stop, total), dtype=np.int64)
     batch = split.gather(rows) | {"index": rows.astype(np.uint32)}
-    missing = len(own) - len(rows)
-    batch = {name: np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) for name, array in batch.items()}
-    return batch | {"epoch": np.full(len(own), EVALUATION_EPOCH, np.uint32)}
+    filled = {name: _fill_up(array, len(own)) for name, array in batch.items()}
+    return filled | {"epoch": np.full(len(own), EVALUATION_EPOCH, np.uint32)}
 
   return _threads(load, range(0, total, batch_size))
+
+
+def _fill_up(array: np.ndarray, num_rows: int) -> np.ndarray:
+  """[n, …] -> [num_rows, …], zeros from n on."""
+  return np.pad(array, [(0, num_rows - len(array))] + [(0, 0)] * (array.ndim - 1))
 
 
 def _rows_of_process(split: Rows, batch_size: int, process_index: int, process_count: int) -> range:
@@ -137,7 +141,10 @@ def _rows_of_process(split: Rows, batch_size: int, process_index: int, process_c
         f"choose a multiple of {process_count}"
     )
   if not 1 <= split.num_rows <= 2**32:  # batch.HOST_BATCH has 32 bits for the index of a row
-    raise UserError(f"a corpus split must have 1 to {2**32} rows; this one has {split.num_rows}: prepare a larger (or smaller) corpus")
+    raise UserError(
+        f"a corpus split must have 1 to {2**32:,} rows, this one has {split.num_rows:,}; "
+        f"prepare the corpus from {'less' if split.num_rows else 'more'} text"
+    )
   share = batch_size // process_count
   return range(process_index * share, (process_index + 1) * share)
 
@@ -158,15 +165,17 @@ def _threads(load: Callable[[int], HostBatch], positions: range) -> Iterator[Hos
     while pending:
       yield pending.popleft().result()
   finally:
-    # The executor's threads end when it is collected, together with this frame. executor.shutdown() would say so
-    # more plainly, but fails where the interpreter is being torn down around an unfinished generator.
+    # The executor's threads end when it is collected, together with this frame. executor.shutdown() would say
+    # so more plainly, but fails where the interpreter is being torn down around an unfinished generator.
     for future in pending:
       future.cancel()
 
 
-def _tfdata(tf: Any, load: Callable[[int], HostBatch], positions: range, split: Rows, rows: int) -> Iterator[HostBatch]:
+def _tfdata(
+    tf: Any, load: Callable[[int], HostBatch], positions: range, split: Rows, num_rows: int
+) -> Iterator[HostBatch]:
   """The same by tf.data: one call of NumPy per batch, run by tf.data's threads."""
-  sizes = {"B": rows, "L": split.seq_length, "S": split.max_sequences, "3": 3}
+  sizes = {"B": num_rows, "L": split.seq_length, "S": split.max_sequences, "3": 3}
   shapes = {name: [sizes[axis] for axis in axes.split()] for name, (_, axes) in HOST_BATCH.items()}
   failures = {}
 
@@ -198,8 +207,8 @@ def _tfdata(tf: Any, load: Callable[[int], HostBatch], positions: range, split: 
 
 def _import_tensorflow() -> Any:
   """TensorFlow, quiet, and without an eye for the GPU, whose memory it would otherwise take from JAX."""
-  # Both have to stand before the import. oneDNN is for TensorFlow's mathematics, of which there is none here; a
-  # message about it gets past the log level.
+  # Both have to stand before the import. oneDNN is for TensorFlow's mathematics, of which there is none here;
+  # a message about it gets past the log level.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
   try:

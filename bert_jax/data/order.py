@@ -60,7 +60,8 @@ def rows_at(positions: np.ndarray, *, num_rows: int, seed: int) -> tuple[np.ndar
     return np.zeros(0, np.uint32), np.zeros(0, np.int64)
   epoch, index = np.divmod(positions, num_rows)
   if epoch.min() < 0 or epoch.max() >= EVALUATION_EPOCH:
-    raise ValueError(f"positions must lie in [0, {num_rows} * {EVALUATION_EPOCH}), not {positions.min()} to {positions.max()}")
+    first, last = positions.min(), positions.max()
+    raise ValueError(f"expected positions in [0, {num_rows} * {EVALUATION_EPOCH}), found {first} to {last}")
   seed_key = _mix(np.uint64([seed % 2**64]) ^ _GOLDEN)
   key = _mix(seed_key + epoch.astype(np.uint64) * _GOLDEN)
   return epoch.astype(np.uint32), permutation(index, num_rows, key).astype(np.int64)
@@ -79,9 +80,9 @@ def permutation(index: np.ndarray, size: int, key: np.ndarray) -> np.ndarray:
   """
   if not 1 <= size <= 2**40:
     raise ValueError(f"a permutation needs a size from 1 to 2^40, not {size}")
-  # A product just above size: of the order of sqrt(size) values lie outside. One width is odd and one is even,
-  # because adding to a half of width w is made of w-cycles: with two odd widths (or two multiples of four) only
-  # even permutations could come out.
+  # A product just above size: of the order of sqrt(size) values lie outside. One width is odd and one even,
+  # because adding to a half of width w makes w-cycles: with two odd widths no odd permutation could come out,
+  # and the orders of a tiny corpus would not be equally likely.
   width_left = (math.isqrt(size - 1) + 1) | 1
   width_right = -(-size // width_left)
   width_right += width_right % 2
@@ -110,7 +111,7 @@ def _network(value, key, width_left: int, width_right: int, constants) -> np.nda
     hashed *= width
     hashed >>= _HALF
     left = left + hashed
-    # Modulo width: where left < width the difference wraps around to a huge number, and the minimum keeps left.
+    # Modulo width: where left < width the difference wraps around to a huge number, and left is kept.
     left = np.minimum(left, left - width)
     left, right, width, other = right, left, other, width
   # The number of rounds is even, so the halves stand where they began.
@@ -118,7 +119,7 @@ def _network(value, key, width_left: int, width_right: int, constants) -> np.nda
 
 
 def _mix(value: np.ndarray) -> np.ndarray:
-  """The finaliser of MurmurHash3 (64 bit): every input bit flips every output bit with probability near 1/2."""
+  """The finaliser of MurmurHash3 (64 bit): any input bit changes every output bit with probability 1/2."""
   value = (value ^ (value >> _SHIFT)) * _MIX_1
   value = (value ^ (value >> _SHIFT)) * _MIX_2
   return value ^ (value >> _SHIFT)

@@ -1,0 +1,331 @@
+"""What a run tells: JSON lines that survive a crash and an object store, TensorBoard, and the terminal."""
+
+import contextlib
+import errno
+import io
+import itertools
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import termios
+
+import etils.epath.testing
+import pytest
+
+from bert_jax.errors import UserError
+from bert_jax.training import metrics as metrics_module
+from bert_jax.training.metrics import MetricsWriter, Progress, next_attempt, read_events, read_metrics
+
+TRAIN = {"train/mlm_loss": 6.1234, "train/mlm_accuracy": 0.123, "train/nsp_loss": 0.65,
+         "train/nsp_accuracy": 0.567, "learning_rate": 1e-4, "tokens_per_second": 25_123.4}  # fmt: skip
+EVAL = {"eval/mlm_loss": 6.0, "eval/mlm_accuracy": 0.13, "eval/nsp_accuracy": 0.58, "eval/nsp_majority": 0.52}
+
+
+def values(record):
+  return {name: value for name, value in record.items() if name != "time"}
+
+
+def test_what_is_written_is_read_back(tmp_path):
+  with MetricsWriter(tmp_path, 0) as writer:
+    writer.event("start", devices=8)
+    writer.scalars(100, TRAIN)
+    writer.scalars(100, EVAL)
+    writer.event("save", step=100)
+  assert {step: values(record) for step, record in read_metrics(tmp_path).items()} == {100: TRAIN | EVAL}
+  events = read_events(tmp_path)
+  assert [values(event) for event in events] == [
+      {"attempt": 0, "event": "start", "devices": 8}, {"attempt": 0, "event": "save", "step": 100}
+  ]  # fmt: skip
+  assert events[0]["time"] <= events[1]["time"]
+
+
+def test_a_run_without_files_reads_as_empty(tmp_path):
+  assert (read_metrics(tmp_path), read_events(tmp_path), next_attempt(tmp_path)) == ({}, [], 0)
+
+
+def test_attempts_are_merged_and_the_last_line_for_a_step_wins(tmp_path):
+  assert next_attempt(tmp_path) == 0
+  for attempt, steps in enumerate([(1, 2, 3, 4), (3, 4, 5)]):
+    with MetricsWriter(tmp_path, attempt) as writer:
+      for step in steps:
+        writer.scalars(step, {"loss": 10 * attempt + step})
+    assert next_attempt(tmp_path) == attempt + 1
+  merged = read_metrics(tmp_path)
+  assert list(merged) == [1, 2, 3, 4, 5]
+  assert [record["loss"] for record in merged.values()] == [1, 2, 13, 14, 15]
+
+
+def test_an_attempt_that_only_left_events_counts(tmp_path):
+  with MetricsWriter(tmp_path, 11) as writer:
+    writer.event("start")
+  assert next_attempt(tmp_path) == 12
+
+
+def test_a_long_attempt_is_written_in_parts_of_bounded_size(tmp_path, monkeypatch):
+  """So that a flush costs the same in the hundredth hour as in the first."""
+  monkeypatch.setattr(metrics_module, "PART_BYTES", 1000)
+  with MetricsWriter(tmp_path, 0) as writer:
+    for step in range(200):
+      writer.scalars(step, {"loss": float(step)})
+      writer.flush()
+  sizes = {path.name: path.stat().st_size for path in (tmp_path / "metrics").iterdir()}
+  assert "attempt-0000.jsonl" in sizes and "attempt-0000-part-0001.jsonl" in sizes and len(sizes) > 8
+  assert max(sizes.values()) < 1100
+  assert [record["loss"] for record in read_metrics(tmp_path).values()] == list(range(200))
+  assert next_attempt(tmp_path) == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_valid_json_and_read_as_nan(tmp_path, value):
+  with MetricsWriter(tmp_path, 0) as writer:
+    writer.scalars(1, {"loss": value, "fine": 1.0})
+    writer.event("skip", grad_norm=value)
+
+  def refuse(name):
+    raise AssertionError(f"{name} is no JSON")
+
+  for folder in ("metrics", "events"):
+    json.loads((tmp_path / folder / "attempt-0000.jsonl").read_text(), parse_constant=refuse)
+  record = read_metrics(tmp_path)[1]
+  assert math.isnan(record["loss"]) and record["fine"] == 1.0
+
+
+def test_half_a_line_is_passed_over(tmp_path):
+  with MetricsWriter(tmp_path, 0) as writer:
+    for step in (1, 2):
+      writer.scalars(step, {"loss": 1.0})
+  path = tmp_path / "metrics" / "attempt-0000.jsonl"
+  path.write_bytes(path.read_bytes()[:-10])
+  assert list(read_metrics(tmp_path)) == [1]
+
+
+_CRASH = """
+import os, sys
+from bert_jax.training import metrics
+metrics.WRITE_SECONDS = 0.0  # every line is an interval
+writer = metrics.MetricsWriter(sys.argv[1], 0)
+for step in range(1, 10**9):
+  writer.scalars(step, {"loss": float(step)})
+  if step == 300:
+    print("going", flush=True)
+"""
+
+
+def test_a_kill_at_any_moment_loses_at_most_one_interval(tmp_path):
+  child = subprocess.Popen([sys.executable, "-c", _CRASH, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+  assert child.stdout.readline() == "going\n"
+  child.kill()
+  child.wait()
+  steps = list(read_metrics(tmp_path))
+  assert steps == list(range(1, len(steps) + 1)) and len(steps) >= 300
+  (path,) = (tmp_path / "metrics").glob("*.jsonl")
+  for line in path.read_text().splitlines():
+    json.loads(line)
+
+
+def test_scalars_are_written_before_long_and_events_at_once(tmp_path, monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(metrics_module.time, "monotonic", lambda: now[0])
+  writer = MetricsWriter(tmp_path, 0)
+  writer.scalars(1, {"loss": 1.0})
+  assert not read_metrics(tmp_path)  # short steps do not wait for an object store
+  now[0] += metrics_module.WRITE_SECONDS
+  writer.scalars(2, {"loss": 1.0})
+  assert list(read_metrics(tmp_path)) == [1, 2]
+  writer.event("save", step=2)
+  assert len(read_events(tmp_path)) == 1
+  writer.close()
+
+
+def test_only_the_first_process_writes(tmp_path):
+  with MetricsWriter(tmp_path, 0, active=False) as writer:
+    writer.scalars(1, TRAIN)
+    writer.event("save", step=1)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("moment", ["while writing", "before it takes its place"])
+def test_a_full_disk_is_told_plainly_and_harms_nothing(tmp_path, monkeypatch, moment):
+  writer = MetricsWriter(tmp_path, 0)
+  writer.scalars(1, {"loss": 1.0})
+  writer.flush()
+
+  def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  if moment == "while writing":
+    monkeypatch.setattr(metrics_module.pathlib.Path, "write_bytes", full)
+  else:
+    monkeypatch.setattr(os, "replace", full)
+  writer.scalars(2, {"loss": 1.0})
+  with pytest.raises(UserError, match="cannot write .*attempt-0000.jsonl: No space left on device"):
+    writer.flush()
+  monkeypatch.undo()
+  assert list(read_metrics(tmp_path)) == [1]
+  writer.close()  # there is room again
+  assert list(read_metrics(tmp_path)) == [1, 2]
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+  """A gs:// workdir on a local folder, with neither append nor rename. The working directory stays empty."""
+  (tmp_path / "cwd").mkdir()
+  monkeypatch.chdir(tmp_path / "cwd")
+
+  def elsewhere(function):
+    return lambda path, *args, **how: function(os.fspath(path).replace("gs:/", str(tmp_path)), *args, **how)
+
+  def open_object(original, path, mode):
+    assert mode in ("r", "rb", "wb"), f"an object store cannot open with mode {mode!r}"
+    return elsewhere(original)(path, mode)
+
+  def refuse(*_):
+    raise AssertionError("an object store has no rename")
+
+  monkeypatch.setattr(etils.epath.gpath, "_is_tf_installed", lambda: False)  # it would ask the real gs://
+  through = lambda original, path, **how: elsewhere(original)(path, **how)
+  same = dict.fromkeys(("exists", "isdir", "listdir", "glob", "makedirs", "mkdir", "stat"), through)
+  with etils.epath.testing.mock_epath(open=open_object, rename=refuse, replace=refuse, **same):
+    monkeypatch.setattr(os, "replace", refuse)
+    yield "gs://bucket/run"
+  assert not list((tmp_path / "cwd").iterdir())
+
+
+def test_an_object_store_gets_whole_objects(bucket, tmp_path, monkeypatch):
+  monkeypatch.setattr(metrics_module, "PART_BYTES", 1000)
+  for attempt in range(2):
+    assert next_attempt(bucket) == attempt
+    with MetricsWriter(bucket, attempt) as writer:
+      writer.event("start")
+      for step in range(40 * attempt, 40 * attempt + 40):
+        writer.scalars(step, {"loss": float(step)})
+        if step % 10 == 0:
+          writer.flush()
+  assert [record["loss"] for record in read_metrics(bucket).values()] == list(range(80))
+  assert [event["attempt"] for event in read_events(bucket)] == [0, 1]
+  objects = tmp_path / "bucket" / "run"
+  assert {path.name for path in objects.iterdir()} == {"metrics", "events", "tensorboard"}
+  assert sorted(step for step, _, _ in tensorboard_scalars(objects / "tensorboard")) == list(range(80))
+
+
+def tensorboard_scalars(folder):
+  """[(step, name, value)] of all event files."""
+  tensorboardx = metrics_module._import_tensorboardx()
+  found = []
+  for path in sorted(folder.iterdir()):
+    data, at = path.read_bytes(), 0
+    while at < len(data):  # TFRecord: length, its checksum, the record, its checksum
+      size = int.from_bytes(data[at : at + 8], "little")
+      event = tensorboardx.proto.event_pb2.Event.FromString(data[at + 12 : at + 12 + size])
+      found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+      at += 16 + size
+  return found
+
+
+def test_tensorboard_gets_the_same_scalars(tmp_path):
+  for attempt in range(2):
+    with MetricsWriter(tmp_path, attempt) as writer:
+      writer.scalars(10 + attempt, {"train/mlm_loss": 5.5, "broken": math.nan})
+  found = tensorboard_scalars(tmp_path / "tensorboard")
+  assert found == [(10, "train/mlm_loss", 5.5), (11, "train/mlm_loss", 5.5)]
+
+
+def test_writing_metrics_imports_neither_torch_nor_tensorflow(tmp_path):
+  program = f"""
+import sys
+from bert_jax.training.metrics import MetricsWriter
+with MetricsWriter({str(tmp_path)!r}, 0) as writer:
+  writer.scalars(1, {{"loss": 1.0}})
+print([name for name in ("torch", "tensorflow") if name in sys.modules])
+"""
+  done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+  assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@contextlib.contextmanager
+def terminal(columns: int):
+  """Yields (stream, read): a pseudo-terminal, and a function that returns what it was sent."""
+  reader, writer = os.openpty()
+  termios.tcsetwinsize(writer, (24, columns))
+  stream = os.fdopen(writer, "w", encoding="utf-8")
+
+  def read():
+    stream.flush()
+    os.set_blocking(reader, False)
+    chunks = []
+    with contextlib.suppress(BlockingIOError):
+      while chunk := os.read(reader, 4096):
+        chunks.append(chunk)
+    return b"".join(chunks).decode()
+
+  yield stream, read
+  stream.close()
+  os.close(reader)
+
+
+def shown(stream, steps, *, total=4000, start=0, **progress):
+  clock = itertools.count(0, 60).__next__  # a minute passes between two looks at the clock
+  with Progress(total, stream=stream, clock=clock, **progress) as display:
+    display.begin(start)
+    for step in steps:
+      display.update(step, TRAIN)
+      if step % 1000 == 0:
+        display.evaluation(step, EVAL)
+
+
+def test_without_a_terminal_there_is_one_aligned_line_per_update():
+  stream = io.StringIO()
+  shown(stream, range(100, 2600, 100))
+  lines = stream.getvalue().splitlines()
+  assert lines[0].split() == ["step", "mlm", "loss", "mlm", "acc", "nsp", "acc", "tok/s", "left"]
+  assert lines[1].split() == ["100/4,000", "6.123", "12.3%", "56.7%", "25.1k", "39:00"]
+  assert [line.split()[0] for line in lines].count("step") == 2  # the header comes back after 20 lines
+  assert lines[11] == "eval at 1,000   mlm loss 6.000   mlm acc 13.0%   nsp acc 58.0%   majority 52.0%"
+  assert len({len(line) for line in lines if "eval" not in line}) == 1
+  assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_on_a_terminal_the_bar_stays_on_one_line(columns):
+  with terminal(columns) as (stream, read):
+    shown(stream, range(10_000, 100_001, 10_000), total=100_000)
+    text = read()
+  bars = [part for part in re.split("[\r\n]+", text) if "tok/s" in part]
+  assert max(map(len, bars)) < columns  # a full line would wrap on some terminals
+  for needed in ("20,000/100,000 |", "loss 6.123 mlm 12.3% nsp 56.7% 25.1k tok/s 8:00 left"):
+    assert any(needed in bar for bar in bars), needed
+  assert "compiling" in text and not re.search(r"\|[^|]* \|", bars[-1])  # the bar of the last step is full
+  above, _, below = text.partition("eval at 10,000")
+  assert "\n" not in above.lstrip("\r\n") and "20,000/100,000" in below
+
+
+def test_time_left_leaves_out_compiling_and_the_steps_before_a_resume():
+  times = iter([0.0, 500.0, 510.0, 520.0])
+  stream = io.StringIO()
+  with Progress(2000, stream=stream, clock=lambda: next(times)) as display:
+    display.begin(1000)
+    for step in (1100, 1200, 1300):
+      display.update(step, TRAIN)
+  # 100 steps took 10 s after the first update, and 700 are left.
+  assert stream.getvalue().splitlines()[-1].split()[-1] == "1:10"
+
+
+def test_an_objective_without_nsp_has_no_column_for_it():
+  stream = io.StringIO()
+  with Progress(10, stream=stream) as display:
+    display.begin(0)
+    display.update(5, {"train/mlm_loss": math.nan, "train/mlm_accuracy": 0.0, "tokens_per_second": 12.0})
+  header, line = stream.getvalue().splitlines()
+  assert "nsp" not in header and line.split()[1:4] == ["nan", "0.0%", "12"]
+
+
+def test_other_processes_show_nothing():
+  stream = io.StringIO()
+  shown(stream, range(100, 2100, 100), active=False)
+  assert stream.getvalue() == ""
+  with terminal(80) as (stream, read):
+    shown(stream, range(100, 2100, 100), active=False)
+    assert read() == ""
