@@ -45,10 +45,6 @@ from bert_jax.training.orbax_noise import silence_orbax
 
 silence_orbax()
 
-def _no_event(name: str, **fields) -> None:
-  """Nobody listens."""
-
-
 class Restored(NamedTuple):
   """A verified checkpoint.
 
@@ -104,7 +100,7 @@ class Checkpoints:
         raise
       _say(f"besides: {failure}")  # the first error is the one to show
 
-  def restore_latest(self, abstract_state, *, on_event: Callable[..., None] = _no_event) -> Restored | None:
+  def restore_latest(self, abstract_state, *, on_event: Callable = lambda *_, **__: None) -> Restored | None:
     """Restores the newest checkpoint that verifies; sets the damaged ones above it aside.
 
     Args:
@@ -164,7 +160,7 @@ class Checkpoints:
     """
     self.wait()
     if self._saved is None:
-      self._tidy_up(_no_event)
+      self._tidy_up(lambda *_, **__: None)
     if step in self._saved:
       return False
     arrays = folders.by_path(state)
@@ -368,10 +364,15 @@ def _folder(directory) -> epath.Path:
 
 
 def _orbax(partial: bool = False) -> ocp.Context:
-  """Commits by marker file, as every storage allows. Weights compress by 8 % only, for 3x the time."""
+  """How Orbax reads and writes here."""
   context = ocp.Context()
+  # A marker file commits a save: unlike a rename, every storage can do that.
   context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
+  # Weights compress by 8 % only, and take three times as long to write.
   context.array.saving.use_compression = False
+  # The manifest and the caller know shapes and shardings; what is not written cannot be damaged.
+  context.array.saving.enable_write_sharding_file = False
+  context.array.saving.array_metadata_store = None
   context.pytree.loading.partial_load = partial
   context.checkpointables.registry = ocp.handlers.local_registry()
   context.checkpointables.registry.add(ocp.handlers.JsonHandler, checkpointable_name="manifest")
@@ -381,7 +382,7 @@ def _orbax(partial: bool = False) -> ocp.Context:
 def _load(path: epath.Path, abstract: dict[str, Any], partial: bool = False) -> dict[str, Any]:
   """Reads arrays by path, unverified: onto devices for ShapeDtypeStructs, else as NumPy."""
   with _orbax(partial), jax.transfer_guard("allow"):
-    arrays = folders.by_path(ocp.load_checkpointables(path, {"state": folders.nested(abstract)})["state"])
+    arrays = folders.by_path(ocp.load(path, folders.nested(abstract), checkpointable_name="state"))
   for name, wanted in abstract.items():
     if arrays[name].shape != wanted.shape or arrays[name].dtype != wanted.dtype:
       raise Damaged("unreadable", f"{name} comes as {arrays[name].dtype} {list(arrays[name].shape)}")

@@ -200,8 +200,8 @@ def remedy(text: str, directory: epath.Path) -> str | None:
 
 
 def short(error: Exception) -> str:
-  """The beginning and the end of an error's text, where TensorStore puts what matters."""
-  text = " ".join(str(error).split()) or type(error).__name__
+  """An error's text on one line, without TensorStore's description of everything that it has open."""
+  text = " ".join(str(error).split()).split(" [tensorstore_spec")[0] or type(error).__name__
   return text if len(text) <= 400 else f"{text[:200]} … {text[-200:]}"
 
 

@@ -28,4 +28,5 @@ def silence_orbax() -> None:
 
 def _is_ours_to_show(record: logging.LogRecord) -> bool:
   text = record.getMessage()
-  return "exception was never retrieved" not in text or not ("tensorstore" in text or "orbax" in text)
+  theirs = any(word in text for word in ("orbax", "tensorstore", "zarr", "OCDBT"))
+  return not (theirs and "exception was never retrieved" in text)

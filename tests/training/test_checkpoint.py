@@ -8,6 +8,7 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -565,3 +566,63 @@ def test_many_kills_and_resumes_lose_at_most_one_save_each(tmp_path):
     assert resumed == step
     step = check_after_kill(tmp_path, saving)
   assert all(name.endswith("-empty") for name in set_aside(tmp_path))
+
+
+# Several processes.
+
+PROCESS = """
+import sys
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from bert_jax.training import checkpoint
+
+rank, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+jax.config.update("jax_num_cpu_devices", 2)
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank, initialization_timeout=60, heartbeat_timeout_seconds=20)
+mesh = jax.make_mesh((4,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+where = {"params": {"w": NamedSharding(mesh, PartitionSpec("fsdp")), "b": NamedSharding(mesh, PartitionSpec())}}
+make = lambda s: {"params": {"w": jnp.arange(4096.0).reshape(8, 512) + s, "b": jnp.full(3, s, jnp.float32)}}
+make = jax.jit(make, out_shardings=where)
+like = jax.eval_shape(make, 0)
+like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), like, where)
+with checkpoint.Checkpoints(folder, every_steps=1, keep_last=3, keep_best=0) as c:
+  restored = c.restore_latest(like)
+  step = restored.step if restored else 0
+  if restored:
+    assert all(jnp.array_equal(a, b) for a, b in zip(jax.tree.leaves(restored.state), jax.tree.leaves(make(step))))
+  print("restored", step, flush=True)
+  for step in range(step + 1, step + 4):
+    c.save(step, make(step), host={"position": step})
+"""
+
+
+def run_two_processes(folder: pathlib.Path) -> list[str]:
+  """What each of two processes says that share `folder` and a mesh of four devices."""
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    port = str(probe.getsockname()[1])
+  environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
+  both = [
+      subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), port, str(folder)],
+                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+      for rank in (0, 1)
+  ]  # fmt: skip
+  try:
+    answers = [process.communicate(timeout=120) for process in both]
+  finally:
+    for process in both:
+      process.kill()
+  assert [process.returncode for process in both] == [0, 0], answers
+  return [next(line for line in out.splitlines() if line.startswith("restored")) for out, _ in answers]
+
+
+@pytest.mark.slow
+def test_two_processes_choose_the_same_checkpoint(tmp_path):
+  assert run_two_processes(tmp_path) == ["restored 0", "restored 0"]
+  (tmp_path / "2" / "commit_success.txt").unlink()
+  path = max(data_files(tmp_path / "3" / "state"), key=lambda path: path.stat().st_size)
+  flip(path, 2000, 2)
+  assert run_two_processes(tmp_path) == ["restored 1", "restored 1"]
+  assert set_aside(tmp_path) == ["2-no-commit-marker", "3-checksum"]
+  assert steps_on_disk(tmp_path) == [2, 3, 4]
