@@ -62,7 +62,7 @@ def train(run: Run, checkpoints: Checkpoints, writer: MetricsWriter, progress: P
   config, batch_size, end = run.config, run.config.data.batch_size, configs.last_step(run.config)
   schedule = optimizers.make_schedule(config)
   optimizer = optimizers.make_optimizer(config)
-  abstract = abstract_state(run.task, optimizer, run.mesh, config.seed)
+  abstract = train_state.abstract(run.task.init, optimizer, run.mesh, config.seed)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
   state, position = _restore_or_start(run, optimizer, abstract, checkpoints, writer)
   train_step = jax.jit(
@@ -114,14 +114,6 @@ def train(run: Run, checkpoints: Checkpoints, writer: MetricsWriter, progress: P
   return state.params, evaluation
 
 
-def abstract_state(task: Task, optimizer, mesh: Mesh, seed: int):
-  """The train state as ShapeDtypeStructs with shardings: what a checkpoint is restored into."""
-  make = lambda key: train_state.create(task.init(key), optimizer)
-  shapes = jax.eval_shape(make, jax.random.key(seed))
-  shardings = sharding.state_shardings(mesh, shapes)
-  return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
-
-
 def _restore_or_start(run: Run, optimizer, abstract, checkpoints, writer):
   """(state, position) of the newest good checkpoint, or of step 0."""
   restored = checkpoints.restore_latest(abstract, on_event=writer.event)
@@ -136,9 +128,7 @@ def _restore_or_start(run: Run, optimizer, abstract, checkpoints, writer):
     writer.event("restore", step=restored.step, position=restored.host["position"])
     return restored.state, int(restored.host["position"])
 
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-  make = jax.jit(lambda key: train_state.create(run.task.init(key), optimizer), out_shardings=shardings)
-  state = make(jax.random.key(run.config.seed))
+  state = train_state.fresh(run.task.init, optimizer, abstract, run.config.seed)
   if run.start is not None:
     state = run.start(state, abstract)
   if int(state.step) >= configs.last_step(run.config):

@@ -1,0 +1,85 @@
+"""A tiny pretraining set-up that tests of the training code share: random packed rows and a model of one layer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bert_jax import config as configs
+from bert_jax import pretrain
+from bert_jax.batch import SpecialIds
+from bert_jax.models.config import encoder_config
+from bert_jax.models.pretraining import PretrainingModel
+from bert_jax.training import sharding, train_state
+from bert_jax.training import optimizer as optimizers
+from bert_jax.training.train_step import make_train_step
+
+SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
+VOCAB, LENGTH, ROWS = 100, 32, 16
+
+
+def tiny_config(**overrides):
+  """A config of 40 steps whose model trains in no time; overrides by dotted key."""
+  config = configs.default_config()
+  config.total_steps = 40
+  config.data.batch_size = ROWS
+  config.model.update(preset="bert-tiny", vocab_size=VOCAB, hidden_size=16, num_attention_heads=2, num_hidden_layers=1,
+                      intermediate_size=32, max_position_embeddings=LENGTH, hidden_dropout_prob=0.0,
+                      attention_probs_dropout_prob=0.0)  # fmt: skip
+  config.masking.max_predictions = 6
+  config.optimizer.update(learning_rate=1e-2, warmup_steps=5)
+  for key, value in overrides.items():
+    group, _, name = key.rpartition(".")
+    (config[group] if group else config)[name] = value
+  return config
+
+
+def tiny_task(config):
+  """The pretraining task of `tiny_config`, in the dtypes that it says."""
+  fields = {name: config.model[name] for name in configs.MODEL_FIELDS if config.model[name] is not None}
+  encoder = encoder_config(config.model.preset, **fields)
+  model = PretrainingModel(encoder, dtype=jnp.dtype(config.model.dtype), param_dtype=jnp.dtype(config.model.param_dtype),
+                           remat=config.model.remat)  # fmt: skip
+  return pretrain.make_task(model, config.masking, special=SPECIAL)
+
+
+def tiny_batch(step, rows=ROWS):
+  """A global host batch: one to three pairs per row, of very different lengths."""
+  rng = np.random.default_rng(step)
+  tokens = np.zeros((rows, LENGTH), np.int32)
+  sequences = np.zeros((rows, 4, 3), np.int32)
+  for row in range(rows):
+    start = 0
+    for slot in range(rng.integers(1, 4)):
+      length = int(rng.integers(7, 11))
+      first = int(rng.integers(3, length - 2))
+      words = rng.integers(5, VOCAB, length)
+      words[0], words[first - 1], words[-1] = SPECIAL.cls, SPECIAL.sep, SPECIAL.sep
+      tokens[row, start : start + length] = words
+      sequences[row, slot] = (length, first, rng.integers(0, 2))
+      start += length
+  index = np.arange(rows, dtype=np.uint32) + np.uint32(step * rows)
+  return {"tokens": tokens, "sequences": sequences, "epoch": np.zeros(rows, np.uint32), "index": index}
+
+
+def run_steps(config, steps, devices=1, change=lambda step, batch: batch):
+  """Trains `steps` steps as the loop does. Returns (final state, list of StepReports on the host)."""
+  mesh = sharding.make_mesh(config, jax.devices()[:devices])
+  task, optimizer = tiny_task(config), optimizers.make_optimizer(config)
+  abstract = train_state.abstract(task.init, optimizer, mesh, config.seed)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+  state = train_state.fresh(task.init, optimizer, abstract, config.seed)
+  step = jax.jit(
+      make_train_step(task, optimizer, optimizers.make_schedule(config), seed=config.seed, microbatches=config.optimizer.microbatches),
+      in_shardings=(shardings, sharding.batch_sharding(mesh)), out_shardings=(shardings, sharding.replicated(mesh)),
+  )  # fmt: skip
+  reports = []
+  for number in range(steps):
+    state, report = step(state, sharding.put_batch(change(number, tiny_batch(number)), mesh))
+    reports.append(jax.device_get(report))
+  return state, reports
+
+
+def losses(reports):
+  """[steps, 2]: MLM and NSP loss of every step."""
+  divide = lambda pair: float(pair[0]) / float(pair[1])
+  return np.array([[divide(report.sums["mlm_loss"]), divide(report.sums["nsp_loss"])] for report in reports])

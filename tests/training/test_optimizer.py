@@ -1,0 +1,69 @@
+"""optimizer.py (law 12): the learning rate is a function of the step, and decay leaves biases and LayerNorm alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tests.pretraining_fixtures import tiny_config, tiny_task
+
+from bert_jax.errors import UserError
+from bert_jax.training import optimizer as optimizers
+
+
+def rates(**overrides):
+  config = tiny_config(**{"optimizer.learning_rate": 1.0, "optimizer.warmup_steps": 4, "total_steps": 20} | overrides)
+  return np.array([float(optimizers.make_schedule(config)(jnp.int32(step))) for step in range(config.total_steps + 1)])
+
+
+def test_linear_rises_over_the_warmup_and_falls_to_zero_at_the_end():
+  found = rates()
+  np.testing.assert_allclose(found[:5], [0.25, 0.5, 0.75, 1.0, 1.0])
+  np.testing.assert_allclose(np.diff(found[4:]), -1 / 16, atol=1e-6)
+  assert found[20] == 0.0 and found[19] > 0
+
+
+def test_wsd_stays_at_the_peak_until_the_final_decay():
+  found = rates(**{"optimizer.schedule": "wsd", "optimizer.decay_fraction": 0.25})
+  np.testing.assert_allclose(found[3:16], 1.0)
+  np.testing.assert_allclose(found[15:21], [1, 0.8, 0.6, 0.4, 0.2, 0], atol=1e-6)
+
+
+def test_a_warmup_that_leaves_no_room_is_refused():
+  with pytest.raises(UserError, match="warmup_steps=20"):
+    rates(**{"optimizer.warmup_steps": 20})
+
+
+def test_matrices_and_embeddings_decay_and_nothing_else():
+  params = tiny_task(tiny_config()).init(jax.random.key(0))
+  for path, decays in jax.tree_util.tree_leaves_with_path(optimizers.decays(params)):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    assert decays == name.endswith(("kernel", "embedding")), name
+    assert decays or name.endswith(("bias", "scale")), name
+
+
+def test_adamw_is_optax_adamw_after_clipping():
+  config = tiny_config(**{"optimizer.clip_norm": 0.5})
+  params = {"dense": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}}
+  gradients = jax.tree.map(lambda p: jnp.arange(p.size, dtype=jnp.float32).reshape(p.shape) - 2.0, params)
+  reference = optax.chain(
+      optax.clip_by_global_norm(0.5), optax.adamw(1e-2, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, mask=optimizers.decays)
+  )
+  ours, theirs = params, params
+  optimizer = optimizers.make_optimizer(config)
+  our_state, their_state = optimizer.init(ours), reference.init(theirs)
+  for _ in range(3):
+    ours, our_state = optimizers.apply(optimizer, gradients, our_state, ours, jnp.float32(1e-2))
+    updates, their_state = reference.update(gradients, their_state, theirs)
+    theirs = optax.apply_updates(theirs, updates)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
+
+
+def test_lamb_scales_each_matrix_by_its_trust_ratio_and_leaves_biases_to_adam():
+  config = tiny_config(**{"optimizer.name": "lamb", "optimizer.clip_norm": 0.0, "optimizer.weight_decay": 0.0})
+  params = {"dense": {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.ones(2)}}
+  gradients = jax.tree.map(jnp.ones_like, params)
+  optimizer = optimizers.make_optimizer(config)
+  direction, _ = optimizer.update(gradients, optimizer.init(params), params)
+  np.testing.assert_allclose(jnp.linalg.norm(direction["dense"]["kernel"]), jnp.linalg.norm(params["dense"]["kernel"]), rtol=1e-5)
+  np.testing.assert_allclose(direction["dense"]["bias"], -1.0, rtol=1e-5)
