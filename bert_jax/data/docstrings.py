@@ -27,15 +27,15 @@ from bert_jax.errors import UserError
 
 PYTHON = "python"
 
-# `docstrings:` without names. All come with bert_jax itself, so that its extras do not change the text; those that
-# are not installed are left out.
+# `docstrings:` without names. All come with bert_jax itself, so that its extras do not change the text; those
+# that are not installed are left out.
 DEFAULT_PACKAGES = (PYTHON, "numpy", "scipy", "jax", "flax", "optax", "orbax", "tensorflow", "keras",
                     "tensorflow_datasets", "ml_collections", "absl", "h5py")
 
 # Folders without documentation of their own: tests, generated interfaces, copies of other packages.
 _SKIPPED_FOLDERS = frozenset((
-    "__pycache__", "site-packages", "test", "tests", "idlelib", "lib2to3", "_api", "api", "_tf_keras", "_vendor",
-    "third_party", "turtledemo", "ensurepip"))
+    "__pycache__", "site-packages", "test", "tests", "idlelib", "lib2to3", "_api", "api", "_tf_keras",
+    "_vendor", "third_party", "turtledemo", "ensurepip"))
 
 # A module with less prose than this is no document: next-sentence pairs need several sentences.
 MIN_DOCUMENT_CHARACTERS = 200
@@ -43,7 +43,9 @@ MIN_DOCUMENT_CHARACTERS = 200
 # A string that opens a body: at the top of the file, or after the colon that ends a `def` or `class` line.
 _DOCSTRING = re.compile(
     r'(?:\A|:[ \t]*(?:#[^\n]*)?\n)(?:[ \t]*(?:#[^\n]*)?\n)*[ \t]*([rRuU]?)("""|\'\'\')', re.S)
-_END = {'"""': re.compile(r'(?:[^\\"]|\\.|"(?!""))*"""', re.S), "'''": re.compile(r"(?:[^\\']|\\.|'(?!''))*'''", re.S)}
+_END = {
+    '"""': re.compile(r'(?:[^\\"]|\\.|"(?!""))*"""', re.S),
+    "'''": re.compile(r"(?:[^\\']|\\.|'(?!''))*'''", re.S)}
 
 
 class Package(NamedTuple):
@@ -150,7 +152,7 @@ def _modules(packages: list[Package]) -> Iterator[tuple[str, str]]:
 
 
 def find_docstrings(source: str) -> list[str]:
-  """The triple-quoted docstrings of a Python file, in order, with escapes resolved and indentation as written.
+  """The triple-quoted docstrings of a Python file, in order, escapes resolved, indentation as written.
 
   A regular expression instead of `ast`: twenty times as fast, and the same
   docstrings but for rare ones (a test compares the two on the standard library).
@@ -185,7 +187,7 @@ def _topics(source: str) -> list[tuple[str, list[str]]]:
   return []
 
 
-# --- From a docstring to prose -------------------------------------------------------------------------------------
+# --- From a docstring to prose ---
 
 # Directives whose content is prose; the content of every other one is code, mathematics or a list.
 _PROSE_DIRECTIVE = re.compile(
@@ -203,9 +205,10 @@ _OTHER_FIELD = re.compile(r":[\w ]+:(?:\s|$)")
 _BULLET_SIGNS = "-*+•("
 _BULLET = re.compile(r"(?:[-*+•]|\(?(?:\d{1,2}|[a-z])[.)])\s+")
 _SECTIONS = frozenset((
-    "parameters", "other parameters", "attributes", "methods", "args", "arguments", "returns", "return", "yields",
-    "raises", "receives", "warns", "examples", "example", "notes", "note", "usage", "properties", "keyword arguments",
-    "see also", "references", "call arguments", "input shape", "output shape", "class variables"))
+    "parameters", "other parameters", "attributes", "methods", "args", "arguments", "returns", "return",
+    "yields", "raises", "receives", "warns", "examples", "example", "notes", "note", "usage", "properties",
+    "keyword arguments", "see also", "references", "call arguments", "input shape", "output shape",
+    "class variables"))
 # Lists of names or of literature: no sentences.
 _DROPPED_SECTIONS = frozenset(("see also", "references", "methods"))
 
@@ -307,7 +310,7 @@ def _is_signature(stripped: str) -> bool:
 
 
 def _label(stripped: str) -> int:
-  """Length of what opens an entry of a list (`x (int): `, `:param x: `, `- `, `1. `), 0 where nothing does."""
+  """Length of what opens an entry of a list (`x (int): `, `:param x: `, `- `, `1. `), else 0."""
   found = None
   if stripped[0] == ":":
     found = _FIELD.match(stripped)

@@ -15,13 +15,14 @@ import re
 _CJK_CLOSERS = "”’」』）》】〕〉"
 _CLOSERS = "\"'»)\\]}" + _CJK_CLOSERS
 
-# The pattern opens with one plain set of characters, because that is what the regular expression engine can scan
-# for quickly; the branches look back at which stop it was. Possessive repeats (*+) never give a closing quote back.
+# The pattern opens with one plain set of characters, because that is what the regular expression engine can
+# scan for quickly; the branches look back at which stop it was. Possessive repeats (*+) never give a closing
+# quote back.
 #
-# A Latin stop ends a sentence before white space, unless the next character shows that it goes on (a small letter, a
-# comma …); right before a Chinese character it needs no space. A Chinese stop ends one anywhere, except before
-# punctuation that goes on: “好！”，他说。 Only the first of several stops is tried, or a long row of them takes
-# quadratic time.
+# A Latin stop ends a sentence before white space, unless the next character shows that it goes on (a small
+# letter, a comma …); right before a Chinese character it needs no space. A Chinese stop ends one anywhere,
+# except before punctuation that goes on: “好！”，他说。 Only the first of several stops is tried, or a long row of
+# them takes quadratic time.
 _STOPS = ".!?…。！？；｡"
 _CANDIDATE = re.compile(
     rf"[{_STOPS}](?<![{_STOPS}].)(?:"
@@ -34,8 +35,8 @@ _CANDIDATE = re.compile(
 
 # Never the end of a sentence: a name or an example follows.
 _BEFORE_NAMES = frozenset(
-    "mr mrs ms mme mlle messrs dr prof rev hon gen col lt capt cmdr sgt maj adm gov sen rep pres st mt ft e.g eg i.e ie "
-    "cf vs v viz resp approx ca fig figs eq eqs sec secs ref refs ch chap tab al".split())
+    "mr mrs ms mme mlle messrs dr prof rev hon gen col lt capt cmdr sgt maj adm gov sen rep pres st mt ft "
+    "e.g eg i.e ie cf vs v viz resp approx ca fig figs eq eqs sec secs ref refs ch chap tab al".split())
 
 # Not the end before a number.
 _BEFORE_NUMBERS = frozenset(
@@ -45,10 +46,10 @@ _BEFORE_NUMBERS = frozenset(
 # The end only where a word follows that commonly opens a sentence.
 _MAYBE_LAST = frozenset("jr sr inc ltd co corp bros etc esq ph.d m.d b.a m.a b.sc m.sc dept univ est".split())
 _OPENERS = frozenset(
-    "the a an this that these those it its he she they we i you his her their our my your in on at by for from with as "
-    "to of when while where if after before since during there here however but and or so then thus hence also "
-    "although though because what who why how no not some many most all both each one two such other another "
-    "according despite under until".split())
+    "the a an this that these those it its he she they we i you his her their our my your in on at by for "
+    "from with as to of when while where if after before since during there here however but and or so then "
+    "thus hence also although though because what who why how no not some many most all both each one two "
+    "such other another according despite under until".split())
 
 _LAST_WORD = re.compile(r"[^\s\"'“‘(\[{—–/]*$")
 _NEXT_WORD = re.compile(r"[\s\"'“‘(\[{]*([\w’']*)")
@@ -99,7 +100,8 @@ def _is_end(line: str, start: int, stop: int, end: int) -> bool:
     return True
   lower = word.lower()
   # An initial, or letters with stops between them; a single Chinese character is neither.
-  if size == 1 and word.isalpha() and word < "\u2e80" or size > 1 and word[1] == "." and _LETTERS_WITH_STOPS.match(word):
+  is_initial = size == 1 and word.isalpha() and word < "\u2e80"
+  if is_initial or size > 1 and word[1] == "." and _LETTERS_WITH_STOPS.match(word):
     if lower in _BEFORE_NAMES or lower in _BEFORE_NUMBERS and line[end:end + 1].isdigit():
       return False
     return not _is_start(line, start, stop) and _opens_sentence(line, end)

@@ -64,7 +64,8 @@ class Kind(NamedTuple):
 
   Attributes:
     options: the words that may follow `+`.
-    resolve: argument -> what `read` walks over; raises UserError for what cannot be there. Called before anything is read.
+    resolve: argument -> what `read` walks over; UserError where that is nothing. Called
+      before anything is read.
     read: (source, resolved, skip_bad, counts) -> documents.
     versions: (source) -> {name: version} of what the text depends on, for the manifest.
   """
@@ -85,7 +86,8 @@ def parse_source(spec: str) -> Source:
   kind, _, option = head.partition("+")
   known = ", ".join(f"{name}:" for name in KINDS)
   if not colon:
-    raise UserError(f"source {spec!r}: expected KIND:ARGUMENT with one of {known}; for plain text write text:{spec}")
+    raise UserError(f"source {spec!r}: expected KIND:ARGUMENT with one of {known}; "
+                    f"for plain text write text:{spec}")
   if kind not in KINDS:
     near = difflib.get_close_matches(kind, KINDS, n=1)
     raise UserError(f"source {spec!r}: unknown kind {kind!r}; "
@@ -100,7 +102,10 @@ def parse_source(spec: str) -> Source:
 
 def source_versions(sources: Sequence[Source]) -> dict[str, str]:
   """Versions of installed packages that the text of these sources depends on, {} for plain files."""
-  return {name: version for source in sources for name, version in KINDS[source.kind].versions(source).items()}
+  versions = {}
+  for source in sources:
+    versions |= KINDS[source.kind].versions(source)
+  return versions
 
 
 def read_documents(
@@ -203,7 +208,7 @@ def _paragraphs(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
 
 
 def _join(lines: list[str]) -> str:
-  """Joins wrapped lines: Chinese and Japanese without a space, and words hyphenated at the end of a line too."""
+  """Joins wrapped lines, without a space in Chinese and Japanese and behind the hyphen of a word."""
   parts = [lines[0]]
   for above, below in zip(lines, lines[1:]):
     east_asian = _WIDE.match(above[-1]) and _WIDE.match(below[0])

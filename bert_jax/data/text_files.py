@@ -40,7 +40,8 @@ def matching_files(pattern: str) -> list[str]:
   found = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
   files = [path for path in found if not os.path.isdir(path)]
   if not files and found:
-    raise UserError(f"{pattern}: names only folders ({found[0]}); name files, as in {os.path.join(pattern, '*')}")
+    raise UserError(f"{pattern}: names only folders ({found[0]}); "
+                    f"name files, as in {os.path.join(pattern, '*')}")
   if not files:
     raise UserError(
         f"{pattern}: no such file (working folder: {os.getcwd()}); "
@@ -109,8 +110,8 @@ def read_lines(path: str, *, skip_bad: bool, counts: collections.Counter) -> Ite
       line = raw.decode("utf-8")
     except UnicodeDecodeError as error:
       hint = " (it begins like UTF-16)" if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-      note_bad(f"{path}:{number}: not UTF-8{hint}: byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the "
-               "line; convert the file with `iconv -t utf-8`",
+      note_bad(f"{path}:{number}: not UTF-8{hint}: byte 0x{raw[error.start]:02x} at byte {error.start + 1} "
+               "of the line; convert the file with `iconv -t utf-8`",
                skip_bad=skip_bad, counts=counts, key="bad_lines")
       continue
     if number == 1:

@@ -24,9 +24,10 @@ from bert_jax.errors import UserError
 
 SPECIAL_TOKENS = SpecialIds(pad="[PAD]", unk="[UNK]", cls="[CLS]", sep="[SEP]", mask="[MASK]")
 _MAX_WORD_CHARACTERS = 100  # Longer words become [UNK], as in BERT.
+_REMEDY = "give a BERT folder or a vocab.txt, or train a vocabulary with --vocab_size"
 
-# A vocabulary where fewer tokens than this hold a capital letter is lower-cased: BERT uncased and Chinese have
-# 2 of 30,522 and 21,128 (ℝ; <S>, <T>), BERT cased 8,368 of 28,996.
+# A vocabulary where fewer tokens than this hold a capital letter is lower-cased: BERT uncased and Chinese
+# have 2 of 30,522 and 21,128 (ℝ; <S>, <T>), BERT cased 8,368 of 28,996.
 _CASED_SHARE = 0.02
 
 
@@ -34,12 +35,14 @@ class Tokenizer(NamedTuple):
   """A WordPiece tokenizer with its five special tokens.
 
   Attributes:
-    backend: recognises special tokens in a text, and adds [CLS] and [SEP] where asked to; saved as tokenizer.json.
+    backend: recognises special tokens in a text, and adds [CLS] and [SEP] where asked to;
+      saved as tokenizer.json.
     plain: the same without: special tokens in a text are ordinary characters.
     special: ids of the five special tokens.
     vocab_size: number of tokens.
     lowercase: whether text is lower-cased.
-    fingerprint: SHA-256 (hex) of what decides its ids: vocabulary and normalisation, not files, paths or versions.
+    fingerprint: SHA-256 (hex) of what decides its ids: vocabulary and normalisation; not
+      of files, paths or versions.
     normalisation: {'lowercase', 'strip_accents', 'handle_chinese_chars'}, all bool.
   """
 
@@ -52,13 +55,15 @@ class Tokenizer(NamedTuple):
   normalisation: dict[str, bool]
 
 
-def encode_batch(tokenizer: Tokenizer, texts: Sequence[str], *, special_tokens: bool = False) -> list[list[int]]:
+def encode_batch(
+    tokenizer: Tokenizer, texts: Sequence[str], *, special_tokens: bool = False) -> list[list[int]]:
   """Token ids of each text, without [CLS] and [SEP] around it, not truncated.
 
   Args:
     tokenizer: a Tokenizer.
     texts: the texts.
-    special_tokens: False (corpora): "[MASK]" in a text is brackets and a word. True (fill-mask): it is the mask token.
+    special_tokens: False (corpora): "[MASK]" in a text is brackets and a word. True
+      (fill-mask): it is the mask token.
   """
   backend = tokenizer.backend if special_tokens else tokenizer.plain
   return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
@@ -91,8 +96,9 @@ def build_tokenizer(
       single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
       special_tokens=[("[CLS]", special.cls), ("[SEP]", special.sep)])
   backend.decoder = decoders.WordPiece(prefix="##")
-  canonical = json.dumps({"model": "WordPiece", "max_word_characters": _MAX_WORD_CHARACTERS, **normalisation,
-                          "vocabulary": list(vocabulary)}, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+  decisive = {"model": "WordPiece", "max_word_characters": _MAX_WORD_CHARACTERS, **normalisation,
+              "vocabulary": list(vocabulary)}
+  canonical = json.dumps(decisive, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
   return Tokenizer(
       backend=backend, plain=build_backend(ids, **normalisation), special=special, vocab_size=len(ids),
       lowercase=normalisation["lowercase"], fingerprint=hashlib.sha256(canonical.encode()).hexdigest(),
@@ -102,7 +108,7 @@ def build_tokenizer(
 def build_backend(
     ids: dict[str, int], *, lowercase: bool, strip_accents: bool | None = None,
     handle_chinese_chars: bool = True) -> tokenizers.Tokenizer:
-  """BERT's normaliser, pre-tokenizer and WordPiece over {token: id}; nothing is checked and no token is special."""
+  """BERT's normaliser, pre-tokenizer and WordPiece over {token: id}; unchecked, no token is special."""
   backend = tokenizers.Tokenizer(models.WordPiece(
       dict(ids), unk_token=SPECIAL_TOKENS.unk, max_input_chars_per_word=_MAX_WORD_CHARACTERS))
   backend.normalizer = normalizers.BertNormalizer(
@@ -119,14 +125,15 @@ def check_vocabulary(vocabulary: Sequence[str], name: str) -> dict[str, int]:
   ids = {}
   for number, token in enumerate(vocabulary):
     if token in ids:
-      raise UserError(f"{name}: token {token!r} stands in line {ids[token] + 1} and again in line {number + 1}; "
-                      "every token must have one id: remove or rename one of them")
+      raise UserError(f"{name}: token {token!r} stands in line {ids[token] + 1} and again in line "
+                      f"{number + 1}; every token must have one id: remove or rename one of them")
     ids[token] = number
   missing = [token for token in SPECIAL_TOKENS if token not in ids]
   if missing:
-    raise UserError(f"{name}: no {' and no '.join(missing)} in it; BERT's pretraining needs {' '.join(SPECIAL_TOKENS)}: "
-                    "put the missing ones in place of unused tokens such as [unused0], or train a vocabulary with "
-                    "--vocab_size")
+    raise UserError(
+        f"{name}: no {' and no '.join(missing)} in it; BERT's pretraining needs {' '.join(SPECIAL_TOKENS)}: "
+        "put the missing ones in place of unused tokens such as [unused0], or train a vocabulary with "
+        "--vocab_size")
   return ids
 
 
@@ -137,22 +144,24 @@ def load_tokenizer(path: str | os.PathLike, *, lowercase: bool | None = None) ->
     path: a vocabulary file (one token per line), or a folder with tokenizer.json
       (which decides where it exists) or vocab.txt, as Hugging Face writes them.
     lowercase: overrides what the files say. None: tokenizer.json or
-      tokenizer_config.json (beside vocab.txt) decides, else the vocabulary itself: cased ones hold capital letters.
+      tokenizer_config.json (beside vocab.txt) decides, else the vocabulary itself: cased
+      ones hold capital letters.
 
   Raises:
-    UserError: nothing there, another kind of tokenizer (named), or a vocabulary that `build_tokenizer` refuses.
+    UserError: nothing there, another kind of tokenizer (named), or a vocabulary that
+      `build_tokenizer` refuses.
   """
   path = pathlib.Path(path)
   if not path.exists():
-    raise UserError(f"{path}: no such tokenizer; expected a vocab.txt or a folder with tokenizer.json or vocab.txt")
+    raise UserError(f"{path}: no such tokenizer; "
+                    "expected a vocab.txt or a folder with tokenizer.json or vocab.txt")
   folder = path if path.is_dir() else path.parent
   config = _read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
   normalisation = _settings(config, "do_lower_case", "strip_accents", "tokenize_chinese_chars")
   if path.is_dir():
     kind = str(config.get("tokenizer_class") or "BertTokenizer")
     if kind.removesuffix("Fast") not in ("BertTokenizer", "PreTrainedTokenizer", "TokenizersBackend"):
-      raise UserError(f"{path}: a {kind}; only BERT's WordPiece is supported (BertTokenizer): give a BERT folder or "
-                      "a vocab.txt, or train a vocabulary with --vocab_size")
+      raise UserError(f"{path}: a {kind}; only BERT's WordPiece is supported (BertTokenizer): {_REMEDY}")
     if (path / "tokenizer.json").exists():
       vocabulary, normalisation = _read_tokenizer_json(path / "tokenizer.json")
       path = path / "tokenizer.json"
@@ -160,7 +169,8 @@ def load_tokenizer(path: str | os.PathLike, *, lowercase: bool | None = None) ->
       path = path / "vocab.txt"
       vocabulary = _read_vocabulary(path)
     else:
-      raise UserError(f"{path}: no tokenizer.json and no vocab.txt in this folder; BERT's WordPiece has one of them")
+      raise UserError(f"{path}: no tokenizer.json and no vocab.txt in this folder; "
+                      "BERT's WordPiece has one of them")
   elif path.suffix == ".json":
     vocabulary, normalisation = _read_tokenizer_json(path)
   else:
@@ -189,8 +199,8 @@ def _read_vocabulary(path: pathlib.Path) -> list[str]:
     # Only "\n" separates lines: BERT's Chinese vocabulary has other separators as tokens.
     lines = path.read_bytes().decode("utf-8-sig").split("\n")
   except UnicodeDecodeError as error:
-    raise UserError(f"{path}: not a vocabulary in UTF-8 (byte {error.start}: 0x{error.object[error.start]:02x}); "
-                    "expected one token per line") from error
+    raise UserError(f"{path}: not a vocabulary in UTF-8 (byte 0x{error.object[error.start]:02x} at "
+                    f"{error.start}); expected one token per line") from error
   except OSError as error:
     raise UserError(f"{path}: cannot be read: {error.strerror}") from error
   if lines[-1] == "":
@@ -215,14 +225,16 @@ def _read_tokenizer_json(path: pathlib.Path) -> tuple[list[str], dict[str, bool 
   for part, expected in parts:
     kind = (value.get(part) or {}).get("type", "none")
     if kind != expected:
-      raise UserError(f"{path}: its {part} is {kind}; only BERT's WordPiece is supported ({part} {expected}): give a "
-                      "BERT folder or a vocab.txt, or train a vocabulary with --vocab_size")
+      raise UserError(f"{path}: its {part} is {kind}; only BERT's WordPiece is supported "
+                      f"({part} {expected}): {_REMEDY}")
   model, normalizer = value["model"], value["normalizer"]
-  settings = [("max_input_chars_per_word", model, _MAX_WORD_CHARACTERS), ("continuing_subword_prefix", model, "##"),
-              ("unk_token", model, SPECIAL_TOKENS.unk), ("clean_text", normalizer, True)]
+  settings = [("max_input_chars_per_word", model, _MAX_WORD_CHARACTERS),
+              ("continuing_subword_prefix", model, "##"), ("unk_token", model, SPECIAL_TOKENS.unk),
+              ("clean_text", normalizer, True)]
   for key, holder, expected in settings:
     if holder.get(key, expected) != expected:
-      raise UserError(f"{path}: {key} is {holder[key]!r}; BERT's WordPiece has {expected!r}, and only that is supported")
+      raise UserError(f"{path}: {key} is {holder[key]!r}; "
+                      f"BERT's WordPiece has {expected!r}, and only that is supported")
   ids = model["vocab"]
   beyond = [token["content"] for token in value.get("added_tokens") or () if token["content"] not in ids]
   if beyond:
@@ -251,12 +263,14 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike, *, max_lengt
   ids = tokenizer.plain.get_vocab()
   strip_accents = tokenizer.normalisation["strip_accents"]
   config = {
-      "tokenizer_class": "BertTokenizer", "model_max_length": max_length, "do_lower_case": tokenizer.lowercase,
+      "tokenizer_class": "BertTokenizer", "model_max_length": max_length,
+      "do_lower_case": tokenizer.lowercase,
       # null is how BERT says "as do_lower_case".
       "strip_accents": None if strip_accents == tokenizer.lowercase else strip_accents,
       "tokenize_chinese_chars": tokenizer.normalisation["handle_chinese_chars"],
       "clean_up_tokenization_spaces": True, **tokens}
-  (folder / "vocab.txt").write_bytes("".join(f"{token}\n" for token in sorted(ids, key=ids.get)).encode("utf-8"))
+  vocabulary = "".join(f"{token}\n" for token in sorted(ids, key=ids.get))
+  (folder / "vocab.txt").write_bytes(vocabulary.encode("utf-8"))
   (folder / "tokenizer.json").write_bytes(tokenizer.backend.to_str(pretty=True).encode("utf-8"))
   for name, value in (("tokenizer_config.json", config), ("special_tokens_map.json", tokens)):
     (folder / name).write_bytes((json.dumps(value, indent=2, sort_keys=True) + "\n").encode("utf-8"))

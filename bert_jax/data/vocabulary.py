@@ -13,7 +13,7 @@ import hashlib
 import heapq
 import re
 import unicodedata
-from typing import Iterable, Iterator
+from typing import Iterable
 
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
@@ -32,12 +32,13 @@ _MIN_PAIR_COUNT = 2
 
 # The blocks that BERT's normaliser cuts into single characters: these never continue a word.
 _CHINESE = re.compile(
-    "[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f\U0002b820-\U0002ceaf"
-    "\uf900-\ufaff\U0002f800-\U0002fa1f]")
+    "[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
+    "\U0002b820-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f]")
 
 
 def train_wordpiece(
-    texts: Iterable[str], vocab_size: int, *, lowercase: bool = True, report: dict | None = None) -> Tokenizer:
+    texts: Iterable[str], vocab_size: int, *, lowercase: bool = True,
+    report: dict | None = None) -> Tokenizer:
   """Trains a vocabulary: the five special tokens, characters, "##" characters, then merges.
 
   Deterministic: the same texts give the same vocabulary, ids included, whatever
@@ -47,7 +48,8 @@ def train_wordpiece(
     texts: the sample.
     vocab_size: number of tokens, at most: a small text yields fewer.
     lowercase: lower-case and strip accents.
-    report: receives 'characters' (distinct), 'characters_kept' and 'coverage' (share of the text's characters kept).
+    report: receives 'characters' (distinct), 'characters_kept' and 'coverage' (share of the
+      text's characters kept).
 
   Raises:
     UserError: no text, or a vocab_size below MIN_VOCAB_SIZE.
