@@ -8,7 +8,7 @@ EXAMPLE = """  python -m bert_jax report --workdir=runs/quickstart
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("--workdir", required=True, metavar="DIR", help="the run folder; the run may still go on")
+  parser.add_argument("--workdir", required=True, metavar="DIR", help="the run folder; the run may go on")
   parser.add_argument("--plot", metavar="FILE", help="draw the curves into this .png, .svg or .pdf")
 
 

@@ -194,7 +194,7 @@ def _now() -> float:
 
 
 class _TensorBoard:
-  """TensorBoard scalars. Its files grow; for an object store locally and are uploaded."""
+  """TensorBoard scalars. Its files are appended to, so those for an object store grow locally first."""
 
   def __init__(self, folder: epath.Path, attempt: int):
     self._folder, self._attempt, self._part = folder, attempt, 0
