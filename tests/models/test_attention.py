@@ -1,0 +1,69 @@
+"""The mask rule and the attention function."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bert_jax.errors import UserError
+from bert_jax.models import attention
+
+
+def _draw(shape=(2, 6, 2, 4)):
+  rng = np.random.default_rng(0)
+  return [jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(3)]
+
+
+def test_tokens_see_their_own_sequence_and_padding_sees_all_tokens():
+  expected = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [1, 1, 1, 0]]
+  np.testing.assert_array_equal(attention.attention_mask(jnp.array([[1, 1, 2, 0]]))[0], expected)
+
+
+def test_attention_equals_a_plain_loop():
+  query, key, value = _draw()
+  segments = np.array([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 1, 1]])
+  result = np.asarray(attention.dot_product_attention(query, key, value, jnp.asarray(segments)))
+  mask = np.asarray(attention.attention_mask(jnp.asarray(segments)))
+  query, key, value = np.asarray(query), np.asarray(key), np.asarray(value)
+  for b in range(2):
+    for head in range(2):
+      for q in range(6):
+        seen = np.flatnonzero(mask[b, q])
+        scores = key[b, seen, head] @ query[b, q, head] / 2  # sqrt(4)
+        weights = np.exp(scores) / np.exp(scores).sum()
+        np.testing.assert_allclose(result[b, q, head], weights @ value[b, seen, head], atol=1e-5)
+
+
+def test_a_row_of_nothing_but_padding_gives_no_nan_and_no_nan_gradient():
+  query, key, value = _draw()
+  segments = jnp.zeros((2, 6), jnp.int32)
+  total = lambda *qkv: attention.dot_product_attention(*qkv, segments).sum()
+  total, gradients = jax.value_and_grad(total, argnums=(0, 1, 2))(query, key, value)
+  assert np.isfinite(total) and all(np.isfinite(g).all() for g in gradients)
+
+
+def test_large_bfloat16_scores_are_normalised_in_float32():
+  query, key, value = [(30 * x).astype(jnp.bfloat16) for x in _draw()]
+  segments = jnp.ones((2, 6), jnp.int32)
+  result = attention.dot_product_attention(query, key, jnp.ones_like(value), segments)
+  assert result.dtype == jnp.bfloat16
+  np.testing.assert_allclose(result.astype(jnp.float32), 1, atol=0.01)
+
+
+def test_dropout_drops_the_stated_share_and_keeps_the_mean():
+  query, key, _ = _draw((4, 64, 2, 4))
+  # With the identity as value, the output shows the probabilities themselves.
+  value = jnp.broadcast_to(jnp.eye(64)[None, :, None, :], (4, 64, 2, 64))
+  segments = jnp.ones((4, 64), jnp.int32)
+  dropped = attention.dot_product_attention(
+      query, key, value, segments, dropout_rate=0.25, dropout_key=jax.random.key(0))
+  kept = attention.dot_product_attention(query, key, value, segments)
+  dropped, kept = np.asarray(dropped), np.asarray(kept)
+  assert np.mean(dropped == 0) == pytest.approx(0.25, abs=0.01)
+  np.testing.assert_allclose(dropped[dropped != 0], kept[dropped != 0] / 0.75, rtol=1e-5)
+
+
+def test_auto_is_a_known_implementation_and_others_are_refused():
+  assert attention.resolve("auto") is attention.IMPLEMENTATIONS[attention.AUTO]
+  with pytest.raises(UserError, match="model.attention.*xla.*'flash'"):
+    attention.resolve("flash")
