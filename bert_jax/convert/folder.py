@@ -21,20 +21,22 @@ import safetensors
 import safetensors.numpy
 
 from bert_jax.convert import bert
+from bert_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.models.config import EncoderConfig
 
 ARCHITECTURES = {"pretraining": "BertForPreTraining", "mlm": "BertForMaskedLM", "encoder": "BertModel"}
 FORMATS = ("transformers", "sentence-transformers")
 POOLINGS = ("cls", "max", "mean")
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 # The mark in model.safetensors by which an earlier export is known, and the files that one may hold.
 # Anything else in the folder was put there by somebody, who would not thank us for replacing it.
 _MARK = {"format": "pt", "producer": "bert_jax"}  # transformers asks for format "pt"
-_OWN_FILES = frozenset({"model.safetensors", "config.json", "README.md", *TOKENIZER_FILES, "modules.json",
-                        "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling",
-                        "2_Normalize"})
+_OWN_FILES = frozenset({
+    "model.safetensors", "config.json", "README.md",
+    "tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json",
+    "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling", "2_Normalize",
+})  # fmt: skip
 
 # What config.json says besides EncoderConfig's fields; any other value makes another model.
 _FIXED = {"model_type": "bert", "position_embedding_type": "absolute", "is_decoder": False,
@@ -68,21 +70,26 @@ def write_folder(
       the new one is complete.
     params: the tree of PretrainingModel.
     config: what the parameters belong to.
-    tokenizer_dir: folder with tokenizer.json, vocab.txt, tokenizer_config.json, special_tokens_map.json.
+    tokenizer_dir: a tokenizer folder or vocab.txt; all four tokenizer files are written, whichever it has.
     head: 'pretraining', 'mlm' or 'encoder', see bert.to_huggingface.
     format: 'transformers' or 'sentence-transformers'.
     pooling: 'mean', 'cls' or 'max'; how sentence-transformers makes one vector of many.
     normalize: whether sentence-transformers scales vectors to length 1.
 
   Raises:
-    UserError: `out` holds something else, parameters or tokenizer do not fit, the disk is full.
+    UserError: `out` holds something else, parameters or tokenizer do not fit, the disk is full. Whatever
+      was in `out` is then still there.
   """
   _one_of("format", format, FORMATS)
   _one_of("pooling", pooling, POOLINGS)
   out = pathlib.Path(out)
   _check_replaceable(out)
+  tokenizer = load_tokenizer(tokenizer_dir)
+  if tokenizer.vocab_size > config.vocab_size:
+    raise UserError(f"{tokenizer_dir}: {tokenizer.vocab_size} tokens do not fit a model with vocab_size "
+                    f"{config.vocab_size}; export with the tokenizer that it was trained with")
+  config = dataclasses.replace(config, pad_token_id=tokenizer.special.pad)
   tensors = bert.to_huggingface(params, config, head)
-  tokenizer_files = _read_tokenizer_files(pathlib.Path(tokenizer_dir), config)
 
   partial = out.absolute().with_name(f".{out.absolute().name}.partial")
   try:
@@ -90,8 +97,7 @@ def write_folder(
     partial.mkdir(parents=True)
     safetensors.numpy.save_file(tensors, partial / "model.safetensors", metadata=_MARK)
     _write_json(partial / "config.json", _config_json(config, head))
-    for name, text in tokenizer_files.items():
-      (partial / name).write_text(text, encoding="utf-8", newline="")
+    save_tokenizer(tokenizer, partial, max_length=config.max_position_embeddings)
     if format == "sentence-transformers":
       _write_sentence_transformers(partial, config, pooling, normalize)
     _move_into_place(partial, out)
@@ -194,25 +200,6 @@ def _load(file: pathlib.Path) -> dict[str, np.ndarray]:
     raise UserError(f"{file}: not a readable safetensors file ({error}); copy it again") from error
 
 
-def _read_tokenizer_files(folder: pathlib.Path, config: EncoderConfig) -> dict[str, str]:
-  """Name -> content of the four files; model_max_length becomes this model's."""
-  contents = {}
-  for name in TOKENIZER_FILES:
-    try:
-      contents[name] = (folder / name).read_bytes().decode("utf-8")
-    except FileNotFoundError as error:
-      needed = ", ".join(TOKENIZER_FILES)
-      raise UserError(f"{folder / name}: not there; a tokenizer folder has {needed}") from error
-  entries = len(contents["vocab.txt"].rstrip("\n").split("\n"))
-  if entries > config.vocab_size:
-    raise UserError(f"{folder / 'vocab.txt'}: {entries} entries do not fit a model with vocab_size "
-                    f"{config.vocab_size}; export with the tokenizer that it was trained with")
-  settings = _read_json(folder / "tokenizer_config.json")
-  settings["model_max_length"] = config.max_position_embeddings
-  contents["tokenizer_config.json"] = _to_json(settings)
-  return contents
-
-
 def _write_sentence_transformers(folder: pathlib.Path, config: EncoderConfig, pooling: str, normalize: bool):
   """Adds what sentence-transformers reads, in the layout before its version 6, which 6 still loads."""
   modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * normalize
@@ -295,9 +282,5 @@ def _read_json(file: pathlib.Path) -> Any:
     raise UserError(f"{file}: not readable as JSON ({error})") from error
 
 
-def _to_json(content: Any) -> str:
-  return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
 def _write_json(file: pathlib.Path, content: Any) -> None:
-  file.write_text(_to_json(content), encoding="utf-8")
+  file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
