@@ -145,7 +145,7 @@ def load_tokenizer(path: str | os.PathLike, *, lowercase: bool | None = None) ->
       (which decides where it exists) or vocab.txt, as Hugging Face writes them.
     lowercase: overrides what the files say. None: tokenizer.json or
       tokenizer_config.json (beside vocab.txt) decides, else the vocabulary itself: cased
-      ones hold capital letters.
+      ones hold capital letters. True for such a vocabulary is refused.
 
   Raises:
     UserError: nothing there, another kind of tokenizer (named), or a vocabulary that
@@ -175,10 +175,15 @@ def load_tokenizer(path: str | os.PathLike, *, lowercase: bool | None = None) ->
     vocabulary, normalisation = _read_tokenizer_json(path)
   else:
     vocabulary = _read_vocabulary(path)
+  capitals = _num_capitals(vocabulary)
+  cased = capitals > _CASED_SHARE * len(vocabulary)
+  if lowercase and cased:
+    raise UserError(f"{path}: {capitals:,} of its {len(vocabulary):,} tokens hold capital letters, which "
+                    "lower-cased text never has; keep the capitals with --cased (prepare.lowercase=False)")
   if lowercase is None:
     lowercase = normalisation["lowercase"]
   if lowercase is None:
-    lowercase = not _is_cased(vocabulary)
+    lowercase = not cased
   chinese = normalisation["handle_chinese_chars"]
   return build_tokenizer(vocabulary, lowercase=lowercase, strip_accents=normalisation["strip_accents"],
                          handle_chinese_chars=True if chinese is None else chinese, name=str(path))
@@ -189,9 +194,10 @@ def _settings(values: dict[str, Any], lowercase: str, accents: str, chinese: str
           "handle_chinese_chars": values.get(chinese)}
 
 
-def _is_cased(vocabulary: Sequence[str]) -> bool:
-  words = [token for token in vocabulary if not (token.startswith("[") and token.endswith("]"))]
-  return sum(token != token.lower() for token in words) > _CASED_SHARE * len(words)
+def _num_capitals(vocabulary: Sequence[str]) -> int:
+  """How many tokens hold a capital letter, not counting the likes of [MASK]."""
+  return sum(token != token.lower() for token in vocabulary
+             if not (token.startswith("[") and token.endswith("]")))
 
 
 def _read_vocabulary(path: pathlib.Path) -> list[str]:

@@ -50,6 +50,7 @@ _NUMPY_STYLE = '''
     a second line of the *same* paragraph::
 
         result = add(1, 2)
+        this line reads like a sentence but stands in code
 
     Parameters
     ----------

@@ -81,9 +81,12 @@ def test_casing_comes_from_the_argument_then_the_config_then_the_vocabulary(tmp_
   (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true}')
   assert load_tokenizer(path).lowercase and load_tokenizer(tmp_path).lowercase
   assert not load_tokenizer(path, lowercase=False).lowercase
+  with pytest.raises(UserError, match="2 of its 21 tokens hold capital letters.*--cased"):
+    load_tokenizer(path, lowercase=True)
   path.write_text("\r\n".join(_SMALL) + "\r\n", encoding="utf-8")
   (tmp_path / "tokenizer_config.json").unlink()
   assert load_tokenizer(path).lowercase and load_tokenizer(path).vocab_size == len(_SMALL)
+  assert load_tokenizer(path, lowercase=True).lowercase
 
 
 def test_the_casing_of_the_bert_vocabularies_is_guessed_right(bert):
