@@ -150,8 +150,10 @@ def _table(run: RunRecord) -> list[str]:
     lines.append(f"{'majority share':<20}{'':>14}{majority[-1]:>14.1%}   (always the more frequent NSP label)")
   entropy, losses = unigram_entropy(run), curve(run, "eval/mlm_loss")[1]
   if entropy is not None:
-    lines.append(f"{'unigram entropy':<20}{'':>14}{f'{entropy:.3f} nats':>14}"
-                 + (f"   (eval/mlm_loss is {entropy - losses[-1]:.2f} below)" if losses else ""))
+    lines.append(f"{'unigram entropy':<20}{'':>14}{f'{entropy:.3f} nats':>14}")
+    if losses:
+      gap = entropy - losses[-1]
+      lines[-1] += f"   (eval/mlm_loss is {abs(gap):.2f} {'below' if gap >= 0 else 'above'})"
   return lines
 
 

@@ -301,19 +301,19 @@ class Progress:
     self._total, self._active, self._clock = total_steps, active, clock
     self._stream = sys.stdout if stream is None else stream
     self._bar = None
-    self._since: tuple[int, float] | None = None
+    self._first: tuple[int, float] | None = None  # step and time of the first update
     self._lines = 0
 
   def begin(self, step: int) -> None:
     """Training goes on from this step; compiling comes first."""
-    self._begun = (step, self._clock())
     if self._active and self._stream.isatty():
       self._bar = tqdm.tqdm(total=self._total, initial=step, file=self._stream, dynamic_ncols=True,
                             bar_format=self._layout(step, "compiling the train step …"))  # fmt: skip
 
   def update(self, step: int, metrics: dict[str, float]) -> None:
     """Shows the metrics of a logged step (`train/…` and `tokens_per_second`)."""
-    left = _duration(self._seconds_left(step))
+    seconds = self._seconds_left(step)
+    left = "…" if seconds is None else _duration(seconds)
     speed = _thousands(metrics.get("tokens_per_second", math.nan))
     values = _values(SHOWN, metrics, "train/")
     if self._bar is not None:
@@ -363,13 +363,14 @@ class Progress:
   def _layout(self, step: int, text: str) -> str:
     return f"{step:,}/{self._total:,} |{{bar}}| {text}"
 
-  def _seconds_left(self, step: int) -> float:
-    """From the mean speed since the first update, because compiling came before it."""
+  def _seconds_left(self, step: int) -> float | None:
+    """From the mean speed since the first update, because compiling came before it; at that one not known."""
     now = self._clock()
-    since_step, since = self._since or self._begun
-    if self._since is None:
-      self._since = (step, now)
-    return (now - since) / max(step - since_step, 1) * (self._total - step)
+    if self._first is None:
+      self._first = (step, now)
+      return None
+    first_step, first = self._first
+    return (now - first) / max(step - first_step, 1) * (self._total - step)
 
 
 def _values(which: tuple[Shown, ...], metrics: dict[str, float], prefix: str) -> list[tuple[Shown, str]]:

@@ -281,7 +281,8 @@ def test_without_a_terminal_there_is_one_aligned_line_per_update():
   shown(stream, range(100, 2600, 100))
   lines = stream.getvalue().splitlines()
   assert lines[0].split() == ["step", "mlm", "loss", "mlm", "acc", "nsp", "acc", "tok/s", "left"]
-  assert lines[1].split() == ["100/4,000", "6.123", "12.3%", "56.7%", "25.1k", "39:00"]
+  assert lines[1].split() == ["100/4,000", "6.123", "12.3%", "56.7%", "25.1k", "…"]
+  assert lines[2].split()[-1] == "38:00"
   assert [line.split()[0] for line in lines].count("step") == 2  # the header comes back after 20 lines
   assert lines[11] == "eval at 1,000   mlm loss 6.000   mlm acc 13.0%   nsp acc 58.0%   majority 52.0%"
   assert len({len(line) for line in lines if "eval" not in line}) == 1
@@ -303,7 +304,7 @@ def test_on_a_terminal_the_bar_stays_on_one_line(columns):
 
 
 def test_time_left_leaves_out_compiling_and_the_steps_before_a_resume():
-  times = iter([0.0, 500.0, 510.0, 520.0])
+  times = iter([500.0, 510.0, 520.0])
   stream = io.StringIO()
   with Progress(2000, stream=stream, clock=lambda: next(times)) as display:
     display.begin(1000)
