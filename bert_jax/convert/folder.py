@@ -35,7 +35,8 @@ _MARK = {"format": "pt", "producer": "bert_jax"}  # transformers asks for format
 _OWN_FILES = frozenset({
     "model.safetensors", "config.json", "README.md",
     "tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json",
-    "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling", "2_Normalize",
+    "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json",
+    "1_Pooling", "2_Normalize",
 })  # fmt: skip
 
 # What config.json says besides EncoderConfig's fields; any other value makes another model.
@@ -167,8 +168,8 @@ def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
   for name, (kind, where, flag) in _OTHER_WEIGHTS.items():
     if (folder / name).is_file():
       raise UserError(
-          f"{folder / name}: {kind} weights are not read, only model.safetensors. Convert them once, where you "
-          f"trust the file, in {where}: BertForPreTraining.from_pretrained({str(folder)!r}{flag})"
+          f"{folder / name}: {kind} weights are not read, only model.safetensors. Convert them once, where "
+          f"you trust the file, in {where}: BertForPreTraining.from_pretrained({str(folder)!r}{flag})"
           ".save_pretrained(NEW_FOLDER, safe_serialization=True)")
   raise UserError(f"{folder}: no weights; expected model.safetensors or model.safetensors.index.json")
 

@@ -16,7 +16,8 @@ def test_every_preset_makes_a_valid_config():
     "preset, millions",
     [
         # Table 1 of arXiv:1908.08962
-        ("bert-tiny", 4.4), ("bert-mini", 11.3), ("bert-small", 29.1), ("bert-medium", 41.7), ("bert-base", 110.1),
+        ("bert-tiny", 4.4), ("bert-mini", 11.3), ("bert-small", 29.1), ("bert-medium", 41.7),
+        ("bert-base", 110.1),
         # Section 3 of arXiv:1810.04805
         ("bert-large", 340),
     ],  # fmt: skip

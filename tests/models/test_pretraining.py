@@ -77,7 +77,8 @@ def test_named_outputs_are_taken_at_the_right_positions(config, params, rows):
   np.testing.assert_array_equal(some.masked_output[0, 2], some.sequence_output[0, 11])
   np.testing.assert_allclose(some.mlm_logits[1, 3], every.mlm_logits[1, 10], atol=1e-5)
   dense = params["pooler"]["dense"]
-  pooled = np.tanh(np.asarray(some.sequence_output[0, 9]) @ dense["kernel"] + dense["bias"])  # the second [CLS]
+  second_cls = np.asarray(some.sequence_output[0, 9])
+  pooled = np.tanh(second_cls @ dense["kernel"] + dense["bias"])
   np.testing.assert_allclose(some.pooled_output[0, 1], pooled, atol=1e-5)
 
 

@@ -1,0 +1,70 @@
+"""A tiny BERT whose every tensor is drawn from N(0, 0.3), scales around 1, and a tokenizer for it."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import string  # noqa: E402  (the environment comes first)
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from bert_jax.convert import bert, folder  # noqa: E402
+from bert_jax.data import tokenizer as tokenizers  # noqa: E402
+from bert_jax.models.config import EncoderConfig  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def fast_compilation():
+  """Programs here run once, on a few numbers: optimising them takes longer than it saves."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def config() -> EncoderConfig:
+  """All sizes differ, so that no two of them can be confused; no dropout, so that training can be compared."""
+  return EncoderConfig(
+      vocab_size=130, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=80,
+      max_position_embeddings=40, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+  ).validate()  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tensors(config) -> dict[str, np.ndarray]:
+  """The tensors of a BertForPreTraining under Hugging Face's names."""
+  rng = np.random.default_rng(0)
+  drawn = {}
+  for entry in bert.entries(config):
+    mean = 1.0 if "LayerNorm.weight" in entry.theirs else 0.0
+    drawn[entry.theirs] = (mean + rng.normal(0, 0.3, bert.their_shape(entry, config))).astype(np.float32)
+  return drawn
+
+
+@pytest.fixture(scope="session")
+def params(tensors, config):
+  """The same as our parameter tree, with all heads."""
+  return bert.from_huggingface(tensors, config)[0]
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dir(config, tmp_path_factory):
+  words = ["the", "cat", "sat", "on", "mat", ".", ",", *string.ascii_lowercase, *string.digits]
+  vocabulary = [*tokenizers.SPECIAL_TOKENS, *words, *(f"##{letter}" for letter in string.ascii_lowercase)]
+  vocabulary += [f"[unused{n}]" for n in range(config.vocab_size - len(vocabulary))]
+  path = tmp_path_factory.mktemp("tokenizer")
+  tokenizer = tokenizers.build_tokenizer(vocabulary, lowercase=True)
+  tokenizers.save_tokenizer(tokenizer, path, max_length=512)
+  return path
+
+
+@pytest.fixture(scope="session")
+def exported(config, params, tokenizer_dir, tmp_path_factory):
+  """Folders for transformers, by head."""
+  root = tmp_path_factory.mktemp("exported")
+  for head in folder.ARCHITECTURES:
+    folder.write_folder(root / head, params, config, tokenizer_dir, head=head)
+  return root
