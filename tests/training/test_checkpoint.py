@@ -454,7 +454,7 @@ def test_a_flipped_bit_anywhere_is_found_or_harmless(copy):
 @pytest.mark.slow
 def test_a_flipped_bit_anywhere_is_found_or_harmless_at_length(copy):
   rng = random.Random(1)
-  for _ in range(600):
+  for _ in range(300):
     flip_and_restore(copy, rng)
 
 
@@ -561,7 +561,7 @@ def test_a_kill_during_a_save_loses_at_most_that_save(tmp_path):
 @pytest.mark.slow
 def test_many_kills_and_resumes_lose_at_most_one_save_each(tmp_path):
   rng, step = random.Random(1), 0
-  for _ in range(15):
+  for _ in range(10):
     resumed, saving = run_and_kill(tmp_path, rng)
     assert resumed == step
     step = check_after_kill(tmp_path, saving)
