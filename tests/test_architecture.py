@@ -1,0 +1,93 @@
+"""The floors of the house: a file imports only from the floors below, and on its own floor from files listed before it."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "bert_jax"
+
+# From the ground up. Every module of the package stands in exactly one place.
+FLOORS = (
+    ("errors",),
+    (  # 0: model math, pure
+        "models.config", "config", "batch", "masking", "losses", "models.attention", "models.layers", "models.encoder",
+        "models.heads", "models.pretraining", "flops",
+    ),
+    (  # 1: data
+        "data.text_files", "data.docstrings", "data.sources", "data.tokenizer", "data.vocabulary", "data.sentences", "data.pairs",
+        "data.packing", "data.corpus", "data.chunk", "data.statistics", "data.splits", "data.prepare", "data.order",
+        "data.input_pipeline",
+    ),
+    ("convert.bert", "convert.folder"),  # 1: interop
+    (  # 2: training
+        "training.optimizer", "training.sharding", "training.train_state", "training.checksums", "training.orbax_noise",
+        "training.agreement", "training.checkpoint_folder", "training.checkpoint", "training.metrics", "training.train_step",
+        "training.loop",
+    ),
+    ("pretrain", "inference", "evaluation", "run", "tools.inspect", "tools.report"),  # 3: tasks, use, tools
+    (  # 4: commands
+        "commands.prepare", "commands.inspect", "commands.pretrain", "commands.report", "commands.evaluate", "commands.export",
+        "commands.fill_mask", "commands.next_sentence", "commands.encode", "__main__",
+    ),
+)  # fmt: skip
+PLACE = {module: (floor, number) for floor, modules in enumerate(FLOORS) for number, module in enumerate(modules)}
+
+
+def module_of(path):
+  return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def files():
+  return {module_of(path): path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py"}
+
+
+def imports_of(path):
+  """The dotted name of everything that a file imports, inside functions too."""
+  for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def inner(name):
+  """The module of ours that "bert_jax.data.corpus.open_corpus" comes from, or None."""
+  if not name.startswith("bert_jax."):
+    return None
+  parts = name.removeprefix("bert_jax.").split(".")
+  for length in range(len(parts), 0, -1):
+    if ".".join(parts[:length]) in PLACE:
+      return ".".join(parts[:length])
+  return None
+
+
+def test_every_file_has_its_place():
+  assert set(files()) == set(PLACE)
+
+
+def test_a_file_imports_only_from_below():
+  wrong = []
+  for module, path in files().items():
+    for name in imports_of(path):
+      other = inner(name)
+      if other is not None and PLACE[other] >= PLACE[module]:
+        wrong.append(f"{module} imports {other}")
+  assert not wrong, wrong
+
+
+def test_floor_0_knows_neither_tensorflow_nor_orbax_nor_torch_and_only_one_file_each_elsewhere():
+  users = {}
+  for module, path in files().items():
+    for name in imports_of(path):
+      users.setdefault(name.split(".")[0], set()).add(module)
+  assert users.get("tensorflow", set()) <= {"data.input_pipeline"}
+  assert users.get("orbax", set()) == {"training.checkpoint"}
+  assert not users.get("torch") and not users.get("transformers")
+  assert not users.get("pickle") and not users.get("dill") and not users.get("cloudpickle")
+
+
+def test_importing_the_package_and_its_training_code_imports_no_tensorflow():
+  modules = ", ".join(f"bert_jax.{module}" for module in PLACE if not module.startswith("__"))
+  code = f"import bert_jax, sys; import {modules}; sys.exit('tensorflow' in sys.modules)"
+  assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0
