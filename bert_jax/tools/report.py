@@ -225,4 +225,4 @@ def _draw(axis, run: RunRecord, name: str, title: str, limit: float | None, limi
   axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
   axis.locator_params(axis="x", nbins=6)
   axis.set_xlim(left=0)
-  axis.legend(frameon=False)
+  axis.legend(framealpha=0.85, edgecolor="none")
