@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--epoch", type=int, default=0, metavar="N",
                       help="with --masks: which pass over the corpus (default: %(default)s)")
   parser.add_argument("--config", metavar="FILE.py[:variant]",
-                      help="with --masks: the run whose masking and seed are meant (default: the default ones)")
+                      help="with --masks: whose masking and seed are meant (default: the defaults)")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -43,6 +43,7 @@ def _marks(options: argparse.Namespace, corpus, tokenizer, rows: list[int]):
   from bert_jax import config as configs
   from bert_jax.tools import inspect
 
-  config = configs.load_config(options.config, options.overrides) if options.config else configs.default_config()
+  config = (configs.load_config(options.config, options.overrides) if options.config
+            else configs.default_config())
   return inspect.draw_marks(corpus, tokenizer, options.split, rows, masking=config.masking, seed=config.seed,
                             epoch=options.epoch)

@@ -6,7 +6,7 @@ import sys
 
 HELP = "raw text to a corpus folder: sentences, vocabulary, pairs, packed rows"
 EXAMPLE = """  python -m bert_jax prepare --source=docstrings: --out=data/docstrings --vocab_size=8192
-  python -m bert_jax prepare --source='wikiextractor:wiki/*.bz2' --out=data/wiki --tokenizer=vocab.txt --seq_length=512
+  python -m bert_jax prepare --source='wikiextractor:wiki/*.bz2' --out=data/wiki --tokenizer=vocab.txt
 
 sources (repeatable):
   text:GLOB               a blank line between documents
@@ -17,7 +17,9 @@ sources (repeatable):
 files ending in .gz .bz2 .xz .zst are read as they are"""
 
 # Flags that are config keys `prepare.…`: their defaults, types and meanings stand in bert_jax.config.
-_KEYS = ("seq_length", "objective", "max_sequences", "validation_fraction", "short_probability", "seed", "workers")
+_KEYS = (
+    "seq_length", "objective", "max_sequences", "validation_fraction", "short_probability", "seed", "workers",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,16 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   def add(target, name: str, **how):
     how.setdefault("type", type(defaults[name]))
     how.setdefault("metavar", name.upper())
-    target.add_argument(f"--{name}", default=defaults[name], help=_help(configs.meaning(f"prepare.{name}"), defaults[name]),
-                        **how)
+    meaning = _help(configs.meaning(f"prepare.{name}"), defaults[name])
+    target.add_argument(f"--{name}", default=defaults[name], help=meaning, **how)
 
-  parser.add_argument("--source", required=True, action="append", metavar="SPEC", help="raw text, see below; may be repeated")
+  parser.add_argument("--source", required=True, action="append", metavar="SPEC",
+                      help="raw text, see below; may be repeated")
   parser.add_argument("--out", required=True, metavar="DIR", help="the corpus folder to make")
   vocabulary = parser.add_mutually_exclusive_group()
   add(vocabulary, "tokenizer", metavar="DIR_OR_VOCAB")
   add(vocabulary, "vocab_size", metavar="N")
   parser.add_argument("--cased", dest="lowercase", action="store_false", default=defaults.lowercase,
-                      help="keep capitals and accents (default: " + configs.meaning("prepare.lowercase") + ")")
+                      help=f"keep capitals and accents (default: {configs.meaning('prepare.lowercase')})")
   for name in _KEYS:
     if name == "objective":
       add(parser, name, choices=configs.CHOICES["prepare.objective"], metavar=None)
@@ -59,7 +62,8 @@ def run(options: argparse.Namespace) -> None:
 
   settings = PrepareSettings(**{name: getattr(options, name) for name in PrepareSettings._fields})
   with progress_bar() as progress:
-    manifest = prepare_corpus(options.source, options.out, settings, overwrite=options.overwrite, progress=progress)
+    manifest = prepare_corpus(
+        options.source, options.out, settings, overwrite=options.overwrite, progress=progress)
   print(summary(options.out, manifest))
   print(f"\nread rows:  python -m bert_jax inspect --corpus={options.out}")
 
@@ -76,8 +80,8 @@ def progress_bar():
       for bar in bars.values():
         bar.close()
       seconds = 0.5 if sys.stderr.isatty() else 30  # a log file needs no second-by-second account
-      bars[phase] = tqdm.tqdm(desc=f"{phase:<10}", unit="B", unit_scale=True, file=sys.stderr, mininterval=seconds,
-                              bar_format="{desc} {n_fmt}  {rate_fmt}  {elapsed}")
+      bars[phase] = tqdm.tqdm(desc=f"{phase:<10}", unit="B", unit_scale=True, file=sys.stderr,
+                              mininterval=seconds, bar_format="{desc} {n_fmt}  {rate_fmt}  {elapsed}")
     bars[phase].update(num_bytes)
 
   try:

@@ -128,7 +128,7 @@ def make_shard(recipe: Recipe, backend: tokenizers.Tokenizer, chunk: Chunk, adva
 
 
 def tokenize(backend: tokenizers.Tokenizer, chunk: Chunk, advance: Advance, dtype: str) -> pairs.Documents:
-  """Splits the documents of a chunk into sentences and these into ids; empty sentences and documents are left out."""
+  """The documents of a chunk as sentences of ids; sentences and documents without a token are left out."""
   pieces, sentence_lengths, sentence_counts, numbers = [], [], [], []
   for batch in _batches(zip(chunk.numbers, chunk.texts)):
     sentences = [split_sentences(text) for _, text in batch]

@@ -4,7 +4,7 @@
     tokenizer/                             the tokenizer that made the ids, in Hugging Face's files
     train/ validation/
       tokens-00000-of-00016.npy            uint16 or uint32 [rows, seq_length]
-      sequences-00000-of-00016.npy         uint16 [rows, max_sequences, 3]: length, that of [CLS] A [SEP], label
+      sequences-00000-of-00016.npy         uint16 [rows, max_sequences, 3]: length, of [CLS] A [SEP], label
       documents-00000-of-00016.npy         uint32 [rows, max_sequences, 2]: the documents of A and of B
 
 Everything is a plain `.npy` that anyone can read and that is memory-mapped
@@ -26,7 +26,7 @@ The manifest, by example:
      "counts": {"documents": …, …}      both splits together; the keys as below
      "splits": {"train": {"counts": {"documents": …, "sentences": …,
                                      "tokens": of the text, "row_tokens": in the rows, with [CLS] and [SEP],
-                                     "sequences": …, "rows": …, "packing_efficiency": row_tokens / (rows · L)},
+                                     "sequences": …, "rows": …, "packing_efficiency": row_tokens / (rows L)},
                           "label_counts": [B follows, B random], "majority_label_share": …,
                           "unigram_entropy": …, "tokens_per_word": …, "unknown_rate": …,
                           "length_counts": {"1-16": …, …}, "frequent_tokens": [["the", 1234], …],
@@ -185,7 +185,8 @@ def _write_array(path: pathlib.Path, array: np.ndarray) -> str:
       file.flush()
       os.fsync(file.fileno())  # some file systems report a full disk only here
   except OSError as error:
-    raise UserError(f"{path}: cannot be written: {error.strerror}; free some space, or choose another --out") from error
+    raise UserError(f"{path}: cannot be written: {error.strerror}; "
+                    "free some space, or choose another --out") from error
   digest = hashlib.sha256(header.getvalue())
   digest.update(data)
   return digest.hexdigest()
@@ -229,8 +230,8 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     raise UserError(f"{folder}: there is no such corpus folder; make it with "
                     f"`python -m bert_jax prepare --source=… --out={folder}`")
   if not path.is_file():
-    raise UserError(f"{path}: expected the manifest of a corpus, found no such file; either this is no corpus "
-                    f"folder, or copying it stopped half-way: {_REMAKE}")
+    raise UserError(f"{path}: expected the manifest of a corpus, found no such file; either this is no "
+                    f"corpus folder, or copying it stopped half-way: {_REMAKE}")
   try:
     manifest = json.loads(path.read_text(encoding="utf-8"))
   except (ValueError, UnicodeDecodeError) as error:
@@ -239,8 +240,8 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     raise UserError(f"{path}: expected \"format\": \"{FORMAT}\"; this manifest belongs to something else")
   if manifest.get("format_version") != FORMAT_VERSION:
     raise UserError(f"{path}: expected format_version {FORMAT_VERSION}, found "
-                    f"{manifest.get('format_version')!r}: the corpus was made by another version of bert_jax; "
-                    "make it anew, or use that version")
+                    f"{manifest.get('format_version')!r}: the corpus was made by another version of "
+                    "bert_jax; make it anew, or use that version")
   if manifest.get("corpus_id") != canonical_id(manifest):
     raise UserError(f"{path}: expected corpus_id {canonical_id(manifest)} from its contents, found "
                     f"{manifest.get('corpus_id')}: the manifest was altered; {_REMAKE}")
@@ -301,7 +302,8 @@ def _check_header(path: pathlib.Path, name: str, rows: int, manifest: dict[str, 
     raise UserError(f"{path}: expected {dtype} {list(expected)}, found {found} {list(shape)}; {_REMAKE}")
   if path.stat().st_size != size:
     fault = "truncated" if path.stat().st_size < size else "too long"
-    raise UserError(f"{path}: expected {size:,} bytes, found {path.stat().st_size:,}: the shard is {fault}; {_REMAKE}")
+    raise UserError(f"{path}: expected {size:,} bytes, found {path.stat().st_size:,}: "
+                    f"the shard is {fault}; {_REMAKE}")
 
 
 def _check_hashes(folder: pathlib.Path, manifest: dict[str, Any]):
@@ -329,6 +331,6 @@ def _allow_open_files(count: int):
   if soft == resource.RLIM_INFINITY or soft >= count:
     return
   if hard != resource.RLIM_INFINITY and hard < count:
-    raise UserError(f"this corpus needs {count:,} open files, and the system allows {hard:,}; raise the limit "
-                    f"with `ulimit -Hn {count}`")
+    raise UserError(f"this corpus needs {count:,} open files, and the system allows {hard:,}; "
+                    f"raise the limit with `ulimit -Hn {count}`")
   resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))

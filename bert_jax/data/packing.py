@@ -72,7 +72,8 @@ def fill_rows(
     dtype: of the tokens, "uint16" or "uint32".
 
   Returns:
-    {"tokens": dtype [rows, L], "sequences": uint16 [rows, S, 3], "documents": uint32 [rows, S, 2]}, see `corpus`.
+    {"tokens": dtype [rows, L], "sequences": uint16 [rows, S, 3], "documents": uint32 [rows, S, 2]}:
+    the arrays that `corpus` describes.
   """
   row_of = assign_rows(sequences.lengths, seq_length=seq_length, max_sequences=max_sequences)
   num_rows = int(row_of.max()) + 1 if len(row_of) else 0

@@ -112,7 +112,8 @@ def make_sequences(
   if 0 < len(documents.numbers) < kind.min_documents:
     raise UserError(
         f"objective {objective} takes a random B from another document: expected at least "
-        f"{kind.min_documents} documents, found {len(documents.numbers)}; give more documents, or use --objective=none"
+        f"{kind.min_documents} documents, found {len(documents.numbers)}; give more documents, "
+        "or use --objective=none"
     )
   chunk = _Chunk(documents.sentence_starts.tolist(), documents.document_starts.tolist())
   room = seq_length - kind.special_tokens
@@ -122,7 +123,7 @@ def make_sequences(
     found += cut
     owners += [document] * len(cut)
   a, b = (np.array([getattr(one, side) for one in found], np.int64).reshape(-1, 2) for side in "ab")
-  sources = np.stack([np.array(owners, np.int64), np.array([one.document_b for one in found], np.int64)], axis=1)
+  sources = np.array([owners, [one.document_b for one in found]], np.int64).T
   return Sequences(
       a, b, np.array([one.label for one in found], np.int64), documents.numbers[sources].astype(np.uint32),
       (a[:, 1] - a[:, 0]) + (b[:, 1] - b[:, 0]) + kind.special_tokens,
@@ -135,8 +136,8 @@ def check_settings(objective: str, seq_length: int) -> Objective:
     raise UserError(f"unknown objective {objective!r}; known are {', '.join(OBJECTIVES)}")
   if not MIN_SEQ_LENGTH <= seq_length <= MAX_SEQ_LENGTH:
     raise UserError(
-        f"seq_length: expected {MIN_SEQ_LENGTH} to {MAX_SEQ_LENGTH:,} tokens, found {seq_length}: two sentences and "
-        "three special tokens need room; BERT uses 128 and 512"
+        f"seq_length: expected {MIN_SEQ_LENGTH} to {MAX_SEQ_LENGTH:,} tokens, found {seq_length}: two "
+        "sentences and three special tokens need room; BERT uses 128 and 512"
     )
   return OBJECTIVES[objective]
 
@@ -221,7 +222,7 @@ def _shorten(part: Range, cut: int, draw: Callable[[], float]) -> Range:
 
 
 def _plain_sequences(chunk, document, room, short_probability, draw) -> Iterator[_Found]:
-  """Runs of whole sentences that fill `room` as far as they can; a longer sentence is cut where the room ends."""
+  """Runs of whole sentences, as many as fit into `room`; a longer sentence is cut where the room ends."""
   del short_probability, draw  # no pairs, so nothing to draw
   starts, documents = chunk
   first, last = documents[document], documents[document + 1]

@@ -40,7 +40,7 @@ from bert_jax.errors import UserError
 # progress(phase, num_bytes): so many more bytes of text are done in "vocabulary" or "corpus".
 Progress = Callable[[str, int], None]
 
-# Text that a vocabulary is trained on, at most: some ten million words, ample for any vocabulary, in 0.5 GB of memory.
+# Text that a vocabulary is trained on, at most: some ten million words.
 _VOCABULARY_SAMPLE_BYTES = 64 * 2**20
 
 _REMEDY = "free some space, or choose another --out"
@@ -125,8 +125,8 @@ def check_settings(settings: PrepareSettings):
   if settings.max_sequences < 1:
     raise UserError(f"max_sequences: expected 1 (no packing) or more, found {settings.max_sequences}")
   if not 0 < settings.validation_fraction < 1:
-    raise UserError(f"validation_fraction: expected a share between 0 and 1, found {settings.validation_fraction:g}: "
-                    "a small one is enough, and two documents are always held out")
+    raise UserError("validation_fraction: expected a share between 0 and 1, found "
+                    f"{settings.validation_fraction:g}: two documents are held out however small it is")
   if not 0 <= settings.short_probability <= 1:
     raise UserError(f"short_probability: expected a share from 0 to 1, found {settings.short_probability:g}")
   if not 0 <= settings.seed < 2**63:
@@ -142,7 +142,7 @@ def _workers(settings: PrepareSettings) -> int:
 def _tokenizer(
     sources: Sequence[Source], settings: PrepareSettings, progress: Progress | None
 ) -> tuple[Tokenizer, Iterable[Document], Counter]:
-  """The tokenizer, the documents to encode with it, and the counter that grows, or has grown, while reading them.
+  """The tokenizer, the documents to encode, and the counter that grows, or has grown, while reading them.
 
   A vocabulary takes a pass over the sources. A corpus that fits into the
   sample is kept from that pass; a larger one is read a second time.
@@ -178,20 +178,24 @@ def _tokenizer(
 
 def _recipe(folder: pathlib.Path, tokenizer: Tokenizer, settings: PrepareSettings) -> chunks.Recipe:
   return chunks.Recipe(
-      str(folder), tokenizer.plain.to_str(), tokenizer.special._asdict(), tokenizer.vocab_size, settings.objective,
-      settings.seq_length, settings.max_sequences, settings.short_probability, settings.seed,
+      str(folder), tokenizer.plain.to_str(), tokenizer.special._asdict(), tokenizer.vocab_size,
+      settings.objective, settings.seq_length, settings.max_sequences, settings.short_probability,
+      settings.seed,
   )  # fmt: skip
 
 
 def _make_shards(documents, recipe: chunks.Recipe, settings: PrepareSettings, progress):
-  """Makes all shards. Returns, for each split, the sum of the counts and the shards' entries in the manifest."""
+  """Makes all shards. Returns, by split, the sum of the counts and the shards' entries in the manifest."""
   for split in corpus.SPLITS:
     pathlib.Path(recipe.folder, split).mkdir()
   waiting = splits.make_chunks(
       documents, validation_fraction=settings.validation_fraction, objective=settings.objective,
       chunk_bytes=splits.CHUNK_BYTES)
   advance = lambda num_bytes: progress("corpus", num_bytes) if progress else None
-  workers = _workers(settings)
+  # A corpus of one chunk per split leaves processes nothing to share; the tokenizer's threads do better.
+  first = list(itertools.islice(waiting, len(corpus.SPLITS) + 1))
+  waiting = itertools.chain(first, waiting)
+  workers = _workers(settings) if len(first) > len(corpus.SPLITS) else 1
   results = (_run_here(waiting, recipe, advance) if workers == 1
              else _run_in_processes(waiting, recipe, workers, advance))
   counts = {split: statistics.zero_counts(recipe.vocab_size, recipe.seq_length) for split in corpus.SPLITS}
@@ -201,7 +205,7 @@ def _make_shards(documents, recipe: chunks.Recipe, settings: PrepareSettings, pr
     shards[made.split][made.index] = made.shard
   for split in corpus.SPLITS:
     if not counts[split].rows:
-      raise UserError(f"the {split} split came out empty: its documents hold no text that the tokenizer knows")
+      raise UserError(f"the {split} split came out empty: its documents hold nothing but control characters")
   return counts, {split: [record for _, record in sorted(shards[split].items())] for split in corpus.SPLITS}
 
 
@@ -219,7 +223,8 @@ def _run_here(waiting: Iterable[chunks.Chunk], recipe: chunks.Recipe, advance) -
       os.environ["TOKENIZERS_PARALLELISM"] = before
 
 
-def _run_in_processes(waiting: Iterable[chunks.Chunk], recipe, workers: int, advance) -> Iterator[chunks.Made]:
+def _run_in_processes(
+    waiting: Iterable[chunks.Chunk], recipe: chunks.Recipe, workers: int, advance) -> Iterator[chunks.Made]:
   """Keeps `workers` processes busy, with one chunk in reserve. The order of results is that of completion.
 
   Processes are spawned and not forked: the tokenizer and JAX run threads, and
@@ -241,19 +246,17 @@ def _run_in_processes(waiting: Iterable[chunks.Chunk], recipe, workers: int, adv
         advance(made.num_bytes)
         yield made
   except concurrent.futures.BrokenExecutor as error:
-    raise UserError(f"a worker process died, most likely for want of memory (each of the {workers} takes up to 1 GB): "
-                    "use fewer, for example --workers=1") from error
+    raise UserError(f"a worker process died, most likely for want of memory (each of the {workers} takes up "
+                    "to 1 GB): use fewer, for example --workers=1") from error
   finally:
     pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _manifest(counts, shards, tokenizer: Tokenizer, settings: PrepareSettings) -> dict[str, Any]:
   vocabulary = [tokenizer.backend.id_to_token(index) or "" for index in range(tokenizer.vocab_size)]
-  records = {
-      split: statistics.describe(counts[split], vocabulary=vocabulary, special_ids=tokenizer.special._asdict())
-      | {"shards": shards[split]}
-      for split in corpus.SPLITS
-  }
+  special_ids = tokenizer.special._asdict()
+  describe = lambda split: statistics.describe(counts[split], vocabulary=vocabulary, special_ids=special_ids)
+  records = {split: describe(split) | {"shards": shards[split]} for split in corpus.SPLITS}
   return {
       "objective": settings.objective,
       "seq_length": settings.seq_length,
@@ -265,7 +268,7 @@ def _manifest(counts, shards, tokenizer: Tokenizer, settings: PrepareSettings) -
       "vocab_size": tokenizer.vocab_size,
       "lowercase": tokenizer.lowercase,
       "tokenizer_fingerprint": tokenizer.fingerprint,
-      "special_ids": tokenizer.special._asdict(),
+      "special_ids": special_ids,
       "unigram_entropy": records[splits.TRAIN]["unigram_entropy"],
       "counts": statistics.totals(statistics.add(*counts.values())),
       "splits": records,
@@ -276,10 +279,11 @@ def _check_target(out: pathlib.Path, overwrite: bool):
   if not out.exists() or (out.is_dir() and not any(out.iterdir())):
     return
   if not (out / "manifest.json").is_file():
-    raise UserError(f"{out}: exists and is no finished corpus folder, so it is left alone; choose another --out")
+    raise UserError(f"{out}: exists and is no finished corpus folder, so nothing is changed; "
+                    "choose another --out")
   if not overwrite:
-    raise UserError(f"{out}: holds a finished corpus; use it as it is, choose another --out, or pass --overwrite, "
-                    "which replaces it once the new one is complete")
+    raise UserError(f"{out}: holds a finished corpus; use it as it is, choose another --out, or pass "
+                    "--overwrite, which replaces it once the new one is complete")
 
 
 @contextlib.contextmanager

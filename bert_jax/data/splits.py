@@ -107,10 +107,10 @@ def _check_count(found: int, objective: str):
     raise UserError("the sources hold no text")
   if found < needed:
     remedy = "" if objective == "none" else (
-        "; next-sentence prediction takes random sentences from another document: use --objective=none, or give "
-        "more documents (text: takes a blank line for the end of one)")
-    raise UserError(f"objective {objective}: expected at least {needed} different documents, half to train on and "
-                    f"half to validate on, found {found}{remedy}")
+        "; next-sentence prediction takes random sentences from another document: use --objective=none, "
+        "or give more documents (text: takes a blank line for the end of one)")
+    raise UserError(f"objective {objective}: expected at least {needed} different documents, half to train "
+                    f"on and half to validate on, found {found}{remedy}")
 
 
 def _halves(one: tuple[int, int, str, int], fraction: float) -> Iterator[tuple[str, int, str, int]]:
@@ -118,7 +118,8 @@ def _halves(one: tuple[int, int, str, int], fraction: float) -> Iterator[tuple[s
   _, number, text, _ = one
   sentences = split_sentences(text)
   if len(sentences) < 2:
-    raise UserError(f"expected at least two sentences, one to train on and one to validate on, found {len(sentences)}")
+    raise UserError("expected at least two sentences, one to train on and one to validate on, "
+                    f"found {len(sentences)}")
   cut = len(sentences) - max(1, round(fraction * len(sentences)))
   for split, part in ((TRAIN, sentences[:max(cut, 1)]), (VALIDATION, sentences[max(cut, 1):])):
     joined = "\n".join(part)  # a newline ends a sentence, so they are found again

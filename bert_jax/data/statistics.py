@@ -17,7 +17,7 @@ _MOST_FREQUENT = 20
 
 def zero_counts(vocab_size: int, seq_length: int) -> Counts:
   """The counts of no chunk at all."""
-  return Counts(0, 0, 0, 0, np.zeros(2, np.int64), np.zeros(seq_length + 1, np.int64), np.zeros(vocab_size, np.int64))
+  return Counts(0, 0, 0, 0, *(np.zeros(size, np.int64) for size in (2, seq_length + 1, vocab_size)))
 
 
 def add(left: Counts, right: Counts) -> Counts:
@@ -52,7 +52,7 @@ def describe(counts: Counts, *, vocabulary: Sequence[str], special_ids: dict[str
   unknown = int(text[special_ids["unk"]])
   targets = text.copy()
   targets[special_ids["unk"]] = 0
-  words = sum(count for token, count in zip(vocabulary, text.tolist()) if count and not token.startswith("##"))
+  words = sum(count for token, count in zip(vocabulary, text.tolist()) if not token.startswith("##"))
   frequent = np.argsort(-targets, kind="stable")[:_MOST_FREQUENT]
   return {
       "counts": totals(counts),

@@ -15,7 +15,16 @@ from bert_jax.data.tokenizer import Tokenizer, load_tokenizer
 from bert_jax.errors import UserError
 
 LABELS = {"nsp": {0: "0: B follows A", 1: "1: B is random"}}
-_CLOSING, _OPENING = set(",.;:!?%)]}’”»…"), set("([{“‘«")
+_CLOSING = frozenset(",.:;!?%)]}”’»…，。、；：！？）」』》】〉")
+_OPENING = frozenset("([{“‘«（「『《【〈")
+# Marks that join two words, and which: (left, right) -> bool.
+_ENDINGS = frozenset("s t d m ll re ve".split())
+_INSIDE = {
+    "-": lambda left, right: left.isalnum() and right.isalnum(),
+    ".": lambda left, right: left.isdigit() and right.isdigit(),
+    ":": lambda left, right: left.isdigit() and right.isdigit(),
+    "'": lambda left, right: left.isalpha() and right in _ENDINGS,
+}
 _BAR = 24  # characters of the longest bar of the histogram
 
 
@@ -30,9 +39,9 @@ def open_with_tokenizer(folder: str | os.PathLike) -> tuple[corpus_lib.Corpus, T
   corpus = corpus_lib.open_corpus(folder, verify=False)
   tokenizer = load_tokenizer(corpus.folder / "tokenizer")
   if tokenizer.fingerprint != corpus.manifest["tokenizer_fingerprint"]:
-    raise UserError(f"{corpus.folder / 'tokenizer'}: expected the tokenizer that made the corpus (fingerprint "
-                    f"{corpus.manifest['tokenizer_fingerprint']}), found another ({tokenizer.fingerprint}); "
-                    "make the corpus anew, or put its tokenizer back")
+    raise UserError(f"{corpus.folder / 'tokenizer'}: expected the tokenizer that made the corpus "
+                    f"(fingerprint {corpus.manifest['tokenizer_fingerprint']}), found another "
+                    f"({tokenizer.fingerprint}); make the corpus anew, or put its tokenizer back")
   return corpus, tokenizer
 
 
@@ -47,7 +56,8 @@ def summary(folder: str | os.PathLike, manifest: dict[str, Any]) -> str:
       ("skipped", _skipped(provenance["read"])),
       ("rows", f"{manifest['seq_length']} tokens, at most {manifest['max_sequences']} sequences; "
                f"objective {manifest['objective']}"),
-      ("vocabulary", f"{manifest['vocab_size']:,} entries, {'lowercase' if manifest['lowercase'] else 'cased'}"),
+      ("vocabulary", f"{manifest['vocab_size']:,} entries, "
+                     f"{'lowercase' if manifest['lowercase'] else 'cased'}"),
   ]
   head = [f"{name:<20}{value}" for name, value in lines if value]
   table = [("", *corpus_lib.SPLITS)]
@@ -68,16 +78,16 @@ def summary(folder: str | os.PathLike, manifest: dict[str, Any]) -> str:
 
 def _skipped(read: dict[str, int]) -> str:
   """What reading left out, from the source's counts; empty where there was nothing."""
-  named = {name: count for name, count in read.items() if name not in ("documents", "bytes", "files") and count}
-  return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in named.items())
+  left_out = sorted(read.keys() - {"documents", "bytes", "files"})
+  return ", ".join(f"{read[name]:,} {name.replace('_', ' ')}" for name in left_out if read[name])
 
 
 def _lengths(train: dict[str, Any]) -> list[str]:
   counts = train["length_counts"]
   most, total = max(counts.values()) or 1, sum(counts.values()) or 1
+  bar = lambda count: "█" * round(_BAR * count / most)
   return ["sequences by length in tokens (train)"] + [
-      f"{span:>12}  {'█' * round(_BAR * count / most):<{_BAR}}{count / total:>7.1%}" for span, count in counts.items()
-  ]
+      f"{span:>12}  {bar(count):<{_BAR}}{count / total:>7.1%}" for span, count in counts.items()]
 
 
 def _frequent(train: dict[str, Any]) -> list[str]:
@@ -107,10 +117,11 @@ def show_row(corpus: corpus_lib.Corpus, tokenizer: Tokenizer, split: str, row: i
   ids = data["tokens"][0].tolist()
   filled = [(place, entry) for place, entry in enumerate(data["sequences"][0].tolist()) if entry[0]]
   used = sum(length for _, (length, _, _) in filled)
-  lines = [f"row {row:,} of {split}: {_count(len(filled), 'sequence')}, {used} tokens, {len(ids) - used} of padding"]
+  lines = [f"row {row:,} of {split}: {len(filled)} sequence{'s' * (len(filled) != 1)}, {used} tokens, "
+           f"{len(ids) - used} of padding"]
   start = 0
   for place, (length, first_length, label) in filled:
-    tokens = [tokenizer.backend.id_to_token(index) or f"[id {index}]" for index in ids[start : start + length]]
+    tokens = [tokenizer.backend.id_to_token(index) for index in ids[start : start + length]]
     own = {at - start: mark for at, mark in (marks or {}).items() if start <= at < start + length}
     a_document, b_document = sources[place].tolist()
     lines.append(f"  {place + 1}. {length} tokens{_label(corpus.manifest['objective'], label)}")
@@ -122,10 +133,6 @@ def show_row(corpus: corpus_lib.Corpus, tokenizer: Tokenizer, split: str, row: i
   return "\n".join(lines)
 
 
-def _count(number: int, thing: str) -> str:
-  return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
 def _label(objective: str, label: int) -> str:
   return f", label {LABELS[objective][label]}" if objective in LABELS else ""
 
@@ -135,31 +142,36 @@ def _moved(marks: dict[int, Mark], by: int) -> dict[int, Mark]:
 
 
 def readable(tokens: Sequence[str], marks: dict[int, Mark] | None = None) -> str:
-  """Tokens as text: pieces joined to words, no spaces inside Chinese or before punctuation.
+  """Tokens as text: pieces joined to words, no spaces inside Chinese, punctuation where people put it.
 
     ["un", "##like", "me", ",", "你", "好"] -> "unlike me, 你好"
+
+  For reading only: the spaces of the original are not known any more.
 
   Args:
     tokens: WordPiece tokens.
     marks: index -> what masking does to that token; shown as ⟦token→what the model sees⟧.
   """
   marks = marks or {}
-  text, before = "", ""
-  for index, token in enumerate(tokens):
-    continues = token.startswith("##") and len(token) > 2
-    plain = token[2:] if continues else token
-    if text and not continues and not _joins(before, plain):
+  plain = [token[2:] if token.startswith("##") and len(token) > 2 else token for token in tokens]
+  text = ""
+  for index, token in enumerate(plain):
+    if text and token == tokens[index] and _space_before(plain, index):
       text += " "
-    text += f"⟦{plain}→{marks[index].seen}⟧" if index in marks else plain
-    before = plain
+    text += f"⟦{token}→{marks[index].seen}⟧" if index in marks else token
   return text
 
 
-def _joins(left: str, right: str) -> bool:
-  """Whether no space stands between two words."""
-  if right in _CLOSING or left in _OPENING:
-    return True
-  return _is_wide(left[-1:]) and _is_wide(right[:1])
+def _space_before(words: Sequence[str], index: int) -> bool:
+  left, right = words[index - 1], words[index]
+  if right in _CLOSING or left in _OPENING or (_is_wide(left[-1:]) and _is_wide(right[:1])):
+    return False
+  # Inside "best-selling", "3.5", "23:40", "it's": the mark itself, then what follows it.
+  if right in _INSIDE and index + 1 < len(words):
+    return not _INSIDE[right](left, words[index + 1])
+  if left in _INSIDE and index >= 2:
+    return not _INSIDE[left](words[index - 2], right)
+  return True
 
 
 def _is_wide(character: str) -> bool:
@@ -167,8 +179,9 @@ def _is_wide(character: str) -> bool:
   return bool(character) and unicodedata.east_asian_width(character) in "WF"
 
 
-def draw_marks(corpus: corpus_lib.Corpus, tokenizer: Tokenizer, split: str, rows: Sequence[int], *, masking, seed: int,
-               epoch: int) -> list[dict[int, Mark]]:
+def draw_marks(
+    corpus: corpus_lib.Corpus, tokenizer: Tokenizer, split: str, rows: Sequence[int], *, masking: Any,
+    seed: int, epoch: int) -> list[dict[int, Mark]]:
   """The masks that a training run with this seed draws for these rows in this epoch.
 
   Args:
@@ -197,7 +210,7 @@ def draw_marks(corpus: corpus_lib.Corpus, tokenizer: Tokenizer, split: str, rows
       max_predictions=(masking.max_predictions
                        or masking_lib.default_max_predictions(masking.rate, corpus.manifest["seq_length"])),
       continuation=continuation)
-  input_ids, positions, weights = (np.asarray(one) for one in (masked.input_ids, masked.positions, masked.weights))
+  input_ids, positions, _, weights = map(np.asarray, masked)
   seen = lambda row, at: Mark(tokenizer.backend.id_to_token(int(input_ids[row, at])))
   return [
       {int(at): seen(row, at) for at, weight in zip(positions[row], weights[row]) if weight}

@@ -97,7 +97,7 @@ def test_a_truncated_shard_is_named_with_both_sizes_even_unverified(folder):
   size = path.stat().st_size
   path.write_bytes(path.read_bytes()[:-6])
   for verify in (True, False):
-    with pytest.raises(UserError, match=rf"tokens-00002-of-00003.npy: expected {size} bytes, found {size - 6}"):
+    with pytest.raises(UserError, match=rf"tokens-00002.*npy: expected {size} bytes, found {size - 6}"):
       corpus_lib.open_corpus(folder, verify=verify)
 
 
@@ -115,8 +115,8 @@ def test_one_altered_byte_is_named_with_both_hashes(folder, name):
     (lambda path: path.unlink(), "no such file"),
     (lambda path: path.write_bytes(b""), "damaged header"),
     (lambda path: path.write_bytes(b"rubbish" * 30), "damaged header"),
-    (lambda path: np.save(path, np.zeros((3, 5), "uint16")), r"expected uint16 \[3, 12\], found uint16 \[3, 5\]"),
-    (lambda path: np.save(path, np.zeros((3, 12), "int64")), r"expected uint16 \[3, 12\], found int64 \[3, 12\]"),
+    (lambda path: np.save(path, np.zeros((3, 5), "uint16")), r"uint16 \[3, 12\], found uint16 \[3, 5\]"),
+    (lambda path: np.save(path, np.zeros((3, 12), "int64")), r"uint16 \[3, 12\], found int64 \[3, 12\]"),
     (lambda path: path.write_bytes(path.read_bytes() + b"x"), "too long"),
 ])
 def test_a_shard_that_does_not_fit_the_manifest_is_named(folder, damage, message):

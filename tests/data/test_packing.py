@@ -57,11 +57,11 @@ def test_every_sequence_is_found_again_in_the_rows(objective, max_sequences):
   lengths = [rng.integers(1, 12, rng.integers(1, 12)) for _ in range(12)]
   flat = np.concatenate(lengths)
   documents = pairs.Documents(
-      rng.integers(10, 70_000, flat.sum()), np.cumsum([0, *flat]), np.cumsum([0] + [len(one) for one in lengths]),
+      rng.integers(10, 70_000, flat.sum()), np.cumsum([0, *flat]), np.cumsum([0, *map(len, lengths)]),
       np.arange(100, 112, dtype=np.uint32))
   sequences = pairs.make_sequences(documents, objective, seq_length=32, short_probability=0.1, seed=3)
-  rows = packing.fill_rows(documents, sequences, seq_length=32, max_sequences=max_sequences, special_ids=SPECIAL,
-                           dtype="uint32")
+  rows = packing.fill_rows(documents, sequences, seq_length=32, max_sequences=max_sequences,
+                           special_ids=SPECIAL, dtype="uint32")
   assert rows["tokens"].dtype == np.uint32 and rows["sequences"].dtype == np.uint16
   found = []
   for tokens, table, sources in zip(rows["tokens"], rows["sequences"].astype(int), rows["documents"]):

@@ -5,9 +5,10 @@ import multiprocessing
 import os
 import pathlib
 import random
-import resource
+import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -44,7 +45,8 @@ def sentence(rng: random.Random) -> str:
 def source(tmp_path) -> str:
   """120 documents; the first line of each tells its number."""
   rng = random.Random(0)
-  documents = [[f"Document {number}.", *(sentence(rng) for _ in range(rng.randint(1, 20)))] for number in range(120)]
+  sentences = lambda: [sentence(rng) for _ in range(rng.randint(1, 20))]
+  documents = [[f"Document {number}.", *sentences()] for number in range(120)]
   (tmp_path / "text.txt").write_text("\n\n".join("\n".join(lines) for lines in documents))
   return f"text:{tmp_path}/text.txt"
 
@@ -71,8 +73,9 @@ def test_the_number_of_workers_and_the_place_do_not_change_the_corpus(source, vo
   assert two["provenance"]["workers"] == 2 and two["provenance"]["sources"] == [f"text:{copy}"]
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"seq_length": 48}, {"objective": "none"}, {"max_sequences": 1},
-                                    {"validation_fraction": 0.4}, {"lowercase": False}, {"short_probability": 0.0}])
+@pytest.mark.parametrize("change", [
+    {"seed": 1}, {"seq_length": 48}, {"objective": "none"}, {"max_sequences": 1},
+    {"validation_fraction": 0.4}, {"lowercase": False}, {"short_probability": 0.0}])
 def test_settings_change_the_corpus_id(source, vocab, tmp_path, change):
   base = prepare.prepare_corpus([source], tmp_path / "base", settings(vocab))
   other = prepare.prepare_corpus([source], tmp_path / "other", settings(vocab, **change))
@@ -149,13 +152,15 @@ def test_a_corpus_larger_than_the_vocabulary_sample_is_read_again(source, tmp_pa
   monkeypatch.setattr(prepare, "_VOCABULARY_SAMPLE_BYTES", 3000)
   done = {"vocabulary": 0, "corpus": 0}
   progress = lambda phase, num_bytes: done.update({phase: done[phase] + num_bytes})
-  manifest = prepare.prepare_corpus([source], tmp_path / "out", settings("", vocab_size=90), progress=progress)
+  manifest = prepare.prepare_corpus(
+      [source], tmp_path / "out", settings("", vocab_size=90), progress=progress)
   assert manifest["counts"]["documents"] == manifest["provenance"]["read"]["documents"] == 120
   assert done["vocabulary"] == done["corpus"] == manifest["provenance"]["read"]["bytes"]
 
 
 def test_special_tokens_written_in_a_text_are_only_text(vocab, tmp_path):
-  (tmp_path / "text.txt").write_text("\n\n".join(f"The [SEP] dog [MASK] runs {n}.\nA [CLS] cat." for n in range(8)))
+  documents = (f"The [SEP] dog [MASK] runs {number}.\nA [CLS] cat." for number in range(8))
+  (tmp_path / "text.txt").write_text("\n\n".join(documents))
   prepare.prepare_corpus([f"text:{tmp_path}/text.txt"], tmp_path / "out", settings(vocab, objective="none"))
   for a, *_ in sequences_of(open_corpus(tmp_path / "out"), "train"):
     assert not {"[SEP]", "[MASK]", "[CLS]"} & set(a)
@@ -231,12 +236,17 @@ def test_what_a_killed_process_left_behind_is_cleared_away_and_a_running_one_is_
   assert not dead.exists() and alive.exists()
 
 
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(pathlib.Path(prepare.__file__).parents[2])}
+IN_SMALL_CHUNKS = ("import sys; from bert_jax.data import splits; from bert_jax.__main__ import main; "
+                   "splits.CHUNK_BYTES = 6000; sys.exit(main(['prepare'] + sys.argv[1:]))")
+
+
 def run_limited(arguments, limit_bytes: int, folder) -> subprocess.CompletedProcess:
   """`prepare` in a process that may write no file longer than `limit_bytes`: the disk is full, as it were."""
-  limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
-  return subprocess.run([sys.executable, "-m", "bert_jax", "prepare", *arguments], preexec_fn=limit, text=True,
-                        capture_output=True, timeout=120, cwd=folder,
-                        env=os.environ | {"PYTHONPATH": str(pathlib.Path(prepare.__file__).parents[2])})
+  limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit_bytes}, {limit_bytes}))"
+  code = f"{limit}; {IN_SMALL_CHUNKS}"
+  return subprocess.run([sys.executable, "-c", code, *arguments], text=True, capture_output=True, timeout=120,
+                        cwd=folder, env=ENVIRONMENT)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -244,12 +254,12 @@ def test_a_full_disk_is_one_clear_message_and_leaves_everything_as_it_was(source
   out = tmp_path / "out"
   prepare.prepare_corpus([source], out, settings(vocab))
   before = contents(tmp_path)
-  limit = max(path.stat().st_size for path in out.rglob("tokens*.npy")) // 2
-  assert limit > max(path.stat().st_size for path in (out / "tokenizer").iterdir())  # so that it is a shard that fails
-  result = run_limited([f"--source={source}", f"--out={out}", f"--tokenizer={vocab}", "--overwrite", "--seq_length=32",
-                        f"--workers={workers}"], limit, tmp_path)
+  # The tokenizer still fits, so that it is a shard that fails.
+  limit = max(path.stat().st_size for path in (out / "tokenizer").iterdir()) + 100
+  result = run_limited([f"--source={source}", f"--out={out}", f"--tokenizer={vocab}", "--overwrite",
+                        "--seq_length=32", f"--workers={workers}"], limit, tmp_path)
   assert result.returncode == 1
-  assert "tokens-00000.npy: cannot be written: File too large; free some space" in result.stderr
+  assert re.search(r"tokens-0000\d.npy: cannot be written: File too large; free some space", result.stderr)
   assert "Traceback" not in result.stderr
   assert contents(tmp_path) == before
 
@@ -273,6 +283,28 @@ def test_a_worker_that_dies_is_one_clear_message_and_no_hang(source, vocab, tmp_
   assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt", "vocab.txt"]
 
 
+@pytest.mark.slow
+def test_workers_end_when_their_parent_is_killed(vocab, tmp_path):
+  documents = (f"Document {number}. " + "The dog runs. " * 200 for number in range(9000))
+  (tmp_path / "text.txt").write_text("\n\n".join(documents))
+  parent = subprocess.Popen([sys.executable, "-c", IN_SMALL_CHUNKS, f"--source=text:{tmp_path}/text.txt",
+                             f"--out={tmp_path}/out", f"--tokenizer={vocab}", "--workers=2"], env=ENVIRONMENT)
+  children = pathlib.Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+  deadline = time.monotonic() + 60
+  while not list(tmp_path.glob(".out.partial-*/train/tokens*")) and time.monotonic() < deadline:
+    time.sleep(0.1)
+  workers = children.read_text().split()
+  parent.kill()
+  parent.wait()
+  assert len(workers) >= 2
+  is_running = lambda pid: pathlib.Path(f"/proc/{pid}/stat").exists() and \
+      pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+  while any(map(is_running, workers)) and time.monotonic() < deadline:
+    time.sleep(0.1)
+  assert not any(map(is_running, workers))
+  assert not (tmp_path / "out").exists()
+
+
 def test_a_bounded_number_of_chunks_is_under_way(vocab, tmp_path):
   for split in ("train", "validation"):
     (tmp_path / split).mkdir()
@@ -293,7 +325,8 @@ def test_a_bounded_number_of_chunks_is_under_way(vocab, tmp_path):
 
 
 def test_workers_import_neither_jax_nor_tensorflow():
-  code = "import sys, bert_jax.data.chunk; print([name for name in ('jax', 'tensorflow', 'torch') if name in sys.modules])"
+  code = ("import sys, bert_jax.data.chunk; "
+          "print([name for name in ('jax', 'tensorflow', 'torch') if name in sys.modules])")
   result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          env=os.environ | {"PYTHONPATH": str(pathlib.Path(prepare.__file__).parents[2])})
+                          env=ENVIRONMENT)
   assert result.stdout.strip() == "[]"

@@ -8,11 +8,13 @@ from bert_jax.errors import UserError
 
 
 def documents(count, size=100, first=0):
-  return [Document(f"Document {number}. ".ljust(size, "x"), f"made:{number}") for number in range(first, first + count)]
+  numbers = range(first, first + count)
+  return [Document(f"Document {number}. ".ljust(size, "x"), f"made:{number}") for number in numbers]
 
 
 def chunks(made, fraction=0.2, objective="nsp", chunk_bytes=1000):
-  return list(splits.make_chunks(made, validation_fraction=fraction, objective=objective, chunk_bytes=chunk_bytes))
+  return list(splits.make_chunks(
+      made, validation_fraction=fraction, objective=objective, chunk_bytes=chunk_bytes))
 
 
 def texts_of(made, split):
@@ -72,7 +74,7 @@ def test_the_split_of_a_document_does_not_depend_on_its_place():
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_too_few_documents_for_nsp_are_refused_with_the_remedy(count):
-  with pytest.raises(UserError, match=f"expected at least 4 different documents.*found {count};.*--objective=none"):
+  with pytest.raises(UserError, match=f"at least 4 different documents.*found {count};.*--objective=none"):
     chunks(documents(count))
 
 
