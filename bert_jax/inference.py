@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax import config as configs
 from bert_jax.batch import ModelInputs
 from bert_jax.convert import folder as hf_folder
 from bert_jax.data.tokenizer import Tokenizer, encode_batch, load_tokenizer
 from bert_jax.errors import UserError
-from bert_jax.models.config import EncoderConfig, encoder_config
+from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pretraining import HEADS, ModelOutput, PretrainingModel
+from bert_jax.resolve import encoder_of, read_run_config
 from bert_jax.training import checkpoint
 
 POOLINGS = ("cls", "pooler", "mean", "max", "tokens")
@@ -84,23 +84,6 @@ def load_checkpoint(path: str | pathlib.Path) -> Model:
   config = read_run_config(folder)
   params, _ = checkpoint.restore_params(checkpoints, step=None if step is None else int(step))
   return Model(encoder_of(config), params, load_tokenizer(folder / "tokenizer"), HEADS, str(path), folder / "tokenizer")
-
-
-def read_run_config(folder: str | pathlib.Path):
-  """The resolved config of a run folder. Raises UserError if the folder holds none."""
-  path = pathlib.Path(folder) / "config.json"
-  try:
-    return configs.from_json(path.read_text(encoding="utf-8"))
-  except FileNotFoundError as error:
-    raise UserError(f"{folder} is not a run folder: it has no config.json") from error
-  except (ValueError, AttributeError) as error:
-    raise UserError(f"{path} is not the config of a run: {error}") from error
-
-
-def encoder_of(config) -> EncoderConfig:
-  """The encoder that the group `model` of a config describes: the preset, with the fields that are set."""
-  overrides = {name: config.model[name] for name in configs.MODEL_FIELDS if config.model[name] is not None}
-  return encoder_config(config.model.preset, **overrides)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -9,37 +9,47 @@ import os
 import pathlib
 import platform
 import shutil
-from typing import Any, Callable
+from typing import Callable
 
 import jax
 import ml_collections
-import numpy as np
 
 from bert_jax import config as configs
-from bert_jax import evaluation, flops, pretrain
+from bert_jax import evaluation, flops
 from bert_jax.convert import folder as hf_folder
 from bert_jax.data import input_pipeline
 from bert_jax.data.corpus import Corpus, open_corpus
-from bert_jax.data.prepare import PrepareSettings, prepare_corpus
+from bert_jax.data.prepare import PrepareSettings, Progress, prepare_corpus
 from bert_jax.data.tokenizer import Tokenizer, load_tokenizer
 from bert_jax.errors import UserError
-from bert_jax.inference import Model, encoder_of, load_model, read_run_config
-from bert_jax.masking import default_max_predictions
+from bert_jax.inference import Model, load_model
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pretraining import PretrainingModel
+from bert_jax.resolve import encoder_of, model_of, pretraining_task, read_run_config, resolve
 from bert_jax.training import checkpoint, loop, metrics, sharding
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training.train_state import TrainState
 
 
-def pretrain_run(config: ml_collections.ConfigDict, workdir: str, say: Callable[[str], None] = print) -> dict[str, float]:
-  """Trains what `config` says in `workdir`, from where it stands there; returns the last evaluation's metrics.
+def pretrain_run(
+    config: ml_collections.ConfigDict, workdir: str, *, say: Callable[[str], None] = print, preparing: Progress | None = None
+) -> dict[str, float]:
+  """Trains what `config` says in `workdir`, from where it stands there.
+
+  Args:
+    config: see `config.KEYS`.
+    workdir: the run folder; made if missing.
+    say: takes one line of text for the user.
+    preparing: progress of the corpus, should it have to be prepared first; see `prepare_corpus`.
+
+  Returns:
+    The metrics of the last evaluation.
 
   Raises:
     UserError: corpus, tokenizer, devices or an earlier run in `workdir` do not fit the config.
   """
   root = pathlib.Path(workdir)
-  corpus = _corpus(config, say)
+  corpus = _corpus(config, say, preparing)
   tokenizer = load_tokenizer(corpus.folder / "tokenizer")
   config = resolve(config, corpus, tokenizer)
   encoder = encoder_of(config)
@@ -48,7 +58,7 @@ def pretrain_run(config: ml_collections.ConfigDict, workdir: str, say: Callable[
   start = _initial_parameters(config, encoder, tokenizer, say)
   adopt(root, config, corpus.folder / "tokenizer")
 
-  task = make_task(config, model_of(config, encoder), corpus, tokenizer)
+  task = pretraining_task(config, model_of(config, encoder), corpus, tokenizer)
   evaluate = evaluation.make_evaluator(task, mesh, lambda: validation_batches(corpus, config))
   run = loop.Run(
       task, config, mesh, lambda position: training_batches(corpus, config, position), evaluate,
@@ -58,13 +68,14 @@ def pretrain_run(config: ml_collections.ConfigDict, workdir: str, say: Callable[
   )  # fmt: skip
 
   attempt = metrics.next_attempt(root)
+  speaks = jax.process_index() == 0  # one process reports for all
   with (
-      metrics.MetricsWriter(root, attempt) as writer,
+      metrics.MetricsWriter(root, attempt, active=speaks) as writer,
       checkpoint.Checkpoints(
           root / "checkpoints", every_steps=config.checkpoint.every_steps, keep_last=config.checkpoint.keep_last,
           keep_best=config.checkpoint.keep_best,
       ) as checkpoints,
-      metrics.Progress(configs.last_step(config)) as progress,
+      metrics.Progress(configs.last_step(config), active=speaks) as progress,
   ):  # fmt: skip
     writer.event("start", attempt=attempt, devices=jax.device_count(), device_kind=jax.devices()[0].device_kind,
                  jax=jax.__version__, python=platform.python_version())  # fmt: skip
@@ -82,98 +93,15 @@ def is_finished(workdir: str, config: ml_collections.ConfigDict) -> bool:
   return any(event["event"] == "finish" and event["step"] >= configs.last_step(config) for event in metrics.read_events(workdir))
 
 
-def _corpus(config: ml_collections.ConfigDict, say) -> Corpus:
+def _corpus(config: ml_collections.ConfigDict, say, preparing) -> Corpus:
   folder = config.data.corpus
   if not folder:
     raise UserError("data.corpus is empty: name a corpus folder, --config.data.corpus=DIR; `bert_jax prepare` makes one from raw text")
   if config.data.source and not os.path.exists(folder):
     say(f"Preparing the corpus {folder} from {config.data.source}")
-    settings = PrepareSettings(**config.prepare.to_dict())
-    prepare_corpus([config.data.source], folder, settings)
+    settings = PrepareSettings(**{name: config.prepare[name] for name in PrepareSettings._fields})
+    prepare_corpus([config.data.source], folder, settings, progress=preparing)
   return open_corpus(folder)
-
-
-def evaluate_model(path: str, corpus_folder: str | None, *, batch_size: int, rows: int) -> dict[str, float]:
-  """Metrics of a run or Hugging Face folder on the validation split of a corpus (default: the run's own).
-
-  The rows and masks are those of the evaluations during training, whatever the batch size.
-
-  Raises:
-    UserError: no corpus; another tokenizer; rows longer than the model; no MLM head.
-  """
-  model = load_model(path)
-  is_run = (pathlib.Path(path) / "checkpoints").is_dir()
-  if "mlm" not in model.heads:
-    raise UserError(f"{path} has no masked-language-model head to evaluate")
-  if not corpus_folder and not is_run:
-    raise UserError("--corpus is needed: a Hugging Face folder does not say which corpus it belongs to")
-  config = read_run_config(path) if is_run else configs.default_config()
-  corpus = open_corpus(corpus_folder or config.data.corpus)
-  tokenizer = load_tokenizer(corpus.folder / "tokenizer")
-  if tokenizer.fingerprint != model.tokenizer.fingerprint:
-    raise UserError(f"{corpus.folder} was made with another tokenizer than {path}; prepare it with --tokenizer={path}")
-  config.mesh.update(data=-1, fsdp=1, tensor=1)
-  config.optimizer.microbatches = 1
-  config.data.batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
-  config.eval_rows = rows
-  if not is_run or corpus_folder:
-    config.masking.max_predictions = None
-  config.model.vocab_size = None
-  overrides = {name: getattr(model.config, name) for name in configs.MODEL_FIELDS}
-  config.model.update(overrides)
-  config.model.vocab_size = tokenizer.vocab_size
-  config = resolve(config, corpus, tokenizer)
-  module = PretrainingModel(model.config, heads=model.heads)
-  task = make_task(config, module, corpus, tokenizer, nsp="nsp" in model.heads)
-  evaluate = evaluation.make_evaluator(task, sharding.make_mesh(config), lambda: validation_batches(corpus, config))
-  return evaluate(model.params)
-
-
-def make_task(config, module: PretrainingModel, corpus: Corpus, tokenizer: Tokenizer, *, nsp: bool = True):
-  """The pretraining task for this corpus; without NSP where corpus or model has none."""
-  return pretrain.make_task(
-      module, config.masking, special=tokenizer.special, continuation=continuation(tokenizer),
-      nsp=nsp and corpus.manifest["objective"] == "nsp",
-  )  # fmt: skip
-
-
-def resolve(config: ml_collections.ConfigDict, corpus: Corpus, tokenizer: Tokenizer) -> ml_collections.ConfigDict:
-  """Fills in what follows from the corpus, and refuses a model that does not fit it. Raises UserError."""
-  config = configs.from_json(configs.to_json(config))  # a copy
-  if config.model.vocab_size is None:
-    config.model.vocab_size = tokenizer.vocab_size
-  if config.model.vocab_size != tokenizer.vocab_size:
-    raise UserError(
-        f"model.vocab_size={config.model.vocab_size}, but the tokenizer of {corpus.folder} has {tokenizer.vocab_size} entries; "
-        "leave model.vocab_size out, or prepare the corpus with the model's own tokenizer"
-    )
-  length = corpus.train.seq_length
-  if config.masking.max_predictions is None:
-    config.masking.max_predictions = default_max_predictions(config.masking.rate, length)
-  if not 1 <= config.masking.max_predictions <= length:
-    raise UserError(f"masking.max_predictions={config.masking.max_predictions} must lie between 1 and the row length {length}")
-  positions = encoder_of(config).max_position_embeddings
-  if length > positions:
-    raise UserError(
-        f"rows of {corpus.folder} have {length} tokens, the model has {positions} positions; raise "
-        f"model.max_position_embeddings to {length} or prepare the corpus with --seq_length={positions}"
-    )
-  return config
-
-
-def model_of(config: ml_collections.ConfigDict, encoder: EncoderConfig) -> PretrainingModel:
-  """The Flax module of a config."""
-  dtypes = {name: np.dtype(jax.numpy.dtype(config.model[name])) for name in ("dtype", "param_dtype")}
-  attention = "xla" if config.deterministic else config.model.attention
-  return PretrainingModel(encoder, **dtypes, remat=config.model.remat, attention=attention)
-
-
-def continuation(tokenizer: Tokenizer) -> np.ndarray:
-  """bool [V]: which pieces continue a word ("##ing")."""
-  pieces = tokenizer.backend.get_vocab(with_added_tokens=True)
-  table = np.zeros(tokenizer.vocab_size, bool)
-  table[[index for piece, index in pieces.items() if piece.startswith("##")]] = True
-  return table
 
 
 def adopt(root: pathlib.Path, config: ml_collections.ConfigDict, tokenizer_folder: pathlib.Path) -> None:
@@ -198,6 +126,40 @@ def adopt(root: pathlib.Path, config: ml_collections.ConfigDict, tokenizer_folde
     partial = root / "config.json.partial"
     partial.write_text(configs.to_json(config), encoding="utf-8")
     os.replace(partial, path)
+
+
+def evaluate_model(path: str, corpus_folder: str | None, *, batch_size: int, rows: int) -> dict[str, float]:
+  """Metrics of a run or Hugging Face folder on the validation split of a corpus (default: the run's own).
+
+  The rows and masks are those of the evaluations during training, whatever the batch size.
+
+  Raises:
+    UserError: no corpus; another tokenizer; rows longer than the model; no MLM head.
+  """
+  model = load_model(path)
+  if "mlm" not in model.heads:
+    raise UserError(f"{path} has no masked-language-model head to evaluate")
+  is_run = (pathlib.Path(path) / "checkpoints").is_dir()
+  if not corpus_folder and not is_run:
+    raise UserError("--corpus is needed: a Hugging Face folder does not say which corpus it belongs to")
+  own = read_run_config(path) if is_run else configs.default_config()
+  corpus = open_corpus(corpus_folder or own.data.corpus)
+  tokenizer = load_tokenizer(corpus.folder / "tokenizer")
+  if tokenizer.fingerprint != model.tokenizer.fingerprint:
+    raise UserError(f"{corpus.folder} was made with another tokenizer than {path}; prepare it with --tokenizer={path}")
+
+  config = configs.default_config()
+  config.masking.update(own.masking)
+  if corpus_folder:  # as many predictions as its rows need
+    config.masking.max_predictions = None
+  config.model.update({name: getattr(model.config, name) for name in configs.MODEL_FIELDS})
+  config.model.vocab_size = tokenizer.vocab_size
+  config.data.batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
+  config.eval_rows = rows
+  config = resolve(config, corpus, tokenizer)
+  task = pretraining_task(config, PretrainingModel(model.config, heads=model.heads), corpus, tokenizer)
+  evaluate = evaluation.make_evaluator(task, sharding.make_mesh(config), lambda: validation_batches(corpus, config))
+  return evaluate(model.params)
 
 
 def training_batches(corpus: Corpus, config: ml_collections.ConfigDict, position: int):

@@ -28,12 +28,14 @@ def run(options: argparse.Namespace) -> None:
 
   from bert_jax import run as runs
   from bert_jax.commands import start_jax
+  from bert_jax.commands.prepare import progress_bar
 
   start_jax()
   if runs.is_finished(options.workdir, config):
     print(f"{options.workdir} has already trained its {configs.last_step(config):,} steps; evaluating it again.")
     print("To train anew, give another --workdir or remove this one.")
-  metrics = runs.pretrain_run(config, options.workdir)
+  with progress_bar() as preparing:
+    metrics = runs.pretrain_run(config, options.workdir, preparing=preparing)
   print_result(pathlib.Path(options.workdir), config, metrics)
 
 
@@ -43,7 +45,8 @@ def print_result(workdir: pathlib.Path, config, metrics: dict[str, float]) -> No
 
   manifest = open_corpus(config.data.corpus, verify=False).manifest
   loss, entropy = metrics["eval/mlm_loss"], manifest["unigram_entropy"]
-  print(f"\neval/mlm_loss      {loss:.3f} nats, {entropy - loss:.2f} below the unigram entropy of the corpus ({entropy:.3f})")
+  side = "below" if loss <= entropy else "above"
+  print(f"\neval/mlm_loss      {loss:.3f} nats, {abs(entropy - loss):.2f} {side} the unigram entropy of the corpus ({entropy:.3f})")
   print(f"eval/mlm_accuracy  {metrics['eval/mlm_accuracy']:.3f} over {metrics['eval/predictions']:,.0f} masked tokens")
   if "eval/nsp_accuracy" in metrics:
     print(

@@ -84,6 +84,8 @@ def train(run: Run, checkpoints: Checkpoints, writer: MetricsWriter, progress: P
         batch = sharding.put_batch(next(stream), run.mesh)
         window.waited(time.perf_counter() - waiting)
         state, report = train_step(state, batch)
+        if step == first + 1:
+          window.restart_clock()  # that call compiled
         position += batch_size
         # Reports are read one step late, so that the device never waits for the host.
         if in_flight is not None:
@@ -153,8 +155,12 @@ class Window:
 
   def _clear(self):
     self._sums, self._tokens, self._skipped, self._steps = {}, 0.0, 0, 0
-    self._began, self._waited, self._paused = time.perf_counter(), 0.0, 0.0
     self._grad_norm = self._learning_rate = 0.0
+    self.restart_clock()
+
+  def restart_clock(self) -> None:
+    """Forgets the time so far."""
+    self._began, self._waited, self._paused = time.perf_counter(), 0.0, 0.0
 
   def waited(self, seconds: float) -> None:
     """Time that the device may have stood still for data."""

@@ -1,0 +1,81 @@
+"""From a config and a corpus to what a run is made of: the resolved config, the encoder, the model, the task."""
+
+import pathlib
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from bert_jax import config as configs
+from bert_jax import pretrain
+from bert_jax.data.corpus import Corpus
+from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.errors import UserError
+from bert_jax.masking import default_max_predictions
+from bert_jax.models.config import EncoderConfig, encoder_config
+from bert_jax.models.pretraining import PretrainingModel
+from bert_jax.training.train_step import Task
+
+
+def read_run_config(folder: str | pathlib.Path):
+  """The resolved config of a run folder. Raises UserError if the folder holds none."""
+  path = pathlib.Path(folder) / "config.json"
+  try:
+    return configs.from_json(path.read_text(encoding="utf-8"))
+  except FileNotFoundError as error:
+    raise UserError(f"{folder} is not a run folder: it has no config.json") from error
+  except (ValueError, AttributeError) as error:
+    raise UserError(f"{path} is not the config of a run: {error}") from error
+
+
+def encoder_of(config) -> EncoderConfig:
+  """The encoder that the group `model` of a config describes: the preset, with the fields that are set."""
+  overrides = {name: config.model[name] for name in configs.MODEL_FIELDS if config.model[name] is not None}
+  return encoder_config(config.model.preset, **overrides)
+
+
+def resolve(config: ml_collections.ConfigDict, corpus: Corpus, tokenizer: Tokenizer) -> ml_collections.ConfigDict:
+  """Fills in what follows from the corpus, and refuses a model that does not fit it. Raises UserError."""
+  config = configs.from_json(configs.to_json(config))  # a copy
+  if config.model.vocab_size is None:
+    config.model.vocab_size = tokenizer.vocab_size
+  if config.model.vocab_size != tokenizer.vocab_size:
+    raise UserError(
+        f"model.vocab_size={config.model.vocab_size}, but the tokenizer of {corpus.folder} has {tokenizer.vocab_size} entries; "
+        "leave model.vocab_size out, or prepare the corpus with the model's own tokenizer"
+    )
+  length = corpus.train.seq_length
+  if config.masking.max_predictions is None:
+    config.masking.max_predictions = default_max_predictions(config.masking.rate, length)
+  if not 1 <= config.masking.max_predictions <= length:
+    raise UserError(f"masking.max_predictions={config.masking.max_predictions} must lie between 1 and the row length {length}")
+  positions = encoder_of(config).max_position_embeddings
+  if length > positions:
+    raise UserError(
+        f"rows of {corpus.folder} have {length} tokens, the model has {positions} positions; raise "
+        f"model.max_position_embeddings to {length} or prepare the corpus with --seq_length={positions}"
+    )
+  return config
+
+
+def model_of(config: ml_collections.ConfigDict, encoder: EncoderConfig) -> PretrainingModel:
+  """The Flax module of a config."""
+  dtypes = {name: jnp.dtype(config.model[name]) for name in ("dtype", "param_dtype")}
+  attention = "xla" if config.deterministic else config.model.attention
+  return PretrainingModel(encoder, **dtypes, remat=config.model.remat, attention=attention)
+
+
+def pretraining_task(config: ml_collections.ConfigDict, module: PretrainingModel, corpus: Corpus, tokenizer: Tokenizer) -> Task:
+  """The pretraining task of a module on a corpus; without NSP where either of them has none."""
+  return pretrain.make_task(
+      module, config.masking, special=tokenizer.special, continuation=continuation(tokenizer),
+      nsp="nsp" in module.heads and corpus.manifest["objective"] == "nsp",
+  )  # fmt: skip
+
+
+def continuation(tokenizer: Tokenizer) -> np.ndarray:
+  """bool [V]: which pieces continue a word ("##ing")."""
+  pieces = tokenizer.backend.get_vocab(with_added_tokens=True)
+  table = np.zeros(tokenizer.vocab_size, bool)
+  table[[index for piece, index in pieces.items() if piece.startswith("##")]] = True
+  return table
