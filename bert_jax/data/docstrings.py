@@ -41,8 +41,10 @@ _SKIPPED_FOLDERS = frozenset((
 MIN_DOCUMENT_CHARACTERS = 200
 
 # A string that opens a body: at the top of the file, or after the colon that ends a `def` or `class` line.
-_DOCSTRING = re.compile(
-    r'(?:\A|:[ \t]*(?:#[^\n]*)?\n)(?:[ \t]*(?:#[^\n]*)?\n)*[ \t]*([rRuU]?)("""|\'\'\')', re.S)
+# Two patterns, because one that begins with a plain colon is found several times as fast.
+_OPENING = r'(?:[ \t]*(?:#[^\n]*)?\n)*[ \t]*([rRuU]?)("""|\'\'\')'
+_AT_TOP = re.compile(_OPENING)
+_IN_BODY = re.compile(r":[ \t]*(?:#[^\n]*)?\n" + _OPENING)
 _END = {
     '"""': re.compile(r'(?:[^\\"]|\\.|"(?!""))*"""', re.S),
     "'''": re.compile(r"(?:[^\\']|\\.|'(?!''))*'''", re.S)}
@@ -157,8 +159,9 @@ def find_docstrings(source: str) -> list[str]:
   A regular expression instead of `ast`: twenty times as fast, and the same
   docstrings but for rare ones (a test compares the two on the standard library).
   """
-  docstrings, position = [], 0
-  while found := _DOCSTRING.search(source, position):
+  docstrings = []
+  found = _AT_TOP.match(source) or _IN_BODY.search(source)
+  while found:
     end = _END[found[2]].match(source, found.end())
     if not end:
       break
@@ -166,7 +169,7 @@ def find_docstrings(source: str) -> list[str]:
     if "\\" in text and found[1] not in ("r", "R"):
       text = _unescape(found[2] + text + found[2], text)
     docstrings.append(text)
-    position = end.end()
+    found = _IN_BODY.search(source, end.end())
   return docstrings
 
 
