@@ -26,7 +26,7 @@ def fast_compilation():
 
 @pytest.fixture(scope="session")
 def config() -> EncoderConfig:
-  """All sizes differ, so that no two of them can be confused; no dropout, so that training can be compared."""
+  """All sizes differ, so that none can be taken for another; no dropout, so that training can be compared."""
   return EncoderConfig(
       vocab_size=130, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=80,
       max_position_embeddings=40, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,

@@ -60,8 +60,8 @@ def test_config_json_has_every_field_that_hugging_face_writes(config, exported):
   fields = dataclasses.asdict(config)
   assert content == fields | {
       "architectures": ["BertForMaskedLM"], "model_type": "bert", "position_embedding_type": "absolute",
-      "tie_word_embeddings": True, "is_decoder": False, "add_cross_attention": False, "classifier_dropout": None,
-      "dtype": "float32", "torch_dtype": "float32",
+      "tie_word_embeddings": True, "is_decoder": False, "add_cross_attention": False,
+      "classifier_dropout": None, "dtype": "float32", "torch_dtype": "float32",
   }  # fmt: skip
 
 
@@ -85,7 +85,8 @@ def test_a_transposed_kernel_survives_the_file(config, params, exported):
 
 @pytest.mark.parametrize("pooling, normalize", [("mean", False), ("cls", True), ("max", False)])
 def test_sentence_transformers_layout(write, tmp_path, pooling, normalize):
-  out = write(tmp_path / "out", format="sentence-transformers", head="encoder", pooling=pooling, normalize=normalize)
+  layout = {"format": "sentence-transformers", "pooling": pooling, "normalize": normalize}
+  out = write(tmp_path / "out", head="encoder", **layout)
   modules = json.loads((out / "modules.json").read_text())
   assert [module["path"] for module in modules] == ["", "1_Pooling"] + ["2_Normalize"] * normalize
   assert all((out / module["path"]).is_dir() for module in modules)
@@ -169,8 +170,8 @@ def test_what_a_killed_export_left_is_no_obstacle(write, tmp_path):
   assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
-def test_settings_and_tokenizers_that_do_not_fit_are_refused_before_anything_is_written(write, config, tmp_path):
-  with pytest.raises(UserError, match="format: expected one of transformers, sentence-transformers; got 'onnx'"):
+def test_what_does_not_fit_is_refused_before_anything_is_written(write, config, tmp_path):
+  with pytest.raises(UserError, match="format: expected one of .*sentence-transformers; got 'onnx'"):
     write(tmp_path / "out", format="onnx")
   with pytest.raises(UserError, match="pooling: expected one of cls, max, mean; got 'sum'"):
     write(tmp_path / "out", pooling="sum")
@@ -201,8 +202,8 @@ def test_a_folder_that_is_no_such_bert_is_refused_by_name(copy, tensors, changes
 
 
 def test_fields_left_out_or_null_have_hugging_faces_defaults(copy, config, tensors):
-  read = folder.read_folder(copy({"layer_norm_eps": ..., "pad_token_id": None, "type_vocab_size": ...}, tensors))[0]
-  assert read == config
+  path = copy({"layer_norm_eps": ..., "pad_token_id": None, "type_vocab_size": ...}, tensors)
+  assert folder.read_folder(path)[0] == config
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "tf_model.h5", "flax_model.msgpack"])
@@ -250,7 +251,7 @@ def test_shards_that_do_not_hold_what_the_index_lists_are_errors(copy, tensors):
   index, lost, moved = path / "model.safetensors.index.json", sorted(tensors)[0], sorted(tensors)[-1]
   for changed, message in (
       (weight_map | {"more": "model-00001-of-00002.safetensors"}, "the shards lack more"),
-      (weight_map | {moved: "model-00001-of-00002.safetensors"}, f"holds {moved}, which .* does not list there"),
+      (weight_map | {moved: "model-00001-of-00002.safetensors"}, f"holds {moved}, which .* does not list"),
       (weight_map | {lost: "../other.safetensors"}, "expected file names without folders"),
       (None, 'expected a JSON object with "weight_map"'),
   ):
