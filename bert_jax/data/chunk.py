@@ -10,6 +10,7 @@ import itertools
 import multiprocessing
 import os
 import pathlib
+import signal
 import threading
 from typing import Any, Callable, Iterable, Iterator, NamedTuple
 
@@ -169,6 +170,7 @@ _worker: tuple[Recipe, tokenizers.Tokenizer] | None = None  # set in worker proc
 def start_worker(recipe: Recipe):
   """Runs once in every worker process, before its first chunk."""
   global _worker
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
   # The processes are the parallelism; threads inside each would only fight over the cores.
   os.environ["TOKENIZERS_PARALLELISM"] = "false"
   threading.Thread(target=_leave_with_parent, daemon=True).start()

@@ -98,7 +98,7 @@ def prepare_corpus(
   """
   check_settings(settings)
   parsed = [parse_source(spec) for spec in sources]
-  out = pathlib.Path(out)
+  out = pathlib.Path(os.path.realpath(out))
   _check_target(out, overwrite)
   started = time.monotonic()
   with _folder_in_the_making(out) as folder:
@@ -232,6 +232,7 @@ def _run_in_processes(
   """
   waiting = iter(waiting)
   running: set[concurrent.futures.Future] = set()
+  others = multiprocessing.active_children()
   pool = concurrent.futures.ProcessPoolExecutor(
       workers, multiprocessing.get_context("spawn"), initializer=chunks.start_worker, initargs=(recipe,))
   try:
@@ -245,7 +246,13 @@ def _run_in_processes(
         made = future.result()
         advance(made.num_bytes)
         yield made
-  except concurrent.futures.BrokenExecutor as error:
+  except BaseException as error:
+    # Whatever it is, nobody waits for what the others still do, and nothing is written any more.
+    for child in multiprocessing.active_children():
+      if child not in others:
+        child.terminate()
+    if not isinstance(error, concurrent.futures.BrokenExecutor):
+      raise
     raise UserError(f"a worker process died, most likely for want of memory (each of the {workers} takes up "
                     "to 1 GB): use fewer, for example --workers=1") from error
   finally:

@@ -6,6 +6,7 @@ import os
 import pathlib
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -283,26 +284,54 @@ def test_a_worker_that_dies_is_one_clear_message_and_no_hang(source, vocab, tmp_
   assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt", "vocab.txt"]
 
 
-@pytest.mark.slow
-def test_workers_end_when_their_parent_is_killed(vocab, tmp_path):
+def start_long_run(vocab, tmp_path) -> tuple[subprocess.Popen, list[str]]:
+  """`prepare` with two workers, caught in the middle, and the workers' process ids."""
   documents = (f"Document {number}. " + "The dog runs. " * 200 for number in range(9000))
   (tmp_path / "text.txt").write_text("\n\n".join(documents))
-  parent = subprocess.Popen([sys.executable, "-c", IN_SMALL_CHUNKS, f"--source=text:{tmp_path}/text.txt",
-                             f"--out={tmp_path}/out", f"--tokenizer={vocab}", "--workers=2"], env=ENVIRONMENT)
+  parent = subprocess.Popen(
+      [sys.executable, "-c", IN_SMALL_CHUNKS, f"--source=text:{tmp_path}/text.txt", f"--out={tmp_path}/out",
+       f"--tokenizer={vocab}", "--workers=2"],
+      env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True)
   children = pathlib.Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
   deadline = time.monotonic() + 60
   while not list(tmp_path.glob(".out.partial-*/train/tokens*")) and time.monotonic() < deadline:
     time.sleep(0.1)
   workers = children.read_text().split()
-  parent.kill()
-  parent.wait()
   assert len(workers) >= 2
-  is_running = lambda pid: pathlib.Path(f"/proc/{pid}/stat").exists() and \
-      pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-  while any(map(is_running, workers)) and time.monotonic() < deadline:
+  return parent, workers
+
+
+def is_running(pid: str) -> bool:
+  try:
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+  except OSError:
+    return False
+
+
+def end_within(seconds: float, pids: list[str]) -> bool:
+  deadline = time.monotonic() + seconds
+  while any(map(is_running, pids)) and time.monotonic() < deadline:
     time.sleep(0.1)
-  assert not any(map(is_running, workers))
+  return not any(map(is_running, pids))
+
+
+@pytest.mark.slow
+def test_workers_end_when_their_parent_is_killed(vocab, tmp_path):
+  parent, workers = start_long_run(vocab, tmp_path)
+  parent.kill()
+  parent.communicate()
+  assert end_within(30, workers)
   assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_everything_at_once_and_leaves_nothing(vocab, tmp_path):
+  parent, workers = start_long_run(vocab, tmp_path)
+  os.killpg(parent.pid, signal.SIGINT)  # as Ctrl-C does: to all of them
+  _, shown = parent.communicate(timeout=30)
+  assert parent.returncode == 130 and "Traceback" not in shown
+  assert end_within(10, workers)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt", "vocab.txt"]
 
 
 def test_a_bounded_number_of_chunks_is_under_way(vocab, tmp_path):
