@@ -97,7 +97,7 @@ def test_every_mis_shaped_tensor_is_an_error_that_names_it(config, tensors):
 
 def test_unknown_tensors_and_integers_are_errors_that_name_them(config, tensors):
   extra = {"bert.encoder.layer.3.output.dense.bias": np.zeros(32), "classifier.weight": np.zeros((2, 32))}
-  with pytest.raises(UserError, match="unknown tensors: bert.encoder.layer.3.*.dense.bias, classifier.weight"):
+  with pytest.raises(UserError, match="unknown tensors: bert.encoder.layer.3.*bias, classifier.weight"):
     bert.from_huggingface(tensors | extra, config)
   with pytest.raises(UserError, match=f"{BIAS}: expected a floating dtype, got int8"):
     bert.from_huggingface(tensors | {BIAS: np.zeros(130, np.int8)}, config)
