@@ -194,8 +194,9 @@ def _make_shards(documents, recipe: chunks.Recipe, settings: PrepareSettings, pr
   advance = lambda num_bytes: progress("corpus", num_bytes) if progress else None
   # A corpus of one chunk per split leaves processes nothing to share; the tokenizer's threads do better.
   first = list(itertools.islice(waiting, len(corpus.SPLITS) + 1))
-  waiting = itertools.chain(first, waiting)
   workers = _workers(settings) if len(first) > len(corpus.SPLITS) else 1
+  waiting = itertools.chain(first, waiting)
+  del first  # the chain lets go of them once they are taken
   results = (_run_here(waiting, recipe, advance) if workers == 1
              else _run_in_processes(waiting, recipe, workers, advance))
   counts = {split: statistics.zero_counts(recipe.vocab_size, recipe.seq_length) for split in corpus.SPLITS}
