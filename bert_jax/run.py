@@ -20,6 +20,7 @@ from bert_jax.convert import folder as hf_folder
 from bert_jax.data import input_pipeline
 from bert_jax.data.corpus import Corpus, open_corpus
 from bert_jax.data.prepare import PrepareSettings, Progress, prepare_corpus
+from bert_jax.data.staging import stage
 from bert_jax.data.tokenizer import Tokenizer, load_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.inference import Model, load_model
@@ -101,6 +102,8 @@ def _corpus(config: ml_collections.ConfigDict, say, preparing) -> Corpus:
     say(f"Preparing the corpus {folder} from {config.data.source}")
     settings = PrepareSettings(**{name: config.prepare[name] for name in PrepareSettings._fields})
     prepare_corpus([config.data.source], folder, settings, progress=preparing)
+  if config.data.cache_dir:
+    folder = stage(folder, config.data.cache_dir)
   return open_corpus(folder)
 
 
@@ -149,7 +152,8 @@ def evaluate_model(path: str, corpus_folder: str | None, *, batch_size: int, row
     raise UserError(f"{corpus.folder} was made with another tokenizer than {path}; prepare it with --tokenizer={path}")
 
   config = configs.default_config()
-  config.masking.update(own.masking)
+  for name in own.masking:
+    config.masking[name] = own.masking[name]
   if corpus_folder:  # as many predictions as its rows need
     config.masking.max_predictions = None
   config.model.update({name: getattr(model.config, name) for name in configs.MODEL_FIELDS})
@@ -194,7 +198,7 @@ def peak_flops() -> float | None:
 
 def _initial_parameters(config: ml_collections.ConfigDict, encoder: EncoderConfig, tokenizer: Tokenizer, say):
   """Returns Run.start: None to begin from scratch, else what takes over the parameters of init_from."""
-  if not config.init_from:
+  if not (config.init_from or config.init_optimizer):
     return None
   if config.init_optimizer and not (pathlib.Path(config.init_from) / "checkpoints").is_dir():
     raise UserError(f"init_optimizer needs a run folder with checkpoints; {config.init_from} has none")

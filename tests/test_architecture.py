@@ -16,7 +16,7 @@ FLOORS = (
     ),
     (  # 1: data
         "data.text_files", "data.docstrings", "data.sources", "data.tokenizer", "data.vocabulary", "data.sentences", "data.pairs",
-        "data.packing", "data.corpus", "data.chunk", "data.statistics", "data.splits", "data.prepare", "data.order",
+        "data.packing", "data.corpus", "data.staging", "data.chunk", "data.statistics", "data.splits", "data.prepare", "data.order",
         "data.input_pipeline",
     ),
     ("convert.bert", "convert.folder"),  # 1: interop

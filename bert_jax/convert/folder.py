@@ -31,7 +31,10 @@ POOLINGS = ("cls", "max", "mean")
 
 # The mark in model.safetensors by which an earlier export is known, and the files that one may hold.
 # Anything else in the folder was put there by somebody, who would not thank us for replacing it.
-_MARK = {"format": "pt", "producer": "bert_jax"}  # transformers asks for format "pt"
+# transformers asks for format "pt". One entry only: safetensors writes several in a random order, and equal weights
+# should be equal files.
+_METADATA = {"format": "pt"}
+_PRODUCER = "bert_jax"  # in config.json: tells our exports from folders that must not be replaced
 _OWN_FILES = frozenset({
     "model.safetensors", "config.json", "README.md",
     "tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json",
@@ -96,7 +99,7 @@ def write_folder(
   try:
     shutil.rmtree(partial, ignore_errors=True)  # what a killed export left
     partial.mkdir(parents=True)
-    safetensors.numpy.save_file(tensors, partial / "model.safetensors", metadata=_MARK)
+    safetensors.numpy.save_file(tensors, partial / "model.safetensors", metadata=_METADATA)
     _write_json(partial / "config.json", _config_json(config, head))
     save_tokenizer(tokenizer, partial, max_length=config.max_position_embeddings)
     if format == "sentence-transformers":
@@ -137,6 +140,7 @@ def _config_json(config: EncoderConfig, head: str) -> dict[str, Any]:
       **_FIXED,
       **dataclasses.asdict(config),
       "classifier_dropout": None,
+      "producer": _PRODUCER,
       "dtype": "float32",  # transformers 5
       "torch_dtype": "float32",  # transformers 4
   }
@@ -247,9 +251,8 @@ def _check_replaceable(out: pathlib.Path) -> None:
 
 def _is_export(folder: pathlib.Path) -> bool:
   try:
-    with safetensors.safe_open(folder / "model.safetensors", "np") as file:
-      return (file.metadata() or {}).get("producer") == _MARK["producer"]
-  except (safetensors.SafetensorError, OSError):
+    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("producer") == _PRODUCER
+  except (OSError, ValueError, AttributeError):
     return False
 
 

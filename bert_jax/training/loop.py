@@ -150,7 +150,7 @@ class Window:
 
   def __init__(self, run: Run):
     self._run = run
-    self._bad_in_a_row = 0
+    self._max_bad_steps, self._bad_in_a_row = run.config.max_bad_steps, 0
     self._clear()
 
   def _clear(self):
@@ -179,7 +179,7 @@ class Window:
     if report.skipped:
       self._skipped += 1
       self._bad_in_a_row += 1
-      if self._bad_in_a_row >= self._run.config.max_bad_steps:
+      if self._bad_in_a_row >= self._max_bad_steps:
         raise UserError(
             f"loss or gradients were not finite in {self._bad_in_a_row} updates in a row, the last at step {step}; every one was "
             "skipped, so the parameters are sound. Lower optimizer.learning_rate, or lengthen optimizer.warmup_steps"

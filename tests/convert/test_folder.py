@@ -61,7 +61,7 @@ def test_config_json_has_every_field_that_hugging_face_writes(config, exported):
   assert content == fields | {
       "architectures": ["BertForMaskedLM"], "model_type": "bert", "position_embedding_type": "absolute",
       "tie_word_embeddings": True, "is_decoder": False, "add_cross_attention": False,
-      "classifier_dropout": None, "dtype": "float32", "torch_dtype": "float32",
+      "classifier_dropout": None, "dtype": "float32", "torch_dtype": "float32", "producer": "bert_jax",
   }  # fmt: skip
 
 

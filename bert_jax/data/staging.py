@@ -1,0 +1,54 @@
+"""A copy of a corpus on this host's own disk, for corpora that lie on an object store or a slow shared one.
+
+Rows are gathered through memory maps, which object stores do not have.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+
+from etils import epath
+
+from bert_jax.errors import UserError
+
+
+def stage(folder: str | os.PathLike, cache_dir: str | os.PathLike) -> pathlib.Path:
+  """Copies a corpus folder to CACHE_DIR/CORPUS_ID, unless it is there already, and returns that folder.
+
+  The copy appears whole or not at all; `open_corpus` then verifies it against its manifest.
+
+  Args:
+    folder: a corpus folder, local or gs://.
+    cache_dir: a local folder; several runs and processes may share it.
+
+  Raises:
+    UserError: no corpus there, or no room here.
+  """
+  source = epath.Path(folder)
+  try:
+    corpus_id = json.loads((source / "manifest.json").read_text())["corpus_id"]
+  except (FileNotFoundError, KeyError, ValueError) as error:
+    raise UserError(f"data.corpus={folder} holds no corpus (no readable manifest.json)") from error
+  target = pathlib.Path(cache_dir) / corpus_id[:16]
+  if target.exists():
+    return target
+  partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+  try:
+    _copy(source, partial)
+    partial.rename(target)
+  except OSError as error:
+    if not target.exists():  # else another process was quicker
+      raise UserError(f"cannot copy {folder} to data.cache_dir={cache_dir}: {error.strerror or error}") from error
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+  return target
+
+
+def _copy(source: epath.Path, target: pathlib.Path) -> None:
+  target.mkdir(parents=True)
+  for path in source.iterdir():
+    if path.is_dir():
+      _copy(path, target / path.name)
+    else:
+      path.copy(target / path.name)
