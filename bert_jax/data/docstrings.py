@@ -1,14 +1,15 @@
-"""The Python documentation installed on this machine, as running English prose.
+"""The Python documentation installed on this machine, as text to train on.
 
 The default text of the quickstart: the docstrings of the standard library, its
 language reference (`pydoc_data.topics`) and the core packages that bert_jax
 stands on. It needs no download and ships no text. Nothing is imported: the
 source files are read as text, in sorted order.
 
-One module is one document, its docstrings in the order of the file. What is not
-prose is taken out: doctests and code, literal blocks, tables, signature lines
-of parameter lists, section underlines and inline markup. A docstring
-that was already met is dropped, since many are copied from place to place.
+One module is one document, its docstrings in the order of the file. They stay
+as they stand there: prose, parameter lists, markup and examples alike; only
+where lines of a paragraph break is lost. Two things are dropped. A line that only underlines a heading would become a token
+for each of its signs, all trivially predictable. A docstring that was already
+met says nothing new, and many are copied from place to place.
 """
 
 import ast
@@ -37,7 +38,7 @@ _SKIPPED_FOLDERS = frozenset((
     "__pycache__", "site-packages", "test", "tests", "idlelib", "lib2to3", "_api", "api", "_tf_keras",
     "_vendor", "third_party", "turtledemo", "ensurepip"))
 
-# A module with less prose than this is no document: next-sentence pairs need several sentences.
+# A module with less text than this is no document: next-sentence pairs need several sentences.
 MIN_DOCUMENT_CHARACTERS = 200
 
 # A string that opens a body: at the top of the file, or after the colon that ends a `def` or `class` line.
@@ -105,12 +106,12 @@ def package_versions(names: str) -> dict[str, str]:
 
 
 def read_modules(packages: list[Package], *, counts: collections.Counter) -> Iterator[tuple[str, str]]:
-  """Yields (module name, prose) for every module with enough prose.
+  """Yields (module name, text) for every module with enough text, each paragraph on a line of its own.
 
   Args:
     packages: from `find_packages`.
     counts: receives `files`, `bad_files` (not UTF-8), `duplicate_docstrings` and
-      `empty_documents` (modules with less than MIN_DOCUMENT_CHARACTERS of prose).
+      `empty_documents` (modules with less than MIN_DOCUMENT_CHARACTERS of text).
   """
   seen: set[bytes] = set()
   for module, path in _modules(packages):
@@ -124,16 +125,16 @@ def read_modules(packages: list[Package], *, counts: collections.Counter) -> Ite
       continue
     texts = _topics(source) if module == "pydoc_data.topics" else [(module, find_docstrings(source))]
     for origin, docstrings in texts:
-      paragraphs = []
+      kept = []
       for docstring in docstrings:
         digest = hashlib.blake2b(docstring.encode("utf-8", "replace"), digest_size=16).digest()
         if digest in seen:
           counts["duplicate_docstrings"] += 1
           continue
         seen.add(digest)
-        paragraphs.extend(prose(docstring))
-      if sum(map(len, paragraphs)) >= MIN_DOCUMENT_CHARACTERS:
-        yield origin, "\n".join(paragraphs)
+        kept.extend(paragraphs(docstring))
+      if sum(map(len, kept)) >= MIN_DOCUMENT_CHARACTERS:
+        yield origin, "\n".join(kept)
       else:
         counts["empty_documents"] += 1
 
@@ -190,167 +191,20 @@ def _topics(source: str) -> list[tuple[str, list[str]]]:
   return []
 
 
-# --- From a docstring to prose ---
-
-# Directives whose content is prose; the content of every other one is code, mathematics or a list.
-_PROSE_DIRECTIVE = re.compile(
-    r"\.\. (?:note|warning|tip|important|caution|attention|hint|seealso|admonition|deprecated|versionadded"
-    r"|versionchanged|rubric|topic|epigraph|danger|error)::", re.I)
-_VERSION = re.compile(r"\s*[\d.]*")
-_UNDERLINE = re.compile(r"([-=~^*\"'#+_.:])\1{2,}$")
-_TABLE = re.compile(r"(?:[|+].*[|+]|[=-]{2,}(?:\s+[=-]{2,})+)$")
-_DOCTEST = (">>>", "$ ", "In [")
-# numpydoc: `x, y : array_like, optional`; Google: `name (type): description`.
-_NUMPY_ENTRY = re.compile(r"[*`\w.\[\]]+(?:\s*,\s*[*`\w.]+)*\s+:(?:\s|$)")
-_GOOGLE_ENTRY = re.compile(r"[*`]{0,2}[\w.*]+`{0,2}(?:\s*\([^()]*(?:\([^()]*\)[^()]*)*\))?:\s+(?=\S)")
-_FIELD = re.compile(r":(?:param|arg|argument|keyword|key|raises?|returns?|var|ivar|cvar|yields?)\b[^:]*:\s*")
-_OTHER_FIELD = re.compile(r":[\w ]+:(?:\s|$)")
-_BULLET_SIGNS = "-*+•("
-_BULLET = re.compile(r"(?:[-*+•]|\(?(?:\d{1,2}|[a-z])[.)])\s+")
-_SECTIONS = frozenset((
-    "parameters", "other parameters", "attributes", "methods", "args", "arguments", "returns", "return",
-    "yields", "raises", "receives", "warns", "examples", "example", "notes", "note", "usage", "properties",
-    "keyword arguments", "see also", "references", "call arguments", "input shape", "output shape",
-    "class variables"))
-# Lists of names or of literature: no sentences.
-_DROPPED_SECTIONS = frozenset(("see also", "references", "methods"))
-
-_ROLE = re.compile(r":[a-zA-Z:+-]+:`([^`]*)`")
-_LINK = re.compile(r"`([^`<]+?)\s*<[^`>]*>`_{0,2}")
-_MARKDOWN_LINK = re.compile(r"\[([^\[\]]+)\]\((?:[^()\s]|\([^()]*\))*\)")
-_CITATION = re.compile(r"\s*(?:\[[\w#*]+\]_|\\\[[0-9]+\\\])")
-_URL = re.compile(r"<?https?://[^\s<>]*[^\s<>.,;:)\]'\"]>?")
-_EMPHASIS = re.compile(r"(?<![\w*])\*{1,2}(?=[^\s*])([^*\n]*?[^\s*])\*{1,2}(?![\w*])")
-_WORD = re.compile(r"[A-Za-z]{2,}")
-_FEWEST_WORDS = 4
-_LARGEST_CODE_SHARE = 0.06  # of the characters of a paragraph
-_WITHOUT_CODE_SIGNS = str.maketrans("", "", "=<>{}[]()_\\|@#%^&*+/~`$:")
+_UNDERLINE = re.compile(r"([-=~^*\"'#+_.:])\1{2,}")
 
 
-def prose(docstring: str) -> list[str]:
-  """The paragraphs of running text in a docstring, each on one line, without markup.
+def paragraphs(docstring: str) -> list[str]:
+  """The paragraphs of a docstring as written, each on one line, without section underlines.
 
-  Example: 'Adds two numbers.\\n\\nArgs:\\n  x: the first\\n    number.\\n\\n>>> add(1, 2)\\n3' gives
-  ['Adds two numbers.', 'the first number.'].
+  Example: 'Adds two numbers.\\n\\nNotes\\n-----\\nThey may be\\nnegative.' gives
+  ['Adds two numbers.', 'Notes They may be negative.'].
   """
-  paragraphs = []
-  for lines in _blocks(inspect.cleandoc(docstring).split("\n")):
-    text = _plain(" ".join(lines))
-    if _is_prose(text):
-      paragraphs.append(text)
-  return paragraphs
-
-
-def _blocks(lines: list[str]) -> Iterator[list[str]]:
-  """Groups the lines of a docstring into paragraphs, leaving out what is not text."""
-  block: list[str] = []
-  literal = None  # The indentation that a literal block or a dropped directive must exceed to go on.
-  fenced = doctest = dropped = False
-  underlined, stripped_lines = False, [line.strip() for line in lines]
-  for line, stripped, below in zip(lines, stripped_lines, [*stripped_lines[1:], ""]):
-    is_underline, underlined = underlined, _is_underline(below)
-    if stripped.startswith(("```", "~~~")):
-      fenced = not fenced
-      stripped = ""
-    if fenced or not stripped:
-      doctest = False
-      yield block
-      block = []
-      continue
-    indent = len(line) - len(line.lstrip())
-    if literal is not None and indent > literal:
-      continue
-    literal = None
-    if doctest or stripped.startswith(_DOCTEST):
-      doctest = True
-      continue
-    section = _section(stripped, underlined)
-    if section is not None:
-      dropped = section in _DROPPED_SECTIONS
-    if section is not None or underlined or is_underline:
-      # A heading is a label of what follows, not a sentence.
-      yield block
-      block = []
-      continue
-    if dropped or stripped[0] in "|+=-" and _TABLE.match(stripped):
-      continue
-    if stripped.startswith(".. "):
-      yield block
-      block = []
-      found = _PROSE_DIRECTIVE.match(stripped)
-      if not found:
-        literal = indent
-        continue
-      stripped = stripped[found.end():]
-      if _VERSION.fullmatch(stripped):
-        continue
-    if stripped.endswith("::"):
-      literal = indent
-      stripped = stripped[:-1]
-    if _is_signature(stripped):
-      yield block
-      block = []
-      continue
-    label = _label(stripped)
-    if label:
-      yield block
-      block = []
-      stripped = stripped[label:]
-    if stripped:
-      block.append(stripped)
-  yield block
+  lines = [line for line in inspect.cleandoc(docstring).split("\n") if not _is_underline(line.strip())]
+  joined = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", "\n".join(lines)))
+  return [paragraph for paragraph in joined if paragraph]
 
 
 def _is_underline(stripped: str) -> bool:
-  return len(stripped) > 2 and not stripped[0].isalnum() and bool(_UNDERLINE.match(stripped))
-
-
-def _is_signature(stripped: str) -> bool:
-  """`x : array_like` or `:rtype: int`: a name and its type, not text."""
-  if stripped[0] == ":":
-    return bool(_OTHER_FIELD.match(stripped)) and not _FIELD.match(stripped)
-  return " :" in stripped and bool(_NUMPY_ENTRY.match(stripped))
-
-
-def _label(stripped: str) -> int:
-  """Length of what opens an entry of a list (`x (int): `, `:param x: `, `- `, `1. `), else 0."""
-  found = None
-  if stripped[0] == ":":
-    found = _FIELD.match(stripped)
-  elif stripped[0] in _BULLET_SIGNS or stripped[1:2] in (".", ")") or stripped[2:3] in (".", ")"):
-    found = _BULLET.match(stripped)
-  if not found and ": " in stripped:
-    found = _GOOGLE_ENTRY.match(stripped)
-  return found.end() if found else 0
-
-
-def _section(stripped: str, underlined: bool) -> str | None:
-  """The name of a section that this line opens ('Args:', or 'Parameters' above an underline), else None."""
-  if not (underlined or stripped[-1] in ":*" or stripped[0] == "#"):
-    return None
-  name = stripped.strip("#* ").rstrip(":").strip("* ").lower()
-  return name if name in _SECTIONS else None
-
-
-def _plain(text: str) -> str:
-  """Takes out inline markup: roles, links, citations, emphasis, back quotes, URLs."""
-  if "`" in text:
-    text = _ROLE.sub(lambda found: found[1].split(" <")[0].lstrip("~!").split(".")[-1]
-                     if found[1].startswith("~") else found[1].split(" <")[0].lstrip("!"), text)
-    text = _LINK.sub(r"\1", text)
-    text = text.replace("`", "")
-  if "[" in text:
-    text = _MARKDOWN_LINK.sub(r"\1", text)
-    text = _CITATION.sub("", text)
-  if "http" in text:
-    text = _URL.sub("", text)
-  if "*" in text:
-    text = _EMPHASIS.sub(r"\1", text)
-  return " ".join(text.split())
-
-
-def _is_prose(text: str) -> bool:
-  """Whether a paragraph reads as a sentence: several words, and few signs of code among them."""
-  if text.count(" ") < _FEWEST_WORDS - 1 or len(_WORD.findall(text, 0, 200)) < _FEWEST_WORDS:
-    return False
-  return len(text) - len(text.translate(_WITHOUT_CODE_SIGNS)) <= _LARGEST_CODE_SHARE * len(text)
+  """Whether a line is one punctuation sign at least three times: a token each, trivially predicted."""
+  return bool(_UNDERLINE.fullmatch(stripped))
