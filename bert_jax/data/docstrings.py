@@ -6,10 +6,11 @@ stands on. It needs no download and ships no text. Nothing is imported: the
 source files are read as text, in sorted order.
 
 One module is one document, its docstrings in the order of the file. They stay
-as they stand there: prose, parameter lists, markup and examples alike; only
-where lines of a paragraph break is lost. Two things are dropped. A line that only underlines a heading would become a token
-for each of its signs, all trivially predictable. A docstring that was already
-met says nothing new, and many are copied from place to place.
+as they stand there: prose, parameter lists, markup and examples alike; only the
+line breaks and indentation within a paragraph become single spaces. Two things
+are dropped. A line that only underlines a heading would become a token for each
+of its signs, all trivially predictable. A docstring that was already met says
+nothing new, and many are copied from place to place.
 """
 
 import ast
