@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.models.config import EncoderConfig
-from bert_jax.models.layers import Dtype, dense, layer_norm
+from bert_jax.models.layers import Dtype, dense, gelu, layer_norm
 
 
 class Pooler(nn.Module):
@@ -45,7 +45,7 @@ class MlmHead(nn.Module):
     """
     config = self.config
     x = dense(self, config.hidden_size, "dense")(x)
-    x = nn.gelu(x, approximate=False)
+    x = gelu(x)
     x = layer_norm(self, "layer_norm")(x)
     bias_V = self.param("bias", nn.initializers.zeros, (config.padded_vocab_size,), self.param_dtype)
     logits_dtype = jnp.promote_types(self.dtype, jnp.float32)

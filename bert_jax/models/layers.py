@@ -43,6 +43,11 @@ def layer_norm(owner: nn.Module, name: str | None = None) -> nn.LayerNorm:
   return nn.LayerNorm(epsilon=epsilon, dtype=owner.dtype, param_dtype=owner.param_dtype, name=name)
 
 
+def gelu(x: jax.Array) -> jax.Array:
+  """x Φ(x), exactly. Written with erf: jax.nn.gelu takes erfc, whose gradient is twice as slow on CPU."""
+  return 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))
+
+
 class Embedding(nn.Module):
   """A table of vectors.
 
@@ -145,7 +150,7 @@ class FeedForward(nn.Module):
   def __call__(self, x_BxLxH: jax.Array, *, deterministic: bool) -> jax.Array:
     config = self.config
     y_BxLxI = dense(self, config.intermediate_size, "intermediate")(x_BxLxH)
-    y_BxLxI = nn.gelu(y_BxLxI, approximate=False)
+    y_BxLxI = gelu(y_BxLxI)
     y_BxLxH = dense(self, config.hidden_size, "output")(y_BxLxI)
     y_BxLxH = nn.Dropout(config.hidden_dropout_prob)(y_BxLxH, deterministic=deterministic)
     return layer_norm(self, "layer_norm")(x_BxLxH + y_BxLxH)

@@ -79,10 +79,12 @@ def make_train_step(task: Task, optimizer: optax.GradientTransformation, schedul
     grad_norm = optax.global_norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     learning_rate = schedule(state.step)
-    updated = optimizers.apply(optimizer, grads, state.opt_state, state.params, learning_rate)
-    # A void update leaves parameters and moments as they were. `where`, not a product: 0 · NaN is NaN.
-    params, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old), updated, (state.params, state.opt_state)
+    # A void update leaves parameters and moments as they were. Not a product: 0 · NaN is NaN. Not `where`: on CPU
+    # it costs another pass over the whole state (docs/performance.md).
+    params, opt_state = jax.lax.cond(
+        finite,
+        lambda: optimizers.apply(optimizer, grads, state.opt_state, state.params, learning_rate),
+        lambda: (state.params, state.opt_state),
     )
     report = StepReport(sums, tokens, grad_norm, learning_rate, 1.0 - finite.astype(jnp.float32))
     return TrainState(state.step + 1, params, opt_state), report
