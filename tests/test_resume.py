@@ -41,10 +41,14 @@ def committed(workdir):
   return {path.parent.name for path in workdir.glob("checkpoints/*/commit_success.txt")}
 
 
-def saving(workdir):
-  """Whether a checkpoint is being written right now."""
-  steps = {path.name for path in workdir.glob("checkpoints/*") if path.name.isdigit()}
-  return bool(steps - committed(workdir))
+def steps_of(workdir):
+  return {path.name for path in workdir.glob("checkpoints/*") if path.name.isdigit()}
+
+
+def wait_for(condition, process):
+  deadline = time.monotonic() + 120
+  while not condition() and process.poll() is None and time.monotonic() < deadline:
+    time.sleep(0.0005)
 
 
 @pytest.mark.slow
@@ -55,23 +59,21 @@ def test_five_kills_at_random_moments_one_of_them_in_a_save_change_no_bit_of_the
   workdir, killed_in_a_save, kills_after_a_save = tmp_path / "killed", 0, 0
   for kill in range(5):
     process = start(tmp_path, corpus, "killed", *long)
-    before, deadline = len(committed(workdir)), time.monotonic() + 120
-    if kill in (2, 3):  # once a further checkpoint is half written
-      while not (saving(workdir) and len(committed(workdir)) >= 1) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.0005)
-      killed_in_a_save += saving(workdir)
-    elif kill == 0:  # while starting
+    old = steps_of(workdir)
+    if kill == 0:  # while starting
       time.sleep(rng.uniform(1, 4))
-    else:
-      while committed(workdir) == set() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-      time.sleep(rng.uniform(0, 0.4))
-    kills_after_a_save += bool(committed(workdir)) or before > 0
+    elif kill in (2, 3):  # while a further checkpoint is being written
+      wait_for(lambda: steps_of(workdir) - committed(workdir) - old, process)
+      killed_in_a_save += bool(steps_of(workdir) - committed(workdir) - old)
+    else:  # some time after a further checkpoint
+      wait_for(lambda: committed(workdir) - old, process)
+      time.sleep(rng.uniform(0, 0.2))
+    kills_after_a_save += bool(committed(workdir))
     process.send_signal(signal.SIGKILL)
     process.communicate()
   finish(start(tmp_path, corpus, "killed", *long))
   assert kills_after_a_save >= 2 and killed_in_a_save >= 1
-  assert sum(event["event"] == "restore" for event in metrics.read_events(workdir)) >= 2
+  assert sum(event["event"] == "restore" for event in metrics.read_events(workdir)) >= 3
   assert weights(tmp_path, "killed") == weights(tmp_path, "straight")
 
 
