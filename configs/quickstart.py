@@ -5,7 +5,7 @@ Command:   make pretrain
            (python -m bert_jax pretrain --config=configs/quickstart.py --workdir=runs/quickstart)
 Hardware:  2 CPU cores, 2 GB of memory, no download.
 Cost:      6 min 20 s on two cores, installing included (3 min 40 s of it training).
-Result:    eval/mlm_loss 5.06, 0.89 nats below the corpus's unigram entropy; eval/nsp_accuracy 0.778 over 3,426 pairs
+Result:    eval/mlm_loss 4.24, 1.71 nats below the corpus's unigram entropy; eval/nsp_accuracy 0.778 over 3,426 pairs
            (majority 0.542). It learns which words go together in documentation; it is no model for anything else.
 """
 
@@ -32,6 +32,7 @@ def get_config(variant: str = ""):
   config.model.hidden_dropout_prob = 0.0  # one pass over the text: nothing is seen often enough to be learned by heart
   config.model.attention_probs_dropout_prob = 0.0
   config.model.initializer_range = 0.06  # 0.02 is made for a width of 768; this is the same for 64
+  config.model.position_init = "sinusoidal"  # a model this small finds its neighbours thousands of steps earlier
   config.optimizer.learning_rate = 3e-3
   config.optimizer.b2 = 0.98  # moments of a short run with small batches
   config.optimizer.eps = 1e-8

@@ -32,6 +32,8 @@ class EncoderConfig:
     type_vocab_size: number of token types (sentence A, sentence B).
     initializer_range: standard deviation of the normal distribution that weights start from;
       it is cut at two standard deviations.
+    position_init: what position embeddings start from: 'normal' as every other weight (BERT), or
+      'sinusoidal'. They are learned from there in both cases.
     layer_norm_eps: added to the variance in LayerNorm.
     pad_token_id: id of [PAD]; written to exports (attention follows segment_ids, not this).
   """
@@ -47,6 +49,7 @@ class EncoderConfig:
   max_position_embeddings: int = 512
   type_vocab_size: int = 2
   initializer_range: float = 0.02
+  position_init: str = "normal"
   layer_norm_eps: float = 1e-12
   pad_token_id: int = 0
 
@@ -69,6 +72,9 @@ class EncoderConfig:
     _require(self.hidden_size % self.num_attention_heads == 0, "num_attention_heads",
              f"a divisor of hidden_size ({self.hidden_size})", self.num_attention_heads)
     _require(self.hidden_act == "gelu", "hidden_act", "'gelu' (exact, by erf)", self.hidden_act)
+    _require(self.position_init in ("normal", "sinusoidal"), "position_init", "'normal' or 'sinusoidal'", self.position_init)
+    _require(self.position_init == "normal" or self.hidden_size % 2 == 0, "hidden_size",
+             "an even number for sinusoidal positions", self.hidden_size)
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
       value = getattr(self, name)
       _require(_is_number(value) and 0 <= value < 1, name, "a probability in [0, 1)", value)

@@ -31,6 +31,27 @@ def weight_init(config: EncoderConfig) -> nn.initializers.Initializer:
   return nn.initializers.truncated_normal(stddev=config.initializer_range)
 
 
+def sinusoids(config: EncoderConfig) -> nn.initializers.Initializer:
+  """Sines and cosines of the position, as Vaswani et al. 2017 (arXiv:1706.03762, section 3.5) fix them, as a start to learn from.
+
+  A shift by k positions is then one rotation for all positions, so a head can
+  learn to look at neighbours from every row at once; from random vectors each
+  position has to be learned by itself, which takes a small model thousands of
+  steps. Wavelengths run from 2π to 2π·max_position_embeddings. The amplitude of
+  2.5 initializer_range makes positions about twice as long as words at the start.
+  """
+
+  def init(key, shape, dtype):
+    del key
+    positions, features = shape
+    frequencies = positions ** (-jnp.arange(features // 2) / (features // 2))
+    angles = jnp.arange(positions)[:, None] * frequencies[None, :]
+    waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+    return (2.5 * config.initializer_range * waves).astype(dtype)
+
+  return init
+
+
 def dense(owner: nn.Module, features: int, name: str | None = None) -> nn.Dense:
   """A dense layer with BERT's initialisation and its owner's dtypes. `kernel` is [in, out]."""
   init = weight_init(owner.config)
@@ -92,12 +113,13 @@ class Embeddings(nn.Module):
   def setup(self):
     config = self.config
 
-    def table(rows: int, padded_size: int) -> Embedding:
-      init = weight_init(config)
+    def table(rows: int, padded_size: int, init=weight_init(config)) -> Embedding:
       return Embedding(rows, padded_size, config.hidden_size, init, self.dtype, self.param_dtype)
 
     self.word_embeddings = table(config.vocab_size, config.padded_vocab_size)
-    self.position_embeddings = table(config.max_position_embeddings, config.max_position_embeddings)
+    positions = config.max_position_embeddings
+    position_init = sinusoids(config) if config.position_init == "sinusoidal" else weight_init(config)
+    self.position_embeddings = table(positions, positions, position_init)
     self.token_type_embeddings = table(config.type_vocab_size, config.type_vocab_size)
     self.layer_norm = layer_norm(self)
     self.dropout = nn.Dropout(config.hidden_dropout_prob)

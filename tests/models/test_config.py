@@ -47,6 +47,8 @@ def test_the_vocabulary_is_padded_to_a_multiple_of_128():
         ({"num_hidden_layers": True}, "num_hidden_layers"),
         ({"layer_norm_eps": 0}, "layer_norm_eps"),
         ({"pad_token_id": 99999}, "pad_token_id"),
+        ({"position_init": "sine"}, "position_init"),
+        ({"position_init": "sinusoidal", "hidden_size": 65, "num_attention_heads": 1}, "even"),
         ({"hiden_size": 128}, "did you mean 'hidden_size'"),
     ],
 )

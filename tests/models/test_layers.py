@@ -43,6 +43,22 @@ def test_weights_start_truncated_normal_and_biases_zero_and_scales_one(start):
       np.testing.assert_array_equal(leaf, 1 if name == "scale" else 0)
 
 
+def test_sinusoidal_positions_are_a_rotation_apart_and_all_else_starts_as_ever(config, rows, start):
+  config = dataclasses.replace(config, hidden_size=128, intermediate_size=512, vocab_size=1000, position_init="sinusoidal")
+  params = jax.jit(PretrainingModel(config).init)(jax.random.key(0), *rows)["params"]
+  table = np.asarray(params["encoder"]["embeddings"]["position_embeddings"]["embedding"], np.float64)
+  assert np.sqrt((table**2).mean()) == pytest.approx(2.5 * config.initializer_range / np.sqrt(2), rel=1e-3)
+  products = table @ table.T  # depend on the distance alone
+  for distance in range(4):
+    diagonal = np.diagonal(products, distance)
+    np.testing.assert_allclose(diagonal, diagonal[0], rtol=1e-4)
+  assert np.diagonal(products, 1)[0] < np.diagonal(products)[0]
+  others = dict(jax.tree_util.tree_leaves_with_path(params))
+  for path, leaf in start:
+    if "position" not in str(path):
+      np.testing.assert_array_equal(others[path], leaf)
+
+
 def test_no_two_tensors_start_alike(start):
   starts = [tuple(np.ravel(leaf)[:8]) for path, leaf in start if path[-1].key in ("kernel", "embedding")]
   assert len(set(starts)) == len(starts)
