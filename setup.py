@@ -40,7 +40,9 @@ setup(
     extras_require={
         "cuda": ["jax[cuda12]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
-        "test": ["pytest", "torch", "transformers>=5", "sentence-transformers>=5"],
+        "zh": ["jieba>=0.42.1"],
+        "beam": ["apache-beam>=2.60"],
+        "test": ["pytest", "torch", "transformers>=5", "sentence-transformers>=5", "jieba>=0.42.1", "apache-beam>=2.60"],
     },
     entry_points={"console_scripts": ["bert-jax = bert_jax.__main__:main"]},
 )
