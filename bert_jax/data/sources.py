@@ -43,11 +43,18 @@ class Document(NamedTuple):
   Attributes:
     text: lines separated by newlines; a newline is always a sentence boundary
       (lines that were wrapped by hand are already joined). Never empty, valid UTF-8.
-    origin: where it came from, 'path:line' or the name of a Python module.
+    file: where it came from: a path or URL, or 'docstrings:MODULE'.
+    position: where in it: the number of the line, from 1; 0 for docstrings, whose module is the document.
   """
 
   text: str
-  origin: str
+  file: str
+  position: int
+
+  @property
+  def origin(self) -> str:
+    """'file:position', or the file alone for docstrings."""
+    return self.file if self.file.startswith("docstrings:") else f"{self.file}:{self.position}"
 
 
 class Source(NamedTuple):
@@ -158,14 +165,14 @@ def _blank_line_between(path: str, skip_bad: bool, counts: collections.Counter) 
     line = line.strip()
     if lines and (not line or size + len(line) > MAX_DOCUMENT_CHARACTERS):
       counts["split_documents"] += bool(line)
-      yield Document("\n".join(lines), f"{path}:{start}")
+      yield Document("\n".join(lines), path, start)
       lines, size = [], 0
     if line:
       start = start if lines else number
       lines.append(line)
       size += len(line)
   if lines:
-    yield Document("\n".join(lines), f"{path}:{start}")
+    yield Document("\n".join(lines), path, start)
 
 
 def _one_per_file(path: str, skip_bad: bool, counts: collections.Counter) -> Iterator[Document]:
@@ -173,13 +180,13 @@ def _one_per_file(path: str, skip_bad: bool, counts: collections.Counter) -> Ite
   for number, paragraph in _paragraphs(read_lines(path, skip_bad=skip_bad, counts=counts)):
     if paragraphs and size + len(paragraph) > MAX_DOCUMENT_CHARACTERS:
       counts["split_documents"] += 1
-      yield Document("\n".join(paragraphs), f"{path}:{start}")
+      yield Document("\n".join(paragraphs), path, start)
       paragraphs, size, written = [], 0, written + 1
     start = start if paragraphs else number
     paragraphs.append(paragraph)
     size += len(paragraph)
   if paragraphs:
-    yield Document("\n".join(paragraphs), f"{path}:{start}")
+    yield Document("\n".join(paragraphs), path, start)
   elif not written:
     counts["empty_documents"] += 1
 
@@ -243,7 +250,7 @@ def _wiki_documents(path: str, skip_bad: bool, counts: collections.Counter) -> I
       lines, opened, title, size = [], number, html.unescape(found[1]).strip() if found else None, 0
     elif line == "</doc>" and opened:
       if lines:
-        yield Document("\n".join(lines), f"{path}:{opened}")
+        yield Document("\n".join(lines), path, opened)
       else:
         counts["empty_documents"] += 1
       lines, opened = [], 0
@@ -259,7 +266,7 @@ def _wiki_documents(path: str, skip_bad: bool, counts: collections.Counter) -> I
       title = None
       if size + len(line) > MAX_DOCUMENT_CHARACTERS and lines:
         counts["split_documents"] += 1
-        yield Document("\n".join(lines), f"{path}:{opened}")
+        yield Document("\n".join(lines), path, opened)
         lines, size = [], 0
       lines.append(line)
       size += len(line)
@@ -277,7 +284,7 @@ def _read_jsonl(source, paths, skip_bad, counts) -> Iterator[Document]:
         note_bad(f"{path}:{number}: {problem}; expected one JSON object per line, as in {{\"text\": \"…\"}}",
                  skip_bad=skip_bad, counts=counts, key="bad_lines")
       elif text:
-        yield Document(text, f"{path}:{number}")
+        yield Document(text, path, number)
       else:
         counts["empty_documents"] += 1
 
@@ -305,7 +312,7 @@ def _json_text(line: str) -> tuple[str, str]:
 
 def _read_docstrings(source, packages, skip_bad, counts) -> Iterator[Document]:
   for module, text in docstrings.read_modules(packages, counts=counts):
-    yield Document(text, module)
+    yield Document(text, f"docstrings:{module}", 0)
 
 
 KINDS: dict[str, Kind] = {

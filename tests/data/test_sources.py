@@ -30,7 +30,8 @@ def test_blank_lines_part_the_documents_of_a_text_file(tmp_path):
   write(tmp_path / "a.txt", "\n\nOne.\nTwo.\n \n\t\nThree.  \n\n\n")
   documents, counts = read(f"text:{tmp_path}/a.txt")
   assert [d.text for d in documents] == ["One.\nTwo.", "Three."]
-  assert [d.origin for d in documents] == [f"{tmp_path}/a.txt:3", f"{tmp_path}/a.txt:7"]
+  assert [(d.file, d.position) for d in documents] == [(f"{tmp_path}/a.txt", 3), (f"{tmp_path}/a.txt", 7)]
+  assert documents[0].origin == f"{tmp_path}/a.txt:3"
   assert counts["documents"] == 2
   assert counts["bytes"] == len("One.\nTwo.") + len("Three.")
 
@@ -160,6 +161,12 @@ def test_a_missing_file_is_reported_before_anything_is_read(tmp_path):
 def test_specifications_that_mean_nothing_are_refused_with_the_remedy(spec, message):
   with pytest.raises(UserError, match=message):
     read_documents([parse_source(spec)], skip_bad=False, counts=collections.Counter())
+
+
+def test_the_origin_of_a_docstring_is_its_module():
+  document = next(read_documents([parse_source("docstrings:absl")], skip_bad=False, counts=collections.Counter()))
+  assert document.file.startswith("docstrings:absl") and document.position == 0
+  assert document.origin == document.file
 
 
 @pytest.mark.parametrize("kind", ["text", "text+one-per-file", "wikiextractor"])

@@ -9,7 +9,7 @@ from bert_jax.errors import UserError
 
 def documents(count, size=100, first=0):
   numbers = range(first, first + count)
-  return [Document(f"Document {number}. ".ljust(size, "x"), f"made:{number}") for number in numbers]
+  return [Document(f"Document {number}. ".ljust(size, "x"), "made", number) for number in numbers]
 
 
 def chunks(made, fraction=0.2, objective="nsp", chunk_bytes=1000):
@@ -97,11 +97,11 @@ def test_plain_sequences_need_only_one_document_for_each_split(count):
 
 def test_the_end_of_a_lone_document_validates_under_objective_none():
   text = "\n".join(f"Sentence {number}." for number in range(100))
-  made = chunks([Document(text, "book:1")], fraction=0.05, objective="none")
+  made = chunks([Document(text, "book", 1)], fraction=0.05, objective="none")
   assert texts_of(made, "validation") == ["\n".join(text.split("\n")[95:])]
   assert texts_of(made, "train") == ["\n".join(text.split("\n")[:95])]
   with pytest.raises(UserError, match="at least two sentences"):
-    chunks([Document("One sentence.", "book:1")], objective="none")
+    chunks([Document("One sentence.", "book", 1)], objective="none")
 
 
 def test_memory_does_not_grow_with_the_stream():
