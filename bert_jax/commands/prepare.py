@@ -7,19 +7,28 @@ import sys
 HELP = "raw text to a corpus folder: sentences, vocabulary, pairs, packed rows"
 EXAMPLE = """  python -m bert_jax prepare --source=docstrings: --out=data/docstrings --vocab_size=8192
   python -m bert_jax prepare --source='wikiextractor:wiki/*.bz2' --out=data/wiki --tokenizer=vocab.txt
+  python -m bert_jax prepare … --shard=3/100                     one job of an array; the last one finishes
+  python -m bert_jax prepare … --runner=beam -- --runner=DataflowRunner --project=…     Beam's own options last
+
+Text is tokenized once: another --objective, --seq_length or --seed goes on from the tokenized documents that
+the first preparation left beside --out. A preparation that was stopped goes on where it stood.
 
 sources (repeatable):
   text:GLOB               a blank line between documents
   text+one-per-file:GLOB  one document per file, wrapped lines joined
   wikiextractor:GLOB      <doc …> blocks
-  jsonl:GLOB              one JSON object per line, with a field "text"
+  jsonl:GLOB              one JSON object per line, the text in --text_field
+  parquet:GLOB            one document per row, the text in the column --text_field
+  tfds:NAME[/CONFIG][:SPLIT]  a TensorFlow Datasets corpus, the text in the feature --text_field
   docstrings:             the Python documentation installed on this machine
 files ending in .gz .bz2 .xz .zst are read as they are"""
 
 # Flags that are config keys `prepare.…`: their defaults, types and meanings stand in bert_jax.config.
 _KEYS = (
     "seq_length", "objective", "max_sequences", "validation_fraction", "short_probability", "seed", "workers",
+    "text_field", "min_characters", "word_segmenter",
 )  # fmt: skip
+_SWITCHES = ("deduplicate", "skip_bad")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,14 +51,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--cased", dest="lowercase", action="store_false", default=defaults.lowercase,
                       help=f"keep capitals and accents (default: {configs.meaning('prepare.lowercase')})")
   for name in _KEYS:
-    if name == "objective":
-      add(parser, name, choices=configs.CHOICES["prepare.objective"], metavar=None)
+    choices = configs.CHOICES.get(f"prepare.{name}")
+    if choices:
+      add(parser, name, choices=choices, metavar=None)
     else:
-      add(parser, name, metavar="N")
-  parser.add_argument("--skip_bad", action="store_true", default=defaults.skip_bad,
-                      help=configs.meaning("prepare.skip_bad"))
+      add(parser, name, metavar="NAME" if name == "text_field" else "N")
+  for name in _SWITCHES:
+    parser.add_argument(f"--{name}", action="store_true", default=defaults[name], help=configs.meaning(f"prepare.{name}"))
+  parser.add_argument("--documents", default="", metavar="DIR",
+                      help="where tokenized documents are kept (default: beside --out, under a name of their own)")
+  where = parser.add_mutually_exclusive_group()
+  where.add_argument("--shard", type=_share, default=(0, 1), metavar="I/N", help="make every N-th shard, from shard I on")
+  where.add_argument("--runner", choices=("local", "beam"), default="local",
+                     help="beam: --workers shares as an Apache Beam pipeline; all its machines must see the same folders")
+  parser.add_argument("beam_options", nargs="*", metavar="-- BEAM_OPTION", help="options of Beam itself, for --runner=beam")
   parser.add_argument("--overwrite", action="store_true",
                       help="replace a finished corpus, once the new one is complete")
+
+
+def _share(text: str) -> tuple[int, int]:
+  index, _, count = text.partition("/")
+  if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+    raise argparse.ArgumentTypeError(f"expected I/N with I from 0 to N - 1, as in 0/3, found {text!r}")
+  return int(index), int(count)
 
 
 def _help(meaning: str, default) -> str:
@@ -57,31 +81,43 @@ def _help(meaning: str, default) -> str:
 
 
 def run(options: argparse.Namespace) -> None:
-  from bert_jax.data.prepare import PrepareSettings, prepare_corpus
+  from bert_jax.data.prepare import PrepareSettings, Share, prepare_corpus
+  from bert_jax.errors import UserError
   from bert_jax.tools.inspect import summary
 
+  run_shares = None
+  if options.runner == "beam":
+    from bert_jax.data.beam import beam_runner
+
+    run_shares = beam_runner(options.beam_options)
+  elif options.beam_options:
+    raise UserError(f"unexpected arguments {' '.join(options.beam_options)}: only --runner=beam takes options of its own")
   settings = PrepareSettings(**{name: getattr(options, name) for name in PrepareSettings._fields})
   with progress_bar() as progress:
     manifest = prepare_corpus(
-        options.source, options.out, settings, overwrite=options.overwrite, progress=progress)
+        options.source, options.out, settings, overwrite=options.overwrite, documents=options.documents,
+        share=Share(*options.shard), run_shares=run_shares, progress=progress, say=print)
+  if manifest is None:
+    return
   print(summary(options.out, manifest))
   print(f"\nread rows:  python -m bert_jax inspect --corpus={options.out}")
 
 
 @contextlib.contextmanager
 def progress_bar():
-  """A `progress` for `prepare_corpus` that shows megabytes read and megabytes a second."""
+  """A `progress` for `prepare_corpus` that shows megabytes of text, megabytes a second, and the time left."""
   import tqdm
 
   bars: dict[str, tqdm.tqdm] = {}
 
-  def progress(phase: str, num_bytes: int):
+  def progress(phase: str, num_bytes: int, total: int | None):
     if phase not in bars:
       for bar in bars.values():
         bar.close()
       seconds = 0.5 if sys.stderr.isatty() else 30  # a log file needs no second-by-second account
-      bars[phase] = tqdm.tqdm(desc=f"{phase:<10}", unit="B", unit_scale=True, file=sys.stderr,
-                              mininterval=seconds, bar_format="{desc} {n_fmt}  {rate_fmt}  {elapsed}")
+      known = "{desc} {percentage:3.0f}%  {n_fmt} of {total_fmt}  {rate_fmt}  {elapsed}, {remaining} left"
+      bars[phase] = tqdm.tqdm(desc=f"{phase:<10}", total=total, unit="B", unit_scale=True, file=sys.stderr,
+                              mininterval=seconds, bar_format=known if total else "{desc} {n_fmt}  {rate_fmt}  {elapsed}")
     bars[phase].update(num_bytes)
 
   try:

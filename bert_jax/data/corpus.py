@@ -1,15 +1,19 @@
 """The corpus folder: written by `prepare`, read by training, evaluation and `inspect`.
 
     manifest.json                          what is in here; see `canonical_id` for what `corpus_id` covers
+    files.txt                              what `origins` counts as files, one to a line
     tokenizer/                             the tokenizer that made the ids, in Hugging Face's files
     train/ validation/
       tokens-00000-of-00016.npy            uint16 or uint32 [rows, seq_length]
       sequences-00000-of-00016.npy         uint16 [rows, max_sequences, 3]: length, of [CLS] A [SEP], label
       documents-00000-of-00016.npy         uint32 [rows, max_sequences, 2]: the documents of A and of B
+      origins-00000-of-00016.npy           uint64 [documents, 3]: number, file, and line or row in the file
+      word_starts-00000-of-00016.npy       uint8 [rows, ceil(seq_length / 8)]: bits, the lowest first, 1 where a
+                                           word begins; only where a word segmenter was asked for
 
 Everything is a plain `.npy` that anyone can read and that is memory-mapped
 here. The label is 0 where B follows A and 1 where B is random; under the
-objective `none` a sequence is [CLS] A [SEP], its first length is its length,
+objective `sop` it is 1 where A and B, which follow each other, were swapped; under `none` a sequence is [CLS] A [SEP], its first length is its length,
 and its label is 0 and means nothing: whoever computes a loss asks
 `manifest["objective"]`, never the labels. The document of a B that is not
 there is that of A. Unused places of a row are zeros in `sequences` and `[PAD]`
@@ -17,9 +21,10 @@ in `tokens`.
 
 The manifest, by example:
 
-    {"format": "bert_jax corpus", "format_version": 1, "corpus_id": "5f0c…",
+    {"format": "bert_jax corpus", "format_version": 2, "corpus_id": "5f0c…",
      "objective": "nsp", "seq_length": 128, "max_sequences": 8, "token_dtype": "uint16", "seed": 0,
-     "short_probability": 0.1, "validation_fraction": 0.02,
+     "short_probability": 0.1, "validation_fraction": 0.02, "deduplicate": false, "min_characters": 0,
+     "word_segmenter": "",
      "vocab_size": 30522, "lowercase": true, "tokenizer_fingerprint": "9ab1…",
      "special_ids": {"pad": 0, "unk": 100, "cls": 101, "sep": 102, "mask": 103},
      "unigram_entropy": 7.1,       nats; that of the train split
@@ -30,7 +35,7 @@ The manifest, by example:
                           "label_counts": [B follows, B random], "majority_label_share": …,
                           "unigram_entropy": …, "tokens_per_word": …, "unknown_rate": …,
                           "length_counts": {"1-16": …, …}, "frequent_tokens": [["the", 1234], …],
-                          "shards": [{"rows": …, "tokens": SHA-256, "sequences": …, "documents": …}, …]},
+                          "shards": [{"rows": …, "origins_rows": …, "tokens": SHA-256, "sequences": …, …}, …]},
                 "validation": {…}},
      "provenance": {"sources": […], "created": …, "seconds": …, "workers": …, "versions": {…}, …}}
 
@@ -43,7 +48,6 @@ punctuation mark count as one.
 
 import concurrent.futures
 import hashlib
-import io
 import json
 import os
 import pathlib
@@ -52,21 +56,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bert_jax import atomic
 from bert_jax.errors import UserError
 
 FORMAT = "bert_jax corpus"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPLITS = ("train", "validation")
 
 # What `corpus_id` does not cover: paths, times, worker counts, library versions.
 PROVENANCE = "provenance"
 
-# Arrays of a shard: name -> shape of one row, from the manifest.
-_ROW_SHAPES = {
-    "tokens": lambda manifest: (manifest["seq_length"],),
-    "sequences": lambda manifest: (manifest["max_sequences"], 3),
-    "documents": lambda manifest: (manifest["max_sequences"], 2),
-}
 _HASH_THREADS = 8
 _REMAKE = "copy the folder again, or make it anew with `python -m bert_jax prepare … --overwrite`"
 
@@ -81,7 +80,9 @@ class Split(NamedTuple):
     starts: int64 [shards + 1], the first row of each non-empty shard, then num_rows.
     tokens: one memory map [rows, L] per non-empty shard.
     sequences: one memory map [rows, S, 3] per non-empty shard.
-    document_files: one path per non-empty shard; opened only when asked for, to save file descriptors.
+    document_files, origin_files: one path per non-empty shard; opened only when asked for, to save file
+      descriptors.
+    word_starts: one memory map [rows, ceil(L / 8)] per non-empty shard, or None.
   """
 
   num_rows: int
@@ -91,19 +92,32 @@ class Split(NamedTuple):
   tokens: tuple[np.ndarray, ...]
   sequences: tuple[np.ndarray, ...]
   document_files: tuple[pathlib.Path, ...]
+  origin_files: tuple[pathlib.Path, ...]
+  word_starts: tuple[np.ndarray, ...] | None
 
   def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Reads rows [n] in any order: {"tokens": int32 [n, L], "sequences": int32 [n, S, 3]}."""
+    """Reads rows [n] in any order: {"tokens": int32 [n, L], "sequences": int32 [n, S, 3]}, and where the corpus
+
+    has them {"word_starts": uint8 [n, ceil(L / 8)]}.
+    """
     places = self._places(rows)
-    return {
+    found = {
         "tokens": _take(self.tokens, places, (len(rows), self.seq_length), np.int32),
         "sequences": _take(self.sequences, places, (len(rows), self.max_sequences, 3), np.int32),
     }
+    if self.word_starts is not None:
+      found["word_starts"] = _take(self.word_starts, places, (len(rows), -(-self.seq_length // 8)), np.uint8)
+    return found
 
   def gather_documents(self, rows: np.ndarray) -> np.ndarray:
     """Which documents A and B of every sequence come from: uint32 [n, S, 2]."""
     maps = {shard: _map(self.document_files[shard]) for shard, _, _ in self._places(rows)}
     return _take(maps, self._places(rows), (len(rows), self.max_sequences, 2), np.uint32)
+
+  def origins(self, row: int) -> dict[int, tuple[int, int]]:
+    """Where the documents of a row's shard come from: {number: (file, position)}; files count as in `read_files`."""
+    (shard, _, _), = self._places(np.array([row]))
+    return {number: (file, position) for number, file, position in _map(self.origin_files[shard]).tolist()}
 
   def _places(self, rows: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
     """(shard, places in the result, rows within the shard), one for every shard that is touched."""
@@ -155,67 +169,25 @@ def canonical_id(manifest: dict[str, Any]) -> str:
   return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def write_shard(folder: pathlib.Path, index: int, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-  """Writes one shard into a split's folder, under a name that does not yet tell how many there are.
-
-  Args:
-    folder: `train` or `validation` of the folder in the making.
-    index: which shard this is.
-    arrays: tokens, sequences and documents, as the module says.
-
-  Returns:
-    The shard's entry in the manifest: rows, and the SHA-256 of each file.
-  """
-  record: dict[str, Any] = {"rows": len(arrays["tokens"])}
-  for name in _ROW_SHAPES:
-    record[name] = _write_array(folder / f"{name}-{index:05d}.npy", arrays[name])
-  return record
-
-
-def _write_array(path: pathlib.Path, array: np.ndarray) -> str:
-  """Writes an array as .npy, through to the disk, and returns the file's SHA-256."""
-  array = np.ascontiguousarray(array)
-  header = io.BytesIO()
-  np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-  data = memoryview(array).cast("B") if array.size else b""
-  try:
-    with open(path, "wb") as file:
-      file.write(header.getvalue())
-      file.write(data)
-      file.flush()
-      os.fsync(file.fileno())  # some file systems report a full disk only here
-  except OSError as error:
-    raise UserError(f"{path}: cannot be written: {error.strerror}; "
-                    "free some space, or choose another --out") from error
-  digest = hashlib.sha256(header.getvalue())
-  digest.update(data)
-  return digest.hexdigest()
-
-
 def finish(folder: pathlib.Path, manifest: dict[str, Any]) -> dict[str, Any]:
-  """Gives the shards their final names, adds `corpus_id`, and writes the manifest.
+  """Adds `corpus_id` and writes the manifest.
 
   Args:
-    folder: the folder in the making, with every shard that the manifest lists.
+    folder: the folder in the making, with every shard that the manifest lists under its final name.
     manifest: complete but for `format`, `format_version` and `corpus_id`.
 
   Returns:
     The manifest as written.
   """
-  for split in SPLITS:
-    shards = manifest["splits"][split]["shards"]
-    for index in range(len(shards)):
-      for name in _ROW_SHAPES:
-        made = folder / split / f"{name}-{index:05d}.npy"
-        made.rename(folder / split / shard_name(name, index, len(shards)))
   manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}
   manifest["corpus_id"] = canonical_id(manifest)
-  with open(folder / "manifest.json", "w", encoding="utf-8") as file:
-    json.dump(manifest, file, indent=1, ensure_ascii=False)
-    file.write("\n")
-    file.flush()
-    os.fsync(file.fileno())
+  atomic.write_text(folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
   return manifest
+
+
+def read_files(folder: str | os.PathLike) -> list[str]:
+  """The files that `Split.origins` counts."""
+  return pathlib.Path(folder, "files.txt").read_text(encoding="utf-8").splitlines()
 
 
 def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
@@ -265,8 +237,8 @@ def open_corpus(folder: str | os.PathLike, *, verify: bool = True) -> Corpus:
   for split in SPLITS:
     shards = manifest["splits"][split]["shards"]
     for index, shard in enumerate(shards):
-      for name in _ROW_SHAPES:
-        _check_header(folder / split / shard_name(name, index, len(shards)), name, shard["rows"], manifest)
+      for name, (shape, dtype) in _arrays(shard, manifest).items():
+        _check_header(folder / split / shard_name(name, index, len(shards)), shape, dtype)
   if verify:
     _check_hashes(folder, manifest)
   # Each memory map keeps a file descriptor; the usual soft limit of 1,024 would not do for a large corpus.
@@ -277,17 +249,31 @@ def open_corpus(folder: str | os.PathLike, *, verify: bool = True) -> Corpus:
 def _open_split(folder: pathlib.Path, manifest: dict[str, Any], split: str) -> Split:
   shards = manifest["splits"][split]["shards"]
   filled = [(index, shard["rows"]) for index, shard in enumerate(shards) if shard["rows"]]
-  files = {name: tuple(folder / split / shard_name(name, index, len(shards)) for index, _ in filled)
-           for name in _ROW_SHAPES}
+  files = lambda name: tuple(folder / split / shard_name(name, index, len(shards)) for index, _ in filled)
   starts = np.cumsum([0] + [rows for _, rows in filled], dtype=np.int64)
-  return Split(int(starts[-1]), manifest["seq_length"], manifest["max_sequences"], starts,
-               tuple(map(_map, files["tokens"])), tuple(map(_map, files["sequences"])), files["documents"])
+  return Split(
+      int(starts[-1]), manifest["seq_length"], manifest["max_sequences"], starts,
+      tuple(map(_map, files("tokens"))), tuple(map(_map, files("sequences"))), files("documents"), files("origins"),
+      tuple(map(_map, files("word_starts"))) if manifest["word_segmenter"] else None,
+  )  # fmt: skip
 
 
-def _check_header(path: pathlib.Path, name: str, rows: int, manifest: dict[str, Any]):
+def _arrays(shard: dict[str, Any], manifest: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+  """The arrays of a shard: shape and dtype by name."""
+  rows, length, sequences = shard["rows"], manifest["seq_length"], manifest["max_sequences"]
+  arrays = {
+      "tokens": ((rows, length), manifest["token_dtype"]),
+      "sequences": ((rows, sequences, 3), "uint16"),
+      "documents": ((rows, sequences, 2), "uint32"),
+      "origins": ((shard["origins_rows"], 3), "uint64"),
+  }
+  if manifest["word_segmenter"]:
+    arrays["word_starts"] = ((rows, -(-length // 8)), "uint8")
+  return {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in arrays.items()}
+
+
+def _check_header(path: pathlib.Path, expected: tuple[int, ...], dtype: np.dtype):
   """A shard must be there, have the manifest's dtype and shape, and be exactly as long as these make it."""
-  dtype = np.dtype({"tokens": manifest["token_dtype"], "sequences": "uint16", "documents": "uint32"}[name])
-  expected = (rows, *_ROW_SHAPES[name](manifest))
   try:
     with open(path, "rb") as file:
       if np.lib.format.read_magic(file) != (1, 0):
@@ -319,7 +305,7 @@ def _check_hashes(folder: pathlib.Path, manifest: dict[str, Any]):
     for split in SPLITS:
       shards = manifest["splits"][split]["shards"]
       for index, shard in enumerate(shards):
-        for name in _ROW_SHAPES:
+        for name in _arrays(shard, manifest):
           path = folder / split / shard_name(name, index, len(shards))
           checks.append(pool.submit(check, path, shard[name]))
     for result in checks:

@@ -9,6 +9,7 @@ packed sequences apart, so packing changes the speed and nothing else.
 import numpy as np
 
 from bert_jax.data import pairs
+from bert_jax.data.documents import Documents
 
 
 def assign_rows(lengths: np.ndarray, *, seq_length: int, max_sequences: int) -> np.ndarray:
@@ -58,7 +59,7 @@ def assign_rows(lengths: np.ndarray, *, seq_length: int, max_sequences: int) -> 
 
 
 def fill_rows(
-    documents: pairs.Documents, sequences: pairs.Sequences, *, seq_length: int, max_sequences: int,
+    documents: Documents, sequences: pairs.Sequences, *, seq_length: int, max_sequences: int,
     special_ids: dict[str, int], dtype: str,
 ) -> dict[str, np.ndarray]:  # fmt: skip
   """Packs sequences and writes them out as a shard's arrays.
@@ -72,14 +73,15 @@ def fill_rows(
     dtype: of the tokens, "uint16" or "uint32".
 
   Returns:
-    {"tokens": dtype [rows, L], "sequences": uint16 [rows, S, 3], "documents": uint32 [rows, S, 2]}:
-    the arrays that `corpus` describes.
+    {"tokens": dtype [rows, L], "sequences": uint16 [rows, S, 3], "documents": uint32 [rows, S, 2]}, and
+    where the documents have word starts, {"word_starts": uint8 [rows, ceil(L / 8)]}: arrays that `corpus` describes.
   """
   row_of = assign_rows(sequences.lengths, seq_length=seq_length, max_sequences=max_sequences)
   num_rows = int(row_of.max()) + 1 if len(row_of) else 0
   tokens = np.full((num_rows, seq_length), special_ids["pad"], dtype)
   table = np.zeros((num_rows, max_sequences, 3), np.uint16)
   sources = np.zeros((num_rows, max_sequences, 2), np.uint32)
+  words = None if documents.word_starts is None else np.ones((num_rows, seq_length), bool)
   cls, sep, text = special_ids["cls"], special_ids["sep"], documents.tokens
   used, places = [0] * num_rows, [0] * num_rows
   ranges = zip(row_of.tolist(), sequences.a.tolist(), sequences.b.tolist(), sequences.labels.tolist(),
@@ -90,6 +92,9 @@ def fill_rows(
     line[start] = cls
     line[start + 1 : end - 1] = text[a:a_end]
     line[end - 1] = sep
+    if words is not None:  # special tokens are words of their own, and so is what was cut off from a word
+      words[row, start + 2 : end - 1] = documents.word_starts[a + 1 : a_end]
+      words[row, end + 1 : end + b_end - b] = documents.word_starts[b + 1 : b_end]
     if b_end > b:
       line[end : end + b_end - b] = text[b:b_end]
       end += b_end - b + 1
@@ -98,4 +103,7 @@ def fill_rows(
     sources[row, places[row]] = source
     used[row] = end
     places[row] += 1
-  return {"tokens": tokens, "sequences": table, "documents": sources}
+  rows = {"tokens": tokens, "sequences": table, "documents": sources}
+  if words is not None:
+    rows["word_starts"] = np.packbits(words, axis=1, bitorder="little")
+  return rows

@@ -1,4 +1,4 @@
-"""Documents -> training sequences: pairs for next-sentence prediction, or plain text.
+"""Documents -> training sequences: pairs for next-sentence or sentence-order prediction, or plain text.
 
 A chunk of tokenized documents is one flat array of ids with the places where
 sentences and documents begin. A sequence is nothing but two ranges of that
@@ -18,28 +18,14 @@ from typing import Callable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
+from bert_jax.data.documents import Documents
 from bert_jax.errors import UserError
 
 FOLLOWS, RANDOM = 0, 1  # NSP labels, as in BERT and Hugging Face
+IN_ORDER, SWAPPED = 0, 1  # SOP labels, as in ALBERT and Hugging Face
 MIN_SEQ_LENGTH, MAX_SEQ_LENGTH = 8, 2**16 - 1  # the corpus stores lengths in 16 bits
 
 Range = tuple[int, int]
-
-
-class Documents(NamedTuple):
-  """Tokenized documents of one chunk. No sentence and no document is empty.
-
-  Attributes:
-    tokens: integer [T], the ids of all sentences end to end, no special tokens among them.
-    sentence_starts: int64 [N + 1], where each sentence begins in `tokens`, then T.
-    document_starts: int64 [D + 1], where each document begins in `sentence_starts`, then N.
-    numbers: uint32 [D], the number of each document in the corpus, in reading order.
-  """
-
-  tokens: np.ndarray
-  sentence_starts: np.ndarray
-  document_starts: np.ndarray
-  numbers: np.ndarray
 
 
 class Sequences(NamedTuple):
@@ -48,7 +34,8 @@ class Sequences(NamedTuple):
   Attributes:
     a: int64 [n, 2], begin and end of A, never empty.
     b: int64 [n, 2], begin and end of B; begin = end where the objective has no B.
-    labels: int64 [n], NSP: 0 (B follows A) or 1 (B is random); else 0, which means nothing.
+    labels: int64 [n], NSP: 0 (B follows A) or 1 (B is random); SOP: 0 (in order) or 1 (swapped); else 0,
+      which means nothing.
     documents: uint32 [n, 2], the numbers of the documents of A and of B.
     lengths: int64 [n], tokens including [CLS] and [SEP].
   """
@@ -191,6 +178,30 @@ def _sentence_pairs(chunk, document, room, short_probability, draw) -> Iterator[
     yield _Found(*_truncate(a, b, room, draw), label, other)
 
 
+def _ordered_pairs(chunk, document, room, short_probability, draw) -> Iterator[_Found]:
+  """Two runs of text that follow each other, swapped half of the time: ALBERT (Lan et al. 2019, arXiv:1909.11942).
+
+  Text is gathered as for NSP, and cut at a random sentence boundary. Where ALBERT
+  takes a random segment of another document for want of a second sentence, the one
+  sentence is cut at a random token here, so that the label is about order alone; a
+  document's last token left alone makes no pair.
+  """
+  starts, documents = chunk
+  position, end_of_document = documents[document], documents[document + 1]
+  while position < end_of_document:
+    target = room if draw() >= short_probability else 2 + _below(room - 1, draw)
+    end = _run(starts, position, end_of_document, target)
+    first, last = starts[position], starts[end]
+    if end - position > 1:
+      middle = starts[position + 1 + _below(end - position - 1, draw)]
+    else:
+      middle = first + 1 + _below(max(last - first - 1, 1), draw)
+    position = end
+    if middle < last:
+      a, b = _truncate((first, middle), (middle, last), room, draw)
+      yield _Found(b, a, SWAPPED, document) if draw() < 0.5 else _Found(a, b, IN_ORDER, document)
+
+
 def _run(starts: Sequence[int], first: int, limit: int, target: int) -> int:
   """End of the shortest run of whole sentences from `first` that has `target` tokens, or ends at `limit`."""
   end = first + 1
@@ -237,5 +248,6 @@ def _plain_sequences(chunk, document, room, short_probability, draw) -> Iterator
 
 OBJECTIVES = {
     "nsp": Objective(_sentence_pairs, special_tokens=3, min_documents=2),
+    "sop": Objective(_ordered_pairs, special_tokens=3, min_documents=1),
     "none": Objective(_plain_sequences, special_tokens=2, min_documents=1),
 }

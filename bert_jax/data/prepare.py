@@ -1,25 +1,28 @@
-"""Raw text -> corpus folder.
+"""Raw text -> corpus folder, in two stages that both work chunk by chunk.
 
-    read documents -> choose the split by hash -> chunks     (one process, `splits`)
-    chunk -> sentences -> ids -> sequences -> rows -> shard  (worker processes, `chunk`)
-    counts of all chunks -> manifest                         (`statistics`, `corpus`)
+    read documents -> clean -> choose the split by hash -> chunks     (one process, `splits`)
+    1. chunk -> sentences -> ids -> a folder of tokenized documents    (worker processes, `chunk`)
+    2. tokenized documents -> sequences -> packed rows -> one shard    (worker processes, `rows`)
+    counts of all shards -> manifest                                  (`statistics`, `corpus`)
 
 One chunk is one shard, and what is drawn at random for a document depends on
 its number alone, so the same input, settings and seed give the same corpus for
-any number of workers. At most one chunk more than there are workers is under
-way, so memory does not grow with the corpus.
+any number of workers, for job arrays (job i of n makes the shards i, i + n, …)
+and under Beam. At most one chunk more than there are workers is under way, so
+memory does not grow with the corpus.
 
-Everything is written to a folder beside the target, hidden by a dot, which gets
-its final name by one rename when all is done. Until then nothing that existed
-is touched, and on failure nothing stays behind.
+Every chunk of either stage appears whole, under a name that says which it is. A
+preparation that was stopped, however, goes on where it stood, and one that
+changes nothing but how rows are made begins with stage two. The corpus gets its
+final name by one rename when all is done; until then nothing that existed is
+touched.
 """
 
-import concurrent.futures
 import contextlib
 import datetime
 import fcntl
 import itertools
-import multiprocessing
+import json
 import os
 import pathlib
 import shutil
@@ -28,22 +31,24 @@ from collections import Counter
 from importlib import metadata
 from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
 
-import tokenizers
-
+from bert_jax import atomic
 from bert_jax.data import chunk as chunks
-from bert_jax.data import corpus, pairs, splits, statistics
-from bert_jax.data.sources import Document, Source, parse_source, read_documents, source_versions
+from bert_jax.data import cleaning, corpus, pairs, rows, splits, statistics, words, workers
+from bert_jax.data import documents as documents_lib
+from bert_jax.data.sources import Document, parse_source, read_documents, source_files, source_versions
 from bert_jax.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from bert_jax.data.vocabulary import sample_documents, train_wordpiece
 from bert_jax.errors import UserError
 
-# progress(phase, num_bytes): so many more bytes of text are done in "vocabulary" or "corpus".
-Progress = Callable[[str, int], None]
+# progress(phase, num_bytes, total): so many more bytes of text are done in "vocabulary" or "corpus", of a total
+# that is None where it is not known.
+Progress = Callable[[str, int, int | None], None]
 
 # Text that a vocabulary is trained on, at most: some ten million words.
 _VOCABULARY_SAMPLE_BYTES = 64 * 2**20
+_VOCABULARY_SEED = 0  # not the seed of the rows: another order of rows is no reason for another vocabulary
 
-_REMEDY = "free some space, or choose another --out"
+_REMEDY = "free some space, or choose another --out; the same command then goes on from here"
 _VERSIONS = ("numpy", "tokenizers")  # recorded in the manifest
 
 
@@ -62,6 +67,10 @@ class PrepareSettings(NamedTuple):
     seed: decides pairs and random sentences.
     workers: processes; 0: one per core.
     skip_bad: skip and count what cannot be read, instead of stopping.
+    text_field: the name of the text in jsonl:, parquet: and tfds: sources.
+    deduplicate: drop exact copies of a document.
+    min_characters: drop shorter documents.
+    word_segmenter: a key of `words.SEGMENTERS`, to store where words begin; empty: none.
   """
 
   tokenizer: str
@@ -75,48 +84,126 @@ class PrepareSettings(NamedTuple):
   seed: int
   workers: int
   skip_bad: bool
+  text_field: str
+  deduplicate: bool
+  min_characters: int
+  word_segmenter: str
+
+
+class Job(NamedTuple):
+  """A preparation as plain values, which may travel to other machines that see the same files.
+
+  Attributes:
+    sources: specifications, see `sources`.
+    settings: see `PrepareSettings`.
+    out: the corpus folder.
+    documents: the folder of tokenized documents.
+    partial: the corpus folder in the making, beside `out`.
+    documents_recipe, rows_recipe: all that shapes the one and the other.
+  """
+
+  sources: tuple[str, ...]
+  settings: PrepareSettings
+  out: pathlib.Path
+  documents: pathlib.Path
+  partial: pathlib.Path
+  documents_recipe: dict[str, Any]
+  rows_recipe: dict[str, Any]
+
+
+class Share(NamedTuple):
+  """Job `index` of `count`: it makes the shards index, index + count, … of each split."""
+
+  index: int
+  count: int
 
 
 def prepare_corpus(
     sources: Sequence[str], out: str | os.PathLike, settings: PrepareSettings, *, overwrite: bool = False,
-    progress: Progress | None = None,
-) -> dict[str, Any]:  # fmt: skip
-  """Makes a corpus folder of raw text.
+    documents: str | os.PathLike = "", share: Share = Share(0, 1), run_shares: Callable[[Job, int], None] | None = None,
+    progress: Progress | None = None, say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any] | None:  # fmt: skip
+  """Makes a corpus folder of raw text, or goes on with one.
 
   Args:
     sources: specifications such as "text:books/*.txt", see `sources`.
     out: the folder to make. An empty one may exist, a finished corpus only with `overwrite`.
     settings: see `PrepareSettings`.
     overwrite: replace a finished corpus, after the new one is complete.
+    documents: where the tokenized documents are kept; empty: beside `out`, under a name made of what shapes them.
+    share: make these shards only; the job that completes the corpus finishes it.
+    run_shares: (job, count): runs `make_share` for Share(0, count), …, Share(count - 1, count) somewhere else.
     progress: called now and then with the phase and the bytes of text done since the last call.
+    say: takes one line of text for the user.
 
   Returns:
-    The manifest.
+    The manifest, or None while shards of other shares are missing.
 
   Raises:
     UserError: for every mistake in settings, sources, text, tokenizer or disk; `out` is then as it was.
   """
+  started = time.monotonic()
+  job = plan(sources, out, settings, documents)
+  if share.count > 1 and (done := _made_by(job)):
+    say(f"{job.out} is complete already")
+    return done
+  _check_target(job.out, overwrite)
+  with _disk_errors(job), _opened(job, alone=share.count == 1 and run_shares is None) as lock:
+    if _places(job, share, tokenized=True) is not None:
+      say(f"Tokenized documents: {job.documents} (nothing is read or tokenized again)")
+    elif any(job.documents.glob("*/[0-9]*")):
+      say(f"Tokenized documents: going on with {job.documents}")
+    if run_shares:
+      _tokenizer(job, progress)
+      run_shares(job, _num_workers(settings))
+    else:
+      make_share(job, share, progress)
+    if not lock.finish():
+      say(f"Share {share.index} of {share.count} is done; others are at work, and the last of them finishes the corpus")
+      return None
+    provenance = {
+        "sources": list(sources),
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - started, 1),
+        "workers": _num_workers(settings),
+        "documents": str(job.documents),
+        "recipe": documents_lib.describe(job.rows_recipe),
+        "versions": source_versions([parse_source(spec) for spec in sources])
+                    | {name: metadata.version(name) for name in _VERSIONS},
+    }  # fmt: skip
+    missing = _missing(job)
+    if missing:
+      say(f"Share {share.index} of {share.count} is done; at least {missing} shards of others are missing, "
+          "and the job that makes the last of them finishes the corpus")
+      return None
+    if not job.partial.exists():  # a job that ended in the same moment finished it
+      return _made_by(job)
+    return _finish(job, provenance)
+
+
+def plan(
+    sources: Sequence[str], out: str | os.PathLike, settings: PrepareSettings, documents: str | os.PathLike = ""
+) -> Job:
+  """What is to be done. Raises UserError for settings and sources that cannot work."""
   check_settings(settings)
   parsed = [parse_source(spec) for spec in sources]
   out = pathlib.Path(os.path.realpath(out))
-  _check_target(out, overwrite)
-  started = time.monotonic()
-  with _folder_in_the_making(out) as folder:
-    tokenizer, documents, read = _tokenizer(parsed, settings, progress)
-    save_tokenizer(tokenizer, folder / "tokenizer", max_length=settings.seq_length)
-    counts_of, shards = _make_shards(documents, _recipe(folder, tokenizer, settings), settings, progress)
-    provenance = {
-        "sources": list(sources),
-        "read": dict(sorted(read.items())),
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - started, 1),
-        "workers": _workers(settings),
-        "versions": source_versions(parsed) | {name: metadata.version(name) for name in _VERSIONS},
-    }
-    manifest = _manifest(counts_of, shards, tokenizer, settings) | {corpus.PROVENANCE: provenance}
-    manifest = corpus.finish(folder, manifest)
-    _move_into_place(folder, out)
-  return manifest
+  if settings.tokenizer:
+    vocabulary = {"fingerprint": _given_tokenizer(settings).fingerprint}
+  else:
+    vocabulary = {"vocab_size": settings.vocab_size, "lowercase": settings.lowercase}
+  shapes_text = ("text_field", "skip_bad", "deduplicate", "min_characters", "word_segmenter", "validation_fraction")
+  documents_recipe = {
+      "sources": list(sources),
+      "files": [list(map(str, entry)) for entry in source_files(parsed)],
+      "tokenizer": vocabulary,
+      "chunk_bytes": splits.CHUNK_BYTES,
+      **{name: getattr(settings, name) for name in shapes_text},
+  }
+  key = documents_lib.describe(documents_recipe)
+  rows_recipe = {"documents": key, **{name: getattr(settings, name) for name in rows.RowSettings._fields}}
+  where = pathlib.Path(os.path.realpath(documents)) if documents else out.with_name(f"documents-{key}")
+  return Job(tuple(sources), settings, out, where, out.with_name(f".{out.name}.partial"), documents_recipe, rows_recipe)
 
 
 def check_settings(settings: PrepareSettings):
@@ -131,133 +218,189 @@ def check_settings(settings: PrepareSettings):
     raise UserError(f"short_probability: expected a share from 0 to 1, found {settings.short_probability:g}")
   if not 0 <= settings.seed < 2**63:
     raise UserError(f"seed: expected 0 to 2^63 - 1, found {settings.seed}")
+  if settings.min_characters < 0:
+    raise UserError(f"min_characters: expected 0 or more, found {settings.min_characters}")
+  words.check_segmenter(settings.word_segmenter)
   if settings.workers < 0:
     raise UserError(f"workers: expected 0 (one per core) or more, found {settings.workers}")
 
 
-def _workers(settings: PrepareSettings) -> int:
-  return settings.workers or len(os.sched_getaffinity(0))
+def make_share(job: Job, share: Share, progress: Progress | None = None) -> None:
+  """Makes the shards of one share, those that are not there yet.
 
+  Args:
+    job: from `plan`.
+    share: which shards.
+    progress: see `prepare_corpus`.
 
-def _tokenizer(
-    sources: Sequence[Source], settings: PrepareSettings, progress: Progress | None
-) -> tuple[Tokenizer, Iterable[Document], Counter]:
-  """The tokenizer, the documents to encode, and the counter that grows, or has grown, while reading them.
-
-  A vocabulary takes a pass over the sources. A corpus that fits into the
-  sample is kept from that pass; a larger one is read a second time.
+  Raises:
+    UserError: for mistakes in the text, and for a full disk.
   """
-  read: Counter = Counter()
-  documents = read_documents(sources, skip_bad=settings.skip_bad, counts=read)
-  if settings.tokenizer:
-    is_folder = os.path.isdir(settings.tokenizer)
-    tokenizer = load_tokenizer(settings.tokenizer, lowercase=None if is_folder else settings.lowercase)
-    return tokenizer, documents, read
+  tokenizer, kept = _tokenizer(job, progress)
+  work = workers.Work(
+      str(job.documents), str(job.partial), tokenizer.plain.to_str(), tokenizer.special._asdict(),
+      tokenizer.vocab_size, job.settings.word_segmenter,
+      rows.RowSettings(*(getattr(job.settings, name) for name in rows.RowSettings._fields)))
+  contents = documents_lib.read_contents(job.documents)
+  total = contents.num_bytes if contents else kept.counts["bytes"] if kept else None
+  advance = lambda num_bytes: progress("corpus", num_bytes, total) if progress else None
+  waiting = _own_chunks(job, share, kept, advance)
+  # A corpus of one chunk per split leaves processes nothing to share; the tokenizer's threads do better.
+  first = list(itertools.islice(waiting, len(corpus.SPLITS) + 1))
+  several = len(first) > len(corpus.SPLITS) and _num_workers(job.settings) > 1
+  waiting = itertools.chain(first, waiting)
+  del first, kept  # the chain lets go of the chunks once they are taken
+  if several:
+    workers.run_in_processes(waiting, work, _num_workers(job.settings), advance)
+  else:
+    workers.run_here(waiting, work, advance)
+
+
+def _num_workers(settings: PrepareSettings) -> int:
+  if hasattr(os, "sched_getaffinity"):  # Linux: fewer than there are in a container
+    return settings.workers or len(os.sched_getaffinity(0))
+  return settings.workers or os.cpu_count() or 1
+
+
+def _own_chunks(job: Job, share: Share, kept: "_Kept | None", advance) -> Iterator[chunks.Chunk]:
+  """The chunks of a share that still need work; those that are tokenized come without their texts."""
+  places = _places(job, share, tokenized=True)
+  if places is not None:
+    every = (chunks.Chunk(*place, [], [], [], 0) for place in places)
+  else:
+    every = _read_chunks(job, kept)
+  for chunk in every:
+    if chunk.index % share.count == share.index:
+      if not documents_lib.chunk_folder(job.documents, chunk.split, chunk.index).is_dir():
+        yield chunk
+      elif not rows.shard_folder(job.partial, chunk.split, chunk.index).is_dir():
+        yield chunk._replace(texts=[])
+      else:
+        advance(documents_lib.chunk_bytes(job.documents, chunk.split, chunk.index))
+
+
+def _places(job: Job, share: Share, *, tokenized: bool) -> list[tuple[str, int]] | None:
+  """(split, index) of a share's chunks; None while that is not known, or, with `tokenized`, while one is not."""
+  contents = documents_lib.read_contents(job.documents)
+  if contents is None:
+    return None
+  places = [(split, index) for split, count in contents.chunks.items() for index in range(share.index, count, share.count)]
+  if tokenized and not all(documents_lib.chunk_folder(job.documents, *place).is_dir() for place in places):
+    return None
+  return places
+
+
+def _read_chunks(job: Job, kept: "_Kept | None") -> Iterator[chunks.Chunk]:
+  """All chunks of the sources, and, once they were taken, the contents noted in the folder of documents."""
+  counts: Counter = kept.counts if kept else Counter()
+  files: dict[str, int] = {}
+  num_chunks = dict.fromkeys(corpus.SPLITS, 0)
+  num_bytes = 0
+  made = splits.make_chunks(
+      kept.documents if kept else _read(job, counts), validation_fraction=job.settings.validation_fraction,
+      objective=job.settings.objective, chunk_bytes=splits.CHUNK_BYTES, files=files)
+  for chunk in made:
+    num_chunks[chunk.split] += 1
+    num_bytes += chunk.num_bytes
+    yield chunk
+  read = dict(sorted(counts.items()))
+  documents_lib.write_contents(job.documents, documents_lib.Contents(num_chunks, num_bytes, read), list(files))
+
+
+def _read(job: Job, counts: Counter) -> Iterator[Document]:
+  settings = job.settings
+  parsed = [parse_source(spec) for spec in job.sources]
+  documents = read_documents(parsed, skip_bad=settings.skip_bad, counts=counts, text_field=settings.text_field)
+  return cleaning.clean(
+      documents, deduplicate=settings.deduplicate, min_characters=settings.min_characters, counts=counts)
+
+
+def _given_tokenizer(settings: PrepareSettings) -> Tokenizer:
+  is_folder = os.path.isdir(settings.tokenizer)
+  return load_tokenizer(settings.tokenizer, lowercase=None if is_folder else settings.lowercase)
+
+
+class _Kept(NamedTuple):
+  """Documents that were read already, and what was counted in reading them."""
+
+  documents: list[Document]
+  counts: Counter
+
+
+def _tokenizer(job: Job, progress: Progress | None) -> tuple[Tokenizer, _Kept | None]:
+  """The tokenizer: as given, as trained before, or trained now.
+
+  Training takes a pass over the sources. The documents of a corpus that fits into
+  the sample are returned from that pass; a larger one is read a second time.
+  """
+  if job.settings.tokenizer:
+    return _given_tokenizer(job.settings), None
+  folder = job.documents / "tokenizer"
+  if folder.is_dir():
+    return load_tokenizer(folder), None
+  counts: Counter = Counter()
   kept: list[Document] | None = []
 
   def texts():
     nonlocal kept
     done = 0
-    for document in documents:
+    for document in _read(job, counts):
       if kept is not None:
         kept.append(document)
       yield document.text
       if progress:
-        progress("vocabulary", read["bytes"] - done)
-      done = read["bytes"]
+        progress("vocabulary", counts["bytes"] - done, None)
+      done = counts["bytes"]
       if done > _VOCABULARY_SAMPLE_BYTES:
         kept = None
 
-  sample = sample_documents(texts(), max_bytes=_VOCABULARY_SAMPLE_BYTES, seed=settings.seed)
-  tokenizer = train_wordpiece(sample, settings.vocab_size, lowercase=settings.lowercase)
-  if kept is None:
-    read = Counter()
-    return tokenizer, read_documents(sources, skip_bad=settings.skip_bad, counts=read), read
-  return tokenizer, kept, read
+  sample = sample_documents(texts(), max_bytes=_VOCABULARY_SAMPLE_BYTES, seed=_VOCABULARY_SEED)
+  tokenizer = train_wordpiece(sample, job.settings.vocab_size, lowercase=job.settings.lowercase)
+  with atomic.new_folder(folder) as made:
+    save_tokenizer(tokenizer, made, max_length=job.settings.seq_length)
+  return tokenizer, _Kept(kept, counts) if kept is not None else None
 
 
-def _recipe(folder: pathlib.Path, tokenizer: Tokenizer, settings: PrepareSettings) -> chunks.Recipe:
-  return chunks.Recipe(
-      str(folder), tokenizer.plain.to_str(), tokenizer.special._asdict(), tokenizer.vocab_size,
-      settings.objective, settings.seq_length, settings.max_sequences, settings.short_probability,
-      settings.seed,
-  )  # fmt: skip
+def _missing(job: Job) -> int:
+  """How many shards are still to be made; at least one while it is not known."""
+  places = _places(job, Share(0, 1), tokenized=False)
+  if places is None:
+    return 1
+  if not job.partial.exists():
+    return 0
+  return sum(not rows.shard_folder(job.partial, *place).is_dir() for place in places)
 
 
-def _make_shards(documents, recipe: chunks.Recipe, settings: PrepareSettings, progress):
-  """Makes all shards. Returns, by split, the sum of the counts and the shards' entries in the manifest."""
-  for split in corpus.SPLITS:
-    pathlib.Path(recipe.folder, split).mkdir()
-  waiting = splits.make_chunks(
-      documents, validation_fraction=settings.validation_fraction, objective=settings.objective,
-      chunk_bytes=splits.CHUNK_BYTES)
-  advance = lambda num_bytes: progress("corpus", num_bytes) if progress else None
-  # A corpus of one chunk per split leaves processes nothing to share; the tokenizer's threads do better.
-  first = list(itertools.islice(waiting, len(corpus.SPLITS) + 1))
-  workers = _workers(settings) if len(first) > len(corpus.SPLITS) else 1
-  waiting = itertools.chain(first, waiting)
-  del first  # the chain lets go of them once they are taken
-  results = (_run_here(waiting, recipe, advance) if workers == 1
-             else _run_in_processes(waiting, recipe, workers, advance))
-  counts = {split: statistics.zero_counts(recipe.vocab_size, recipe.seq_length) for split in corpus.SPLITS}
-  shards: dict[str, dict[int, dict]] = {split: {} for split in corpus.SPLITS}
-  for made in results:
-    counts[made.split] = statistics.add(counts[made.split], made.counts)
-    shards[made.split][made.index] = made.shard
-  for split in corpus.SPLITS:
-    if not counts[split].rows:
+def _finish(job: Job, provenance: dict[str, Any]) -> dict[str, Any]:
+  """Shards -> corpus. Every step may be interrupted and done again."""
+  contents = documents_lib.read_contents(job.documents)
+  tokenizer, _ = _tokenizer(job, None)
+  counts_of, shards = {}, {}
+  for split, num_chunks in contents.chunks.items():
+    made = [rows.read_shard(job.partial, split, index) for index in range(num_chunks)]
+    shards[split] = [shard for shard, _ in made]
+    nothing = statistics.zero_counts(tokenizer.vocab_size, job.settings.seq_length)
+    counts_of[split] = sum_counts = nothing
+    for _, counts in made:
+      counts_of[split] = sum_counts = statistics.add(sum_counts, counts)
+    if not sum_counts.rows:
+      if sum_counts.documents < pairs.OBJECTIVES[job.settings.objective].min_documents:
+        splits.check_count(sum(one.documents for one in counts_of.values()), job.settings.objective)
       raise UserError(f"the {split} split came out empty: its documents hold nothing but control characters")
-  return counts, {split: [record for _, record in sorted(shards[split].items())] for split in corpus.SPLITS}
-
-
-def _run_here(waiting: Iterable[chunks.Chunk], recipe: chunks.Recipe, advance) -> Iterator[chunks.Made]:
-  """One worker is this process; the tokenizer then uses its own threads."""
-  backend = tokenizers.Tokenizer.from_str(recipe.tokenizer)
-  before = os.environ.get("TOKENIZERS_PARALLELISM")
-  os.environ["TOKENIZERS_PARALLELISM"] = "true"
-  try:
-    for chunk in waiting:
-      yield chunks.make_shard(recipe, backend, chunk, advance)
-  finally:
-    os.environ.pop("TOKENIZERS_PARALLELISM")
-    if before is not None:
-      os.environ["TOKENIZERS_PARALLELISM"] = before
-
-
-def _run_in_processes(
-    waiting: Iterable[chunks.Chunk], recipe: chunks.Recipe, workers: int, advance) -> Iterator[chunks.Made]:
-  """Keeps `workers` processes busy, with one chunk in reserve. The order of results is that of completion.
-
-  Processes are spawned and not forked: the tokenizer and JAX run threads, and
-  a forked child of a threaded process may hang.
-  """
-  waiting = iter(waiting)
-  running: set[concurrent.futures.Future] = set()
-  others = multiprocessing.active_children()
-  pool = concurrent.futures.ProcessPoolExecutor(
-      workers, multiprocessing.get_context("spawn"), initializer=chunks.start_worker, initargs=(recipe,))
-  try:
-    while True:
-      for chunk in itertools.islice(waiting, workers + 1 - len(running)):
-        running.add(pool.submit(chunks.make_shard_in_worker, chunk))
-      if not running:
-        return
-      done, running = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
-      for future in done:
-        made = future.result()
-        advance(made.num_bytes)
-        yield made
-  except BaseException as error:
-    # Whatever it is, nobody waits for what the others still do, and nothing is written any more.
-    for child in multiprocessing.active_children():
-      if child not in others:
-        child.terminate()
-    if not isinstance(error, concurrent.futures.BrokenExecutor):
-      raise
-    raise UserError(f"a worker process died, most likely for want of memory (each of the {workers} takes up "
-                    "to 1 GB): use fewer, for example --workers=1") from error
-  finally:
-    pool.shutdown(wait=True, cancel_futures=True)
+  for split, records in shards.items():
+    (job.partial / split).mkdir(exist_ok=True)
+    for index in range(len(records)):
+      for path in sorted(rows.shard_folder(job.partial, split, index).glob("*.npy")):
+        if not path.stem.endswith("_counts"):
+          path.rename(job.partial / split / corpus.shard_name(path.stem, index, len(records)))
+  save_tokenizer(tokenizer, job.partial / "tokenizer", max_length=job.settings.seq_length)
+  shutil.copyfile(job.documents / "files.txt", job.partial / "files.txt")
+  manifest = _manifest(counts_of, shards, tokenizer, job.settings)
+  manifest = corpus.finish(job.partial, manifest | {corpus.PROVENANCE: provenance | {"read": contents.read}})
+  shutil.rmtree(job.partial / "rows")
+  (job.partial / _RECIPE).unlink()
+  _move_into_place(job.partial, job.out)
+  return manifest
 
 
 def _manifest(counts, shards, tokenizer: Tokenizer, settings: PrepareSettings) -> dict[str, Any]:
@@ -273,6 +416,9 @@ def _manifest(counts, shards, tokenizer: Tokenizer, settings: PrepareSettings) -
       "seed": settings.seed,
       "short_probability": settings.short_probability,
       "validation_fraction": settings.validation_fraction,
+      "deduplicate": settings.deduplicate,
+      "min_characters": settings.min_characters,
+      "word_segmenter": settings.word_segmenter,
       "vocab_size": tokenizer.vocab_size,
       "lowercase": tokenizer.lowercase,
       "tokenizer_fingerprint": tokenizer.fingerprint,
@@ -294,43 +440,120 @@ def _check_target(out: pathlib.Path, overwrite: bool):
                     "--overwrite, which replaces it once the new one is complete")
 
 
-@contextlib.contextmanager
-def _folder_in_the_making(out: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A new folder beside `out`, removed at the end whatever happens, unless it was moved away.
+_RECIPE = "recipe.json"
 
-  It is locked while its process lives, so that the leftovers of a process that
-  was killed can be told from the work of one that is running, and removed.
-  """
-  prefix = f".{out.name}.partial-"
+
+def _made_by(job: Job) -> dict[str, Any] | None:
+  """The manifest of `job.out`, if this very preparation made it."""
   try:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in out.parent.glob(f"{prefix}*"):
-      with contextlib.suppress(OSError), _locked(leftover):
-        shutil.rmtree(leftover)
-    folder = out.parent / f"{prefix}{os.getpid()}-{time.time_ns()}"
-    folder.mkdir()
-  except OSError as error:
-    raise UserError(f"{error.filename or out}: cannot be written: {error.strerror}; {_REMEDY}") from error
-  try:
-    with contextlib.ExitStack() as stack:
-      with contextlib.suppress(OSError):  # some network file systems have no locks; leftovers then stay
-        stack.enter_context(_locked(folder))
-      yield folder
-  except OSError as error:
-    raise UserError(f"{error.filename or folder}: {error.strerror}; {_REMEDY}") from error
-  finally:
-    shutil.rmtree(folder, ignore_errors=True)
+    manifest = corpus.read_manifest(job.out)
+  except UserError:
+    return None
+  made_by = manifest[corpus.PROVENANCE].get("recipe")
+  return manifest if made_by == documents_lib.describe(job.rows_recipe) else None
 
 
 @contextlib.contextmanager
-def _locked(folder: pathlib.Path):
-  """Holds a lock on a folder; OSError where another process does."""
-  descriptor = os.open(folder, os.O_RDONLY)
+def _disk_errors(job: Job) -> Iterator[None]:
+  """What the disk has to say, as one line with the remedy."""
   try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     yield
-  finally:
-    os.close(descriptor)
+  except OSError as error:
+    raise UserError(f"{error.filename or job.out}: {error.strerror or error}; {_REMEDY}") from error
+
+
+@contextlib.contextmanager
+def _opened(job: Job, *, alone: bool) -> Iterator["_Lock"]:
+  """Makes or takes up both folders of a job, locked while this process works in them.
+
+  What was begun under another recipe in the place of `job.partial` is removed. On
+  failure what is done stays for the next attempt; a folder without a single chunk goes.
+  """
+  job.out.parent.mkdir(parents=True, exist_ok=True)
+  recipe = json.dumps(job.rows_recipe, sort_keys=True)
+  if job.partial.is_dir():
+    with _Lock(job, exclusive=True, wait=False) as lock:
+      if _text(job.partial / _RECIPE) != recipe and lock.held:
+        shutil.rmtree(job.partial)
+      elif alone or _text(job.partial / _RECIPE) != recipe:
+        lock.require()
+  job.partial.mkdir(exist_ok=True)
+  with _Lock(job, exclusive=alone, wait=True) as lock:
+    atomic.write_text(job.partial / _RECIPE, recipe)
+    _take_up_documents(job)
+    try:
+      yield lock
+    except BaseException:
+      if alone:
+        for folder, made in ((job.documents, "*/[0-9]*"), (job.partial, "rows/*/[0-9]*")):
+          if not any(folder.glob(made)):
+            shutil.rmtree(folder, ignore_errors=True)
+      raise
+
+
+def _take_up_documents(job: Job) -> None:
+  """Makes the folder of tokenized documents, or checks that the one that is there belongs to this job."""
+  recipe = json.dumps(job.documents_recipe, sort_keys=True, ensure_ascii=False)
+  path = job.documents / _RECIPE
+  found = _text(path)
+  if found is None and job.documents.is_dir() and any(job.documents.iterdir()):
+    raise UserError(f"{job.documents}: is not empty and holds no tokenized documents; choose another --documents")
+  if found is not None and found != recipe:
+    before = json.loads(found)
+    changed = [key for key, value in job.documents_recipe.items() if before.get(key) != value]
+    raise UserError(f"{job.documents}: holds the tokenized documents of another preparation ({', '.join(changed)} "
+                    "differ); choose another --documents, or delete it")
+  job.documents.mkdir(parents=True, exist_ok=True)
+  if found is None:
+    atomic.write_text(path, recipe)
+
+
+def _text(path: pathlib.Path) -> str | None:
+  try:
+    return path.read_text(encoding="utf-8")
+  except FileNotFoundError:
+    return None
+
+
+class _Lock:
+  """A lock on the corpus in the making, which ends with its process, however that ends.
+
+  Shares of a job array hold it together; whoever finishes the corpus holds it alone.
+  Some network file systems have no locks; then nothing is held and nothing refused.
+  """
+
+  def __init__(self, job: Job, *, exclusive: bool, wait: bool):
+    self._job, self._exclusive, self._wait = job, exclusive, wait
+    self.held = True
+
+  def __enter__(self) -> "_Lock":
+    self._descriptor = os.open(self._job.partial, os.O_RDONLY)
+    self._lock(fcntl.LOCK_EX if self._exclusive else fcntl.LOCK_SH)
+    if self._wait:
+      self.require()
+    return self
+
+  def __exit__(self, *_) -> None:
+    os.close(self._descriptor)
+
+  def require(self) -> None:
+    """Raises UserError where another process holds the lock."""
+    if not self.held:
+      raise UserError(f"{self._job.out}: another process is preparing it right now; wait for that one, or choose another --out")
+
+  def finish(self) -> bool:
+    """Tries to be the only one. False where other shares are still at work: they will finish the corpus."""
+    self._lock(fcntl.LOCK_EX)
+    return self.held
+
+  def _lock(self, kind: int) -> None:
+    try:
+      fcntl.flock(self._descriptor, kind | fcntl.LOCK_NB)
+      self.held = True
+    except BlockingIOError:
+      self.held = False
+    except OSError:
+      self.held = True
 
 
 def _move_into_place(folder: pathlib.Path, out: pathlib.Path):

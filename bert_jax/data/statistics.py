@@ -9,7 +9,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from bert_jax.data.chunk import Counts
+from bert_jax.data.rows import Counts
 
 _HISTOGRAM_BINS = 8
 _MOST_FREQUENT = 20

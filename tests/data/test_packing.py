@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bert_jax.data import packing, pairs
+from bert_jax.data.documents import Documents
 
 SPECIAL = {"pad": 0, "cls": 1, "sep": 2}
 
@@ -56,9 +57,9 @@ def test_every_sequence_is_found_again_in_the_rows(objective, max_sequences):
   rng = np.random.default_rng(0)
   lengths = [rng.integers(1, 12, rng.integers(1, 12)) for _ in range(12)]
   flat = np.concatenate(lengths)
-  documents = pairs.Documents(
+  documents = Documents(
       rng.integers(10, 70_000, flat.sum()), np.cumsum([0, *flat]), np.cumsum([0, *map(len, lengths)]),
-      np.arange(100, 112, dtype=np.uint32))
+      np.arange(100, 112, dtype=np.uint32), np.zeros((12, 2), np.uint64))
   sequences = pairs.make_sequences(documents, objective, seq_length=32, short_probability=0.1, seed=3)
   rows = packing.fill_rows(documents, sequences, seq_length=32, max_sequences=max_sequences,
                            special_ids=SPECIAL, dtype="uint32")

@@ -5,24 +5,26 @@ import pytest
 
 from bert_jax import batch
 from bert_jax.data import pairs
+from bert_jax.data.documents import Documents
 from bert_jax.errors import UserError
 
 
-def make_documents(sentence_lengths: list[list[int]], numbers=None) -> pairs.Documents:
+def make_documents(sentence_lengths: list[list[int]], numbers=None) -> Documents:
   """Documents whose tokens are all different, so that every range tells where it comes from."""
   flat = [length for document in sentence_lengths for length in document]
   counts = [len(document) for document in sentence_lengths]
-  return pairs.Documents(
+  return Documents(
       np.arange(sum(flat)), np.cumsum([0] + flat), np.cumsum([0] + counts),
-      np.array(numbers if numbers is not None else range(len(counts)), np.uint32))
+      np.array(numbers if numbers is not None else range(len(counts)), np.uint32),
+      np.zeros((len(counts), 2), np.uint64))
 
 
-def random_documents(count=40, seed=0, longest=40) -> pairs.Documents:
+def random_documents(count=40, seed=0, longest=40) -> Documents:
   rng = np.random.default_rng(seed)
   return make_documents([rng.integers(1, longest, rng.integers(1, 30)).tolist() for _ in range(count)])
 
 
-def document_of(documents: pairs.Documents, tokens: np.ndarray) -> np.ndarray:
+def document_of(documents: Documents, tokens: np.ndarray) -> np.ndarray:
   begins = documents.sentence_starts[documents.document_starts]
   return np.searchsorted(begins, tokens, side="right") - 1
 

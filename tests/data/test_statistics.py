@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bert_jax.data import statistics
-from bert_jax.data.chunk import Counts
+from bert_jax.data.rows import Counts
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "run", "##ning", "dog"]
 SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
