@@ -18,6 +18,26 @@ import jax.numpy as jnp
 
 from bert_jax.batch import ModelInputs, SpecialIds
 
+UNITS = ("token", "word")
+
+
+class MaskSettings(NamedTuple):
+  """How masks are drawn: the group `masking` of a config, resolved.
+
+  Attributes:
+    rate: share of a row's maskable tokens that is predicted.
+    mask_share: share of those that becomes [MASK].
+    random_share: share of those that becomes a random token; the rest stay as they are.
+    unit: "token", or "word" for all pieces of a word or none.
+    max_predictions: K, predicted tokens in a row at most.
+  """
+
+  rate: float
+  mask_share: float
+  random_share: float
+  unit: str
+  max_predictions: int
+
 
 class Masked(NamedTuple):
   """Rows after masking.
@@ -52,32 +72,45 @@ def row_keys(seed: int, epoch: jax.Array, index: jax.Array) -> jax.Array:
   return jax.vmap(lambda e, i: jax.random.fold_in(jax.random.fold_in(base, e), i))(epoch, index)
 
 
+def settings_of(group) -> MaskSettings:
+  """The settings that the group `masking` of a config holds.
+
+  Args:
+    group: what has every field of MaskSettings as a key; `max_predictions` is None where it is not resolved yet.
+  """
+  return MaskSettings(**{name: group[name] for name in MaskSettings._fields})
+
+
 def mask_tokens(
-    keys: jax.Array, inputs: ModelInputs, *, special: SpecialIds, vocab_size: int, rate: float, mask_share: float,
-    random_share: float, max_predictions: int, continuation: jax.Array | None = None,
+    keys: jax.Array, inputs: ModelInputs, settings: MaskSettings, *, special: SpecialIds, vocab_size: int,
+    continuation: jax.Array | None = None,
 ) -> Masked:  # fmt: skip
   """Selects tokens for prediction and replaces most of them.
 
   [CLS], [SEP], padding and [UNK] are never selected, and a random replacement
   is never a special token. The number selected in a row is rate x the row's
-  maskable tokens, rounded, at least 1 and at most `max_predictions`.
+  maskable tokens, rounded, at least 1 and at most K. With the unit "word" it is
+  the longest prefix of the row's words in random order that fits that number.
 
   Args:
     keys: threefry keys [B], see `row_keys`.
     inputs: the rows.
+    settings: how many are selected, and what becomes of them.
     special: ids of the special tokens.
     vocab_size: V, the true one, without padding.
-    rate: share of a row's maskable tokens that is predicted.
-    mask_share: share of those that becomes [MASK].
-    random_share: share of those that becomes a random token.
-    max_predictions: K.
-    continuation: bool [V], true for pieces that continue a word ("##ing"); with it, whole words
-      are selected: the longest prefix of the row's words in random order that fits the number.
+    continuation: bool [V], true for pieces that continue a word ("##ing"); the unit "word" needs it.
 
   Returns:
     Masked.
+
+  Raises:
+    ValueError: an unknown unit, or the unit "word" without `continuation`.
   """
-  vocabulary = continuation if continuation is not None else jnp.zeros(0, bool)
+  if settings.unit not in UNITS:
+    raise ValueError(f"masking.unit: expected one of {', '.join(UNITS)}; got {settings.unit!r}")
+  if settings.unit == "word" and continuation is None:
+    raise ValueError("masking.unit=word needs `continuation`: without it nothing tells where a word begins")
+  max_predictions = settings.max_predictions
 
   def mask_row(key, input_ids_L, segment_ids_L):
     # All the row's randomness in one draw, since each draw costs compile time: an order, an action, a word.
@@ -86,22 +119,22 @@ def mask_tokens(
     maskable_L = segment_ids_L > 0
     for token in special:
       maskable_L &= input_ids_L != token
-    number = jnp.round(rate * jnp.sum(maskable_L)).astype(jnp.int32)
+    number = jnp.round(settings.rate * jnp.sum(maskable_L)).astype(jnp.int32)
     number = jnp.minimum(jnp.maximum(number, 1), max_predictions)
     number = jnp.minimum(number, jnp.sum(maskable_L, dtype=jnp.int32))
 
     # Maskable positions in random order, then all others. argsort, not top_k, which gathers sharded batches.
     order_L = jnp.lexsort((order_bits_L, ~maskable_L))
-    if continuation is not None:
-      order_L, number = _whole_words_first(order_L, number, maskable_L, vocabulary[input_ids_L])
+    if settings.unit == "word":
+      order_L, number = _whole_words_first(order_L, number, maskable_L, jnp.asarray(continuation)[input_ids_L])
     positions_K = order_L[:max_predictions].astype(jnp.int32)
     chosen_K = jnp.arange(max_predictions) < number
 
     action_K = (action_bits_K >> 8).astype(jnp.float32) * 2.0**-24  # uniform in [0, 1)
     random_K = _random_ordinary_ids(word_bits_K, special, vocab_size)
     labels_K = input_ids_L[positions_K]
-    replaced_K = jnp.where(action_K < mask_share + random_share, random_K, labels_K)
-    replaced_K = jnp.where(action_K < mask_share, special.mask, replaced_K)
+    replaced_K = jnp.where(action_K < settings.mask_share + settings.random_share, random_K, labels_K)
+    replaced_K = jnp.where(action_K < settings.mask_share, special.mask, replaced_K)
     # Unused slots write outside the row, where writes are dropped.
     target_K = jnp.where(chosen_K, positions_K, input_ids_L.shape[0])
     masked_L = input_ids_L.at[target_K].set(replaced_K, mode="drop")

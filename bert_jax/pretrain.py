@@ -26,14 +26,12 @@ def make_task(model: PretrainingModel, masking_config, *, special: SpecialIds, c
     model: the encoder with its heads.
     masking_config: the group `masking` of the config, resolved.
     special: ids of the special tokens.
-    continuation: bool [V], which pieces continue a word; for masking.unit == "word".
+    continuation: bool [V], which pieces continue a word; masking.unit=word needs it.
     nsp: whether the corpus holds pairs with NSP labels.
   """
   mask = functools.partial(
-      masking.mask_tokens, special=special, vocab_size=model.config.vocab_size, rate=masking_config.rate,
-      mask_share=masking_config.mask_share, random_share=masking_config.random_share,
-      max_predictions=masking_config.max_predictions,
-      continuation=continuation if masking_config.unit == "word" else None,
+      masking.mask_tokens, settings=masking.settings_of(masking_config), special=special,
+      vocab_size=model.config.vocab_size, continuation=continuation,
   )  # fmt: skip
 
   def init(key):

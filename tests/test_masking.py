@@ -1,17 +1,20 @@
 """masking.py (law 2): who is masked, how often, and that nothing but (seed, epoch, row) decides it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bert_jax import config as configs
 from bert_jax import masking
 from bert_jax.batch import EVALUATION_EPOCH, SpecialIds, model_inputs
 
 SPECIAL = SpecialIds(pad=0, unk=5, cls=2, sep=3, mask=9)  # scattered on purpose
 VOCAB, LENGTH, K = 60, 64, 12
 N = 4096  # rows where shares are measured; one shape, so that it is compiled once
-SETTINGS = dict(special=SPECIAL, vocab_size=VOCAB, rate=0.15, mask_share=0.8, random_share=0.1, max_predictions=K)
+SETTINGS = masking.MaskSettings(rate=0.15, mask_share=0.8, random_share=0.1, unit="token", max_predictions=K)
 ORDINARY = np.array([token for token in range(VOCAB) if token not in SPECIAL])
 
 
@@ -36,9 +39,9 @@ def keys(count, seed=3, epoch=0, first=0):
   return row_keys(seed, jnp.full(count, epoch, jnp.uint32), jnp.arange(first, first + count, dtype=jnp.uint32))
 
 
-@jax.jit
-def mask(keys, inputs):
-  return masking.mask_tokens(keys, inputs, **SETTINGS)
+@functools.partial(jax.jit, static_argnums=2)
+def mask(keys, inputs, settings=SETTINGS, continuation=None):
+  return masking.mask_tokens(keys, inputs, settings, special=SPECIAL, vocab_size=VOCAB, continuation=continuation)
 
 
 def test_labels_are_the_original_tokens_and_the_rest_is_untouched():
@@ -85,7 +88,7 @@ def test_the_number_is_the_rate_of_the_maskable_tokens_and_never_above_the_budge
   maskable = (~np.isin(np.asarray(inputs.input_ids), SPECIAL)).sum(1)
   expected = np.clip(np.round(0.15 * maskable), 1, K)
   np.testing.assert_array_equal(np.asarray(mask(keys(N), inputs).weights).sum(1), expected)
-  greedy = masking.mask_tokens(keys(N), inputs, **SETTINGS | {"rate": 0.9})
+  greedy = mask(keys(N), inputs, SETTINGS._replace(rate=0.9))
   np.testing.assert_array_equal(np.asarray(greedy.weights).sum(1), K)
 
 
@@ -139,7 +142,7 @@ def test_whole_words_are_masked_whole_or_not_at_all_and_never_exceed_the_number(
   continuation = np.zeros(VOCAB, bool)
   continuation[40:] = True  # the last third of the vocabulary are ## pieces
   inputs = rows(500, fill=60)
-  masked = jax.device_get(masking.mask_tokens(keys(500), inputs, **SETTINGS, continuation=jnp.asarray(continuation)))
+  masked = jax.device_get(mask(keys(500), inputs, SETTINGS._replace(unit="word"), jnp.asarray(continuation)))
   ids = np.asarray(inputs.input_ids)
   maskable = ~np.isin(ids, SPECIAL)
   predicted = 0
@@ -152,3 +155,16 @@ def test_whole_words_are_masked_whole_or_not_at_all_and_never_exceed_the_number(
       if maskable[row, place] and maskable[row, place - 1] and continuation[ids[row, place]]:
         assert (place in chosen) == (place - 1 in chosen), "a word was split"
   assert predicted > 0.8 * 0.15 * maskable.sum(), "the budget is filled but for the last word that does not fit"
+
+
+def test_the_settings_are_those_of_the_config_and_its_units_are_known():
+  assert set(masking.MaskSettings._fields) == set(configs.default_config().masking)
+  assert masking.UNITS == configs.CHOICES["masking.unit"]
+  assert masking.settings_of(configs.default_config().masking) == SETTINGS._replace(max_predictions=None)
+
+
+def test_a_unit_that_cannot_be_drawn_is_refused():
+  with pytest.raises(ValueError, match="expected one of token, word; got 'letter'"):
+    mask(keys(1), rows(1), SETTINGS._replace(unit="letter"))
+  with pytest.raises(ValueError, match="masking.unit=word needs `continuation`"):
+    mask(keys(1), rows(1), SETTINGS._replace(unit="word"))

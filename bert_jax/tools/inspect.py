@@ -200,16 +200,14 @@ def draw_marks(
   inputs = batch_lib.model_inputs(jax.numpy.asarray(data["tokens"]), jax.numpy.asarray(data["sequences"]))
   keys = masking_lib.row_keys(
       seed, np.full(len(rows), epoch, np.uint32), np.asarray(rows, np.uint32))
-  continuation = None
-  if masking.unit == "word":
-    continuation = np.array([(tokenizer.backend.id_to_token(index) or "").startswith("##")
-                             for index in range(tokenizer.vocab_size)])
+  continuation = np.array([(tokenizer.backend.id_to_token(index) or "").startswith("##")
+                           for index in range(tokenizer.vocab_size)])
+  settings = masking_lib.settings_of(masking)
+  if not settings.max_predictions:
+    settings = settings._replace(
+        max_predictions=masking_lib.default_max_predictions(settings.rate, corpus.manifest["seq_length"]))
   masked = masking_lib.mask_tokens(
-      keys, inputs, special=tokenizer.special, vocab_size=tokenizer.vocab_size, rate=masking.rate,
-      mask_share=masking.mask_share, random_share=masking.random_share,
-      max_predictions=(masking.max_predictions
-                       or masking_lib.default_max_predictions(masking.rate, corpus.manifest["seq_length"])),
-      continuation=continuation)
+      keys, inputs, settings, special=tokenizer.special, vocab_size=tokenizer.vocab_size, continuation=continuation)
   input_ids, positions, _, weights = map(np.asarray, masked)
   seen = lambda row, at: Mark(tokenizer.backend.id_to_token(int(input_ids[row, at])))
   return [
