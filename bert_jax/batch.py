@@ -37,6 +37,9 @@ HOST_BATCH = {
     "index": ("uint32", "B"),  # which row of the corpus
 }
 
+# Only where the corpus has it; W = ceil(L / 8). Bits, the lowest first: 1 where a word begins.
+WORD_STARTS = {"word_starts": ("uint8", "B W")}
+
 # Columns of `sequences`.
 LENGTH, FIRST_LENGTH, LABEL = 0, 1, 2
 

@@ -35,6 +35,7 @@ KEYS: dict[str, tuple[Any, str]] = {
     "init_optimizer": (False, "with init_from a run: take its optimizer moments and step as well"),
     "max_bad_steps": (20, "updates in a row with a non-finite loss or gradient (each is skipped) before the run stops"),
     "data.corpus": ("", "the corpus folder"),
+    "data.mixture": ("", "several corpora instead of one, with their shares of the rows: DIR=WEIGHT,DIR=WEIGHT"),
     "data.source": ("", "raw text that `data.corpus` is prepared from when it is missing, e.g. docstrings: or text:books/*.txt"),
     "data.batch_size": (256, "rows in a global batch (a packed row holds several sequences)"),
     "data.loader": ("tfdata", "tfdata, or threads (needs no TensorFlow); the batches are the same"),

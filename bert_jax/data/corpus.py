@@ -57,6 +57,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bert_jax import atomic
+from bert_jax.data import order
 from bert_jax.errors import UserError
 
 FORMAT = "bert_jax corpus"
@@ -108,6 +109,15 @@ class Split(NamedTuple):
     if self.word_starts is not None:
       found["word_starts"] = _take(self.word_starts, places, (len(rows), -(-self.seq_length // 8)), np.uint8)
     return found
+
+  @property
+  def has_word_starts(self) -> bool:
+    """Whether rows come with word starts."""
+    return self.word_starts is not None
+
+  def order(self, positions: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(epoch, row) at some positions of the endless training sequence, see `order.rows_at`."""
+    return order.rows_at(positions, num_rows=self.num_rows, seed=seed)
 
   def gather_documents(self, rows: np.ndarray) -> np.ndarray:
     """Which documents A and B of every sequence come from: uint32 [n, S, 2]."""

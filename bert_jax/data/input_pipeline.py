@@ -17,8 +17,7 @@ from typing import Any, Callable, Iterator, Protocol
 
 import numpy as np
 
-from bert_jax.batch import EVALUATION_EPOCH, HOST_BATCH
-from bert_jax.data.order import rows_at
+from bert_jax.batch import EVALUATION_EPOCH, HOST_BATCH, WORD_STARTS
 from bert_jax.errors import UserError
 
 # Batches in the making at once (reading from a memory map lets other threads run), and batches that wait.
@@ -29,11 +28,14 @@ HostBatch = dict[str, np.ndarray]
 
 
 class Rows(Protocol):
-  """What the pipeline needs of a corpus.Split; tests pass other things."""
+  """What the pipeline needs of a corpus.Split or a mixture.MixedSplit; tests pass other things."""
 
   num_rows: int
   seq_length: int
   max_sequences: int
+  has_word_starts: bool
+
+  def order(self, positions: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]: ...
 
   def gather(self, rows: np.ndarray) -> HostBatch: ...
 
@@ -47,9 +49,9 @@ def load_batch(split: Rows, positions: np.ndarray, *, seed: int) -> HostBatch:
     seed: decides the order of rows.
 
   Returns:
-    A batch as in batch.HOST_BATCH, with B = n.
+    A batch as in batch.HOST_BATCH, with B = n, and batch.WORD_STARTS where the split has them.
   """
-  epoch, rows = rows_at(positions, num_rows=split.num_rows, seed=seed)
+  epoch, rows = split.order(positions, seed)
   return split.gather(rows) | {"epoch": epoch, "index": rows.astype(np.uint32)}
 
 
@@ -175,8 +177,9 @@ def _tfdata(
     tf: Any, load: Callable[[int], HostBatch], positions: range, split: Rows, num_rows: int
 ) -> Iterator[HostBatch]:
   """The same by tf.data: one call of NumPy per batch, run by tf.data's threads."""
-  sizes = {"B": num_rows, "L": split.seq_length, "S": split.max_sequences, "3": 3}
-  shapes = {name: [sizes[axis] for axis in axes.split()] for name, (_, axes) in HOST_BATCH.items()}
+  sizes = {"B": num_rows, "L": split.seq_length, "S": split.max_sequences, "W": -(-split.seq_length // 8), "3": 3}
+  contract = HOST_BATCH | (WORD_STARTS if split.has_word_starts else {})
+  shapes = {name: [sizes[axis] for axis in axes.split()] for name, (_, axes) in contract.items()}
   failures = {}
 
   def load_arrays(position: np.int64) -> list[np.ndarray]:
@@ -185,13 +188,13 @@ def _tfdata(
       batch = load(int(position))
     except Exception as error:
       failures[int(position)] = error
-      batch = {name: np.zeros(shapes[name], dtype) for name, (dtype, _) in HOST_BATCH.items()}
-    return [batch[name] for name in HOST_BATCH]
+      batch = {name: np.zeros(shapes[name], dtype) for name, (dtype, _) in contract.items()}
+    return [batch[name] for name in contract]
 
   @tf.autograph.experimental.do_not_convert
   def load_tensors(position):
-    tensors = tf.numpy_function(load_arrays, [position], [dtype for dtype, _ in HOST_BATCH.values()])
-    return {name: tf.ensure_shape(tensor, shapes[name]) for name, tensor in zip(HOST_BATCH, tensors)}
+    tensors = tf.numpy_function(load_arrays, [position], [dtype for dtype, _ in contract.values()])
+    return {name: tf.ensure_shape(tensor, shapes[name]) for name, tensor in zip(contract, tensors)}
 
   dataset = tf.data.Dataset.range(positions.start, positions.stop, positions.step)
   dataset = dataset.map(load_tensors, num_parallel_calls=_WORKERS, deterministic=True).prefetch(_AHEAD)

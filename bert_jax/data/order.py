@@ -62,9 +62,13 @@ def rows_at(positions: np.ndarray, *, num_rows: int, seed: int) -> tuple[np.ndar
   if epoch.min() < 0 or epoch.max() >= EVALUATION_EPOCH:
     first, last = positions.min(), positions.max()
     raise ValueError(f"expected positions in [0, {num_rows} * {EVALUATION_EPOCH}), found {first} to {last}")
+  return epoch.astype(np.uint32), permutation(index, num_rows, key_of(seed, epoch)).astype(np.int64)
+
+
+def key_of(seed: int, epoch: np.ndarray) -> np.ndarray:
+  """Keys for `permutation`, one for every epoch (or block): integer [n] -> uint64 [n]."""
   seed_key = _mix(np.uint64([seed % 2**64]) ^ _GOLDEN)
-  key = _mix(seed_key + epoch.astype(np.uint64) * _GOLDEN)
-  return epoch.astype(np.uint32), permutation(index, num_rows, key).astype(np.int64)
+  return _mix(seed_key + epoch.astype(np.uint64) * _GOLDEN)
 
 
 def permutation(index: np.ndarray, size: int, key: np.ndarray) -> np.ndarray:

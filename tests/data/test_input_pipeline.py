@@ -12,6 +12,7 @@ import pytest
 from bert_jax.batch import EVALUATION_EPOCH, HOST_BATCH
 from bert_jax.data.corpus import Split
 from bert_jax.data.input_pipeline import evaluation_batches, load_batch, train_batches
+from bert_jax.data.order import rows_at
 from bert_jax.errors import UserError
 
 LOADERS = ("tfdata", "threads")
@@ -23,6 +24,10 @@ class Rows:
   def __init__(self, num_rows: int, seq_length: int = 8, max_sequences: int = 2, broken_row: int = -1):
     self.num_rows, self.seq_length, self.max_sequences = num_rows, seq_length, max_sequences
     self.broken_row = broken_row
+    self.has_word_starts = False
+
+  def order(self, positions, seed):
+    return rows_at(positions, num_rows=self.num_rows, seed=seed)
 
   def gather(self, rows):
     if self.broken_row in rows:
@@ -145,9 +150,12 @@ def test_threads_end_when_the_stream_is_closed_or_dropped():
 
 _EXIT = """
 import numpy as np
+from bert_jax.data.order import rows_at
 from bert_jax.data.input_pipeline import train_batches
 class Rows:
-  num_rows, seq_length, max_sequences = 100, 8, 2
+  num_rows, seq_length, max_sequences, has_word_starts = 100, 8, 2, False
+  def order(self, positions, seed):
+    return rows_at(positions, num_rows=self.num_rows, seed=seed)
   def gather(self, rows):
     return {"tokens": np.zeros((len(rows), 8), np.int32), "sequences": np.zeros((len(rows), 2, 3), np.int32)}
 stream = train_batches(Rows(), batch_size=4, seed=0, start=0, steps=10**9, loader="LOADER")
@@ -208,7 +216,7 @@ def mapped_split(tmp_path) -> Split:
     np.save(tmp_path / f"s{shard}.npy", generator.integers(0, 512, (10_000, 8, 3)).astype(np.uint16))
     tokens.append(np.load(tmp_path / f"t{shard}.npy", mmap_mode="r"))
     sequences.append(np.load(tmp_path / f"s{shard}.npy", mmap_mode="r"))
-  return Split(20_000, 512, 8, np.array([0, 10_000, 20_000]), tuple(tokens), tuple(sequences), ())
+  return Split(20_000, 512, 8, np.array([0, 10_000, 20_000]), tuple(tokens), tuple(sequences), (), (), None)
 
 
 @pytest.mark.parametrize("loader", LOADERS)
