@@ -20,8 +20,8 @@ from bert_jax.config import default_config
 
 
 def get_config(variant: str = "phase1"):
-  variants = {"": "phase1", "phase1": "phase1", "phase2": "phase2", "local": "local"}
-  if variant not in variants:
+  variant = variant or "phase1"
+  if variant not in ("phase1", "phase2", "local"):
     raise ValueError(f"no variant {variant!r}; there are phase1 (length 128), phase2 (length 512) and local (a try on a CPU)")
   config = default_config()
   config.total_steps = 1_000_000
@@ -36,14 +36,14 @@ def get_config(variant: str = "phase1"):
   config.export.format = "transformers"
   config.data.corpus = "data/wiki-128"
   config.prepare.seq_length = 128
-  if variants[variant] == "phase1":
+  if variant == "phase1":
     config.stop_at_step = 900_000
-  if variants[variant] == "phase2":
+  if variant == "phase2":
     config.data.corpus = "data/wiki-512"
     config.prepare.seq_length = 512
     config.init_from = "runs/base-128"
     config.init_optimizer = True
-  if variants[variant] == "local":  # a few steps to see that everything is in place
+  if variant == "local":  # a few steps to see that everything is in place
     config.total_steps = 20
     config.log_every_steps = 5
     config.eval_rows = 16
