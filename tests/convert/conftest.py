@@ -1,4 +1,4 @@
-"""A tiny BERT whose every tensor is drawn from N(0, 0.3), scales around 1, and a tokenizer for it."""
+"""A tiny BERT whose every tensor is drawn, and a tokenizer for it."""
 
 import os
 
@@ -7,21 +7,13 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import string  # noqa: E402  (the environment comes first)
 
-import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from tests.model_fixtures import draw_weights, fast_compilation  # noqa: E402, F401  (the second is a fixture)
 
 from bert_jax.convert import bert, folder  # noqa: E402
 from bert_jax.data import tokenizer as tokenizers  # noqa: E402
 from bert_jax.models.config import EncoderConfig  # noqa: E402
-
-
-@pytest.fixture(autouse=True)
-def fast_compilation():
-  """Programs here run once, on a few numbers: optimising them takes longer than it saves."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")
@@ -37,11 +29,10 @@ def config() -> EncoderConfig:
 def tensors(config) -> dict[str, np.ndarray]:
   """The tensors of a BertForPreTraining under Hugging Face's names."""
   rng = np.random.default_rng(0)
-  drawn = {}
-  for entry in bert.entries(config):
-    mean = 1.0 if "LayerNorm.weight" in entry.theirs else 0.0
-    drawn[entry.theirs] = (mean + rng.normal(0, 0.3, bert.their_shape(entry, config))).astype(np.float32)
-  return drawn
+  return {
+      entry.theirs: draw_weights(rng, bert.their_shape(entry, config), scale="LayerNorm.weight" in entry.theirs)
+      for entry in bert.entries(config)
+  }
 
 
 @pytest.fixture(scope="session")

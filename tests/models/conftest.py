@@ -1,21 +1,14 @@
-"""A model small enough to compile in a second, with weights large enough that every tensor matters."""
+"""A model small enough to compile in a second, and rows for it."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.model_fixtures import draw_weights, fast_compilation  # noqa: F401  (the second is a fixture)
 
 from bert_jax import batch
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pretraining import PretrainingModel
-
-
-@pytest.fixture(autouse=True)
-def fast_compilation():
-  """Programs here run once, on a few numbers: optimising them takes longer than it saves."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")
@@ -45,11 +38,7 @@ def shapes(config, rows):
 
 @pytest.fixture(scope="session")
 def params(shapes):
-  """Every parameter drawn from N(0, 0.3), scales around 1: small initial weights hide mistakes."""
+  """Every parameter drawn, see `draw_weights`."""
   rng = np.random.default_rng(1)
-
-  def draw(path, leaf):
-    mean = 1.0 if path[-1].key == "scale" else 0.0
-    return (mean + rng.normal(0, 0.3, leaf.shape)).astype(np.float32)
-
+  draw = lambda path, leaf: draw_weights(rng, leaf.shape, scale=path[-1].key == "scale")
   return jax.tree_util.tree_map_with_path(draw, shapes)
