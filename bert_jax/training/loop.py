@@ -74,7 +74,7 @@ def train(run: Run, checkpoints: Checkpoints, writer: MetricsWriter, progress: P
   first = int(state.step)
   progress.begin(first)
   stream = run.batches(position)
-  window = Window(run)
+  window = Window(run, writer)
   in_flight: StepReport | None = None
   evaluation, evaluated_at = {}, -1
   try:
@@ -146,10 +146,10 @@ def _evaluate(run: Run, params, step: int, writer: MetricsWriter, progress: Prog
 
 
 class Window:
-  """Adds up the reports between two logged lines."""
+  """Adds up the reports between two logged lines, and tells of every void update as an event."""
 
-  def __init__(self, run: Run):
-    self._run = run
+  def __init__(self, run: Run, writer: MetricsWriter):
+    self._run, self._writer = run, writer
     self._max_bad_steps, self._bad_in_a_row = run.config.max_bad_steps, 0
     self._clear()
 
@@ -179,6 +179,7 @@ class Window:
     if report.skipped:
       self._skipped += 1
       self._bad_in_a_row += 1
+      self._writer.event("skip", step=step, in_a_row=self._bad_in_a_row)
       if self._bad_in_a_row >= self._max_bad_steps:
         raise UserError(
             f"loss or gradients were not finite in {self._bad_in_a_row} updates in a row, the last at step {step}; every one was "
