@@ -45,6 +45,7 @@ from bert_jax.training.orbax_noise import silence_orbax
 
 silence_orbax()
 
+
 class Restored(NamedTuple):
   """A verified checkpoint.
 

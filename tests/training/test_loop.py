@@ -28,7 +28,7 @@ def one_matrix_task() -> Task:
     return error, {"error": (error, jnp.float32(1))}
 
   init = lambda key: {"nsp_head": {"dense": {"kernel": jnp.zeros((2, 1))}}}
-  prepare = lambda batch, keys: (batch["tokens"], {}, jnp.float32(batch["tokens"].size))
+  prepare = lambda batch, *_: (batch["tokens"], {}, jnp.float32(batch["tokens"].size))
   return Task(init, prepare, loss, dict)
 
 
