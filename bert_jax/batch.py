@@ -64,7 +64,7 @@ class ModelInputs(NamedTuple):
     segment_ids: int32 [B, L], 1, 2, … for the packed sequences, 0 for padding.
     cls_positions: int32 [B, S], where each sequence begins (0 where there is none).
     sequence_weights: float32 [B, S], 1 where there is a sequence, else 0.
-    sequence_labels: int32 [B, S], NSP label: 0 means that B follows A, 1 random.
+    sequence_labels: int32 [B, S], NSP label: 0 means that B follows A, 1 random. SOP: 0 in order, 1 swapped.
   """
 
   input_ids: Any
@@ -74,6 +74,12 @@ class ModelInputs(NamedTuple):
   cls_positions: Any
   sequence_weights: Any
   sequence_labels: Any
+
+
+def unpack_word_starts(bits: jax.Array, length: int) -> jax.Array:
+  """Word starts as the loaders yield them, uint8 [B, W], as bool [B, L]."""
+  flags_BxWx8 = (bits[:, :, None] >> jnp.arange(8, dtype=jnp.uint8)[None, None, :]) & 1
+  return flags_BxWx8.reshape(bits.shape[0], -1)[:, :length].astype(bool)
 
 
 def model_inputs(tokens: jax.Array, sequences: jax.Array) -> ModelInputs:

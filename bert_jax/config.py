@@ -55,11 +55,15 @@ KEYS: dict[str, tuple[Any, str]] = {
     "prepare.deduplicate": (False, "drop documents whose text stood there before, letter by letter"),
     "prepare.min_characters": (0, "drop documents with fewer characters"),
     "prepare.word_segmenter": ("", "jieba: store where Chinese words begin, for masking.unit=word; empty: the vocabulary tells"),
-    "masking.rate": (0.15, "share of a row's maskable tokens that are predicted"),
+    "masking.rate": (0.15, "share of a row's maskable tokens that are predicted, at the end if it changes, and in evaluation"),
+    "masking.first_rate": (0.0, "the share at step 0, from where it goes straight to masking.rate at the last step; 0: no change"),
     "masking.mask_share": (0.8, "share of the predicted tokens replaced by [MASK]"),
     "masking.random_share": (0.1, "share of the predicted tokens replaced by a random token; the rest stay as they are"),
-    "masking.unit": ("token", "token, or word: all pieces of a word or none"),
-    "masking.max_predictions": (None, "predicted tokens in a row at most; derived: rate x seq_length, rounded up"),
+    "masking.unit": ("token", "token; word: all pieces of a word or none; span: runs of words (SpanBERT); ngram: (ALBERT)"),
+    "masking.span_stop": (0.2, "span: the length is n words with a probability that goes as (1 - span_stop)^n"),
+    "masking.max_span": (10, "span: words at most"),
+    "masking.max_ngram": (3, "ngram: words at most; n words with a probability that goes as 1/n"),
+    "masking.max_predictions": (None, "predicted tokens in a row at most; derived: highest rate x seq_length, rounded up"),
     "model.preset": ("bert-base", "the encoder whose fields hold where none is set below"),
     "model.dtype": ("float32", "dtype of activations and matrix products: float32 or bfloat16"),
     "model.param_dtype": ("float32", "dtype of parameters, moments and gradients"),
@@ -201,7 +205,7 @@ CHOICES = {
     "data.loader": ("tfdata", "threads"),
     "prepare.objective": ("nsp", "sop", "none"),
     "prepare.word_segmenter": ("", "jieba"),
-    "masking.unit": ("token", "word"),
+    "masking.unit": ("token", "word", "span", "ngram"),
     "model.dtype": ("float32", "bfloat16"),
     "model.param_dtype": ("float32", "bfloat16"),
     "optimizer.name": ("adamw", "lamb"),
@@ -209,7 +213,7 @@ CHOICES = {
     "export.format": ("", "transformers", "sentence-transformers"),
 }
 POSITIVE = ("total_steps", "log_every_steps", "eval_every_steps", "data.batch_size", "checkpoint.every_steps",
-            "optimizer.microbatches", "max_bad_steps")  # fmt: skip
+            "optimizer.microbatches", "max_bad_steps", "masking.max_span", "masking.max_ngram")  # fmt: skip
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -221,7 +225,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
   for key in POSITIVE:
     if flat[key] < 1:
       raise errors.UserError(f"config key {key!r} must be at least 1; it is {flat[key]}")
-  for key in ("masking.rate", "masking.mask_share", "masking.random_share"):
+  for key in ("masking.rate", "masking.first_rate", "masking.span_stop", "masking.mask_share", "masking.random_share"):
     if not 0 <= flat[key] <= 1:
       raise errors.UserError(f"config key {key!r} is a share and must lie in [0, 1]; it is {flat[key]}")
   if flat["masking.mask_share"] + flat["masking.random_share"] > 1:

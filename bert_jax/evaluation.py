@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from bert_jax.data.pairs import PAIR_OBJECTIVES
 from bert_jax.training import sharding
 from bert_jax.training.train_step import Task, add_sums, divide, make_eval_step
 
@@ -29,8 +30,9 @@ def make_evaluator(task: Task, mesh: Mesh, batches: Callable[[], Iterable[dict[s
       sums = jax.device_get(step(params, sharding.put_batch(batch, mesh)))
       total = add_sums(total, {name: (float(s), float(w)) for name, (s, w) in sums.items()})
     counts = {"predictions": total["mlm_loss"][1]}
-    if "nsp_loss" in total:
-      counts["pairs"] = total["nsp_loss"][1]
+    for name in PAIR_OBJECTIVES:
+      if f"{name}_loss" in total:
+        counts["pairs"] = total[f"{name}_loss"][1]
     return task.metrics(divide(total)) | counts
 
   return evaluate

@@ -9,9 +9,10 @@ import numpy as np
 from bert_jax import config as configs
 from bert_jax import pretrain
 from bert_jax.data.corpus import Corpus
+from bert_jax.data.pairs import PAIR_OBJECTIVES
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
-from bert_jax.masking import default_max_predictions
+from bert_jax.masking import default_max_predictions, settings_of
 from bert_jax.models.config import EncoderConfig, encoder_config
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.training.train_step import Task
@@ -46,7 +47,7 @@ def resolve(config: ml_collections.ConfigDict, corpus: Corpus, tokenizer: Tokeni
     )
   length = corpus.train.seq_length
   if config.masking.max_predictions is None:
-    config.masking.max_predictions = default_max_predictions(config.masking.rate, length)
+    config.masking.max_predictions = default_max_predictions(settings_of(config.masking).highest_rate, length)
   if not 1 <= config.masking.max_predictions <= length:
     raise UserError(f"masking.max_predictions={config.masking.max_predictions} must lie between 1 and the row length {length}")
   positions = encoder_of(config).max_position_embeddings
@@ -66,10 +67,11 @@ def model_of(config: ml_collections.ConfigDict, encoder: EncoderConfig) -> Pretr
 
 
 def pretraining_task(config: ml_collections.ConfigDict, module: PretrainingModel, corpus: Corpus, tokenizer: Tokenizer) -> Task:
-  """The pretraining task of a module on a corpus; without NSP where either of them has none."""
+  """The pretraining task of a module on a corpus; without a loss on pairs where either of them has none."""
+  objective = corpus.manifest["objective"]
   return pretrain.make_task(
       module, config.masking, special=tokenizer.special, continuation=continuation(tokenizer),
-      nsp="nsp" in module.heads and corpus.manifest["objective"] == "nsp",
+      pairs=objective if "nsp" in module.heads and objective in PAIR_OBJECTIVES else "", total_steps=config.total_steps,
   )  # fmt: skip
 
 

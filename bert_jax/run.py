@@ -17,7 +17,7 @@ import ml_collections
 from bert_jax import config as configs
 from bert_jax import evaluation, flops
 from bert_jax.convert import folder as hf_folder
-from bert_jax.data import input_pipeline
+from bert_jax.data import input_pipeline, mixture
 from bert_jax.data.corpus import Corpus, open_corpus
 from bert_jax.data.prepare import PrepareSettings, Progress, prepare_corpus
 from bert_jax.data.staging import stage
@@ -94,17 +94,27 @@ def is_finished(workdir: str, config: ml_collections.ConfigDict) -> bool:
   return any(event["event"] == "finish" and event["step"] >= configs.last_step(config) for event in metrics.read_events(workdir))
 
 
+def open_data(config: ml_collections.ConfigDict) -> Corpus:
+  """The corpus of a config, or the mixture of corpora; copied to this host first where `data.cache_dir` says so."""
+  here = lambda folder: stage(folder, config.data.cache_dir) if config.data.cache_dir else folder
+  if config.data.mixture:
+    if config.data.corpus:
+      raise UserError(f"data.corpus={config.data.corpus} and data.mixture={config.data.mixture}: give one of them, and the other empty")
+    return mixture.open_mixture({str(here(folder)): weight for folder, weight in mixture.parse(config.data.mixture).items()})
+  return open_corpus(here(config.data.corpus))
+
+
 def _corpus(config: ml_collections.ConfigDict, say, preparing) -> Corpus:
   folder = config.data.corpus
+  if config.data.mixture:
+    return open_data(config)
   if not folder:
     raise UserError("data.corpus is empty: name a corpus folder, --config.data.corpus=DIR; `bert_jax prepare` makes one from raw text")
   if config.data.source and not os.path.exists(folder):
     say(f"Preparing the corpus {folder} from {config.data.source}")
     settings = PrepareSettings(**{name: config.prepare[name] for name in PrepareSettings._fields})
-    prepare_corpus([config.data.source], folder, settings, progress=preparing)
-  if config.data.cache_dir:
-    folder = stage(folder, config.data.cache_dir)
-  return open_corpus(folder)
+    prepare_corpus([config.data.source], folder, settings, progress=preparing, say=say)
+  return open_data(config)
 
 
 def adopt(root: pathlib.Path, config: ml_collections.ConfigDict, tokenizer_folder: pathlib.Path) -> None:
@@ -146,7 +156,7 @@ def evaluate_model(path: str, corpus_folder: str | None, *, batch_size: int, row
   if not corpus_folder and not is_run:
     raise UserError("--corpus is needed: a Hugging Face folder does not say which corpus it belongs to")
   own = read_run_config(path) if is_run else configs.default_config()
-  corpus = open_corpus(corpus_folder or own.data.corpus)
+  corpus = open_corpus(corpus_folder) if corpus_folder else open_data(own)
   tokenizer = load_tokenizer(corpus.folder / "tokenizer")
   if tokenizer.fingerprint != model.tokenizer.fingerprint:
     raise UserError(f"{corpus.folder} was made with another tokenizer than {path}; prepare it with --tokenizer={path}")

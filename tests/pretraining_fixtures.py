@@ -39,7 +39,10 @@ def tiny_task(config):
   encoder = encoder_config(config.model.preset, **fields)
   model = PretrainingModel(encoder, dtype=jnp.dtype(config.model.dtype), param_dtype=jnp.dtype(config.model.param_dtype),
                            remat=config.model.remat)  # fmt: skip
-  return pretrain.make_task(model, config.masking, special=SPECIAL)
+  return pretrain.make_task(
+      model, config.masking, special=SPECIAL, continuation=np.zeros(model.config.vocab_size, bool), pairs="nsp",
+      total_steps=config.total_steps,
+  )  # fmt: skip
 
 
 def tiny_batch(step, rows=ROWS):

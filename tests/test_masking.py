@@ -14,7 +14,8 @@ from bert_jax.batch import EVALUATION_EPOCH, SpecialIds, model_inputs
 SPECIAL = SpecialIds(pad=0, unk=5, cls=2, sep=3, mask=9)  # scattered on purpose
 VOCAB, LENGTH, K = 60, 64, 12
 N = 4096  # rows where shares are measured; one shape, so that it is compiled once
-SETTINGS = masking.MaskSettings(rate=0.15, mask_share=0.8, random_share=0.1, unit="token", max_predictions=K)
+SETTINGS = masking.MaskSettings(rate=0.15, first_rate=0.0, mask_share=0.8, random_share=0.1, unit="token", span_stop=0.2,
+                                max_span=10, max_ngram=3, max_predictions=K)  # fmt: skip
 ORDINARY = np.array([token for token in range(VOCAB) if token not in SPECIAL])
 
 
@@ -40,8 +41,22 @@ def keys(count, seed=3, epoch=0, first=0):
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def mask(keys, inputs, settings=SETTINGS, continuation=None):
-  return masking.mask_tokens(keys, inputs, settings, special=SPECIAL, vocab_size=VOCAB, continuation=continuation)
+def mask(keys, inputs, settings=SETTINGS, word_starts=None, rate=None):
+  return masking.mask_tokens(
+      keys, inputs, settings, special=SPECIAL, vocab_size=VOCAB, word_starts=word_starts, rate=rate
+  )
+
+
+CONTINUATION = np.arange(VOCAB) >= 40  # the last third of the vocabulary are ## pieces
+
+
+def word_starts(inputs):
+  return jnp.asarray(~CONTINUATION[np.asarray(inputs.input_ids)])
+
+
+def chosen_of(masked, row):
+  """The selected positions of a row, in order."""
+  return np.sort(np.asarray(masked.positions[row])[np.asarray(masked.weights[row]) == 1])
 
 
 def test_labels_are_the_original_tokens_and_the_rest_is_untouched():
@@ -138,23 +153,108 @@ PINNED_POSITIONS = [20, 48, 37, 54, 56, 23, 11, 55, 12, 0, 0, 0]
 PINNED_IDS = [9, 9, 9, 22, 9, 9, 9, 9, 9]
 
 
-def test_whole_words_are_masked_whole_or_not_at_all_and_never_exceed_the_number():
-  continuation = np.zeros(VOCAB, bool)
-  continuation[40:] = True  # the last third of the vocabulary are ## pieces
+@pytest.mark.parametrize("unit", ["word", "span", "ngram"])
+def test_words_are_masked_whole_or_not_at_all_and_never_exceed_the_number(unit):
   inputs = rows(500, fill=60)
-  masked = jax.device_get(mask(keys(500), inputs, SETTINGS._replace(unit="word"), jnp.asarray(continuation)))
+  masked = jax.device_get(mask(keys(500), inputs, SETTINGS._replace(unit=unit), word_starts(inputs)))
   ids = np.asarray(inputs.input_ids)
   maskable = ~np.isin(ids, SPECIAL)
   predicted = 0
   for row in range(len(ids)):
-    used = np.asarray(masked.weights[row]) == 1
-    chosen = set(np.asarray(masked.positions[row])[used].tolist())
+    chosen = set(chosen_of(masked, row).tolist())
     predicted += len(chosen)
     assert len(chosen) <= min(K, max(1, np.round(0.15 * maskable[row].sum())))
+    assert maskable[row, list(chosen)].all()
     for place in range(1, LENGTH):
-      if maskable[row, place] and maskable[row, place - 1] and continuation[ids[row, place]]:
+      if maskable[row, place] and maskable[row, place - 1] and CONTINUATION[ids[row, place]]:
         assert (place in chosen) == (place - 1 in chosen), "a word was split"
   assert predicted > 0.8 * 0.15 * maskable.sum(), "the budget is filled but for the last word that does not fit"
+
+
+def test_word_starts_that_the_corpus_stored_take_the_place_of_the_vocabularys():
+  """Chinese: no ## tells, so the words of three characters come from bits alone."""
+  inputs = rows(300)
+  starts = jnp.asarray(np.broadcast_to(np.arange(LENGTH) % 3 == 0, (300, LENGTH)))
+  masked = jax.device_get(mask(keys(300), inputs, SETTINGS._replace(unit="word"), starts))
+  maskable = ~np.isin(np.asarray(inputs.input_ids), SPECIAL)
+  sizes = set()
+  for row in range(300):
+    chosen = set(chosen_of(masked, row).tolist())
+    for place in chosen:
+      word = [at for at in range(place - place % 3, min(place - place % 3 + 3, LENGTH))]
+      if maskable[row, word].all():
+        assert chosen.issuperset(word)
+        sizes.add(len(word))
+  assert 3 in sizes
+
+
+def run_lengths(masked, count):
+  """Lengths of the runs of neighbouring selected tokens."""
+  lengths = []
+  for row in range(count):
+    chosen = chosen_of(masked, row)
+    if len(chosen):
+      lengths += np.diff(np.flatnonzero(np.r_[True, np.diff(chosen) > 1, True])).tolist()
+  return np.array(lengths)
+
+
+@pytest.mark.parametrize("settings, probabilities", [
+    (SETTINGS._replace(unit="span"), 0.8 ** np.arange(10)), (SETTINGS._replace(unit="span", span_stop=0.5, max_span=4), 0.5 ** np.arange(4)),
+    (SETTINGS._replace(unit="ngram"), 1 / np.arange(1, 4)), (SETTINGS._replace(unit="ngram", max_ngram=1), np.ones(1))])
+def test_spans_have_the_lengths_that_were_asked_for(settings, probabilities):
+  """One long row of single-token words, cut into spans; seen where they are made, before the budget cuts the last one."""
+  probabilities = probabilities / probabilities.sum()
+  np.testing.assert_allclose(masking._length_probabilities(settings), probabilities)
+  length = 512
+  starts = jnp.ones(length, bool)
+  cut = jax.jit(jax.vmap(lambda key: masking._span_starts(key, starts, starts, probabilities)))
+  begins = np.asarray(cut(jax.random.split(jax.random.key(1), 400)))
+  assert begins[:, 0].all()
+  lengths = np.concatenate([np.diff(np.flatnonzero(row)) for row in begins])  # without the last of each, cut by the row
+  shares = np.bincount(lengths, minlength=len(probabilities) + 1)[1:] / len(lengths)
+  assert len(shares) == len(probabilities)
+  np.testing.assert_allclose(shares, probabilities, atol=5 * 0.5 / np.sqrt(len(lengths)) + 0.01)
+
+
+def test_spans_are_longer_runs_than_tokens_and_end_with_the_sequence():
+  inputs = rows(1000)
+  all_words = jnp.ones((1000, LENGTH), bool)
+  means = {}
+  for unit in ("word", "ngram", "span"):
+    masked = jax.device_get(mask(keys(1000), inputs, SETTINGS._replace(unit=unit), all_words))
+    means[unit] = run_lengths(masked, 1000).mean()
+  assert means["word"] < means["ngram"] < means["span"]
+  assert means["span"] > 2.5 and means["word"] < 1.3
+  # A span never goes over a special token: it begins anew behind it.
+  maskable = jnp.asarray(~np.isin(np.asarray(inputs.input_ids[0]), SPECIAL))
+  begins = masking._span_starts(jax.random.key(0), maskable, maskable, np.array([0.0, 0.0, 0.0, 0.0, 1.0]))
+  after_special = np.flatnonzero(np.asarray(maskable) & ~np.r_[False, np.asarray(maskable)[:-1]])
+  assert np.asarray(begins)[after_special].all()
+
+
+@pytest.mark.parametrize("unit", ["word", "span", "ngram"])
+def test_every_word_is_equally_likely_under_every_unit(unit):
+  """But for the edges: a span that a special token ends is short, and the budget takes its words from the left."""
+  inputs = jax.tree.map(lambda x: jnp.repeat(x[:1], N, axis=0), rows(1))
+  masked = mask(keys(N), inputs, SETTINGS._replace(unit=unit), jnp.ones((N, LENGTH), bool))
+  counts = np.bincount(np.asarray(masked.positions)[np.asarray(masked.weights) == 1], minlength=LENGTH)
+  maskable = ~np.isin(np.asarray(inputs.input_ids[0]), SPECIAL)
+  assert not counts[~maskable].any()
+  mean = counts[maskable].mean()
+  slack = 5 * np.sqrt(mean) if unit == "word" else 0.35 * mean
+  assert np.abs(counts[maskable] - mean).max() < slack
+
+
+def test_the_rate_goes_in_a_straight_line_and_evaluation_has_the_last_one():
+  settings = SETTINGS._replace(first_rate=0.3, rate=0.15)
+  assert settings.highest_rate == 0.3 and SETTINGS.highest_rate == 0.15
+  rates = [float(masking.rate_at(settings, jnp.int32(step), 100)) for step in (0, 50, 100, 120)]
+  np.testing.assert_allclose(rates, [0.3, 0.225, 0.15, 0.15], rtol=1e-6)
+  assert masking.rate_at(settings, None, 100) == 0.15
+  assert masking.rate_at(SETTINGS, jnp.int32(3), 100) == 0.15
+  inputs = rows(64)
+  few, many = (np.asarray(mask(keys(64), inputs, SETTINGS, None, jnp.float32(rate)).weights).sum() for rate in (0.05, 0.15))
+  assert 2.5 * few < many < 3.5 * few
 
 
 def test_the_settings_are_those_of_the_config_and_its_units_are_known():
@@ -164,7 +264,7 @@ def test_the_settings_are_those_of_the_config_and_its_units_are_known():
 
 
 def test_a_unit_that_cannot_be_drawn_is_refused():
-  with pytest.raises(ValueError, match="expected one of token, word; got 'letter'"):
+  with pytest.raises(ValueError, match="expected one of token, word, span, ngram; got 'letter'"):
     mask(keys(1), rows(1), SETTINGS._replace(unit="letter"))
-  with pytest.raises(ValueError, match="masking.unit=word needs `continuation`"):
+  with pytest.raises(ValueError, match="masking.unit=word needs `word_starts`"):
     mask(keys(1), rows(1), SETTINGS._replace(unit="word"))

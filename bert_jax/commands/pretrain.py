@@ -41,18 +41,22 @@ def run(options: argparse.Namespace) -> None:
 
 def print_result(workdir: pathlib.Path, config, metrics: dict[str, float]) -> None:
   """The last lines of a run: how good it is, and where everything lies."""
-  from bert_jax.data.corpus import open_corpus
+  from bert_jax.data.corpus import read_manifest
+  from bert_jax.data.pairs import PAIR_OBJECTIVES
 
-  manifest = open_corpus(config.data.corpus, verify=False).manifest
-  loss, entropy = metrics["eval/mlm_loss"], manifest["unigram_entropy"]
-  side = "below" if loss <= entropy else "above"
-  print(f"\neval/mlm_loss      {loss:.3f} nats, {abs(entropy - loss):.2f} {side} the unigram entropy of the corpus ({entropy:.3f})")
+  loss, compared = metrics["eval/mlm_loss"], ""
+  if config.data.corpus:  # of a mixture nobody knows the entropy
+    entropy = read_manifest(config.data.corpus)["unigram_entropy"]
+    side = "below" if loss <= entropy else "above"
+    compared = f", {abs(entropy - loss):.2f} {side} the unigram entropy of the corpus ({entropy:.3f})"
+  print(f"\neval/mlm_loss      {loss:.3f} nats{compared}")
   print(f"eval/mlm_accuracy  {metrics['eval/mlm_accuracy']:.3f} over {metrics['eval/predictions']:,.0f} masked tokens")
-  if "eval/nsp_accuracy" in metrics:
-    print(
-        f"eval/nsp_accuracy  {metrics['eval/nsp_accuracy']:.3f} over {metrics['eval/pairs']:,.0f} pairs "
-        f"(always the more frequent answer: {metrics['eval/nsp_majority']:.3f})"
-    )
+  for name in PAIR_OBJECTIVES:
+    if f"eval/{name}_accuracy" in metrics:
+      print(
+          f"eval/{name}_accuracy  {metrics[f'eval/{name}_accuracy']:.3f} over {metrics['eval/pairs']:,.0f} pairs "
+          f"(always the more frequent answer: {metrics[f'eval/{name}_majority']:.3f})"
+      )
   places = {"checkpoints": "checkpoints", "metrics": "metrics", "tensorboard": "curves", "export": "PyTorch model"}
   for name, what in places.items():
     if (workdir / name).is_dir():

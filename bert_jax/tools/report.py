@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from bert_jax.data.corpus import read_manifest
+from bert_jax.data.pairs import PAIR_OBJECTIVES
 from bert_jax.errors import UserError
 from bert_jax.training.metrics import read_events, read_metrics
 
@@ -23,8 +24,8 @@ FIGURE_FORMATS = (".png", ".svg", ".pdf")
 TABLE = (
     ("mlm_loss", "{:.3f} nats", min),
     ("mlm_accuracy", "{:.1%}", max),
-    ("nsp_loss", "{:.3f} nats", min),
-    ("nsp_accuracy", "{:.1%}", max),
+    *((f"{name}_loss", "{:.3f} nats", min) for name in PAIR_OBJECTIVES),
+    *((f"{name}_accuracy", "{:.1%}", max) for name in PAIR_OBJECTIVES),
     ("perplexity", "{:,.1f}", min),
 )
 
@@ -145,9 +146,9 @@ def _table(run: RunRecord) -> list[str]:
       best = f"{form.format(value)} at {evaluation[0][evaluation[1].index(value)]:,}"
     lines.append(f"{name:<20}{last[0]:>14}{last[1]:>14}{best:>26}")
   lines.insert(0, f"{'':<20}{'train, last':>14}{'eval, last':>14}{'eval, best':>26}")
-  majority = curve(run, "eval/nsp_majority")[1]
-  if majority:
-    lines.append(f"{'majority share':<20}{'':>14}{majority[-1]:>14.1%}   (always the more frequent NSP label)")
+  for name in PAIR_OBJECTIVES:
+    if majority := curve(run, f"eval/{name}_majority")[1]:
+      lines.append(f"{'majority share':<20}{'':>14}{majority[-1]:>14.1%}   (always the more frequent {name.upper()} label)")
   entropy, losses = unigram_entropy(run), curve(run, "eval/mlm_loss")[1]
   if entropy is not None:
     lines.append(f"{'unigram entropy':<20}{'':>14}{f'{entropy:.3f} nats':>14}")
@@ -175,7 +176,7 @@ def _places(run: RunRecord) -> list[tuple[str, str]]:
 
 
 def plot_curves(run: RunRecord, out: str | os.PathLike) -> None:
-  """Draws the MLM loss and, where the run has it, the NSP accuracy beside it.
+  """Draws the MLM loss and, where the run has it, the NSP or SOP accuracy beside it.
 
   Args:
     run: what to draw.
@@ -191,19 +192,19 @@ def plot_curves(run: RunRecord, out: str | os.PathLike) -> None:
   import matplotlib
   import matplotlib.figure  # not pyplot, which would look for a display
 
-  with_nsp = bool(curve(run, "train/nsp_accuracy")[0])
+  pairs = next((name for name in PAIR_OBJECTIVES if curve(run, f"train/{name}_accuracy")[0]), "")
   style = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
            "grid.color": "#e8e8e8", "axes.axisbelow": True, "svg.hashsalt": "bert_jax"}  # fmt: skip
   with matplotlib.rc_context(style):
-    figure = matplotlib.figure.Figure(figsize=(10, 3.8) if with_nsp else (6, 3.8), layout="constrained")
-    axes = figure.subplots(1, 2 if with_nsp else 1, squeeze=False)[0]
+    figure = matplotlib.figure.Figure(figsize=(10, 3.8) if pairs else (6, 3.8), layout="constrained")
+    axes = figure.subplots(1, 2 if pairs else 1, squeeze=False)[0]
     entropy = unigram_entropy(run)
     label = f"unigram entropy {entropy:.2f}" if entropy else ""
     _draw(axes[0], run, "mlm_loss", "MLM loss (nats)", entropy, label)
-    if with_nsp:
-      majority = (curve(run, "eval/nsp_majority")[1] or [None])[-1]
+    if pairs:
+      majority = (curve(run, f"eval/{pairs}_majority")[1] or [None])[-1]
       label = f"majority share {majority:.0%}" if majority else ""
-      _draw(axes[1], run, "nsp_accuracy", "NSP accuracy", majority, label)
+      _draw(axes[1], run, f"{pairs}_accuracy", f"{pairs.upper()} accuracy", majority, label)
       axes[1].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     partial = f"{out}.partial"
     try:

@@ -27,6 +27,7 @@ from typing import Any, Callable, Iterator, NamedTuple
 import tqdm
 from etils import epath
 
+from bert_jax.data.pairs import PAIR_OBJECTIVES
 from bert_jax.errors import UserError
 
 PART_BYTES = 2**18
@@ -274,10 +275,10 @@ class Shown(NamedTuple):
 SHOWN = (
     Shown("mlm_loss", "mlm loss", "loss", "{:.3f}"),
     Shown("mlm_accuracy", "mlm acc", "mlm", "{:.1%}"),
-    Shown("nsp_accuracy", "nsp acc", "nsp", "{:.1%}"),
+    *(Shown(f"{name}_accuracy", f"{name} acc", name, "{:.1%}") for name in PAIR_OBJECTIVES),
 )
 # Evaluations have a line to themselves, and show more.
-SHOWN_OF_EVALUATION = SHOWN + (Shown("nsp_majority", "majority", "majority", "{:.1%}"),)
+SHOWN_OF_EVALUATION = SHOWN + tuple(Shown(f"{name}_majority", "majority", "majority", "{:.1%}") for name in PAIR_OBJECTIVES)
 HEADER_EVERY_LINES = 20
 
 

@@ -24,14 +24,14 @@ class Task(NamedTuple):
 
   Attributes:
     init: (key) -> parameters.
-    prepare: (global host batch as in batch.HOST_BATCH, row keys [B]) -> (prepared batch, a pytree
-      whose arrays all have B as the first dimension; {term: global weight}; real tokens in the batch).
+    prepare: (global host batch as in batch.HOST_BATCH, row keys [B], step or None in evaluation) -> (prepared
+      batch, a pytree whose arrays all have B as the first dimension; {term: global weight}; real tokens in the batch).
     loss: (params, microbatch, {term: global weight}, dropout key or None) -> (loss, Sums).
     metrics: ({metric: value}) -> {metric: value}, adds what is derived, such as perplexity.
   """
 
   init: Callable[[jax.Array], Any]
-  prepare: Callable[[dict, jax.Array], tuple[Any, dict[str, jax.Array], jax.Array]]
+  prepare: Callable[[dict, jax.Array, jax.Array | None], tuple[Any, dict[str, jax.Array], jax.Array]]
   loss: Callable[..., tuple[jax.Array, Sums]]
   metrics: Callable[[dict[str, float]], dict[str, float]]
 
@@ -59,7 +59,7 @@ def make_train_step(task: Task, optimizer: optax.GradientTransformation, schedul
 
   def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, StepReport]:
     keys = masking.row_keys(seed, batch["epoch"], batch["index"])
-    prepared, global_weights, tokens = task.prepare(batch, keys)
+    prepared, global_weights, tokens = task.prepare(batch, keys, state.step)
     dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
 
     def gradient(index, microbatch):
@@ -104,7 +104,7 @@ def make_eval_step(task: Task, *, seed: int):
   """Returns step(params, batch) -> Sums, without dropout, to be jitted by the caller."""
 
   def step(params, batch: dict[str, jax.Array]) -> Sums:
-    prepared, global_weights, _ = task.prepare(batch, masking.row_keys(seed, batch["epoch"], batch["index"]))
+    prepared, global_weights, _ = task.prepare(batch, masking.row_keys(seed, batch["epoch"], batch["index"]), None)
     _, sums = task.loss(params, prepared, global_weights, None)
     return sums
 

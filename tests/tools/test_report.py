@@ -24,7 +24,7 @@ def run_folder(tmp_path, monkeypatch):
   now = [1000.0]
   monkeypatch.setattr(metrics_module.time, "time", lambda: now[0])
   counts = {"rows": 1000, "row_tokens": 100_000}
-  manifest = {"format": "bert_jax corpus", "format_version": 1, "unigram_entropy": 6.75,
+  manifest = {"format": "bert_jax corpus", "format_version": 2, "unigram_entropy": 6.75,
               "splits": {"train": {"counts": counts}}}  # fmt: skip
   manifest["corpus_id"] = canonical_id(manifest)
   (tmp_path / "corpus").mkdir()
