@@ -15,7 +15,8 @@ FLOORS = (
         "models.heads", "models.pretraining", "flops",
     ),
     (  # 1: data
-        "data.text_files", "data.docstrings", "data.sources", "data.tokenizer", "data.vocabulary", "data.sentences", "data.pairs",
+        "data.files", "data.text_files", "data.parquet_files", "data.tfds_texts", "data.docstrings", "data.sources",
+        "data.tokenizer", "data.vocabulary", "data.sentences", "data.pairs",
         "data.packing", "data.corpus", "data.staging", "data.chunk", "data.statistics", "data.splits", "data.prepare", "data.order",
         "data.input_pipeline",
     ),
@@ -81,7 +82,7 @@ def test_floor_0_knows_neither_tensorflow_nor_orbax_nor_torch_and_only_one_file_
   for module, path in files().items():
     for name in imports_of(path):
       users.setdefault(name.split(".")[0], set()).add(module)
-  assert users.get("tensorflow", set()) <= {"data.input_pipeline"}
+  assert users.get("tensorflow", set()) <= {"data.input_pipeline", "data.tfds_texts"}
   assert users.get("orbax", set()) == {"training.checkpoint"}
   assert not users.get("torch") and not users.get("transformers")
   assert not users.get("pickle") and not users.get("dill") and not users.get("cloudpickle")

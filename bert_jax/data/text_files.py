@@ -1,79 +1,74 @@
-"""Text files as streams of lines: patterns, compression, encodings, and what is wrong with them.
+"""Text files as streams of lines: compression, encodings, and what is wrong with them.
 
-Every file source of `data/sources.py` reads through `read_lines`. Whatever can be
-wrong with bytes on a disk is met here, once: each defect is one clear message
-that names the file and the line, or, with `skip_bad`, one count. Memory is
-bounded by the longest line, which is bounded too.
+Every source of lines in `data/sources.py` reads through `read_lines`. Whatever can
+be wrong with bytes on a disk is met here, once: each defect is one clear message
+that names the file and the line, or, with `skip_bad`, one count. Memory is bounded
+whatever comes: a line without end arrives in pieces.
 """
 
 import bz2
 import collections
-import glob
 import gzip
 import lzma
-import os
+import re
 import zlib
-from typing import Iterator
+from typing import BinaryIO, Iterator
 
+from bert_jax.data.files import compression, note_bad, open_file, reading
 from bert_jax.errors import UserError
 
-MAX_LINE_BYTES = 16 * 2**20
+# A longer line is cut at the end of a sentence.
+MAX_LINE_BYTES = 4 * 2**20
+
+# A line that cannot be cut because it is one JSON record. Decoded, parsed and cut it takes at most ten times
+# as much memory, and usually three times.
+MAX_RECORD_BYTES = 64 * 2**20
+
 _BLOCK_BYTES = 2**20
-_OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-_ARCHIVES = (".tar", ".tgz", ".tbz2", ".txz", ".zip", ".7z", ".rar")
-_COMPRESSED = (*_OPENERS, ".zst")
+_OPENERS = {".gz": lambda stream: gzip.GzipFile(fileobj=stream), ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}
+
+# Where long text may be cut, the best first, and how far back from the limit such a place is looked for.
+_CUTS = (r"\n+", r"""[.!?]["')\]]*\s+|(?:。|！|？)(?:”|’|」|』|）)*""", r"\s+")
+_CUTS_OF = {str: [re.compile(cut) for cut in _CUTS], bytes: [re.compile(cut.encode()) for cut in _CUTS]}
+_CUT_WINDOW = 2**16
 
 
 class _Damaged(Exception):
   """A compressed stream that ends too early or does not decode."""
 
 
-def matching_files(pattern: str) -> list[str]:
-  """The files that a pattern names, sorted by path, so that the order is the same everywhere.
+def cut_place(text: str | bytes, limit: int) -> int:
+  """Where to cut text that is longer than `limit`, in characters or in bytes of UTF-8.
 
-  Args:
-    pattern: a path or a glob (`*`, `?`, `[…]`, `**` for any depth); `~` is the home folder.
-
-  Raises:
-    UserError: where nothing matches, where only folders match, and for archives (.tar, .zip, …).
+  Behind a newline, the end of a sentence or white space, if there is one in the
+  last 64 Ki before the limit; else at the limit, between two characters.
   """
-  found = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
-  files = [path for path in found if not os.path.isdir(path)]
-  if not files and found:
-    raise UserError(f"{pattern}: names only folders ({found[0]}); "
-                    f"name files, as in {os.path.join(pattern, '*')}")
-  if not files:
-    raise UserError(
-        f"{pattern}: no such file (working folder: {os.getcwd()}); "
-        "check the path, and quote patterns so that the shell leaves them alone")
-  for path in files:
-    stem = path.lower()
-    for suffix in _COMPRESSED:
-      stem = stem.removesuffix(suffix)
-    if stem.endswith(_ARCHIVES):
-      raise UserError(f"{path}: an archive of several files; unpack it first and name the files inside")
-  return files
+  for cut in _CUTS_OF[type(text)]:
+    places = [found.end() for found in cut.finditer(text, max(0, limit - _CUT_WINDOW), limit)]
+    if places:
+      return places[-1]
+  if isinstance(text, bytes):
+    # The bytes of a character behind its first one look like 0b10xxxxxx; there are three at most.
+    return next((place for place in range(limit, limit - 4, -1) if place > 0 and text[place] & 0xC0 != 0x80), limit)
+  return limit
 
 
-def note_bad(message: str, *, skip_bad: bool, counts: collections.Counter, key: str):
-  """Counts a defect when they are to be skipped, else raises it with the remedy."""
-  if not skip_bad:
-    raise UserError(f"{message}; mend it, or pass --skip_bad to skip and count such places")
-  counts[key] += 1
-
-
-def read_lines(path: str, *, skip_bad: bool, counts: collections.Counter) -> Iterator[tuple[int, str]]:
+def read_lines(
+    path: str, *, skip_bad: bool, counts: collections.Counter, whole: bool = False) -> Iterator[tuple[int, str]]:
   """The lines of a UTF-8 file, decompressed by its suffix (.gz .bz2 .xz .zst), without line ends.
 
   A byte-order mark is dropped, `\\r\\n` ends a line as `\\n` does, a lone `\\r`
   becomes a newline inside its line, and NUL characters are dropped and counted
-  (`nul_bytes`).
+  (`nul_bytes`). A line longer than MAX_LINE_BYTES comes in pieces of the same
+  number, each cut at the end of a sentence, wherever the blocks of the file end.
 
   Args:
-    path: the file.
-    skip_bad: skip and count lines that are not UTF-8 or too long (`bad_lines`),
-      and the rest of a damaged compressed file (`bad_files`), instead of raising.
-    counts: receives `files`, `nul_bytes`, `bad_lines` and `bad_files`.
+    path: the file, on this machine or behind a protocol.
+    skip_bad: skip and count lines that are not UTF-8 or, with `whole`, too long
+      (`bad_lines`), and the rest of a damaged compressed file (`bad_files`),
+      instead of raising.
+    counts: receives `files`, `empty_files`, `nul_bytes`, `bad_lines` and `bad_files`.
+    whole: lines are never cut; those longer than MAX_RECORD_BYTES are defects.
 
   Yields:
     (line number from 1, text).
@@ -82,76 +77,109 @@ def read_lines(path: str, *, skip_bad: bool, counts: collections.Counter) -> Ite
     UserError: naming file and line, for the defects above and for files that cannot be read.
   """
   counts["files"] += 1
-  number = 0
-  lines = _raw_lines(path)
-  while True:
+  number, goes_on = 0, False
+  with reading(path):
     try:
-      raw = next(lines, b"")
+      for span, unfinished in _spans(path, whole):
+        number -= goes_on  # its first line is the rest of the one before
+        goes_on = unfinished
+        if span is None:
+          number += 1
+          note_bad(f"{path}:{number}: a line longer than {MAX_RECORD_BYTES >> 20} MiB; expected one JSON object "
+                   "per line (not one array of all); split the longest records",
+                   skip_bad=skip_bad, counts=counts, key="bad_lines")
+          continue
+        # Most spans are clean: decoding and checking them whole is several times as fast as line by line.
+        try:
+          text = span.decode("utf-8")
+        except UnicodeDecodeError:
+          text = None
+        if text is not None and number and "\r" not in text and "\0" not in text:
+          for line in text.split("\n"):
+            number += 1
+            yield number, line
+          continue
+        del text
+        for raw in span.split(b"\n"):
+          number += 1
+          try:
+            line = raw.decode("utf-8")
+          except UnicodeDecodeError as error:
+            hint = " (it begins like UTF-16)" if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+            note_bad(f"{path}:{number}: not UTF-8{hint}: byte 0x{raw[error.start]:02x} at byte {error.start + 1} "
+                     "of the line; convert the file with `iconv -t utf-8`",
+                     skip_bad=skip_bad, counts=counts, key="bad_lines")
+            continue
+          if number == 1:
+            line = line.removeprefix("\ufeff")
+          if "\0" in line:
+            counts["nul_bytes"] += line.count("\0")
+            line = line.replace("\0", "")
+          yield number, line.rstrip("\r").replace("\r", "\n") if "\r" in line else line
     except (_Damaged, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-      note_bad(f"{path}: damaged or cut off after line {number} ({error}); expected a whole compressed file",
-               skip_bad=skip_bad, counts=counts, key="bad_files")
-      return
+      _note_damage(path, number, error, skip_bad, counts)
     except OSError as error:
       # bz2 reports damage as a plain OSError without a number; the rest is a file that cannot be read.
-      if error.errno is not None:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-      note_bad(f"{path}: damaged after line {number} ({error}); expected a whole compressed file",
-               skip_bad=skip_bad, counts=counts, key="bad_files")
-      return
-    if raw == b"":
-      return
-    number += 1
-    if raw is None:
-      note_bad(f"{path}:{number}: a line longer than {MAX_LINE_BYTES >> 20} MiB; "
-               "break it into lines first, for example with `fold -s -w 1000`",
-               skip_bad=skip_bad, counts=counts, key="bad_lines")
-      continue
-    try:
-      line = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-      hint = " (it begins like UTF-16)" if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-      note_bad(f"{path}:{number}: not UTF-8{hint}: byte 0x{raw[error.start]:02x} at byte {error.start + 1} "
-               "of the line; convert the file with `iconv -t utf-8`",
-               skip_bad=skip_bad, counts=counts, key="bad_lines")
-      continue
-    if number == 1:
-      line = line.removeprefix("\ufeff")
-    line = line.rstrip("\r\n")
-    if "\0" in line:
-      counts["nul_bytes"] += line.count("\0")
-      line = line.replace("\0", "")
-    yield number, line.replace("\r", "\n") if "\r" in line else line
+      if type(error) is not OSError or error.errno is not None or compression(path) != ".bz2":
+        raise
+      _note_damage(path, number, error, skip_bad, counts)
+    else:
+      if not number:
+        counts["empty_files"] += 1
 
 
-def _raw_lines(path: str) -> Iterator[bytes | None]:
-  """Lines as bytes with their newline; None in the place of a line that is too long."""
-  tail, too_long = b"", False
+def _note_damage(path, number, error, skip_bad, counts):
+  note_bad(f"{path}: damaged or cut off after line {number} ({error}); expected a whole compressed file",
+           skip_bad=skip_bad, counts=counts, key="bad_files")
+
+
+def _spans(path: str, whole: bool) -> Iterator[tuple[bytes | None, bool]]:
+  """The bytes of a file as (lines, False), or as (a piece of a long line, True), whose rest begins the next span.
+
+  Newlines stand between the lines of a span, not behind the last. None is a line too long to be kept whole.
+  Where a line is cut depends on its own bytes alone, not on where blocks end.
+  """
+  limit = MAX_RECORD_BYTES if whole else MAX_LINE_BYTES
+  line, dropped = bytearray(), False  # what there is of a line that has not ended yet
   for block in _blocks(path):
-    lines = (tail + block).split(b"\n")
-    tail = lines.pop()
-    for line in lines:
-      yield None if too_long or len(line) > MAX_LINE_BYTES else line + b"\n"
-      too_long = False
-    if len(tail) > MAX_LINE_BYTES:
-      tail, too_long = b"", True
-  if too_long:
-    yield None
-  elif tail:
-    yield tail
+    end, last = block.find(b"\n"), block.rfind(b"\n")
+    line += block if end < 0 else block[:end]
+    dropped = dropped or whole and len(line) > limit
+    if dropped:
+      line.clear()
+    while len(line) > limit:
+      place = cut_place(bytes(line), limit)
+      yield bytes(line[:place]), True
+      del line[:place]
+    if end < 0:
+      continue
+    if dropped:
+      yield None, False
+      if last > end:
+        yield block[end + 1:last], False
+    else:
+      yield bytes(line) + block[end:last], False
+    line, dropped = bytearray(block[last + 1:]), False
+  if dropped:
+    yield None, False
+  elif line:
+    yield bytes(line), False
 
 
 def _blocks(path: str) -> Iterator[bytes]:
-  """The decompressed bytes of a file, in blocks of bounded size."""
-  suffix = os.path.splitext(path)[1].lower()
-  if suffix == ".zst":
-    yield from _zst_blocks(path)
-    return
-  with _OPENERS.get(suffix, open)(path, "rb") as stream:
-    while block := stream.read(_BLOCK_BYTES):
-      yield block
+  """The decompressed bytes of a file, in blocks of at most _BLOCK_BYTES."""
+  suffix = compression(path)
+  with open_file(path) as stored:
+    if suffix == ".zst":
+      yield from _zst_blocks(path, stored)
+    # A file of no bytes is empty, compressed or not; the decompressors would call it cut off.
+    elif suffix not in _OPENERS or stored.peek(1):
+      stream = _OPENERS[suffix](stored) if suffix else stored
+      while block := stream.read(_BLOCK_BYTES):
+        yield block
 
 
-def _zst_blocks(path: str) -> Iterator[bytes]:
+def _zst_blocks(path: str, stored: BinaryIO) -> Iterator[bytes]:
   """Zstandard frames, one after the other.
 
   By hand, because the stream reader of `zstandard` ends without a word where a
@@ -162,18 +190,17 @@ def _zst_blocks(path: str) -> Iterator[bytes]:
     import zstandard
   except ImportError as error:
     raise UserError(f"{path}: reading .zst needs the package zstandard: pip install zstandard") from error
-  with open(path, "rb") as stream:
-    frame = None
-    while piece := stream.read(_BLOCK_BYTES // 16):
-      while piece:
-        frame = frame or zstandard.ZstdDecompressor().decompressobj()
-        try:
-          block = frame.decompress(piece)
-        except zstandard.ZstdError as error:
-          raise _Damaged(str(error)) from error
-        if block:
-          yield block
-        piece = frame.unused_data if frame.eof else b""
-        frame = None if frame.eof else frame
-    if frame is not None:
-      raise _Damaged("the last frame is not complete")
+  frame = None
+  while piece := stored.read(_BLOCK_BYTES // 16):
+    while piece:
+      frame = frame or zstandard.ZstdDecompressor().decompressobj()
+      try:
+        output = frame.decompress(piece)
+      except zstandard.ZstdError as error:
+        raise _Damaged(str(error)) from error
+      for start in range(0, len(output), _BLOCK_BYTES):
+        yield output[start:start + _BLOCK_BYTES]
+      piece = frame.unused_data if frame.eof else b""
+      frame = None if frame.eof else frame
+  if frame is not None:
+    raise _Damaged("the last frame is not complete")

@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from bert_jax.data import text_files
-from bert_jax.data.text_files import matching_files, read_lines
+from bert_jax.data.text_files import read_lines
 from bert_jax.errors import UserError
 
 _TEXT = "first line\nzweite Zeile: äöü\n第三行\n" * 50
@@ -18,10 +18,10 @@ _COMPRESS = {
     ".zst": lambda data: zstandard.ZstdCompressor().compress(data)}
 
 
-def read(path, data, *, skip_bad=False):
+def read(path, data, *, skip_bad=False, whole=False):
   path.write_bytes(data)
   counts = collections.Counter()
-  return list(read_lines(str(path), skip_bad=skip_bad, counts=counts)), counts
+  return list(read_lines(str(path), skip_bad=skip_bad, counts=counts, whole=whole)), counts
 
 
 @pytest.mark.parametrize("suffix", _COMPRESS)
@@ -69,17 +69,61 @@ def test_byte_order_mark_windows_line_ends_and_nul_bytes_vanish(tmp_path):
   assert counts["nul_bytes"] == 2
 
 
-def test_a_line_too_long_for_memory_is_refused_and_the_next_ones_are_read(tmp_path, monkeypatch):
+@pytest.mark.parametrize("text", [
+    "One sentence. Another one! " * 100, "words without any end " * 100, "一句话。另一句话！" * 100,
+    "x" * 3000, "没有句号" * 500, "äöü€𝄞" * 300])
+@pytest.mark.parametrize("around", [("", ""), ("one\n", "\nthree\n")])
+def test_a_line_without_end_comes_in_pieces_that_lose_nothing(tmp_path, monkeypatch, text, around):
   monkeypatch.setattr(text_files, "MAX_LINE_BYTES", 1000)
+  whole = None
+  for size in (64, 500, 999):
+    monkeypatch.setattr(text_files, "_BLOCK_BYTES", size)
+    lines, _ = read(tmp_path / "a.txt", (around[0] + text + around[1]).encode())
+    number = 2 if around[0] else 1
+    pieces = [piece for at, piece in lines if at == number]
+    assert "".join(pieces) == text
+    assert all(len(piece.encode()) <= 1000 for piece in pieces) and len(pieces) < 8
+    assert [line for at, line in lines if at != number] == [part.strip() for part in around if part]
+    assert whole is None or lines == whole, "the pieces depend on where blocks end"
+    whole = lines
+
+
+def test_a_long_line_is_cut_behind_sentences(tmp_path, monkeypatch):
+  monkeypatch.setattr(text_files, "MAX_LINE_BYTES", 100)
+  lines, _ = read(tmp_path / "a.txt", ("This is a sentence of some length. " * 20).encode())
+  assert {text for _, text in lines} == {"This is a sentence of some length. " * 2}
+  lines, _ = read(tmp_path / "a.txt", "“这是一个有一定长度的句子。”".encode() * 20)
+  assert {text for _, text in lines} == {"“这是一个有一定长度的句子。”" * 2}
+
+
+def test_a_long_line_that_is_not_text_is_named(tmp_path, monkeypatch):
+  monkeypatch.setattr(text_files, "MAX_LINE_BYTES", 1000)
+  monkeypatch.setattr(text_files, "_BLOCK_BYTES", 64)
+  data = b"one\n" + b"\xff" * 5000 + b"\nthree\n"
+  with pytest.raises(UserError, match="a.txt:2: not UTF-8"):
+    read(tmp_path / "a.txt", data)
+  lines, counts = read(tmp_path / "a.txt", data, skip_bad=True)
+  assert lines == [(1, "one"), (3, "three")] and counts["bad_lines"] == 5
+
+
+def test_a_record_too_long_for_memory_is_refused_and_the_next_ones_are_read(tmp_path, monkeypatch):
+  monkeypatch.setattr(text_files, "MAX_RECORD_BYTES", 1000)
   monkeypatch.setattr(text_files, "_BLOCK_BYTES", 64)
   for long in (1001, 5000):
     data = b"one\n" + b"x" * long + b"\nthree\n"
-    with pytest.raises(UserError, match=r"a.txt:2: a line longer than .*fold.*--skip_bad"):
-      read(tmp_path / "a.txt", data)
-    lines, counts = read(tmp_path / "a.txt", data, skip_bad=True)
+    with pytest.raises(UserError, match=r"a.txt:2: a line longer than .*--skip_bad"):
+      read(tmp_path / "a.txt", data, whole=True)
+    lines, counts = read(tmp_path / "a.txt", data, skip_bad=True, whole=True)
     assert lines == [(1, "one"), (3, "three")] and counts["bad_lines"] == 1
-  _, counts = read(tmp_path / "a.txt", b"x" * 5000, skip_bad=True)
-  assert counts["bad_lines"] == 1
+  lines, counts = read(tmp_path / "a.txt", b"x" * 1000 + b"\n" + b"y" * 5000, skip_bad=True, whole=True)
+  assert lines == [(1, "x" * 1000)] and counts["bad_lines"] == 1
+
+
+@pytest.mark.parametrize("suffix", _COMPRESS)
+def test_an_empty_file_holds_nothing_and_is_counted(tmp_path, suffix):
+  for data in (b"", _COMPRESS[suffix](b"")):
+    lines, counts = read(tmp_path / f"a{suffix}", data)
+    assert not lines and counts["empty_files"] == counts["files"] == 1
 
 
 def test_lines_do_not_depend_on_where_blocks_end(tmp_path, monkeypatch):
@@ -87,22 +131,3 @@ def test_lines_do_not_depend_on_where_blocks_end(tmp_path, monkeypatch):
   for size in (1, 7, 64):
     monkeypatch.setattr(text_files, "_BLOCK_BYTES", size)
     assert read(tmp_path / "a.txt", _TEXT.encode())[0] == whole
-
-
-def test_files_come_sorted_and_folders_are_left_out(tmp_path):
-  for name in ("b.txt", "a.txt", "c/d.txt"):
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_text("x")
-  assert matching_files(f"{tmp_path}/*") == [f"{tmp_path}/a.txt", f"{tmp_path}/b.txt"]
-  assert matching_files(f"{tmp_path}/**") == [f"{tmp_path}/{n}" for n in ("a.txt", "b.txt", "c/d.txt")]
-
-
-@pytest.mark.parametrize("pattern, message", [
-    ("nothing*.txt", "no such file"), ("folder", "names only folders"), ("x.tar.xz", "unpack it first"),
-    ("x.zip", "unpack it first")])
-def test_patterns_that_name_no_text_are_refused(tmp_path, pattern, message):
-  (tmp_path / "folder").mkdir()
-  for name in ("x.tar.xz", "x.zip"):
-    (tmp_path / name).write_bytes(b"x")
-  with pytest.raises(UserError, match=message):
-    matching_files(f"{tmp_path}/{pattern}")
