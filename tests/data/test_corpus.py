@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 
 from bert_jax.data import corpus as corpus_lib
+from bert_jax.data import npy
 from bert_jax.errors import UserError
 
 SEQ_LENGTH, MAX_SEQUENCES = 12, 2
 
 
-def make_corpus(folder: pathlib.Path, shard_rows=(3, 0, 5), token_dtype="uint16") -> dict:
-  """A corpus whose row r of the train split holds r, r + 1, … as tokens. One validation row."""
+def make_corpus(folder: pathlib.Path, shard_rows=(3, 0, 5), token_dtype="uint16", word_segmenter="") -> dict:
+  """Row r of the train split holds the tokens r, r + 1, … of document 100,000 + r, which is line r + 1 of file r % 2.
+
+  A word begins where the token is a multiple of 3. There is one validation row.
+  """
   splits = {}
   for split, sizes in (("train", shard_rows), ("validation", (1,))):
     (folder / split).mkdir(parents=True)
@@ -27,13 +31,18 @@ def make_corpus(folder: pathlib.Path, shard_rows=(3, 0, 5), token_dtype="uint16"
       sequences[:, 0] = (SEQ_LENGTH, 5, 1)
       documents = np.broadcast_to(row[:, :, None] + 100_000, (rows, MAX_SEQUENCES, 2)).astype("uint32")
       arrays = {"tokens": (row + np.arange(SEQ_LENGTH)).astype(token_dtype), "sequences": sequences,
-                "documents": documents}
-      shards.append(corpus_lib.write_shard(folder / split, index, arrays))
+                "documents": documents, "origins": np.hstack([row + 100_000, row % 2, row + 1]).astype("uint64")}
+      if word_segmenter:
+        arrays["word_starts"] = np.packbits((row + np.arange(SEQ_LENGTH)) % 3 == 0, axis=1, bitorder="little")
+      name = lambda array: folder / split / corpus_lib.shard_name(array, index, len(sizes))
+      hashes = {array: npy.write(name(array), value) for array, value in arrays.items()}
+      shards.append({"rows": rows, "origins_rows": rows, **hashes})
       first += rows
     splits[split] = {"rows": first, "shards": shards}
+  (folder / "files.txt").write_text("even.txt\nodd.txt\n")
   return corpus_lib.finish(folder, {
       "seq_length": SEQ_LENGTH, "max_sequences": MAX_SEQUENCES, "token_dtype": token_dtype, "splits": splits,
-      "provenance": {"sources": ["text:here"], "workers": 1}})
+      "word_segmenter": word_segmenter, "provenance": {"sources": ["text:here"], "workers": 1}})
 
 
 @pytest.fixture
@@ -54,6 +63,25 @@ def test_rows_come_back_in_the_order_asked_for_across_shards(folder):
   documents = corpus.train.gather_documents(rows)
   assert documents.dtype == np.uint32
   np.testing.assert_array_equal(documents[:, 0, 1], rows + 100_000)
+
+
+def test_word_starts_come_as_bits_the_lowest_first_where_there_are_any(folder, tmp_path):
+  plain = corpus_lib.open_corpus(folder).train
+  assert not plain.has_word_starts and "word_starts" not in plain.gather(np.arange(3))
+  make_corpus(tmp_path / "words", word_segmenter="jieba")
+  split = corpus_lib.open_corpus(tmp_path / "words").train
+  rows = np.array([7, 0, 3], np.int64)
+  bits = split.gather(rows)["word_starts"]
+  assert split.has_word_starts and bits.dtype == np.uint8 and bits.shape == (3, 2)
+  starts = [[byte >> bit & 1 for byte in line for bit in range(8)][:SEQ_LENGTH] for line in bits.tolist()]
+  np.testing.assert_array_equal(starts, (rows[:, None] + np.arange(SEQ_LENGTH)) % 3 == 0)
+
+
+def test_every_row_tells_the_files_and_lines_of_the_documents_in_its_shard(folder):
+  corpus, files = corpus_lib.open_corpus(folder), corpus_lib.read_files(folder)
+  assert corpus.train.origins(1) == {100_000: (0, 1), 100_001: (1, 2), 100_002: (0, 3)}
+  file, line = corpus.train.origins(7)[100_007]  # in the third shard; the second is empty
+  assert (files[file], line) == ("odd.txt", 8)
 
 
 def test_gathering_no_rows_gives_empty_arrays(folder):
@@ -101,8 +129,10 @@ def test_a_truncated_shard_is_named_with_both_sizes_even_unverified(folder):
       corpus_lib.open_corpus(folder, verify=verify)
 
 
-@pytest.mark.parametrize("name", ["tokens", "sequences", "documents"])
-def test_one_altered_byte_is_named_with_both_hashes(folder, name):
+@pytest.mark.parametrize("name", ["tokens", "sequences", "documents", "origins", "word_starts"])
+def test_one_altered_byte_is_named_with_both_hashes(tmp_path, name):
+  folder = tmp_path / "corpus"
+  make_corpus(folder, word_segmenter="jieba")
   path = folder / f"train/{name}-00000-of-00003.npy"
   data = bytearray(path.read_bytes())
   data[-1] ^= 1
@@ -140,7 +170,8 @@ def test_a_half_copied_folder_is_told_apart(folder):
     ("{", "expected JSON"),
     ("[]", "belongs to something else"),
     ('{"format": "other"}', "belongs to something else"),
-    ('{"format": "bert_jax corpus", "format_version": 99}', "expected format_version 1, found 99"),
+    ('{"format": "bert_jax corpus", "format_version": 1}', "expected format_version 2, found 1"),
+    ('{"format": "bert_jax corpus", "format_version": 99}', "expected format_version 2, found 99"),
 ])
 def test_a_foreign_manifest_gets_its_own_message(folder, text, message):
   (folder / "manifest.json").write_text(text)

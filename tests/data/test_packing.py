@@ -9,6 +9,16 @@ from bert_jax.data.documents import Documents
 SPECIAL = {"pad": 0, "cls": 1, "sep": 2}
 
 
+def random_documents() -> Documents:
+  """12 documents, numbered from 100 on, of up to 11 sentences of up to 11 tokens."""
+  rng = np.random.default_rng(0)
+  lengths = [rng.integers(1, 12, rng.integers(1, 12)) for _ in range(12)]
+  flat = np.concatenate(lengths)
+  return Documents(
+      rng.integers(10, 70_000, flat.sum()), np.cumsum([0, *flat]), np.cumsum([0, *map(len, lengths)]),
+      np.arange(100, 112, dtype=np.uint32), np.zeros((12, 2), np.uint64))
+
+
 def load_of_rows(lengths, rows):
   return np.bincount(rows, weights=lengths).astype(int), np.bincount(rows)
 
@@ -52,14 +62,9 @@ def test_no_sequences_make_no_rows():
   assert packing.assign_rows(np.zeros(0, int), seq_length=128, max_sequences=8).shape == (0,)
 
 
-@pytest.mark.parametrize("objective, max_sequences", [("nsp", 4), ("nsp", 1), ("none", 4)])
+@pytest.mark.parametrize("objective, max_sequences", [("nsp", 4), ("nsp", 1), ("sop", 4), ("none", 4)])
 def test_every_sequence_is_found_again_in_the_rows(objective, max_sequences):
-  rng = np.random.default_rng(0)
-  lengths = [rng.integers(1, 12, rng.integers(1, 12)) for _ in range(12)]
-  flat = np.concatenate(lengths)
-  documents = Documents(
-      rng.integers(10, 70_000, flat.sum()), np.cumsum([0, *flat]), np.cumsum([0, *map(len, lengths)]),
-      np.arange(100, 112, dtype=np.uint32), np.zeros((12, 2), np.uint64))
+  documents = random_documents()
   sequences = pairs.make_sequences(documents, objective, seq_length=32, short_probability=0.1, seed=3)
   rows = packing.fill_rows(documents, sequences, seq_length=32, max_sequences=max_sequences,
                            special_ids=SPECIAL, dtype="uint32")
@@ -78,3 +83,29 @@ def test_every_sequence_is_found_again_in_the_rows(objective, max_sequences):
     text = [1, *first, 2] + ([*second, 2] if second else [])
     expected.append((text, len(first) + 2, label, source.tolist()))
   assert sorted(found, key=str) == sorted(expected, key=str)
+
+
+@pytest.mark.parametrize("objective", ["nsp", "sop", "none"])
+@pytest.mark.parametrize("seq_length", [32, 29])
+def test_word_starts_stay_with_their_tokens(objective, seq_length):
+  """A token is odd where it begins a word; special tokens and padding begin words of their own."""
+  documents = random_documents()
+  documents = documents._replace(word_starts=documents.tokens % 2 == 1)
+  sequences = pairs.make_sequences(documents, objective, seq_length=seq_length, short_probability=0.1, seed=3)
+  rows = packing.fill_rows(documents, sequences, seq_length=seq_length, max_sequences=4, special_ids=SPECIAL, dtype="uint32")
+  bits = rows["word_starts"]
+  assert bits.dtype == np.uint8 and bits.shape == (len(rows["tokens"]), -(-seq_length // 8))
+  starts = np.array([[line[place // 8] >> place % 8 & 1 for place in range(seq_length)] for line in bits.tolist()])
+  expected = rows["tokens"] % 2 == 1
+  expected |= rows["tokens"] <= SPECIAL["sep"]
+  # What was cut off from its word begins one: the first token of A and of B.
+  expected[:, 1:] |= np.isin(rows["tokens"][:, :-1], [SPECIAL["cls"], SPECIAL["sep"]])
+  np.testing.assert_array_equal(starts, expected)
+  assert 0.3 < starts.mean() < 0.8
+
+
+def test_without_a_segmenter_rows_have_no_word_starts():
+  documents = random_documents()
+  sequences = pairs.make_sequences(documents, "none", seq_length=32, short_probability=0.1, seed=3)
+  rows = packing.fill_rows(documents, sequences, seq_length=32, max_sequences=4, special_ids=SPECIAL, dtype="uint32")
+  assert rows.keys() == {"tokens", "sequences", "documents"}

@@ -154,6 +154,75 @@ def test_random_numbers_never_change():
   assert [draw() for _ in range(3)] == [0.6800760617077093, 0.1907628089102088, 0.9310254869775055]
 
 
+def test_sop_label_0_means_that_a_stands_right_before_b_and_1_that_they_were_swapped():
+  documents = random_documents(count=80, longest=8)
+  made = cut(documents, "sop", seq_length=256)
+  whole = made.lengths < 256  # not truncated
+  in_order, swapped = (whole & (made.labels == label) for label in (pairs.IN_ORDER, pairs.SWAPPED))
+  assert in_order.sum() > 20 and swapped.sum() > 20
+  np.testing.assert_array_equal(made.a[in_order, 1], made.b[in_order, 0])
+  np.testing.assert_array_equal(made.b[swapped, 1], made.a[swapped, 0])
+
+
+@pytest.mark.parametrize("seq_length, longest", [(8, 40), (64, 40), (64, 200), (256, 8)])
+def test_sop_label_0_means_that_a_is_earlier_in_the_same_document(seq_length, longest):
+  documents = random_documents(longest=longest)
+  made = cut(documents, "sop", seq_length=seq_length, short_probability=0.3)
+  in_order = made.labels == pairs.IN_ORDER
+  first, second = np.where(in_order[:, None], made.a, made.b), np.where(in_order[:, None], made.b, made.a)
+  assert (first[:, 1] <= second[:, 0]).all()
+  for side in (made.a, made.b):
+    for end in (side[:, 0], side[:, 1] - 1):
+      np.testing.assert_array_equal(document_of(documents, end), made.documents[:, 0])
+  np.testing.assert_array_equal(made.documents[:, 0], made.documents[:, 1])
+
+
+def test_about_half_of_the_sop_pairs_are_swapped():
+  for sentences in ([5] * 2000, [300] * 2000):
+    made = cut(make_documents([sentences]), "sop", short_probability=0.0)
+    assert len(made.labels) > 150 and 0.4 < made.labels.mean() < 0.6
+
+
+@pytest.mark.parametrize("seq_length", [8, 9, 64])
+def test_no_sop_pair_is_longer_than_the_row_or_has_an_empty_side(seq_length):
+  made = cut(random_documents(longest=200), "sop", seq_length=seq_length, short_probability=0.5)
+  assert (made.a[:, 1] > made.a[:, 0]).all() and (made.b[:, 1] > made.b[:, 0]).all()
+  assert made.lengths.max() == seq_length
+  np.testing.assert_array_equal(made.lengths, np.diff(made.a)[:, 0] + np.diff(made.b)[:, 0] + 3)
+
+
+def test_sop_uses_every_token_once_where_nothing_is_truncated():
+  documents = make_documents([[2] * 40, [3], [60], [1] * 7, [2, 50, 1]])
+  made = cut(documents, "sop", seq_length=512)
+  used = np.zeros(len(documents.tokens), int)
+  for begin, end in made.a.tolist() + made.b.tolist():
+    used[begin:end] += 1
+  assert (used == 1).all()
+
+
+def test_sop_leaves_out_nothing_but_what_truncation_cuts_and_a_last_lone_token():
+  documents = make_documents([[30] * 20, [1], [20] * 8 + [1]])
+  made = cut(documents, "sop", short_probability=0.0)
+  used = np.zeros(len(documents.tokens), int)
+  for begin, end in made.a.tolist() + made.b.tolist():
+    used[begin:end] += 1
+  assert used.max() == 1
+  # There is room for 61: 3 sentences of 30 are gathered, or 4 of 20. The first document ends with 2 of 30.
+  assert used[:600].sum() == 6 * 61 + 60 and used[600] == 0 and used[601:761].sum() == 2 * 61 and used[761] == 0
+
+
+def test_one_sentence_alone_is_cut_in_two_for_sop():
+  made = cut(make_documents([[9]]), "sop")
+  assert made.lengths.tolist() == [12]
+  assert {tuple(sorted((*a, *b))) for a, b in zip(made.a.tolist(), made.b.tolist())} <= {(0, at, at, 9) for at in range(1, 9)}
+  assert len(cut(make_documents([[1]]), "sop").labels) == 0  # a single token makes no pair
+
+
+def test_sop_takes_one_document():
+  made = cut(make_documents([[5] * 50]), "sop")
+  assert set(made.labels.tolist()) == {0, 1} and not made.documents.any()
+
+
 def test_plain_sequences_hold_every_token_once_and_stay_within_their_document():
   documents = random_documents()
   made = cut(documents, "none")
@@ -188,5 +257,5 @@ def test_an_unusable_length_is_refused(seq_length):
 
 
 def test_an_unknown_objective_names_the_known_ones():
-  with pytest.raises(UserError, match="unknown objective 'sop'; known are nsp, none"):
-    pairs.check_settings("sop", 128)
+  with pytest.raises(UserError, match="unknown objective 'sop2'; known are nsp, sop, none"):
+    pairs.check_settings("sop2", 128)

@@ -12,9 +12,10 @@ def documents(count, size=100, first=0):
   return [Document(f"Document {number}. ".ljust(size, "x"), "made", number) for number in numbers]
 
 
-def chunks(made, fraction=0.2, objective="nsp", chunk_bytes=1000):
+def chunks(made, fraction=0.2, objective="nsp", chunk_bytes=1000, files=None):
   return list(splits.make_chunks(
-      made, validation_fraction=fraction, objective=objective, chunk_bytes=chunk_bytes))
+      made, validation_fraction=fraction, objective=objective, chunk_bytes=chunk_bytes,
+      files={} if files is None else files))
 
 
 def texts_of(made, split):
@@ -74,7 +75,7 @@ def test_the_split_of_a_document_does_not_depend_on_its_place():
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_too_few_documents_for_nsp_are_refused_with_the_remedy(count):
-  with pytest.raises(UserError, match=f"at least 4 different documents.*found {count};.*--objective=none"):
+  with pytest.raises(UserError, match=f"at least 4 different documents.*found {count};.*--objective=sop or none"):
     chunks(documents(count))
 
 
@@ -88,20 +89,36 @@ def test_no_text_is_refused():
     chunks([])
 
 
+@pytest.mark.parametrize("objective", ["none", "sop"])
 @pytest.mark.parametrize("count", [2, 3, 4])
-def test_plain_sequences_need_only_one_document_for_each_split(count):
-  made = chunks(documents(count), fraction=0.01, objective="none")
+def test_objectives_that_mix_no_documents_need_only_one_for_each_split(count, objective):
+  made = chunks(documents(count), fraction=0.01, objective=objective)
   assert len(texts_of(made, "validation")) == (1 if count < 4 else 2)
   assert len(texts_of(made, "train")) == count - len(texts_of(made, "validation"))
 
 
-def test_the_end_of_a_lone_document_validates_under_objective_none():
+@pytest.mark.parametrize("objective", ["none", "sop"])
+def test_the_end_of_a_lone_document_validates(objective):
   text = "\n".join(f"Sentence {number}." for number in range(100))
-  made = chunks([Document(text, "book", 1)], fraction=0.05, objective="none")
+  made = chunks([Document(text, "book", 1)], fraction=0.05, objective=objective)
+  assert [chunk.origins for chunk in made] == [[(0, 1)], [(0, 1)]]
   assert texts_of(made, "validation") == ["\n".join(text.split("\n")[95:])]
   assert texts_of(made, "train") == ["\n".join(text.split("\n")[:95])]
   with pytest.raises(UserError, match="at least two sentences"):
-    chunks([Document("One sentence.", "book", 1)], objective="none")
+    chunks([Document("One sentence.", "book", 1)], objective=objective)
+
+
+def test_the_objective_changes_no_chunk():
+  made = {objective: chunks(documents(50), objective=objective) for objective in ("nsp", "sop", "none")}
+  assert made["nsp"] == made["sop"] == made["none"]
+
+
+def test_every_document_takes_its_file_and_line_along():
+  files = {}
+  made = chunks([one._replace(file=f"file {number // 20}") for number, one in enumerate(documents(50))], files=files)
+  assert files == {"file 0": 0, "file 1": 1, "file 2": 2}
+  origins = {number: origin for chunk in made for number, origin in zip(chunk.numbers, chunk.origins, strict=True)}
+  assert origins == {number: (number // 20, number) for number in range(50)}
 
 
 def test_memory_does_not_grow_with_the_stream():
@@ -114,7 +131,8 @@ def test_memory_does_not_grow_with_the_stream():
       yield one
 
   done = most = 0
-  for chunk in splits.make_chunks(stream(), validation_fraction=0.1, objective="nsp", chunk_bytes=10_000):
+  made = splits.make_chunks(stream(), validation_fraction=0.1, objective="nsp", chunk_bytes=10_000, files={})
+  for chunk in made:
     most = max(most, read - done)  # what is held: two chunks of each split
     done += chunk.num_bytes
   assert done == read == 2_000_000 and most < 50_000
