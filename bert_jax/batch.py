@@ -76,10 +76,18 @@ class ModelInputs(NamedTuple):
   sequence_labels: Any
 
 
-def unpack_word_starts(bits: jax.Array, length: int) -> jax.Array:
-  """Word starts as the loaders yield them, uint8 [B, W], as bool [B, L]."""
-  flags_BxWx8 = (bits[:, :, None] >> jnp.arange(8, dtype=jnp.uint8)[None, None, :]) & 1
-  return flags_BxWx8.reshape(bits.shape[0], -1)[:, :length].astype(bool)
+def word_starts(batch: dict[str, jax.Array], continuation: jax.Array) -> jax.Array:
+  """Where words begin, bool [B, L].
+
+  Args:
+    batch: what the loaders yield. The bits of WORD_STARTS hold where they are there.
+    continuation: bool [V], else: which pieces continue a word ("##ing").
+  """
+  tokens = batch["tokens"]
+  if "word_starts" not in batch:
+    return ~jnp.asarray(continuation)[tokens]
+  flags_BxWx8 = (batch["word_starts"][:, :, None] >> jnp.arange(8, dtype=jnp.uint8)[None, None, :]) & 1
+  return flags_BxWx8.reshape(tokens.shape[0], -1)[:, : tokens.shape[1]].astype(bool)
 
 
 def model_inputs(tokens: jax.Array, sequences: jax.Array) -> ModelInputs:

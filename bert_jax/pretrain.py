@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax import losses, masking
-from bert_jax.batch import ModelInputs, SpecialIds, model_inputs, unpack_word_starts
+from bert_jax.batch import ModelInputs, SpecialIds, model_inputs, word_starts
 from bert_jax.masking import Masked
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.training.train_step import Sums, Task
@@ -44,11 +44,8 @@ def make_task(
 
   def prepare(batch, keys, step):
     inputs = model_inputs(batch["tokens"], batch["sequences"])
-    if "word_starts" in batch:
-      word_starts = unpack_word_starts(batch["word_starts"], batch["tokens"].shape[1])
-    else:
-      word_starts = ~jnp.asarray(continuation)[batch["tokens"]]
-    masked = mask(keys, inputs, word_starts=word_starts, rate=masking.rate_at(settings, step, total_steps))
+    rate = masking.rate_at(settings, step, total_steps)
+    masked = mask(keys, inputs, word_starts=word_starts(batch, continuation), rate=rate)
     global_weights = {"mlm": jnp.sum(masked.weights), "pairs": jnp.sum(inputs.sequence_weights)}
     tokens = jnp.sum(inputs.segment_ids > 0).astype(jnp.float32)
     return (inputs._replace(input_ids=masked.input_ids), masked), global_weights, tokens

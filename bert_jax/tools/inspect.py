@@ -14,7 +14,11 @@ from bert_jax.data import corpus as corpus_lib
 from bert_jax.data.tokenizer import Tokenizer, load_tokenizer
 from bert_jax.errors import UserError
 
-LABELS = {"nsp": {0: "0: B follows A", 1: "1: B is random"}}
+LABELS = {
+    "nsp": {0: "0: B follows A", 1: "1: B is random"},
+    "sop": {0: "0: in order", 1: "1: swapped, A stood behind B"},
+}
+WORD_BOUNDARY = "·"  # between words that are written without a space
 _CLOSING = frozenset(",.:;!?%)]}”’»…，。、；：！？）」』》】〉")
 _OPENING = frozenset("([{“‘«（「『《【〈")
 # Marks that join two words, and which: (left, right) -> bool.
@@ -70,7 +74,7 @@ def summary(folder: str | os.PathLike, manifest: dict[str, Any]) -> str:
   row("unknown tokens", lambda one: f"{one['unknown_rate']:.3%}")
   row("unigram entropy", lambda one: f"{one['unigram_entropy']:.3f} nats")
   if manifest["objective"] in LABELS:
-    row("B follows A", lambda one: f"{one['label_counts'][0] / max(sum(one['label_counts']), 1):.1%}")
+    row({"nsp": "B follows A", "sop": "in order"}[manifest["objective"]], lambda one: f"{one['label_counts'][0] / max(sum(one['label_counts']), 1):.1%}")
     row("majority label", lambda one: f"{one['majority_label_share']:.1%}")
   body = [f"{name:<20}{left:>16}{right:>16}" for name, left, right in table]
   return "\n".join([*head, "", *body, "", *_lengths(splits["train"]), "", *_frequent(splits["train"])])
@@ -114,6 +118,8 @@ def show_row(corpus: corpus_lib.Corpus, tokenizer: Tokenizer, split: str, row: i
   if not 0 <= row < rows.num_rows:
     raise UserError(f"row {row}: expected 0 to {rows.num_rows - 1:,}, the rows of the {split} split")
   data, sources = rows.gather(np.array([row])), rows.gather_documents(np.array([row]))[0]
+  origins, files = rows.origins(row), corpus_lib.read_files(corpus.folder)
+  starts = _word_starts(data) if rows.has_word_starts else None
   ids = data["tokens"][0].tolist()
   filled = [(place, entry) for place, entry in enumerate(data["sequences"][0].tolist()) if entry[0]]
   used = sum(length for _, (length, _, _) in filled)
@@ -123,14 +129,27 @@ def show_row(corpus: corpus_lib.Corpus, tokenizer: Tokenizer, split: str, row: i
   for place, (length, first_length, label) in filled:
     tokens = [tokenizer.backend.id_to_token(index) for index in ids[start : start + length]]
     own = {at - start: mark for at, mark in (marks or {}).items() if start <= at < start + length}
-    a_document, b_document = sources[place].tolist()
+    a_from, b_from = (_origin(number, origins, files) for number in sources[place].tolist())
+    words = lambda begin, end: None if starts is None else starts[start + begin : start + end]
     lines.append(f"  {place + 1}. {length} tokens{_label(corpus.manifest['objective'], label)}")
-    lines.append(f"     A, document {a_document}: {readable(tokens[1:first_length - 1], _moved(own, 1))}")
+    text = readable(tokens[1:first_length - 1], _moved(own, 1), words(1, first_length - 1))
+    lines.append(f"     A, {a_from}: {text}")
     if first_length < length:
-      text = readable(tokens[first_length:length - 1], _moved(own, first_length))
-      lines.append(f"     B, document {b_document}: {text}")
+      text = readable(tokens[first_length:length - 1], _moved(own, first_length), words(first_length, length - 1))
+      lines.append(f"     B, {b_from}: {text}")
     start += length
   return "\n".join(lines)
+
+
+def _origin(number: int, origins: dict[int, tuple[int, int]], files: list[str]) -> str:
+  """document 17 (books/emma.txt:1234)"""
+  file, position = origins[number]
+  return f"document {number} ({files[file]}:{position})"
+
+
+def _word_starts(data: dict[str, np.ndarray]) -> list[bool]:
+  """Of the one row that was gathered."""
+  return np.unpackbits(data["word_starts"][0], bitorder="little").astype(bool).tolist()
 
 
 def _label(objective: str, label: int) -> str:
@@ -141,7 +160,9 @@ def _moved(marks: dict[int, Mark], by: int) -> dict[int, Mark]:
   return {at - by: mark for at, mark in marks.items()}
 
 
-def readable(tokens: Sequence[str], marks: dict[int, Mark] | None = None) -> str:
+def readable(
+    tokens: Sequence[str], marks: dict[int, Mark] | None = None, word_starts: Sequence[bool] | None = None
+) -> str:
   """Tokens as text: pieces joined to words, no spaces inside Chinese, punctuation where people put it.
 
     ["un", "##like", "me", ",", "你", "好"] -> "unlike me, 你好"
@@ -151,6 +172,7 @@ def readable(tokens: Sequence[str], marks: dict[int, Mark] | None = None) -> str
   Args:
     tokens: WordPiece tokens.
     marks: index -> what masking does to that token; shown as ⟦token→what the model sees⟧.
+    word_starts: where words begin, should the corpus know more than the vocabulary: "你好·世界".
   """
   marks = marks or {}
   plain = [token[2:] if token.startswith("##") and len(token) > 2 else token for token in tokens]
@@ -158,6 +180,8 @@ def readable(tokens: Sequence[str], marks: dict[int, Mark] | None = None) -> str
   for index, token in enumerate(plain):
     if text and token == tokens[index] and _space_before(plain, index):
       text += " "
+    elif text and word_starts is not None and word_starts[index] and token[0] not in _CLOSING and plain[index - 1] not in _OPENING:
+      text += WORD_BOUNDARY if _is_wide(token[0]) or _is_wide(plain[index - 1][-1:]) else ""
     text += f"⟦{token}→{marks[index].seen}⟧" if index in marks else token
   return text
 
@@ -202,12 +226,13 @@ def draw_marks(
       seed, np.full(len(rows), epoch, np.uint32), np.asarray(rows, np.uint32))
   continuation = np.array([(tokenizer.backend.id_to_token(index) or "").startswith("##")
                            for index in range(tokenizer.vocab_size)])
+  word_starts = batch_lib.word_starts({name: jax.numpy.asarray(array) for name, array in data.items()}, continuation)
   settings = masking_lib.settings_of(masking)
   if not settings.max_predictions:
     settings = settings._replace(
-        max_predictions=masking_lib.default_max_predictions(settings.rate, corpus.manifest["seq_length"]))
+        max_predictions=masking_lib.default_max_predictions(settings.highest_rate, corpus.manifest["seq_length"]))
   masked = masking_lib.mask_tokens(
-      keys, inputs, settings, special=tokenizer.special, vocab_size=tokenizer.vocab_size, continuation=continuation)
+      keys, inputs, settings, special=tokenizer.special, vocab_size=tokenizer.vocab_size, word_starts=word_starts)
   input_ids, positions, _, weights = map(np.asarray, masked)
   seen = lambda row, at: Mark(tokenizer.backend.id_to_token(int(input_ids[row, at])))
   return [

@@ -7,6 +7,7 @@ import pytest
 
 from bert_jax import config
 from bert_jax.data import corpus as corpus_lib
+from bert_jax.data import npy
 from bert_jax.data import tokenizer as tokenizer_lib
 from bert_jax.errors import UserError
 from bert_jax.tools import inspect
@@ -17,7 +18,11 @@ VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "un", "##like", "me"
 
 @pytest.fixture
 def folder(tmp_path):
-  """Two rows: a pair that follows and a random one in the first, a long plain one in the second."""
+  return make_corpus(tmp_path / "corpus")
+
+
+def make_corpus(out, objective="nsp", word_starts=None):
+  """Two rows: a pair that follows and a random one in the first, a long plain one in the second. Returns `out`."""
   tokenizer = tokenizer_lib.build_tokenizer(VOCABULARY, lowercase=True)
   ids = {token: index for index, token in enumerate(VOCABULARY)}
   rows = ["[CLS] un ##like me . [SEP] dog . [SEP] [CLS] 你 好 。 [SEP] word1 , [UNK] [SEP]",
@@ -27,21 +32,25 @@ def folder(tmp_path):
     tokens[place, : len(row.split())] = [ids[token] for token in row.split()]
   sequences = np.array([[(9, 6, 0), (9, 5, 1)], [(24, 22, 0), (0, 0, 0)]], "uint16")
   documents = np.array([[(3, 3), (4, 71)], [(5, 5), (0, 0)]], "uint32")
-  out = tmp_path / "corpus"
+  origins = np.array([(3, 0, 17), (4, 1, 1), (5, 1, 8), (71, 1, 300)], "uint64")
   splits = {}
   for split in corpus_lib.SPLITS:
     (out / split).mkdir(parents=True)
-    arrays = {"tokens": tokens, "sequences": sequences, "documents": documents}
+    arrays = {"tokens": tokens, "sequences": sequences, "documents": documents, "origins": origins}
+    if word_starts is not None:
+      arrays["word_starts"] = np.packbits(word_starts, axis=1, bitorder="little")
+    hashes = {name: npy.write(out / split / corpus_lib.shard_name(name, 0, 1), array) for name, array in arrays.items()}
     splits[split] = {
         "counts": {"documents": 5, "sentences": 1234, "tokens": 40, "row_tokens": 42, "sequences": 3,
                    "rows": 2, "packing_efficiency": 0.875},
         "label_counts": [2, 1], "majority_label_share": 0.666667, "unigram_entropy": 3.21,
         "tokens_per_word": 1.05, "unknown_rate": 0.025, "length_counts": {"1-12": 2, "13-24": 1},
         "frequent_tokens": [["dog", 2]],
-        "shards": [corpus_lib.write_shard(out / split, 0, arrays)]}
+        "shards": [{"rows": 2, "origins_rows": 4, **hashes}]}
   tokenizer_lib.save_tokenizer(tokenizer, out / "tokenizer", max_length=24)
+  (out / "files.txt").write_text("a.txt\nb.txt\n")
   corpus_lib.finish(out, {
-      "objective": "nsp", "seq_length": 24, "max_sequences": 2, "token_dtype": "uint16", "splits": splits,
+      "objective": objective, "word_segmenter": "" if word_starts is None else "jieba", "seq_length": 24, "max_sequences": 2, "token_dtype": "uint16", "splits": splits,
       "vocab_size": len(VOCABULARY), "lowercase": True, "tokenizer_fingerprint": tokenizer.fingerprint,
       "provenance": {"sources": ["text:here"], "created": "today", "read": {"documents": 5, "bad_lines": 7}}})
   return out
@@ -52,11 +61,11 @@ def test_a_row_shows_a_b_label_documents_and_padding(folder):
   assert inspect.show_row(corpus, tokenizer, "train", 0).split("\n") == [
       "row 0 of train: 2 sequences, 18 tokens, 6 of padding",
       "  1. 9 tokens, label 0: B follows A",
-      "     A, document 3: unlike me.",
-      "     B, document 3: dog.",
+      "     A, document 3 (a.txt:17): unlike me.",
+      "     B, document 3 (a.txt:17): dog.",
       "  2. 9 tokens, label 1: B is random",
-      "     A, document 4: 你好。",
-      "     B, document 71: word1, [UNK]",
+      "     A, document 4 (b.txt:1): 你好。",
+      "     B, document 71 (b.txt:300): word1, [UNK]",
   ]
 
 
@@ -116,6 +125,29 @@ def test_a_tokenizer_that_did_not_make_the_corpus_is_refused(folder):
   tokenizer_lib.save_tokenizer(other, folder / "tokenizer", max_length=24)
   with pytest.raises(UserError, match="expected the tokenizer that made the corpus"):
     inspect.open_with_tokenizer(folder)
+
+
+def test_words_that_the_corpus_knows_are_set_apart_and_masked_whole(tmp_path):
+  starts = np.ones((2, 24), bool)
+  starts[0, 11] = False  # 你好 is one word
+  corpus, tokenizer = inspect.open_with_tokenizer(make_corpus(tmp_path / "zh", word_starts=starts))
+  assert "A, document 4 (b.txt:1): 你好。" in inspect.show_row(corpus, tokenizer, "train", 0)
+  masking = config.default_config().masking
+  masking.unit, masking.rate = "word", 0.3
+  seen = [set(inspect.draw_marks(corpus, tokenizer, "train", [0], masking=masking, seed=seed, epoch=0)[0]) for seed in range(60)]
+  assert any(10 in one for one in seen) and all((10 in one) == (11 in one) for one in seen)
+  starts[0, 11] = True
+  apart, _ = inspect.open_with_tokenizer(make_corpus(tmp_path / "apart", word_starts=starts))
+  assert "你·好。" in inspect.show_row(apart, tokenizer, "train", 0)
+
+
+def test_sentence_order_has_labels_of_its_own(tmp_path):
+  folder = make_corpus(tmp_path / "sop", objective="sop")
+  corpus, tokenizer = inspect.open_with_tokenizer(folder)
+  shown = inspect.show_row(corpus, tokenizer, "train", 0)
+  assert "label 0: in order" in shown and "label 1: swapped" in shown
+  summary = inspect.summary(folder, corpus.manifest)
+  assert "in order" in summary and "B follows A" not in summary
 
 
 def test_the_objective_none_has_no_labels(folder):
