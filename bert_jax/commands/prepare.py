@@ -115,10 +115,12 @@ def progress_bar():
       for bar in bars.values():
         bar.close()
       seconds = 0.5 if sys.stderr.isatty() else 30  # a log file needs no second-by-second account
-      known = "{desc} {percentage:3.0f}%  {n_fmt} of {total_fmt}  {rate_fmt}  {elapsed}, {remaining} left"
-      bars[phase] = tqdm.tqdm(desc=f"{phase:<10}", total=total, unit="B", unit_scale=True, file=sys.stderr,
-                              mininterval=seconds, bar_format=known if total else "{desc} {n_fmt}  {rate_fmt}  {elapsed}")
-    bars[phase].update(num_bytes)
+      bars[phase] = tqdm.tqdm(desc=f"{phase:<10}", unit="B", unit_scale=True, file=sys.stderr, mininterval=seconds)
+    bar = bars[phase]
+    bar.total = total and max(total, bar.n + num_bytes)  # an estimate, while the text is still being read
+    known = "{percentage:3.0f}%  {n_fmt} of {total_fmt}  {rate_fmt}  {elapsed}, {remaining} left"
+    bar.bar_format = "{desc} " + (known if total else "{n_fmt}  {rate_fmt}  {elapsed}")
+    bar.update(num_bytes)
 
   try:
     yield progress

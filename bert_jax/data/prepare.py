@@ -20,7 +20,7 @@ touched.
 
 import contextlib
 import datetime
-import fcntl
+import glob
 import itertools
 import json
 import os
@@ -31,10 +31,11 @@ from collections import Counter
 from importlib import metadata
 from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
 
-from bert_jax import atomic
+from bert_jax import atomic, locks
 from bert_jax.data import chunk as chunks
 from bert_jax.data import cleaning, corpus, pairs, rows, splits, statistics, words, workers
 from bert_jax.data import documents as documents_lib
+from bert_jax.data.files import compression
 from bert_jax.data.sources import Document, parse_source, read_documents, source_files, source_versions
 from bert_jax.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from bert_jax.data.vocabulary import sample_documents, train_wordpiece
@@ -144,23 +145,24 @@ def prepare_corpus(
   """
   started = time.monotonic()
   job = plan(sources, out, settings, documents)
-  if share.count > 1 and (done := _made_by(job)):
-    say(f"{job.out} is complete already")
-    return done
-  _check_target(job.out, overwrite)
-  with _disk_errors(job), _opened(job, alone=share.count == 1 and run_shares is None) as lock:
-    if _places(job, share, tokenized=True) is not None:
-      say(f"Tokenized documents: {job.documents} (nothing is read or tokenized again)")
-    elif any(job.documents.glob("*/[0-9]*")):
-      say(f"Tokenized documents: going on with {job.documents}")
-    if run_shares:
-      _tokenizer(job, progress)
-      run_shares(job, _num_workers(settings))
-    else:
-      make_share(job, share, progress)
-    if not lock.finish():
-      say(f"Share {share.index} of {share.count} is done; others are at work, and the last of them finishes the corpus")
-      return None
+  job.out.parent.mkdir(parents=True, exist_ok=True)
+  with _disk_errors(job), contextlib.ExitStack() as held:
+    with _one_at_a_time(job):
+      if share.count > 1 and (done := _made_by(job, job.out)):
+        say(f"{job.out} is complete already")
+        return done
+      _check_target(job.out, overwrite)
+      lock = held.enter_context(_opened(job, alone=share.count == 1, tidy=share.count == 1 and run_shares is None))
+    if not _is_assembled(job):
+      if _places(job, share, tokenized=True) is not None:
+        say(f"Tokenized documents: {job.documents} (nothing is read or tokenized again)")
+      elif any(job.documents.glob("*/[0-9]*")):
+        say(f"Tokenized documents: going on with {job.documents}")
+      if run_shares:
+        _tokenizer(job, progress)
+        run_shares(job, _num_workers(settings))
+      else:
+        make_share(job, share, progress)
     provenance = {
         "sources": list(sources),
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -171,14 +173,18 @@ def prepare_corpus(
         "versions": source_versions([parse_source(spec) for spec in sources])
                     | {name: metadata.version(name) for name in _VERSIONS},
     }  # fmt: skip
-    missing = _missing(job)
-    if missing:
-      say(f"Share {share.index} of {share.count} is done; at least {missing} shards of others are missing, "
-          "and the job that makes the last of them finishes the corpus")
-      return None
-    if not job.partial.exists():  # a job that ended in the same moment finished it
-      return _made_by(job)
-    return _finish(job, provenance)
+    with _one_at_a_time(job):
+      if not lock.take(alone=True):
+        say(f"Share {share.index} of {share.count} is done; others are at work, and the last of them finishes the corpus")
+        return None
+      missing = _missing(job)
+      if missing:
+        say(f"Share {share.index} of {share.count} is done; at least {missing} shards of others are missing, "
+            "and the job that makes the last of them finishes the corpus")
+        return None
+      if not job.partial.exists():  # a job that ended in the same moment finished it
+        return _made_by(job, job.out)
+      return _finish(job, provenance)
 
 
 def plan(
@@ -195,7 +201,7 @@ def plan(
   shapes_text = ("text_field", "skip_bad", "deduplicate", "min_characters", "word_segmenter", "validation_fraction")
   documents_recipe = {
       "sources": list(sources),
-      "files": [list(map(str, entry)) for entry in source_files(parsed)],
+      "files": [list(map(str, entry)) for entry in source_files(parsed, text_field=settings.text_field)],
       "tokenizer": vocabulary,
       "chunk_bytes": splits.CHUNK_BYTES,
       **{name: getattr(settings, name) for name in shapes_text},
@@ -242,9 +248,15 @@ def make_share(job: Job, share: Share, progress: Progress | None = None) -> None
       tokenizer.vocab_size, job.settings.word_segmenter,
       rows.RowSettings(*(getattr(job.settings, name) for name in rows.RowSettings._fields)))
   contents = documents_lib.read_contents(job.documents)
-  total = contents.num_bytes if contents else kept.counts["bytes"] if kept else None
-  advance = lambda num_bytes: progress("corpus", num_bytes, total) if progress else None
-  waiting = _own_chunks(job, share, kept, advance)
+  counts = kept.counts if kept else Counter()
+  known = contents.num_bytes if contents else counts["bytes"]
+
+  def advance(num_bytes: int):
+    if progress:
+      total = known or _expected_bytes(job, counts)
+      progress("corpus", num_bytes, total // share.count if total else None)
+
+  waiting = _own_chunks(job, share, kept, counts, advance)
   # A corpus of one chunk per split leaves processes nothing to share; the tokenizer's threads do better.
   first = list(itertools.islice(waiting, len(corpus.SPLITS) + 1))
   several = len(first) > len(corpus.SPLITS) and _num_workers(job.settings) > 1
@@ -262,13 +274,13 @@ def _num_workers(settings: PrepareSettings) -> int:
   return settings.workers or os.cpu_count() or 1
 
 
-def _own_chunks(job: Job, share: Share, kept: "_Kept | None", advance) -> Iterator[chunks.Chunk]:
+def _own_chunks(job: Job, share: Share, kept: "_Kept | None", counts: Counter, advance) -> Iterator[chunks.Chunk]:
   """The chunks of a share that still need work; those that are tokenized come without their texts."""
   places = _places(job, share, tokenized=True)
   if places is not None:
     every = (chunks.Chunk(*place, [], [], [], 0) for place in places)
   else:
-    every = _read_chunks(job, kept)
+    every = _read_chunks(job, kept, counts)
   for chunk in every:
     if chunk.index % share.count == share.index:
       if not documents_lib.chunk_folder(job.documents, chunk.split, chunk.index).is_dir():
@@ -290,9 +302,8 @@ def _places(job: Job, share: Share, *, tokenized: bool) -> list[tuple[str, int]]
   return places
 
 
-def _read_chunks(job: Job, kept: "_Kept | None") -> Iterator[chunks.Chunk]:
+def _read_chunks(job: Job, kept: "_Kept | None", counts: Counter) -> Iterator[chunks.Chunk]:
   """All chunks of the sources, and, once they were taken, the contents noted in the folder of documents."""
-  counts: Counter = kept.counts if kept else Counter()
   files: dict[str, int] = {}
   num_chunks = dict.fromkeys(corpus.SPLITS, 0)
   num_bytes = 0
@@ -313,6 +324,19 @@ def _read(job: Job, counts: Counter) -> Iterator[Document]:
   documents = read_documents(parsed, skip_bad=settings.skip_bad, counts=counts, text_field=settings.text_field)
   return cleaning.clean(
       documents, deduplicate=settings.deduplicate, min_characters=settings.min_characters, counts=counts)
+
+
+def _expected_bytes(job: Job, counts: Counter) -> int | None:
+  """How much text there will be, told from the sizes of the files and how many of them were read; None if unknown."""
+  sizes = [int(size) for _, size, _ in job.documents_recipe["files"]]
+  if min(sizes) > 0 and all(_is_plain_text(path) for path, _, _ in job.documents_recipe["files"]):
+    return sum(sizes)
+  read = sum(sizes[: max(counts["files"] - 1, 0)])
+  return counts["bytes"] * sum(sizes) // read if min(sizes) > 0 and read > 0.02 * sum(sizes) else None
+
+
+def _is_plain_text(path: str) -> bool:
+  return not compression(path) and not path.endswith(".parquet") and not path.startswith("tfds:")
 
 
 def _given_tokenizer(settings: PrepareSettings) -> Tokenizer:
@@ -349,7 +373,7 @@ def _tokenizer(job: Job, progress: Progress | None) -> tuple[Tokenizer, _Kept | 
         kept.append(document)
       yield document.text
       if progress:
-        progress("vocabulary", counts["bytes"] - done, None)
+        progress("vocabulary", counts["bytes"] - done, _expected_bytes(job, counts))
       done = counts["bytes"]
       if done > _VOCABULARY_SAMPLE_BYTES:
         kept = None
@@ -366,13 +390,32 @@ def _missing(job: Job) -> int:
   places = _places(job, Share(0, 1), tokenized=False)
   if places is None:
     return 1
-  if not job.partial.exists():
+  if _is_assembled(job) or not job.partial.exists():
     return 0
   return sum(not rows.shard_folder(job.partial, *place).is_dir() for place in places)
 
 
+def _is_assembled(job: Job) -> bool:
+  """Whether all is made, and a preparation was stopped when nothing but the name was missing."""
+  return (job.partial / "manifest.json").is_file()
+
+
 def _finish(job: Job, provenance: dict[str, Any]) -> dict[str, Any]:
   """Shards -> corpus. Every step may be interrupted and done again."""
+  manifest = corpus.read_manifest(job.partial) if _is_assembled(job) else _assemble(job, provenance)
+  # From here on the manifest tells whose folder this is.
+  shutil.rmtree(job.partial / "rows", ignore_errors=True)
+  (job.partial / _RECIPE).unlink(missing_ok=True)
+  _sweep(job.partial, ".*.partial-*")
+  _move_into_place(job.partial, job.out)
+  # What was replaced, and what killed processes left beside it.
+  for folder, ending in ((job.out, "replaced"), (job.partial, "partial"), (job.documents, "partial")):
+    _sweep(job.out.parent, f".{glob.escape(folder.name)}.{ending}-*")
+  return manifest
+
+
+def _assemble(job: Job, provenance: dict[str, Any]) -> dict[str, Any]:
+  """Gives the shards their final names and writes the manifest, which comes last."""
   contents = documents_lib.read_contents(job.documents)
   tokenizer, _ = _tokenizer(job, None)
   counts_of, shards = {}, {}
@@ -396,11 +439,7 @@ def _finish(job: Job, provenance: dict[str, Any]) -> dict[str, Any]:
   save_tokenizer(tokenizer, job.partial / "tokenizer", max_length=job.settings.seq_length)
   shutil.copyfile(job.documents / "files.txt", job.partial / "files.txt")
   manifest = _manifest(counts_of, shards, tokenizer, job.settings)
-  manifest = corpus.finish(job.partial, manifest | {corpus.PROVENANCE: provenance | {"read": contents.read}})
-  shutil.rmtree(job.partial / "rows")
-  (job.partial / _RECIPE).unlink()
-  _move_into_place(job.partial, job.out)
-  return manifest
+  return corpus.finish(job.partial, manifest | {corpus.PROVENANCE: provenance | {"read": contents.read}})
 
 
 def _manifest(counts, shards, tokenizer: Tokenizer, settings: PrepareSettings) -> dict[str, Any]:
@@ -443,10 +482,10 @@ def _check_target(out: pathlib.Path, overwrite: bool):
 _RECIPE = "recipe.json"
 
 
-def _made_by(job: Job) -> dict[str, Any] | None:
-  """The manifest of `job.out`, if this very preparation made it."""
+def _made_by(job: Job, folder: pathlib.Path) -> dict[str, Any] | None:
+  """The manifest of a folder, if this very preparation made it."""
   try:
-    manifest = corpus.read_manifest(job.out)
+    manifest = corpus.read_manifest(folder)
   except UserError:
     return None
   made_by = manifest[corpus.PROVENANCE].get("recipe")
@@ -463,32 +502,71 @@ def _disk_errors(job: Job) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(job: Job, *, alone: bool) -> Iterator["_Lock"]:
+def _one_at_a_time(job: Job) -> Iterator[None]:
+  """While a process takes up or finishes a corpus, no other one does so in the same folder."""
+  with locks.FolderLock(job.out.parent) as lock:
+    lock.take(alone=True, wait=True)
+    yield
+
+
+@contextlib.contextmanager
+def _opened(job: Job, *, alone: bool, tidy: bool) -> Iterator[locks.FolderLock]:
   """Makes or takes up both folders of a job, locked while this process works in them.
 
   What was begun under another recipe in the place of `job.partial` is removed. On
-  failure what is done stays for the next attempt; a folder without a single chunk goes.
+  failure what is done stays for the next attempt.
+
+  Args:
+    job: from `plan`.
+    alone: no other process may work on this corpus; else those of other shares may.
+    tidy: remove what killed processes left, and on failure folders without a single chunk.
   """
-  job.out.parent.mkdir(parents=True, exist_ok=True)
   recipe = json.dumps(job.rows_recipe, sort_keys=True)
-  if job.partial.is_dir():
-    with _Lock(job, exclusive=True, wait=False) as lock:
-      if _text(job.partial / _RECIPE) != recipe and lock.held:
-        shutil.rmtree(job.partial)
-      elif alone or _text(job.partial / _RECIPE) != recipe:
-        lock.require()
-  job.partial.mkdir(exist_ok=True)
-  with _Lock(job, exclusive=alone, wait=True) as lock:
-    atomic.write_text(job.partial / _RECIPE, recipe)
-    _take_up_documents(job)
+  begun = job.partial.is_dir()
+  if begun and _text(job.partial / _RECIPE) != recipe and not _made_by(job, job.partial):
+    with locks.FolderLock(job.partial) as lock:
+      _require(lock.take(alone=True), job)
+      _remove(job.partial, job)
+    begun = False
+  _take_up_documents(job)
+  if not begun:
+    with atomic.new_folder(job.partial) as made:
+      atomic.write_text(made / _RECIPE, recipe)
+  with locks.FolderLock(job.partial) as lock, locks.FolderLock(job.documents) as documents_lock:
+    _require(lock.take(alone=alone), job)
+    if tidy and documents_lock.take(alone=True, certainly=True):
+      _sweep(job.documents, ".*.partial-*")
+      _sweep(job.documents, "*/.*.partial-*")
+    documents_lock.take(alone=False)  # other corpora may be made of them at the same time
     try:
       yield lock
     except BaseException:
-      if alone:
-        for folder, made in ((job.documents, "*/[0-9]*"), (job.partial, "rows/*/[0-9]*")):
-          if not any(folder.glob(made)):
-            shutil.rmtree(folder, ignore_errors=True)
+      if tidy and not any(job.partial.glob("rows/*/[0-9]*")):
+        _remove(job.partial, job)
+      if tidy and not any(job.documents.glob("*/[0-9]*")) and documents_lock.take(alone=True):
+        _remove(job.documents, job)
       raise
+
+
+def _require(is_free: bool, job: Job) -> None:
+  if not is_free:
+    raise UserError(f"{job.out}: another process is preparing it right now; wait for that one, or choose another --out")
+
+
+def _remove(folder: pathlib.Path, job: Job) -> None:
+  """Removes a folder, which first loses its name: half of it must never be taken for the whole."""
+  old = folder.with_name(f".{job.out.name}.replaced-{os.getpid()}-{time.time_ns()}")
+  folder.rename(old)
+  shutil.rmtree(old, ignore_errors=True)
+
+
+def _sweep(folder: pathlib.Path, pattern: str) -> None:
+  """Removes files and folders that nobody writes any more."""
+  for path in folder.glob(pattern):
+    if path.is_dir():
+      shutil.rmtree(path, ignore_errors=True)
+    else:
+      path.unlink(missing_ok=True)
 
 
 def _take_up_documents(job: Job) -> None:
@@ -496,7 +574,7 @@ def _take_up_documents(job: Job) -> None:
   recipe = json.dumps(job.documents_recipe, sort_keys=True, ensure_ascii=False)
   path = job.documents / _RECIPE
   found = _text(path)
-  if found is None and job.documents.is_dir() and any(job.documents.iterdir()):
+  if found is None and any(not one.name.startswith(f".{_RECIPE}.partial-") for one in job.documents.glob("*")):
     raise UserError(f"{job.documents}: is not empty and holds no tokenized documents; choose another --documents")
   if found is not None and found != recipe:
     before = json.loads(found)
@@ -515,49 +593,8 @@ def _text(path: pathlib.Path) -> str | None:
     return None
 
 
-class _Lock:
-  """A lock on the corpus in the making, which ends with its process, however that ends.
-
-  Shares of a job array hold it together; whoever finishes the corpus holds it alone.
-  Some network file systems have no locks; then nothing is held and nothing refused.
-  """
-
-  def __init__(self, job: Job, *, exclusive: bool, wait: bool):
-    self._job, self._exclusive, self._wait = job, exclusive, wait
-    self.held = True
-
-  def __enter__(self) -> "_Lock":
-    self._descriptor = os.open(self._job.partial, os.O_RDONLY)
-    self._lock(fcntl.LOCK_EX if self._exclusive else fcntl.LOCK_SH)
-    if self._wait:
-      self.require()
-    return self
-
-  def __exit__(self, *_) -> None:
-    os.close(self._descriptor)
-
-  def require(self) -> None:
-    """Raises UserError where another process holds the lock."""
-    if not self.held:
-      raise UserError(f"{self._job.out}: another process is preparing it right now; wait for that one, or choose another --out")
-
-  def finish(self) -> bool:
-    """Tries to be the only one. False where other shares are still at work: they will finish the corpus."""
-    self._lock(fcntl.LOCK_EX)
-    return self.held
-
-  def _lock(self, kind: int) -> None:
-    try:
-      fcntl.flock(self._descriptor, kind | fcntl.LOCK_NB)
-      self.held = True
-    except BlockingIOError:
-      self.held = False
-    except OSError:
-      self.held = True
-
-
 def _move_into_place(folder: pathlib.Path, out: pathlib.Path):
-  """The finished folder takes its name; a corpus that it replaces is removed only after that."""
+  """The finished folder takes its name; a corpus that it replaces is removed only after that, by `_sweep`."""
   if (out / "manifest.json").is_file():
     old = folder.with_name(f".{out.name}.replaced-{os.getpid()}-{time.time_ns()}")
     out.rename(old)
@@ -566,6 +603,5 @@ def _move_into_place(folder: pathlib.Path, out: pathlib.Path):
     except OSError:
       old.rename(out)
       raise
-    shutil.rmtree(old, ignore_errors=True)
   else:
     folder.rename(out)
