@@ -115,7 +115,8 @@ def progress_bar():
       for bar in bars.values():
         bar.close()
       seconds = 0.5 if sys.stderr.isatty() else 30  # a log file needs no second-by-second account
-      bars[phase] = tqdm.tqdm(desc=f"{phase:<10}", unit="B", unit_scale=True, file=sys.stderr, mininterval=seconds)
+      bars[phase] = tqdm.tqdm(desc=f"{phase:<10}", unit="B", unit_scale=True, file=sys.stderr, mininterval=seconds,
+                              bar_format="{desc}")
     bar = bars[phase]
     bar.total = total and max(total, bar.n + num_bytes)  # an estimate, while the text is still being read
     known = "{percentage:3.0f}%  {n_fmt} of {total_fmt}  {rate_fmt}  {elapsed}, {remaining} left"
