@@ -42,7 +42,7 @@ def new_folder(target: str | os.PathLike) -> Iterator[pathlib.Path]:
 def write_text(path: str | os.PathLike, text: str) -> None:
   """Writes a UTF-8 file that appears whole, through to the disk; an older one is replaced. Raises OSError."""
   path = pathlib.Path(path)
-  partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+  partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{time.time_ns()}")
   try:
     with open(partial, "w", encoding="utf-8") as file:
       file.write(text)
