@@ -45,6 +45,8 @@ def read_texts(path: str, column: str, *, skip_bad: bool, counts: collections.Co
           else:
             yield row, value
           row += 1
+      if not row:
+        counts["empty_files"] += 1
     except _WrongColumn as error:
       note_bad(f"{path}: {error}", skip_bad=skip_bad, counts=counts, key="bad_files")
     except (pyarrow.ArrowException, OSError) as error:
@@ -66,7 +68,8 @@ def _columns(path, stream, name):
 
   # Arrow reads a file of this machine by itself, faster than through Python. The buffer keeps it from reading
   # the whole column of a row group at once.
-  file = parquet.ParquetFile(stream if is_remote(path) else path, buffer_size=_READ_BYTES, page_checksum_verification=True)
+  file = parquet.ParquetFile(
+      stream if is_remote(path) else path, buffer_size=_READ_BYTES, pre_buffer=False, page_checksum_verification=True)
   with file:
     schema = file.schema_arrow
     place = schema.get_field_index(name)

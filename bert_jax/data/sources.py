@@ -130,8 +130,14 @@ def source_versions(sources: Sequence[Source]) -> dict[str, str]:
   return versions
 
 
-def source_files(sources: Sequence[Source]) -> list[tuple[str, int, int]]:
+def source_files(sources: Sequence[Source], *, text_field: str | None = None) -> list[tuple[str, int, int]]:
   """What the sources read, in the order of reading, without reading it: to know whether it is the same as last time.
+
+  A TFDS data set that is not prepared on disk is downloaded, to know its size.
+
+  Args:
+    sources: from `parse_source`.
+    text_field: if given, what can be known of it is checked before anything is downloaded.
 
   Returns:
     (path, size in bytes, time of the last change in ns) of every file; behind a protocol the third is a hash of
@@ -141,7 +147,8 @@ def source_files(sources: Sequence[Source]) -> list[tuple[str, int, int]]:
   Raises:
     UserError: nothing matches, as in `read_documents`.
   """
-  return [entry for source in sources for entry in KINDS[source.kind].entries(KINDS[source.kind].resolve(source.argument))]
+  resolved = _resolve(sources, text_field)
+  return [entry for source, where in zip(sources, resolved) for entry in KINDS[source.kind].entries(where)]
 
 
 def read_documents(
@@ -166,15 +173,21 @@ def read_documents(
       text that cannot be read (unless skip_bad), a source without a single document
       (while iterating).
   """
+  return _read(sources, _resolve(sources, text_field), text_field, skip_bad, counts)
+
+
+def _resolve(sources: Sequence[Source], text_field: str | None) -> list[Any]:
+  """What the readers of the sources walk over. Every source is looked up before anything is read or downloaded."""
   resolved = [KINDS[source.kind].resolve(source.argument) for source in sources]
   if not resolved:
     raise UserError("no source: name at least one, as in --source=text:corpus/*.txt")
-  if text_field != "text" and not any(KINDS[source.kind].has_fields for source in sources):
+  if text_field not in (None, "text") and not any(KINDS[source.kind].has_fields for source in sources):
     having = ", ".join(f"{name}:" for name, kind in KINDS.items() if kind.has_fields)
     raise UserError(f"--text_field={text_field}: no source has fields; only {having} have")
   for source, where in zip(sources, resolved):
-    KINDS[source.kind].check(where, text_field)
-  return _read(sources, resolved, text_field, skip_bad, counts)
+    if text_field is not None:
+      KINDS[source.kind].check(where, text_field)
+  return resolved
 
 
 def _read(sources, resolved, text_field, skip_bad, counts) -> Iterator[Document]:
@@ -202,7 +215,8 @@ def _blank_line_between(path: str, skip_bad: bool, counts: collections.Counter) 
   for number, line in read_lines(path, skip_bad=skip_bad, counts=counts):
     line = line.strip()
     if lines and (not line or size + len(line) > MAX_DOCUMENT_CHARACTERS):
-      counts["split_documents"] += bool(line)
+      if line:
+        counts["split_documents"] += 1
       yield Document("\n".join(lines), path, start)
       lines, size = [], 0
     if line:
@@ -377,9 +391,9 @@ def _documents(text: str, file: str, position: int, counts: collections.Counter)
     if lines:
       made += 1
       yield Document(lines, file, position)
-  if made:
+  if made > 1:
     counts["split_documents"] += made - 1
-  else:
+  elif not made:
     counts["empty_documents"] += 1
 
 
@@ -410,7 +424,7 @@ def _docstring_entries(packages) -> list[tuple[str, int, int]]:
 
 
 def _tfds_entries(examples) -> list[tuple[str, int, int]]:
-  return [(examples.file, examples.num_bytes, examples.num_examples)]
+  return [(examples.file, *tfds_texts.split_size(examples))]
 
 
 KINDS: dict[str, Kind] = {
@@ -418,7 +432,7 @@ KINDS: dict[str, Kind] = {
     "wikiextractor": Kind((), matching_files, _read_wikiextractor, _file_entries),
     "jsonl": Kind((), matching_files, _read_jsonl, _file_entries, has_fields=True),
     "parquet": Kind((), matching_files, _read_parquet, _file_entries, has_fields=True),
-    "tfds": Kind((), tfds_texts.find, _read_tfds, _tfds_entries, has_fields=True, check=tfds_texts.check_feature,
+    "tfds": Kind((), tfds_texts.find, _read_tfds, _tfds_entries, has_fields=True, check=tfds_texts.check,
                  versions=lambda examples: {f"tfds:{examples.name}": examples.version}),
     "docstrings": Kind((), docstrings.find_packages, _read_docstrings, _docstring_entries,
                        versions=_docstring_versions),

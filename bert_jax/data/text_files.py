@@ -24,7 +24,7 @@ MAX_LINE_BYTES = 4 * 2**20
 # as much memory, and usually three times.
 MAX_RECORD_BYTES = 64 * 2**20
 
-_BLOCK_BYTES = 2**20
+_BLOCK_BYTES = 2**18
 _OPENERS = {".gz": lambda stream: gzip.GzipFile(fileobj=stream), ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}
 
 # Where long text may be cut, the best first, and how far back from the limit such a place is looked for.
