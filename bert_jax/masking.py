@@ -235,9 +235,9 @@ def _whole_words_first(number, maskable_L, starts_L, span_starts_L, order_bits_L
   span_of_L = jax.lax.cummax(jnp.where(span_starts_L, place_L, 0))
   size_L = jnp.zeros(length, jnp.int32).at[start_of_L].add(maskable_L.astype(jnp.int32))  # at the word's first token
   order_L = jnp.lexsort((place_L, order_bits_L[span_of_L], ~maskable_L))
-  # Tokens used once the word that begins here is taken: running sum over first tokens in that order.
+  # Tokens used once a token's word is taken: a running sum of whole words, each counted at its first token.
   used_in_order_L = jnp.cumsum(jnp.where(starts_L, size_L, 0)[order_L])
-  used_L = jnp.zeros(length, jnp.int32).at[order_L].set(used_in_order_L)[start_of_L]
+  used_L = jnp.zeros(length, jnp.int32).at[order_L].set(used_in_order_L)
   taken_L = maskable_L & (used_L <= number)
   return jnp.lexsort((used_L, ~taken_L)), jnp.sum(taken_L, dtype=jnp.int32)
 

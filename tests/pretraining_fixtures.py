@@ -33,16 +33,18 @@ def tiny_config(**overrides):
   return config
 
 
-def tiny_task(config):
-  """The pretraining task of `tiny_config`, in the dtypes that it says."""
+def tiny_model(config):
+  """The model of `tiny_config`, in the dtypes that it says."""
   fields = {name: config.model[name] for name in configs.MODEL_FIELDS if config.model[name] is not None}
-  encoder = encoder_config(config.model.preset, **fields)
-  model = PretrainingModel(encoder, dtype=jnp.dtype(config.model.dtype), param_dtype=jnp.dtype(config.model.param_dtype),
-                           remat=config.model.remat)  # fmt: skip
+  dtypes = {name: jnp.dtype(config.model[name]) for name in ("dtype", "param_dtype")}
+  return PretrainingModel(encoder_config(config.model.preset, **fields), **dtypes, remat=config.model.remat)
+
+
+def tiny_task(config, continuation=np.zeros(VOCAB, bool)):
+  """The pretraining task of `tiny_config`; `continuation` says which ids are ## pieces."""
   return pretrain.make_task(
-      model, config.masking, special=SPECIAL, continuation=np.zeros(model.config.vocab_size, bool), pairs="nsp",
-      total_steps=config.total_steps,
-  )  # fmt: skip
+      tiny_model(config), config.masking, special=SPECIAL, continuation=continuation, pairs="nsp", total_steps=config.total_steps
+  )
 
 
 def tiny_batch(step, rows=ROWS):

@@ -10,7 +10,7 @@ from bert_jax.losses import cross_entropy
 
 def example():
   rng = np.random.default_rng(0)
-  return jnp.asarray(rng.normal(size=(4, 5, 7)), jnp.float32), jnp.asarray(rng.integers(0, 7, (4, 5))), jnp.asarray(rng.integers(0, 2, (4, 5)), jnp.float32)
+  return jnp.asarray(rng.normal(size=(4, 5, 7)), jnp.float32), jnp.asarray(rng.integers(0, 7, (4, 5))), jnp.asarray(rng.integers(0, 3, (4, 5)) / 2, jnp.float32)
 
 
 def test_the_sum_is_optax_cross_entropy_over_the_counted_examples():
@@ -42,4 +42,7 @@ def test_an_uncounted_example_contributes_neither_value_nor_gradient_even_if_it_
 
 def test_bfloat16_logits_are_summed_in_float32():
   logits, labels, weights = example()
-  assert cross_entropy(logits.astype(jnp.bfloat16), labels, weights).loss.dtype == jnp.float32
+  rounded = logits.astype(jnp.bfloat16)
+  term = cross_entropy(rounded, labels, weights)
+  assert term.loss.dtype == jnp.float32
+  np.testing.assert_allclose(term.loss, cross_entropy(rounded.astype(jnp.float32), labels, weights).loss, rtol=1e-6)

@@ -153,22 +153,65 @@ PINNED_POSITIONS = [20, 48, 37, 54, 56, 23, 11, 55, 12, 0, 0, 0]
 PINNED_IDS = [9, 9, 9, 22, 9, 9, 9, 9, 9]
 
 
+@pytest.mark.parametrize("rate", [0.15, 0.9])  # the second needs more than the budget
 @pytest.mark.parametrize("unit", ["word", "span", "ngram"])
-def test_words_are_masked_whole_or_not_at_all_and_never_exceed_the_number(unit):
+def test_words_are_masked_whole_or_not_at_all_and_never_exceed_the_number(unit, rate):
   inputs = rows(500, fill=60)
-  masked = jax.device_get(mask(keys(500), inputs, SETTINGS._replace(unit=unit), word_starts(inputs)))
+  masked = jax.device_get(mask(keys(500), inputs, SETTINGS._replace(unit=unit), word_starts(inputs), jnp.float32(rate)))
   ids = np.asarray(inputs.input_ids)
   maskable = ~np.isin(ids, SPECIAL)
+  number = np.clip(np.round(rate * maskable.sum(1)), 1, K)
   predicted = 0
   for row in range(len(ids)):
     chosen = set(chosen_of(masked, row).tolist())
     predicted += len(chosen)
-    assert len(chosen) <= min(K, max(1, np.round(0.15 * maskable[row].sum())))
+    assert len(chosen) <= number[row]
     assert maskable[row, list(chosen)].all()
     for place in range(1, LENGTH):
       if maskable[row, place] and maskable[row, place - 1] and CONTINUATION[ids[row, place]]:
         assert (place in chosen) == (place - 1 in chosen), "a word was split"
-  assert predicted > 0.8 * 0.15 * maskable.sum(), "the budget is filled but for the last word that does not fit"
+  assert predicted > 0.8 * number.sum(), "the budget is filled but for the last word that does not fit"
+
+
+def one_sequence(*words):
+  """64 equal rows: [CLS], these ids, [SEP], padding."""
+  tokens = np.full((64, LENGTH), SPECIAL.pad)
+  tokens[:, : len(words) + 2] = [SPECIAL.cls, *words, SPECIAL.sep]
+  return model_inputs(jnp.asarray(tokens), jnp.asarray([[[len(words) + 2, 2, 0], [0, 0, 0]]] * 64))
+
+
+@pytest.mark.parametrize("unit", ["token", "word"])
+def test_a_short_row_has_one_prediction_and_a_row_with_nothing_to_mask_has_none(unit):
+  draw = lambda inputs: mask(keys(64), inputs, SETTINGS._replace(unit=unit), word_starts(inputs), jnp.float32(0.15))
+  masked = draw(one_sequence(20, 21))  # 15 % of two tokens is less than half of one
+  np.testing.assert_array_equal(masked.weights.sum(1), 1)
+  empty = one_sequence(SPECIAL.unk)
+  masked = draw(empty)
+  assert not masked.weights.any() and not masked.labels.any()
+  np.testing.assert_array_equal(masked.input_ids, empty.input_ids)
+
+
+def test_a_piece_behind_a_special_token_is_a_word_of_its_own():
+  inputs = one_sequence(20, SPECIAL.unk, 50)  # 50 is a ## piece; with the token before [UNK] it would not fit the number of 1
+  masked = mask(keys(64), inputs, SETTINGS._replace(unit="word"), word_starts(inputs), jnp.float32(0.15))
+  np.testing.assert_array_equal(masked.weights.sum(1), 1)
+  assert set(np.asarray(masked.positions)[:, 0].tolist()) == {1, 3}
+
+
+def test_what_stands_in_the_padding_does_not_matter():
+  inputs = rows(64, fill=50)
+  garbage = inputs.input_ids.at[:, 50:].set(ORDINARY[7])
+  masked = mask(keys(64), inputs._replace(input_ids=garbage))
+  np.testing.assert_array_equal(masked.positions, mask(keys(64), inputs).positions)
+  np.testing.assert_array_equal(masked.input_ids[:, 50:], ORDINARY[7])
+
+
+def test_masks_do_not_follow_the_default_random_number_generator():
+  """rbg is the faster choice on TPUs for dropout; what it draws depends on how a batch is sharded."""
+  index = jnp.arange(4, dtype=jnp.uint32)
+  with jax.default_prng_impl("rbg"):
+    found = jax.random.key_data(masking.row_keys(3, index * 0, index))
+  np.testing.assert_array_equal(found, jax.random.key_data(keys(4)))
 
 
 def test_word_starts_that_the_corpus_stored_take_the_place_of_the_vocabularys():

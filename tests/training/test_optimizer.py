@@ -43,11 +43,11 @@ def test_matrices_and_embeddings_decay_and_nothing_else():
 
 
 def test_adamw_is_optax_adamw_after_clipping():
-  config = tiny_config(**{"optimizer.clip_norm": 0.5})
+  config = tiny_config(**{"optimizer.clip_norm": 0.5, "optimizer.b1": 0.8, "optimizer.b2": 0.9, "optimizer.eps": 1e-2, "optimizer.weight_decay": 0.1})
   params = {"dense": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}}
   gradients = jax.tree.map(lambda p: jnp.arange(p.size, dtype=jnp.float32).reshape(p.shape) - 2.0, params)
   reference = optax.chain(
-      optax.clip_by_global_norm(0.5), optax.adamw(1e-2, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, mask=optimizers.decays)
+      optax.clip_by_global_norm(0.5), optax.adamw(1e-2, b1=0.8, b2=0.9, eps=1e-2, weight_decay=0.1, mask=optimizers.decays)
   )
   ours, theirs = params, params
   optimizer = optimizers.make_optimizer(config)
@@ -67,3 +67,14 @@ def test_lamb_scales_each_matrix_by_its_trust_ratio_and_leaves_biases_to_adam():
   direction, _ = optimizer.update(gradients, optimizer.init(params), params)
   np.testing.assert_allclose(jnp.linalg.norm(direction["dense"]["kernel"]), jnp.linalg.norm(params["dense"]["kernel"]), rtol=1e-5)
   np.testing.assert_allclose(direction["dense"]["bias"], -1.0, rtol=1e-5)
+
+
+def test_lamb_is_optax_lamb_where_everything_decays():
+  """The decay is part of the step whose length the trust ratio sets (You et al. 2019, algorithm 2)."""
+  config = tiny_config(**{"optimizer.name": "lamb", "optimizer.clip_norm": 0.0, "optimizer.weight_decay": 0.5})
+  params = {"dense": {"kernel": jnp.array([[1.0, -2.0], [0.5, 4.0]])}}
+  gradients = {"dense": {"kernel": jnp.array([[1.0, 2.0], [-3.0, 0.1]])}}
+  ours, theirs = optimizers.make_optimizer(config), optax.lamb(1.0, eps=1e-6, weight_decay=0.5)
+  direction, _ = ours.update(gradients, ours.init(params), params)
+  expected, _ = theirs.update(gradients, theirs.init(params), params)
+  np.testing.assert_allclose(direction["dense"]["kernel"], expected["dense"]["kernel"], rtol=1e-6)

@@ -37,10 +37,33 @@ def test_fsdp_holds_an_eighth_of_every_matrix_and_of_its_moments_on_each_device(
     assert leaf.addressable_shards[0].data.size * 8 == leaf.size
 
 
-def test_a_parameter_that_no_rule_names_is_an_error():
-  mesh = sharding.make_mesh(tiny_config())
-  with pytest.raises(ValueError, match="no sharding rule names the parameter encoder/new_thing/kernel"):
-    sharding.state_shardings(mesh, {"encoder": {"new_thing": {"kernel": jax.ShapeDtypeStruct((4, 4), np.float32)}}})
+def test_tensor_parallelism_splits_the_matrices_of_a_layer_and_their_moments():
+  config = tiny_config(**MESHES["fsdp 2 x tensor 2 x data 2"])
+  state = train_state.abstract(tiny_task(config).init, optimizers.make_optimizer(config), sharding.make_mesh(config), 0)
+  for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.opt_state)):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    if "/layer_0/" in name and name.endswith("kernel") or name.endswith("word_embeddings/embedding"):
+      assert np.prod(leaf.sharding.shard_shape(leaf.shape)) * 4 == np.prod(leaf.shape), name
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_every_device_gets_its_own_rows_of_a_batch(mesh):
+  """The axis `tensor` alone holds copies."""
+  mesh = sharding.make_mesh(tiny_config(**MESHES[mesh]))
+  rows = np.arange(16, dtype=np.int32)
+  shards = sharding.put_batch({"index": rows}, mesh)["index"].addressable_shards
+  split = 8 // mesh.shape["tensor"]
+  assert {len(shard.data) for shard in shards} == {16 // split}
+  assert len({int(shard.data[0]) for shard in shards}) == split
+
+
+@pytest.mark.parametrize("name", ["encoder/new_thing/kernel", "encoder/other_layer_norm/scale", "pooler/dense/kernel/low_rank"])
+def test_a_parameter_that_no_rule_names_is_an_error(name):
+  mesh, tree = sharding.make_mesh(tiny_config()), jax.ShapeDtypeStruct((8, 8), np.float32)
+  for part in reversed(name.split("/")):
+    tree = {part: tree}
+  with pytest.raises(ValueError, match=f"no sharding rule names the parameter {name} "):
+    sharding.state_shardings(mesh, tree)
 
 
 def test_every_rule_is_used():

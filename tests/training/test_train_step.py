@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.pretraining_fixtures import losses, run_steps, tiny_batch, tiny_config
+from tests.pretraining_fixtures import losses, run_steps, tiny_batch, tiny_config, tiny_task
 
-from bert_jax.training.train_step import add_sums, divide, split_rows
+from bert_jax import masking
+from bert_jax.training import optimizer as optimizers
+from bert_jax.training import train_state
+from bert_jax.training.train_step import Task, add_sums, divide, make_eval_step, make_train_step, split_rows
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +47,6 @@ def test_lamb_trains_too():
 
 
 def test_a_non_finite_update_leaves_parameters_and_moments_as_they_were():
-  from bert_jax.training import optimizer as optimizers
-  from bert_jax.training import train_state
-  from bert_jax.training.train_step import make_train_step
-  from tests.pretraining_fixtures import tiny_task
-
   config = tiny_config()
   task, optimizer = tiny_task(config), optimizers.make_optimizer(config)
   broken = task._replace(loss=lambda params, part, weights, key: _nan_loss(task, params, part, weights, key))
@@ -75,6 +73,55 @@ def test_dropout_differs_from_step_to_step_and_is_the_same_again():
   first, again = (losses(run_steps(config, 2, change=lambda step, batch: tiny_batch(0))[1]) for _ in range(2))
   np.testing.assert_array_equal(first, again)
   assert first[0][0] != first[1][0]
+
+
+def one_number_task(loss=lambda w: w):
+  """Trains one number, and reports as sums the random keys that it is given."""
+  data = lambda key: jnp.zeros(2, jnp.uint32) if key is None else jax.random.key_data(key)
+  init = lambda key: {"dense": {"kernel": jnp.zeros(())}}
+  prepare = lambda batch, keys, step: ({"keys": keys, "late": jnp.full(len(keys), step is None)}, {}, jnp.float32(0))
+
+  def with_keys(params, part, global_weights, key):
+    return loss(params["dense"]["kernel"]), {"rows": data(part["keys"]), "dropout": data(key), "late": part["late"].all()}
+
+  return Task(init, prepare, with_keys, dict)
+
+
+def step_once(task, *, seed=0, microbatches=1, number=0, epoch=5):
+  """(state before, state after, report) of a step on eight rows."""
+  config = tiny_config(**{"optimizer.warmup_steps": 0})
+  optimizer = optimizers.make_optimizer(config)
+  step = jax.jit(make_train_step(task, optimizer, optimizers.make_schedule(config), seed=seed, microbatches=microbatches))
+  before = train_state.create(task.init(None), optimizer)._replace(step=jnp.int32(number))
+  return before, *step(before, {"epoch": jnp.full(8, epoch, jnp.uint32), "index": jnp.arange(8, dtype=jnp.uint32)})
+
+
+def test_the_masks_of_a_step_and_of_an_evaluation_follow_seed_epoch_and_row():
+  index = jnp.arange(8, dtype=jnp.uint32)
+  for seed, epoch, number in ((0, 5, 0), (1, 6, 3)):
+    expected = jax.random.key_data(masking.row_keys(seed, jnp.full(8, epoch, jnp.uint32), index))
+    _, _, report = step_once(one_number_task(), seed=seed, epoch=epoch, number=number)
+    np.testing.assert_array_equal(report.sums["rows"], expected)
+    evaluate = make_eval_step(one_number_task(), seed=seed)
+    sums = evaluate({"dense": {"kernel": 0.0}}, {"epoch": jnp.full(8, epoch, jnp.uint32), "index": index})
+    np.testing.assert_array_equal(sums["rows"], expected)
+    assert sums["late"] and not sums["dropout"].any(), "an evaluation has neither a step nor dropout"
+
+
+def test_dropout_has_a_key_of_its_own_for_every_seed_step_and_microbatch():
+  key = lambda **how: step_once(one_number_task(), **how)[2].sums["dropout"]
+  first = key()
+  second_part = key(microbatches=2) - first  # keys of microbatches are summed like all sums
+  found = {tuple(np.asarray(one).tolist()) for one in (first, key(), second_part, key(number=1), key(seed=1))}
+  assert len(found) == 4
+
+
+@pytest.mark.parametrize("bad", [lambda w: w + jax.lax.stop_gradient(jnp.inf), lambda w: jnp.sqrt(w)], ids=["loss", "gradient"])
+def test_a_loss_or_a_gradient_that_is_not_finite_is_enough_to_void_an_update(bad):
+  before, after, report = step_once(one_number_task(bad))
+  assert report.skipped == 1
+  jax.tree.map(np.testing.assert_array_equal, (before.params, before.opt_state), (after.params, after.opt_state))
+  assert step_once(one_number_task())[2].skipped == 0
 
 
 def test_split_rows_stripes_the_batch():
