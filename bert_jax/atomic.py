@@ -40,14 +40,28 @@ def new_folder(target: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-  """Writes a UTF-8 file that appears whole, through to the disk; an older one is replaced. Raises OSError."""
+  """Writes a UTF-8 file that appears whole, through to the disk; an older one is replaced.
+
+  Raises:
+    OSError: it cannot be written. It names the file.
+  """
   path = pathlib.Path(path)
   partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{time.time_ns()}")
   try:
-    with open(partial, "w", encoding="utf-8") as file:
+    with named_errors(path), open(partial, "w", encoding="utf-8") as file:
       file.write(text)
       file.flush()
       os.fsync(file.fileno())
     os.replace(partial, path)
   finally:
     partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def named_errors(path: str | os.PathLike) -> Iterator[None]:
+  """Gives an OSError in writing a file the file's name, which a full disk does not tell."""
+  try:
+    yield
+  except OSError as error:
+    error.filename = error.filename or os.fspath(path)
+    raise

@@ -13,8 +13,9 @@
 
 Everything is a plain `.npy` that anyone can read and that is memory-mapped
 here. The label is 0 where B follows A and 1 where B is random; under the
-objective `sop` it is 1 where A and B, which follow each other, were swapped; under `none` a sequence is [CLS] A [SEP], its first length is its length,
-and its label is 0 and means nothing: whoever computes a loss asks
+objective `sop` it is 1 where A and B, which follow each other, were swapped;
+under `none` a sequence is [CLS] A [SEP], its first length is its length, and
+its label is 0 and means nothing: whoever computes a loss asks
 `manifest["objective"]`, never the labels. The document of a B that is not
 there is that of A. Unused places of a row are zeros in `sequences` and `[PAD]`
 in `tokens`.

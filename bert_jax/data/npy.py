@@ -7,14 +7,16 @@ import pathlib
 
 import numpy as np
 
+from bert_jax import atomic
+
 
 def write(path: pathlib.Path, array: np.ndarray) -> str:
-  """Writes an array and returns the file's SHA-256. Raises OSError."""
+  """Writes an array and returns the file's SHA-256. Raises OSError, which names the file."""
   array = np.ascontiguousarray(array)
   header = io.BytesIO()
   np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
   data = memoryview(array).cast("B") if array.size else b""
-  with open(path, "wb") as file:
+  with atomic.named_errors(path), open(path, "wb") as file:
     file.write(header.getvalue())
     file.write(data)
     file.flush()

@@ -74,7 +74,7 @@ def make_shard(work: Work, tools: _Tools, chunk: Chunk, advance: Advance) -> Non
   place = chunk.split, chunk.index
   documents = None
   try:
-    if not documents_lib.chunk_folder(work.documents, *place).is_dir():
+    if chunk.texts and not documents_lib.chunk_folder(work.documents, *place).is_dir():
       documents = chunks.tokenize(tools.backend, chunk, dtype=chunks.token_dtype(work.vocab_size),
                                   segmenter=tools.segmenter, advance=advance)
       documents_lib.write_chunk(work.documents, *place, documents, chunk.num_bytes)
