@@ -33,6 +33,8 @@ setup(
         "tensorboardX>=2.6",
         "matplotlib",
         "zstandard",
+        "pyarrow>=15",
+        "fsspec",
         *TENSORFLOW,
         "tensorflow-datasets>=4.9.9",
         "importlib_resources",  # tensorflow-datasets 4.9.10 imports it without declaring it
@@ -40,6 +42,9 @@ setup(
     extras_require={
         "cuda": ["jax[cuda12]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
+        "gcs": ["gcsfs"],  # gs:// sources
+        "s3": ["s3fs"],
+        "http": ["aiohttp", "requests"],
         "zh": ["jieba>=0.42.1"],
         "beam": ["apache-beam>=2.60"],
         "test": ["pytest", "torch", "transformers>=5", "sentence-transformers>=5", "jieba>=0.42.1", "apache-beam>=2.60"],

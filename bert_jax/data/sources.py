@@ -84,6 +84,7 @@ class Kind(NamedTuple):
       before anything is read.
     read: (source, resolved, text_field, skip_bad, counts) -> documents.
     entries: (resolved) -> (name, size, time or version) of everything that is read, see `source_files`.
+    example: how it is written, for messages; '' where the argument may be empty.
     has_fields: whether `text_field` means something to it.
     check: (resolved, text_field) raises UserError for a mistake that shows before anything is read.
     versions: (resolved) -> {name: version} of what the text depends on, for the manifest.
@@ -93,6 +94,7 @@ class Kind(NamedTuple):
   resolve: Callable[[str], Any]
   read: Callable[[Source, Any, str, bool, collections.Counter], Iterator[Document]]
   entries: Callable[[Any], list[tuple[str, int, int]]]
+  example: str = ""
   has_fields: bool = False
   check: Callable[[Any, str], None] = lambda resolved, text_field: None
   versions: Callable[[Any], dict[str, str]] = lambda resolved: {}
@@ -117,8 +119,8 @@ def parse_source(spec: str) -> Source:
   if option and option not in KINDS[kind].options:
     allowed = ", ".join(f"{kind}+{name}:" for name in KINDS[kind].options) or "none"
     raise UserError(f"source {spec!r}: {kind}: has no option {option!r}; options: {allowed}")
-  if not argument.strip() and kind != "docstrings":
-    raise UserError(f"source {spec!r}: names no files; write {kind}:PATTERN, as in {kind}:corpus/*.txt")
+  if not argument.strip() and KINDS[kind].example:
+    raise UserError(f"source {spec!r}: names nothing to read; write it as in {KINDS[kind].example}")
   return Source(spec, kind, option, argument.strip())
 
 
@@ -362,7 +364,7 @@ def _json_text(line: str, field: str) -> tuple[str, str]:
   if not isinstance(text, str):
     return "", f"field \"{field}\" is a {type(text).__name__}, not a string"
   try:
-    text.encode("utf-8")
+    text.isascii() or text.encode("utf-8")
   except UnicodeEncodeError:
     return "", f"field \"{field}\" holds half of a surrogate pair, which is no character"
   return text, ""
@@ -428,12 +430,11 @@ def _tfds_entries(examples) -> list[tuple[str, int, int]]:
 
 
 KINDS: dict[str, Kind] = {
-    "text": Kind(("one-per-file",), matching_files, _read_text, _file_entries),
-    "wikiextractor": Kind((), matching_files, _read_wikiextractor, _file_entries),
-    "jsonl": Kind((), matching_files, _read_jsonl, _file_entries, has_fields=True),
-    "parquet": Kind((), matching_files, _read_parquet, _file_entries, has_fields=True),
-    "tfds": Kind((), tfds_texts.find, _read_tfds, _tfds_entries, has_fields=True, check=tfds_texts.check,
+    "text": Kind(("one-per-file",), matching_files, _read_text, _file_entries, "text:corpus/*.txt"),
+    "wikiextractor": Kind((), matching_files, _read_wikiextractor, _file_entries, "wikiextractor:extracted/*/wiki_*"),
+    "jsonl": Kind((), matching_files, _read_jsonl, _file_entries, "jsonl:corpus/*.jsonl.gz", has_fields=True),
+    "parquet": Kind((), matching_files, _read_parquet, _file_entries, "parquet:corpus/*.parquet", has_fields=True),
+    "tfds": Kind((), tfds_texts.find, _read_tfds, _tfds_entries, "tfds:lm1b", has_fields=True, check=tfds_texts.check,
                  versions=lambda examples: {f"tfds:{examples.name}": examples.version}),
-    "docstrings": Kind((), docstrings.find_packages, _read_docstrings, _docstring_entries,
-                       versions=_docstring_versions),
+    "docstrings": Kind((), docstrings.find_packages, _read_docstrings, _docstring_entries, versions=_docstring_versions),
 }

@@ -7,6 +7,7 @@ whatever comes: a line without end arrives in pieces.
 """
 
 import bz2
+import codecs
 import collections
 import gzip
 import lzma
@@ -29,7 +30,7 @@ _OPENERS = {".gz": lambda stream: gzip.GzipFile(fileobj=stream), ".bz2": bz2.BZ2
 
 # Where long text may be cut, the best first, and how far back from the limit such a place is looked for.
 _CUTS = (r"\n+", r"""[.!?]["')\]]*\s+|(?:。|！|？)(?:”|’|」|』|）)*""", r"\s+")
-_CUTS_OF = {str: [re.compile(cut) for cut in _CUTS], bytes: [re.compile(cut.encode()) for cut in _CUTS]}
+_STR_CUTS, _BYTES_CUTS = [re.compile(cut) for cut in _CUTS], [re.compile(cut.encode()) for cut in _CUTS]
 _CUT_WINDOW = 2**16
 
 
@@ -37,17 +38,17 @@ class _Damaged(Exception):
   """A compressed stream that ends too early or does not decode."""
 
 
-def cut_place(text: str | bytes, limit: int) -> int:
+def cut_place(text: str | bytearray, limit: int) -> int:
   """Where to cut text that is longer than `limit`, in characters or in bytes of UTF-8.
 
   Behind a newline, the end of a sentence or white space, if there is one in the
   last 64 Ki before the limit; else at the limit, between two characters.
   """
-  for cut in _CUTS_OF[type(text)]:
+  for cut in _STR_CUTS if isinstance(text, str) else _BYTES_CUTS:
     places = [found.end() for found in cut.finditer(text, max(0, limit - _CUT_WINDOW), limit)]
     if places:
       return places[-1]
-  if isinstance(text, bytes):
+  if not isinstance(text, str):
     # The bytes of a character behind its first one look like 0b10xxxxxx; there are three at most.
     return next((place for place in range(limit, limit - 4, -1) if place > 0 and text[place] & 0xC0 != 0x80), limit)
   return limit
@@ -89,18 +90,10 @@ def read_lines(
                    "per line (not one array of all); split the longest records",
                    skip_bad=skip_bad, counts=counts, key="bad_lines")
           continue
-        # Most spans are clean: decoding and checking them whole is several times as fast as line by line.
-        try:
-          text = span.decode("utf-8")
-        except UnicodeDecodeError:
-          text = None
-        if text is not None and number and "\r" not in text and "\0" not in text:
-          for line in text.split("\n"):
-            number += 1
-            yield number, line
-          continue
-        del text
-        for raw in span.split(b"\n"):
+        if not number and span.startswith(codecs.BOM_UTF8):
+          del span[:len(codecs.BOM_UTF8)]
+        clean = b"\r" not in span and b"\0" not in span
+        for raw in span.split(b"\n") if b"\n" in span else (span,):  # a long line is not copied
           number += 1
           try:
             line = raw.decode("utf-8")
@@ -110,12 +103,10 @@ def read_lines(
                      "of the line; convert the file with `iconv -t utf-8`",
                      skip_bad=skip_bad, counts=counts, key="bad_lines")
             continue
-          if number == 1:
-            line = line.removeprefix("\ufeff")
-          if "\0" in line:
+          if not clean:
             counts["nul_bytes"] += line.count("\0")
-            line = line.replace("\0", "")
-          yield number, line.rstrip("\r").replace("\r", "\n") if "\r" in line else line
+            line = line.replace("\0", "").rstrip("\r").replace("\r", "\n")
+          yield number, line
     except (_Damaged, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
       _note_damage(path, number, error, skip_bad, counts)
     except OSError as error:
@@ -133,7 +124,7 @@ def _note_damage(path, number, error, skip_bad, counts):
            skip_bad=skip_bad, counts=counts, key="bad_files")
 
 
-def _spans(path: str, whole: bool) -> Iterator[tuple[bytes | None, bool]]:
+def _spans(path: str, whole: bool) -> Iterator[tuple[bytearray | None, bool]]:
   """The bytes of a file as (lines, False), or as (a piece of a long line, True), whose rest begins the next span.
 
   Newlines stand between the lines of a span, not behind the last. None is a line too long to be kept whole.
@@ -144,26 +135,27 @@ def _spans(path: str, whole: bool) -> Iterator[tuple[bytes | None, bool]]:
   for block in _blocks(path):
     end, last = block.find(b"\n"), block.rfind(b"\n")
     line += block if end < 0 else block[:end]
-    dropped = dropped or whole and len(line) > limit
+    if whole and len(line) > limit:
+      dropped = True
     if dropped:
       line.clear()
     while len(line) > limit:
-      place = cut_place(bytes(line), limit)
-      yield bytes(line[:place]), True
+      place = cut_place(line, limit)
+      yield line[:place], True
       del line[:place]
     if end < 0:
       continue
     if dropped:
       yield None, False
-      if last > end:
-        yield block[end + 1:last], False
-    else:
-      yield bytes(line) + block[end:last], False
+    if not dropped or last > end:
+      line += block[end + dropped:last]  # without the newline behind what was dropped
+      span, line = line, bytearray()
+      yield span, False
     line, dropped = bytearray(block[last + 1:]), False
   if dropped:
     yield None, False
   elif line:
-    yield bytes(line), False
+    yield line, False
 
 
 def _blocks(path: str) -> Iterator[bytes]:
