@@ -9,16 +9,16 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "bert_jax"
 
 # From the ground up. Every module of the package stands in exactly one place.
 FLOORS = (
-    ("errors",),
+    ("errors", "atomic", "locks"),
     (  # 0: model math, pure
         "models.config", "config", "batch", "masking", "losses", "models.attention", "models.layers", "models.encoder",
         "models.heads", "models.pretraining", "flops",
     ),
     (  # 1: data
         "data.files", "data.text_files", "data.parquet_files", "data.tfds_texts", "data.docstrings", "data.sources",
-        "data.tokenizer", "data.vocabulary", "data.sentences", "data.pairs",
-        "data.packing", "data.corpus", "data.staging", "data.chunk", "data.statistics", "data.splits", "data.prepare", "data.order",
-        "data.input_pipeline",
+        "data.tokenizer", "data.vocabulary", "data.sentences", "data.npy", "data.documents", "data.words", "data.chunk",
+        "data.pairs", "data.packing", "data.rows", "data.order", "data.corpus", "data.staging", "data.statistics",
+        "data.splits", "data.cleaning", "data.workers", "data.prepare", "data.beam", "data.mixture", "data.input_pipeline",
     ),
     ("convert.bert", "convert.folder"),  # 1: interop
     (  # 2: training
