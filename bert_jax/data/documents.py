@@ -18,11 +18,12 @@
 The folder belongs to the machine that made it, as a cache does: it may be deleted at any time.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any, Iterator, NamedTuple
 
 import numpy as np
 
@@ -84,21 +85,30 @@ def read_chunk(folder: str | os.PathLike, split: str, index: int) -> tuple[Docum
     UserError: a file is missing or altered.
   """
   where = chunk_folder(folder, split, index)
-  try:
+  with _readable(where, folder):
     record = json.loads((where / "chunk.json").read_text(encoding="utf-8"))
     found = {name: npy.read(where / f"{name}.npy", digest) for name, digest in record["files"].items()}
-  except (OSError, ValueError, KeyError) as error:
-    raise UserError(f"{where}: cannot be read ({error}); delete {folder} and prepare again: "
-                    "the text is tokenized anew") from error
-  if "word_starts" in found:
-    found["word_starts"] = np.unpackbits(
-        found["word_starts"], count=len(found["tokens"]), bitorder="little").astype(bool)
-  return Documents(**found), record["bytes"]
+    if "word_starts" in found:
+      found["word_starts"] = np.unpackbits(
+          found["word_starts"], count=len(found["tokens"]), bitorder="little").astype(bool)
+    return Documents(**found), record["bytes"]
 
 
 def chunk_bytes(folder: str | os.PathLike, split: str, index: int) -> int:
-  """The bytes of text that a chunk was made of."""
-  return json.loads((chunk_folder(folder, split, index) / "chunk.json").read_text(encoding="utf-8"))["bytes"]
+  """The bytes of text that a chunk was made of. Raises UserError as `read_chunk` does."""
+  where = chunk_folder(folder, split, index)
+  with _readable(where, folder):
+    return json.loads((where / "chunk.json").read_text(encoding="utf-8"))["bytes"]
+
+
+@contextlib.contextmanager
+def _readable(where: pathlib.Path, folder: str | os.PathLike) -> Iterator[None]:
+  """Turns whatever a damaged file leads to into one message."""
+  try:
+    yield
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise UserError(f"{where}: cannot be read ({error}); delete {folder} and prepare again: "
+                    "the text is tokenized anew") from error
 
 
 class Contents(NamedTuple):
@@ -122,11 +132,12 @@ def write_contents(folder: str | os.PathLike, contents: Contents, files: list[st
 
 
 def read_contents(folder: str | os.PathLike) -> Contents | None:
-  """What `write_contents` noted, or None while text is missing."""
-  try:
-    return Contents(**json.loads(pathlib.Path(folder, "contents.json").read_text(encoding="utf-8")))
-  except FileNotFoundError:
+  """What `write_contents` noted, or None while text is missing. Raises UserError where it is damaged."""
+  path = pathlib.Path(folder, "contents.json")
+  if not path.exists():
     return None
+  with _readable(path, folder):
+    return Contents(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def describe(recipe: dict[str, Any]) -> str:
