@@ -43,7 +43,7 @@ def matching_files(pattern: str) -> list[str]:
   if not found and folders:
     raise UserError(f"{pattern}: names only folders ({folders[0]}); name files, as in {os.path.join(pattern, '*')}")
   if not found and is_remote(pattern):
-    raise UserError(f"{pattern}: no such file; check the address")
+    raise UserError(f"{pattern}: no such file, or nothing answers there; check the address")
   if not found:
     raise UserError(
         f"{pattern}: no such file (working folder: {os.getcwd()}); "
@@ -69,12 +69,17 @@ def compression(path: str) -> str:
   return suffix if suffix in COMPRESSED else ""
 
 
-def open_file(path: str) -> BinaryIO:
-  """The bytes of a file as they are stored, as a buffered stream. Use it within `reading`."""
+def open_file(path: str, *, seekable: bool = False) -> BinaryIO:
+  """The bytes of a file as they are stored, as a buffered stream, read from front to back or, if `seekable`, anywhere.
+
+  Use it within `reading`.
+  """
   if not is_remote(path):
     return open(path, "rb")
   system, inside = _file_system(path)
-  return io.BufferedReader(system.open(inside, "rb"), _BUFFER_BYTES)
+  # A web server need not know about parts of files; a stream asks it for none.
+  options = {"block_size": 0} if path.startswith(_WEB) and not seekable else {}
+  return io.BufferedReader(system.open(inside, "rb", **options), _BUFFER_BYTES)
 
 
 def file_stamp(path: str) -> tuple[int, int]:

@@ -30,7 +30,7 @@ def read_texts(path: str, column: str, *, skip_bad: bool, counts: collections.Co
 
   counts["files"] += 1
   row = 0
-  with reading(path), open_file(path) as stream:
+  with reading(path), open_file(path, seekable=True) as stream:
     if not stream.peek(1):
       counts["empty_files"] += 1
       return

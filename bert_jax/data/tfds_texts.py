@@ -13,7 +13,6 @@ import re
 import socket
 import sys
 import urllib.parse
-import urllib.request
 from typing import Any, Iterable, Iterator, NamedTuple
 
 import numpy as np
@@ -226,6 +225,8 @@ def _from_folder(tfds, folder: str):
 
 def _prepare(examples: Examples) -> None:
   """Downloads and prepares a data set, after saying so on stderr."""
+  import urllib.request  # here because it is slow to import
+
   import tensorflow_datasets as tfds
 
   builder = examples.builder
