@@ -1,0 +1,91 @@
+"""Stage one for one chunk: every sentence is found again, and nothing depends on how the work was cut."""
+
+import numpy as np
+import pytest
+
+from bert_jax.data import chunk as chunks
+from bert_jax.data.chunk import Chunk
+from bert_jax.data.sentences import split_sentences
+from bert_jax.data.tokenizer import Tokenizer, load_tokenizer
+from tests.prepare_fixtures import VOCABULARY
+
+TEXTS = ["The dog runs. A cat sleeps.\nThe tree.", "The house sees.", "\u200b", "Document 12. A [SEP] dog.\n\u200e\nOld cats."]
+
+
+@pytest.fixture
+def tokenizer(tmp_path) -> Tokenizer:
+  (tmp_path / "vocab.txt").write_text("".join(f"{token}\n" for token in VOCABULARY))
+  return load_tokenizer(tmp_path / "vocab.txt")
+
+
+def chunk_of(texts: list[str]) -> Chunk:
+  """Numbered from 5 on; document n is line 10 n of file n % 2."""
+  numbers = list(range(5, 5 + len(texts)))
+  return Chunk("train", 0, numbers, texts, [(number % 2, 10 * number) for number in numbers],
+               sum(len(text.encode()) for text in texts))
+
+
+def sentences_of(documents) -> list[list[list[int]]]:
+  """Ids by document and sentence."""
+  pieces = np.split(documents.tokens, documents.sentence_starts[1:-1])
+  starts = documents.document_starts.tolist()
+  return [[piece.tolist() for piece in pieces[begin:end]] for begin, end in zip(starts, starts[1:])]
+
+
+def test_the_sentences_of_every_document_are_those_of_the_tokenizer(tokenizer):
+  documents = chunks.tokenize(tokenizer.plain, chunk_of(TEXTS), dtype="uint16")
+  plain = lambda sentence: tokenizer.plain.encode(sentence, add_special_tokens=False).ids
+  expected = [[ids for ids in map(plain, split_sentences(text)) if ids] for text in TEXTS]
+  assert sentences_of(documents) == [one for one in expected if one]
+  assert [len(one) for one in expected] == [3, 1, 0, 3] and documents.word_starts is None
+  assert documents.tokens.dtype == np.uint16 and documents.sentence_starts.dtype == np.int64
+
+
+def test_a_document_without_a_token_takes_its_number_and_origin_along(tokenizer):
+  documents = chunks.tokenize(tokenizer.plain, chunk_of(TEXTS), dtype="uint16")
+  assert documents.numbers.tolist() == [5, 6, 8] and documents.numbers.dtype == np.uint32
+  assert documents.origins.tolist() == [[1, 50], [0, 60], [0, 80]] and documents.origins.dtype == np.uint64
+
+
+def test_a_special_token_in_a_text_is_brackets_and_a_word(tokenizer):
+  documents = chunks.tokenize(tokenizer.plain, chunk_of(TEXTS), dtype="uint16")
+  assert not set(documents.tokens.tolist()) & {tokenizer.special.cls, tokenizer.special.sep, tokenizer.special.mask}
+
+
+@pytest.mark.parametrize("batch", [1, 30, 10**6])
+def test_how_much_goes_to_the_tokenizer_at_once_changes_nothing(tokenizer, monkeypatch, batch):
+  many = chunk_of(TEXTS * 5)
+  expected = chunks.tokenize(tokenizer.plain, many, dtype="uint16")
+  monkeypatch.setattr(chunks, "_BATCH_CHARACTERS", batch)
+  for left, right in zip(expected, chunks.tokenize(tokenizer.plain, many, dtype="uint16")):
+    np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("batch", [1, 30, 10**6])
+def test_every_byte_of_text_is_reported_once(tokenizer, monkeypatch, batch):
+  monkeypatch.setattr(chunks, "_BATCH_CHARACTERS", batch)
+  done, chunk = [], chunk_of([*TEXTS, "Über die Brücke."])
+  chunks.tokenize(tokenizer.plain, chunk, dtype="uint16", advance=done.append)
+  assert sum(done) == chunk.num_bytes and len(done) == {1: 5, 30: 3, 10**6: 1}[batch]
+
+
+def test_a_chunk_of_nothing_is_empty_documents_of_the_right_shapes(tokenizer):
+  documents = chunks.tokenize(tokenizer.plain, chunk_of(["\u200b"]), dtype="uint32", segmenter=lambda text: [0])
+  assert [len(one) for one in documents] == [0, 1, 1, 0, 0, 0]
+  assert documents.origins.shape == (0, 2) and documents.tokens.dtype == np.uint32 and documents.word_starts.dtype == bool
+
+
+def test_word_starts_follow_the_segmenter(tokenizer):
+  """A segmenter that takes two characters for a word."""
+  pairs = lambda text: list(range(0, len(text), 2))
+  documents = chunks.tokenize(tokenizer.plain, chunk_of(["a 12345\nThe 98."]), dtype="uint16", segmenter=pairs)
+  tokens = [VOCABULARY[index] for index in documents.tokens.tolist()]
+  # "a ", "12", "34", "5"; "Th", "e ", "98", "."
+  assert list(zip(tokens, documents.word_starts.tolist())) == [
+      ("a", True), ("1", True), ("##2", False), ("##3", True), ("##4", False), ("##5", True),
+      ("the", True), ("9", True), ("##8", False), (".", True)]
+
+
+@pytest.mark.parametrize("size, dtype", [(10, "uint16"), (2**16, "uint16"), (2**16 + 1, "uint32")])
+def test_ids_take_as_few_bytes_as_the_vocabulary_allows(size, dtype):
+  assert chunks.token_dtype(size) == dtype and np.iinfo(dtype).max >= size - 1
