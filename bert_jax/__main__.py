@@ -1,39 +1,76 @@
 """The command line: `python -m bert_jax COMMAND [flags]`, also installed as `bert-jax`."""
 
 import argparse
+import atexit
+import difflib
+import errno
+import functools
 import importlib
 import os
+import signal
 import sys
+import threading
 
 from bert_jax import __version__
 from bert_jax.errors import UserError
 
 # In the order in which a newcomer meets them; each is a module of bert_jax.commands.
 COMMANDS = ("prepare", "inspect", "pretrain", "report", "evaluate", "export", "fill-mask", "next-sentence", "encode")
+# Those that keep what they have finished, and find it again.
+RESUMABLE = ("prepare", "pretrain")
+
+# What a file system may refuse, and what helps.
+_FULL, _FORBIDDEN, _MISPLACED = (
+    "make room, then run the same command again",
+    "choose a place that you may read and write",
+    "there is a file where a folder belongs, or the other way round: choose another name",
+)
+_DISK_REMEDIES = (
+    dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FULL)
+    | dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _FORBIDDEN)
+    | dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST), _MISPLACED)
+    | {errno.ENAMETOOLONG: "choose a shorter name"}
+)
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs a command. Returns the exit code: 0 done, 1 the user's mistake, 2 usage, 75 preempted after saving."""
-  arguments = [with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
+  """Runs a command. Returns the exit code: 0 done, 1 the user's mistake, 2 usage, 130 interrupted by Ctrl-C."""
+  arguments = list(sys.argv[1:] if argv is None else argv)
+  flags_end = arguments.index("--") if "--" in arguments else len(arguments)
+  arguments[:flags_end] = map(with_underscores, arguments[:flags_end])
   name = arguments[0] if arguments and arguments[0] in COMMANDS else None
   quiet()
+  keep_interrupts()
   try:
     parser = make_parser(only=name)
     options, rest = parser.parse_known_args(arguments)
     options.overrides = [word.removeprefix("--config.") for word in rest if word.startswith("--config.")]
     unknown = [word for word in rest if not word.startswith("--config.")]
     if unknown or (options.overrides and "config" not in options):
-      parser.error(f"{options.command} does not take {' '.join(unknown or rest)}")
-    return options.run(options) or 0
+      options.parser.error(refusal(options.parser, unknown or rest))
+    if options.overrides and not options.config:
+      options.parser.error(f"{rest[0]} changes a key of a config: give the config too, --config=FILE.py")
+    code = options.run(options) or 0
+    sys.stdout.flush()  # here, where a full disk or a closed pipe can still be answered
+    return code
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
   except KeyboardInterrupt:
-    print("interrupted", file=sys.stderr)
+    print("interrupted" + ("; the same command goes on from what is finished" if name in RESUMABLE else ""), file=sys.stderr)
+    if argv is None:
+      leave(130)
     return 130
   except BrokenPipeError:  # the reader of our output has gone, as `| head` does
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    let_go_of_output()
     return 0
+  except OSError as error:
+    if error.errno not in _DISK_REMEDIES:
+      raise
+    let_go_of_output()
+    where = "" if error.filename is None else f"{error.filename}: "
+    print(f"error: {where}{error.strerror}; {_DISK_REMEDIES[error.errno]}", file=sys.stderr)
+    return 1
 
 
 def with_underscores(word: str) -> str:
@@ -42,6 +79,47 @@ def with_underscores(word: str) -> str:
     return word
   flag, equals, value = word.partition("=")
   return "--" + flag[2:].replace("-", "_") + equals + value
+
+
+def refusal(command: argparse.ArgumentParser, words: list[str]) -> str:
+  """What is said of words that a command does not take, with the flag that may have been meant."""
+  near = [difflib.get_close_matches(word.partition("=")[0], list(command._option_string_actions), n=1)
+          for word in words if word.startswith("-")]
+  meant = " ".join(dict.fromkeys(flag for match in near for flag in match))
+  return f"unexpected {' '.join(words)}" + (f"; did you mean {meant}?" if meant else "")
+
+
+def let_go_of_output() -> None:
+  """Prints what is still waiting, or sends it nowhere if nobody takes it: Python would complain of that at its end."""
+  try:
+    sys.stdout.flush()
+  except OSError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def leave(code: int) -> None:
+  """Ends this process without the end of the interpreter, where JAX crashes after a Ctrl-C during compilation."""
+  atexit._run_exitfuncs()
+  let_go_of_output()
+  os._exit(code)
+
+
+@functools.cache
+def keep_interrupts() -> None:
+  """Sees to it that no Ctrl-C is lost.
+
+  JAX has a callback in Python's garbage collector. A KeyboardInterrupt that falls into it
+  cannot be raised from there: Python would print it and go on. Now it comes again a moment later.
+  """
+  show = sys.unraisablehook
+
+  def hook(unraisable) -> None:
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+      threading.Timer(0.02, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+    else:
+      show(unraisable)
+
+  sys.unraisablehook = hook
 
 
 def make_parser(only: str | None = None) -> argparse.ArgumentParser:
@@ -58,7 +136,7 @@ def make_parser(only: str | None = None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     module.add_arguments(command)
-    command.set_defaults(run=module.run)
+    command.set_defaults(run=module.run, parser=command)
   return parser
 
 
