@@ -235,7 +235,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
         f"data.batch_size={flat['data.batch_size']} does not divide into optimizer.microbatches={flat['optimizer.microbatches']} parts"
     )
   if not 0 <= flat["stop_at_step"] <= flat["total_steps"]:
-    raise errors.UserError(f"stop_at_step={flat['stop_at_step']} must lie between 0 and total_steps={flat['total_steps']}")
+    raise errors.UserError(
+        f"stop_at_step={flat['stop_at_step']} must lie between 0 and total_steps={flat['total_steps']}; "
+        "set stop_at_step=0 to train to the end of the schedule"
+    )
   if flat["init_optimizer"] and not flat["init_from"]:
     raise errors.UserError("init_optimizer takes the moments of the run named by init_from, which is empty")
 

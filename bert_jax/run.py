@@ -5,11 +5,12 @@
     WORKDIR/checkpoints/, metrics/, events/, tensorboard/, export/
 """
 
+import contextlib
 import os
 import pathlib
 import platform
 import shutil
-from typing import Callable
+from typing import Callable, ContextManager
 
 import jax
 import ml_collections
@@ -31,9 +32,11 @@ from bert_jax.training import checkpoint, loop, metrics, sharding
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training.train_state import TrainState
 
+Preparing = Callable[[], ContextManager[Progress | None]]
+
 
 def pretrain_run(
-    config: ml_collections.ConfigDict, workdir: str, *, say: Callable[[str], None] = print, preparing: Progress | None = None
+    config: ml_collections.ConfigDict, workdir: str, *, say: Callable[[str], None] = print, preparing: Preparing = contextlib.nullcontext
 ) -> dict[str, float]:
   """Trains what `config` says in `workdir`, from where it stands there.
 
@@ -41,7 +44,7 @@ def pretrain_run(
     config: see `config.KEYS`.
     workdir: the run folder; made if missing.
     say: takes one line of text for the user.
-    preparing: progress of the corpus, should it have to be prepared first; see `prepare_corpus`.
+    preparing: entered for as long as the corpus is prepared, should that be needed; its value is the `progress` of `prepare_corpus`.
 
   Returns:
     The metrics of the last evaluation.
@@ -50,14 +53,21 @@ def pretrain_run(
     UserError: corpus, tokenizer, devices or an earlier run in `workdir` do not fit the config.
   """
   root = pathlib.Path(workdir)
+  if root.exists() and not root.is_dir():
+    raise UserError(f"--workdir={root} is a file; a run needs a folder of its own")
+  # What the config alone decides is refused before a corpus is prepared.
+  encoder_of(config)
+  mesh = sharding.make_mesh(config)
+  optimizers.make_schedule(config)
   corpus = _corpus(config, say, preparing)
-  tokenizer = load_tokenizer(corpus.folder / "tokenizer")
+  tokenizer = _tokenizer(corpus)
   config = resolve(config, corpus, tokenizer)
   encoder = encoder_of(config)
-  mesh = sharding.make_mesh(config)
-  optimizers.make_schedule(config)  # refuses a bad schedule before anything is written
   start = _initial_parameters(config, encoder, tokenizer, say)
   adopt(root, config, corpus.folder / "tokenizer")
+  if is_finished(workdir, config):
+    say(f"{root} has already trained its {configs.last_step(config):,} steps; evaluating it again.\n"
+        "To train anew, give another --workdir or remove this one.")  # fmt: skip
 
   task = pretraining_task(config, model_of(config, encoder), corpus, tokenizer)
   evaluate = evaluation.make_evaluator(task, mesh, lambda: validation_batches(corpus, config))
@@ -83,9 +93,7 @@ def pretrain_run(
     params, last = loop.train(run, checkpoints, writer, progress)
     writer.event("finish", step=configs.last_step(config))
   if config.export.format:
-    hf_folder.write_folder(
-        root / "export", jax.device_get(params), encoder, root / "tokenizer", head="pretraining", format=config.export.format
-    )
+    hf_folder.write_folder(root / "export", jax.device_get(params), encoder, root / "tokenizer", format=config.export.format)
   return last
 
 
@@ -113,8 +121,18 @@ def _corpus(config: ml_collections.ConfigDict, say, preparing) -> Corpus:
   if config.data.source and not os.path.exists(folder):
     say(f"Preparing the corpus {folder} from {config.data.source}")
     settings = PrepareSettings(**{name: config.prepare[name] for name in PrepareSettings._fields})
-    prepare_corpus([config.data.source], folder, settings, progress=preparing, say=say)
+    with preparing() as progress:
+      prepare_corpus([config.data.source], folder, settings, progress=progress, say=say)
   return open_data(config)
+
+
+def _tokenizer(corpus: Corpus) -> Tokenizer:
+  """The tokenizer in the folder of a corpus. Raises UserError for one that did not make it: its ids mean other words."""
+  tokenizer = load_tokenizer(corpus.folder / "tokenizer")
+  if tokenizer.fingerprint != corpus.manifest["tokenizer_fingerprint"]:
+    raise UserError(f"{corpus.folder / 'tokenizer'} is not the tokenizer that made this corpus (fingerprint {tokenizer.fingerprint}, "
+                    f"expected {corpus.manifest['tokenizer_fingerprint']}); put that one back, or prepare the corpus anew with this one")  # fmt: skip
+  return tokenizer
 
 
 def adopt(root: pathlib.Path, config: ml_collections.ConfigDict, tokenizer_folder: pathlib.Path) -> None:
@@ -156,8 +174,10 @@ def evaluate_model(path: str, corpus_folder: str | None, *, batch_size: int, row
   if not corpus_folder and not is_run:
     raise UserError("--corpus is needed: a Hugging Face folder does not say which corpus it belongs to")
   own = read_run_config(path) if is_run else configs.default_config()
+  if not corpus_folder and own.data.corpus and not os.path.exists(own.data.corpus):
+    raise UserError(f"{own.data.corpus}, the corpus of {path}, is not there; say where it lies now: --corpus=DIR")
   corpus = open_corpus(corpus_folder) if corpus_folder else open_data(own)
-  tokenizer = load_tokenizer(corpus.folder / "tokenizer")
+  tokenizer = _tokenizer(corpus)
   if tokenizer.fingerprint != model.tokenizer.fingerprint:
     raise UserError(f"{corpus.folder} was made with another tokenizer than {path}; prepare it with --tokenizer={path}")
 

@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import sys
+from typing import Sequence
 
 
 def start_jax() -> None:
@@ -11,3 +13,22 @@ def start_jax() -> None:
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "bert_jax" / "compiled"))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def run_or_model(workdir: str | None, model: str | None) -> str:
+  """The folder that --workdir or --model names. Raises UserError for a --workdir without checkpoints."""
+  from bert_jax.errors import UserError
+
+  if workdir and not os.path.isdir(os.path.join(workdir, "checkpoints")):
+    raise UserError(f"--workdir={workdir} is no run folder with checkpoints; a Hugging Face folder is given as --model")
+  return workdir or model
+
+
+def note_unknown_words(model, texts: Sequence[str]) -> None:
+  """Says so where the tokenizer knows less than half of what some texts are made of: another language, most likely."""
+  from bert_jax.data.tokenizer import encode_batch
+
+  ids = [token for text in encode_batch(model.tokenizer, list(texts)) for token in text]
+  unknown = ids.count(model.tokenizer.special.unk)
+  if 2 * unknown > len(ids):
+    print(f"note: {unknown / len(ids):.0%} of the tokens are [UNK]: the vocabulary of this model does not know such text", file=sys.stderr)

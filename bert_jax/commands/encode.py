@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
   import numpy as np
 
-  from bert_jax import inference
-  from bert_jax.commands import start_jax
+  from bert_jax import atomic, inference
+  from bert_jax.commands import note_unknown_words, start_jax
   from bert_jax.errors import UserError
 
   if options.batch_size < 1:
@@ -35,24 +35,31 @@ def run(options: argparse.Namespace) -> None:
   out = pathlib.Path(options.out)
   if out.suffix != ".npy":
     raise UserError(f"--out={out} must end in .npy")
+  if out.is_dir():
+    raise UserError(f"--out={out} is a folder; name a file in it")
   lines = read_lines(options.input)
   start_jax()
   model = inference.load_model(options.model)
+  out.parent.mkdir(parents=True, exist_ok=True)
   encoded = inference.encode(model, lines, options.pooling, normalize=options.normalize, batch_size=options.batch_size)
-  partial = out.with_suffix(".partial.npy")
+  partial, names = out.with_suffix(".partial.npy"), out.with_suffix(".tokens.jsonl")
   try:
+    if encoded.tokens is not None:
+      atomic.write_text(names, "".join(json.dumps(tokens, ensure_ascii=False) + "\n" for tokens in encoded.tokens))
     np.save(partial, encoded.vectors, allow_pickle=False)
     partial.replace(out)
   except OSError as error:
+    raise UserError(f"cannot write {out}: {error.strerror or error}; choose another --out, or make room") from error
+  finally:
     partial.unlink(missing_ok=True)
-    raise UserError(f"cannot write {out}: {error.strerror or error}") from error
   print(f"{out}: float32 {list(encoded.vectors.shape)}, pooling {options.pooling}")
   if encoded.tokens is not None:
-    names = out.with_suffix(".tokens.jsonl")
-    names.write_text("".join(json.dumps(tokens, ensure_ascii=False) + "\n" for tokens in encoded.tokens), encoding="utf-8")
     print(f"{names}: the tokens of each line")
   if encoded.truncated:
-    print(f"note: {encoded.truncated} lines were longer than the model and lost their end", file=sys.stderr)
+    limit = model.config.max_position_embeddings - 2
+    print(f"note: {encoded.truncated:,} of {len(lines):,} lines had more than the {limit} tokens that the model takes, and lost "
+          "their end", file=sys.stderr)  # fmt: skip
+  note_unknown_words(model, lines[:1000])
 
 
 def read_lines(path: str) -> list[str]:

@@ -20,10 +20,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
   from bert_jax import run as runs
-  from bert_jax.commands import start_jax
+  from bert_jax.commands import run_or_model, start_jax
+  from bert_jax.errors import UserError
 
+  if options.batch_size < 1:
+    raise UserError(f"--batch_size={options.batch_size}: at least one row per call")
+  if options.rows < 0:
+    raise UserError(f"--rows={options.rows}: a number of rows, or 0 for all")
+  folder = run_or_model(options.workdir, options.model)
   start_jax()
-  metrics = runs.evaluate_model(options.workdir or options.model, options.corpus, batch_size=options.batch_size, rows=options.rows)
+  metrics = runs.evaluate_model(folder, options.corpus, batch_size=options.batch_size, rows=options.rows)
   if options.json:
     print(json.dumps(metrics))
     return

@@ -14,22 +14,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   source.add_argument("--checkpoint", metavar="DIR", help="one checkpoint, WORKDIR/checkpoints/STEP")
   source.add_argument("--model", metavar="DIR", help="a Hugging Face BERT folder, to write it in another form")
   parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write; it must not exist, or be an earlier export")
-  parser.add_argument("--head", default="pretraining", choices=("pretraining", "mlm", "encoder"),
-                      help="which heads to write: both, the MLM head, or none (default: %(default)s)")  # fmt: skip
+  parser.add_argument("--head", choices=("pretraining", "mlm", "encoder"),
+                      help="which heads to write: both, the MLM head, or none (default: none for sentence-transformers, else both)")  # fmt: skip
   parser.add_argument("--format", default="transformers", choices=("transformers", "sentence-transformers"),
                       help="folder layout (default: %(default)s)")  # fmt: skip
-  parser.add_argument("--pooling", default="mean", choices=("cls", "mean", "max"),
-                      help="sentence-transformers: how token vectors become one (default: %(default)s)")  # fmt: skip
+  parser.add_argument("--pooling", choices=("cls", "mean", "max"),
+                      help="with --format=sentence-transformers: how token vectors become one (default: mean)")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> None:
   from bert_jax import inference
+  from bert_jax.commands import run_or_model
   from bert_jax.convert import folder
+  from bert_jax.errors import UserError
 
+  if options.pooling and options.format != "sentence-transformers":
+    raise UserError(f"--pooling={options.pooling} is stored in folders of sentence-transformers only: add --format=sentence-transformers")
   if options.checkpoint:
     model = inference.load_checkpoint(pathlib.Path(options.checkpoint))
   else:
-    model = inference.load_model(options.workdir or options.model)
-  folder.write_folder(options.out, model.params, model.config, model.tokenizer_folder, head=options.head,
-                      format=options.format, pooling=options.pooling)  # fmt: skip
-  print(f"{options.out}: {options.head} weights of {model.origin}, for {options.format}")
+    model = inference.load_model(run_or_model(options.workdir, options.model))
+  head = options.head or folder.DEFAULT_HEAD[options.format]
+  folder.write_folder(options.out, model.params, model.config, model.tokenizer_folder, head=head,
+                      format=options.format, pooling=options.pooling or "mean")  # fmt: skip
+  print(f"{options.out}: {head} weights of {model.origin}, for {options.format}")

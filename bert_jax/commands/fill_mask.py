@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
   from bert_jax import inference
-  from bert_jax.commands import start_jax
+  from bert_jax.commands import note_unknown_words, start_jax
   from bert_jax.errors import UserError
 
   if options.top_k < 1:
@@ -25,6 +25,7 @@ def run(options: argparse.Namespace) -> None:
   model = inference.load_model(options.model)
   for text in options.text:
     masks = inference.fill_mask(model, text, options.top_k)
+    note_unknown_words(model, [text])
     if options.json:
       print(json.dumps({"text": text, "masks": [[c._asdict() for c in mask] for mask in masks]}, ensure_ascii=False))
       continue

@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
   parser.add_argument("--corpus", required=True, metavar="DIR", help="the corpus folder")
   parser.add_argument("--split", choices=SPLITS, default=SPLITS[0], help="default: %(default)s")
-  parser.add_argument("--row", type=int, action="append", metavar="N", help="a row to show; may be repeated")
+  parser.add_argument("--row", type=int, action="append", metavar="N", help="show this row and nothing else; may be repeated")
   parser.add_argument("--rows", type=int, default=3, metavar="N",
                       help="without --row: how many, spread over the split (default: %(default)s)")
   parser.add_argument("--masks", action="store_true",
@@ -34,9 +34,9 @@ def run(options: argparse.Namespace) -> None:
   if options.masks and rows:
     marks = _marks(options, corpus, tokenizer, rows)
     shown = [inspect.show_row(corpus, tokenizer, options.split, row, own) for row, own in zip(rows, marks)]
-  print(inspect.summary(options.corpus, corpus.manifest))
-  for text in shown:
-    print(f"\n{text}")
+  if not options.row:
+    shown.insert(0, inspect.summary(options.corpus, corpus.manifest))
+  print("\n\n".join(shown))
 
 
 def _marks(options: argparse.Namespace, corpus, tokenizer, rows: list[int]):

@@ -1,6 +1,7 @@
 """`next-sentence`: whether B follows A."""
 
 import argparse
+import sys
 
 HELP = "the probability that sentence B follows sentence A"
 EXAMPLE = """  python -m bert_jax next-sentence --model=runs/quickstart "It opens a file." "It returns a file object." """
@@ -14,10 +15,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
   from bert_jax import inference
-  from bert_jax.commands import start_jax
+  from bert_jax.commands import note_unknown_words, start_jax
+  from bert_jax.data.tokenizer import encode_batch
 
   start_jax()
   model = inference.load_model(options.model)
   follows = float(inference.next_sentence(model, [(options.first, options.second)])[0])
   print(f"B follows A (label 0): {follows:.3f}")
   print(f"B is random (label 1): {1 - follows:.3f}")
+  note_unknown_words(model, [options.first, options.second])
+  first, second = encode_batch(model.tokenizer, [options.first, options.second])
+  limit = model.config.max_position_embeddings
+  if inference.truncate(first, second, limit)[2]:
+    print(f"note: the two have {len(first) + len(second):,} tokens, and the model takes {limit - 3}: "
+          "the longer one was cut at its end", file=sys.stderr)  # fmt: skip

@@ -23,6 +23,7 @@ def run(options: argparse.Namespace) -> None:
   from bert_jax import config as configs
 
   config = configs.load_config(options.config, options.overrides)
+  check_source_is_meant(config, options.overrides)
   if config.deterministic:  # has to stand before JAX starts its GPU backend
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
 
@@ -31,12 +32,28 @@ def run(options: argparse.Namespace) -> None:
   from bert_jax.commands.prepare import progress_bar
 
   start_jax()
-  if runs.is_finished(options.workdir, config):
-    print(f"{options.workdir} has already trained its {configs.last_step(config):,} steps; evaluating it again.")
-    print("To train anew, give another --workdir or remove this one.")
-  with progress_bar() as preparing:
-    metrics = runs.pretrain_run(config, options.workdir, preparing=preparing)
+  metrics = runs.pretrain_run(config, options.workdir, preparing=progress_bar)
   print_result(pathlib.Path(options.workdir), config, metrics)
+
+
+def check_source_is_meant(config, overrides: list[str]) -> None:
+  """Refuses to prepare the source of a config file into a corpus folder of the command line.
+
+  The two belong together: a mistyped --config.data.corpus would else become a corpus of
+  something that nobody asked for.
+
+  Raises:
+    UserError: data.corpus is overridden, data.source is not, and there is no such folder.
+  """
+  from bert_jax.errors import UserError
+
+  given = {override.partition("=")[0] for override in overrides}
+  folder, source = config.data.corpus, config.data.source
+  if folder and source and "data.corpus" in given and "data.source" not in given and not os.path.exists(folder):
+    raise UserError(
+        f"--config.data.corpus={folder}: there is no such folder. Prepare it first, `python -m bert_jax prepare --source=… --out={folder}`; "
+        f"or, to have it made from the source that the config names, give that too: --config.data.source={source}"
+    )
 
 
 def print_result(workdir: pathlib.Path, config, metrics: dict[str, float]) -> None:
@@ -48,16 +65,21 @@ def print_result(workdir: pathlib.Path, config, metrics: dict[str, float]) -> No
   if config.data.corpus:  # of a mixture nobody knows the entropy
     entropy = read_manifest(config.data.corpus)["unigram_entropy"]
     side = "below" if loss <= entropy else "above"
-    compared = f", {abs(entropy - loss):.2f} {side} the unigram entropy of the corpus ({entropy:.3f})"
-  print(f"\neval/mlm_loss      {loss:.3f} nats{compared}")
-  print(f"eval/mlm_accuracy  {metrics['eval/mlm_accuracy']:.3f} over {metrics['eval/predictions']:,.0f} masked tokens")
+    compared = f", {abs(entropy - loss):.2f} {side} the unigram entropy of the training split ({entropy:.3f})"
+  figures = [("mlm_loss", f"{loss:.3f} nats{compared}"),
+             ("mlm_accuracy", f"{metrics['eval/mlm_accuracy']:.3f} over {metrics['eval/predictions']:,.0f} masked tokens")]  # fmt: skip
   for name in PAIR_OBJECTIVES:
     if f"eval/{name}_accuracy" in metrics:
-      print(
-          f"eval/{name}_accuracy  {metrics[f'eval/{name}_accuracy']:.3f} over {metrics['eval/pairs']:,.0f} pairs "
-          f"(always the more frequent answer: {metrics[f'eval/{name}_majority']:.3f})"
-      )
-  places = {"checkpoints": "checkpoints", "metrics": "metrics", "tensorboard": "curves", "export": "PyTorch model"}
-  for name, what in places.items():
-    if (workdir / name).is_dir():
-      print(f"{what:<18} {workdir / name}")
+      figures.append((f"{name}_accuracy", f"{metrics[f'eval/{name}_accuracy']:.3f} over {metrics['eval/pairs']:,.0f} pairs; "
+                      f"always giving the more frequent label: {metrics[f'eval/{name}_majority']:.3f}"))  # fmt: skip
+  print("\nOn the validation split:")
+  for name, value in figures:
+    print(f"  eval/{name:<14} {value}")
+  places = {"checkpoints": "checkpoints", "metrics": "metrics", "tensorboard": "TensorBoard", "export": "PyTorch model"}
+  there = {what: workdir / name for name, what in places.items() if (workdir / name).is_dir()}
+  print("In the run folder:")
+  for what, path in there.items():
+    print(f"  {what:<19} {path}")
+  print("Next:")
+  print(f"  curves              python -m bert_jax report --workdir={workdir} --plot=curves.png")
+  print(f'  use it              python -m bert_jax fill-mask --model={workdir} "text with a [MASK] in it"')

@@ -27,6 +27,8 @@ from bert_jax.models.config import EncoderConfig
 
 ARCHITECTURES = {"pretraining": "BertForPreTraining", "mlm": "BertForMaskedLM", "encoder": "BertModel"}
 FORMATS = ("transformers", "sentence-transformers")
+# sentence-transformers has no use for MLM and NSP heads, and lists their weights as unexpected.
+DEFAULT_HEAD = {"transformers": "pretraining", "sentence-transformers": "encoder"}
 POOLINGS = ("cls", "max", "mean")
 
 # The mark in model.safetensors by which an earlier export is known, and the files that one may hold.
@@ -62,7 +64,7 @@ def write_folder(
     config: EncoderConfig,
     tokenizer_dir: str | pathlib.Path,
     *,
-    head: str = "pretraining",
+    head: str | None = None,
     format: str = "transformers",
     pooling: str = "mean",
     normalize: bool = False,
@@ -75,7 +77,7 @@ def write_folder(
     params: the tree of PretrainingModel.
     config: what the parameters belong to.
     tokenizer_dir: a tokenizer folder or vocab.txt; all four tokenizer files are written, whichever it has.
-    head: 'pretraining', 'mlm' or 'encoder', see bert.to_huggingface.
+    head: 'pretraining', 'mlm' or 'encoder', see bert.to_huggingface; None: DEFAULT_HEAD of the format.
     format: 'transformers' or 'sentence-transformers'.
     pooling: 'mean', 'cls' or 'max'; how sentence-transformers makes one vector of many.
     normalize: whether sentence-transformers scales vectors to length 1.
@@ -86,6 +88,7 @@ def write_folder(
   """
   _one_of("format", format, FORMATS)
   _one_of("pooling", pooling, POOLINGS)
+  head = head or DEFAULT_HEAD[format]
   out = pathlib.Path(out)
   _check_replaceable(out)
   tokenizer = load_tokenizer(tokenizer_dir)

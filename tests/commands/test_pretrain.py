@@ -1,0 +1,119 @@
+"""`pretrain` as a user calls it: from text to the last lines, and what it refuses."""
+
+import json
+import shutil
+
+import pytest
+from tests.run_fixtures import corpus, write_config, write_text  # noqa: F401  (corpus is a fixture)
+
+from bert_jax.__main__ import main
+from bert_jax.commands import pretrain
+from bert_jax.data.corpus import read_manifest
+
+
+@pytest.fixture
+def call(tmp_path, capsys):
+  """call("--flag=…", …) -> (exit code, standard output, standard error) of a tiny run in tmp_path/run."""
+  config = write_config(tmp_path)
+
+  def call(*flags, config=config, workdir=tmp_path / "run"):
+    code = main(["pretrain", f"--config={config}", f"--workdir={workdir}", *flags])
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+  return call
+
+
+def with_source(folder, source):
+  """A config that names corpus and source, as quickstart.py does."""
+  path = folder / "with_source.py"
+  lines = ["import sys", f"sys.path.insert(0, {str(folder)!r})", "import tiny", "def get_config(variant=''):",
+           "  config = tiny.get_config()", f"  config.data.corpus = {str(folder / 'made')!r}", f"  config.data.source = {source!r}",
+           "  config.total_steps = 2", "  config.optimizer.warmup_steps = 1",
+           "  config.prepare.update(vocab_size=150, seq_length=32, validation_fraction=0.2, workers=1)", "  return config"]  # fmt: skip
+  path.write_text("\n".join(lines) + "\n")
+  return path
+
+
+def test_text_in_a_config_becomes_a_corpus_and_the_last_lines_say_how_good_and_where(call, tmp_path):
+  config = with_source(tmp_path, f"text:{write_text(tmp_path / 'text.txt')}")
+  code, out, err = call(config=config)
+  assert code == 0 and "Preparing the corpus" in out and "corpus" in err
+  entropy = read_manifest(tmp_path / "made")["unigram_entropy"]
+  last = out[out.index("On the validation split:"):]
+  assert f"the unigram entropy of the training split ({entropy:.3f})" in last
+  assert "eval/nsp_accuracy" in last and "pairs; always giving the more frequent label: 0." in last
+  for place in ("checkpoints", "metrics", "tensorboard", "export"):
+    assert str(tmp_path / "run" / place) in last
+  assert "already trained" not in out
+  code, out, _ = call(config=config)
+  assert code == 0 and "has already trained its 2 steps; evaluating it again" in out
+
+
+def test_another_corpus_is_not_made_of_the_source_that_the_config_file_names(call, tmp_path):
+  config = with_source(tmp_path, f"text:{write_text(tmp_path / 'text.txt')}")
+  before = sorted(tmp_path.iterdir())
+  code, _, err = call(f"--config.data.corpus={tmp_path / 'mistyped'}", config=config)
+  assert code == 1 and err.count("\n") == 1
+  assert "mistyped: there is no such folder" in err and f"--config.data.source=text:{tmp_path / 'text.txt'}" in err
+  assert sorted(path for path in tmp_path.iterdir() if path.name != "__pycache__") == before
+
+
+def test_another_corpus_is_made_where_its_source_is_given_too(call, tmp_path):
+  text = write_text(tmp_path / "text.txt")
+  config = with_source(tmp_path, "text:/nowhere")
+  code, _, _ = call(f"--config.data.corpus={tmp_path / 'other'}", f"--config.data.source=text:{text}", config=config)
+  assert code == 0 and (tmp_path / "other" / "manifest.json").is_file()
+
+
+def test_a_mistake_in_the_config_is_told_before_a_corpus_is_prepared(call, tmp_path):
+  config = with_source(tmp_path, f"text:{write_text(tmp_path / 'text.txt')}")
+  for flag, said in (("data.batch_size=7", "data.batch_size=7 does not divide over 8 devices"),
+                     ("model.preset=bert-huge", "unknown preset 'bert-huge'"),
+                     ("optimizer.warmup_steps=3", "optimizer.warmup_steps=3")):  # fmt: skip
+    code, out, err = call(f"--config.{flag}", config=config)
+    assert code == 1 and said in err and "Preparing" not in out
+  assert not (tmp_path / "made").exists() and not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_of_another_config_is_not_said_to_be_evaluated_again(call, tmp_path, corpus):  # noqa: F811
+  flags = (f"--config.data.corpus={corpus}", "--config.total_steps=2", "--config.optimizer.warmup_steps=1")
+  assert call(*flags)[0] == 0
+  code, out, err = call(*flags, "--config.seed=4")
+  assert code == 1 and "already" not in out and "seed: 0 there, 4 now" in err
+
+
+def test_a_file_in_the_place_of_the_workdir_is_left_alone(call, tmp_path, corpus):  # noqa: F811
+  (tmp_path / "thesis.txt").write_text("years of work")
+  for workdir, said in ((tmp_path / "thesis.txt", "is a file; a run needs a folder of its own"),
+                        (tmp_path / "thesis.txt" / "run", "Not a directory; there is a file where a folder belongs")):  # fmt: skip
+    code, _, err = call(f"--config.data.corpus={corpus}", workdir=workdir)
+    assert code == 1 and said in err and err.count("\n") == 1
+  assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_corpus_whose_tokenizer_did_not_make_it_is_refused(call, tmp_path, corpus):  # noqa: F811
+  copy = tmp_path / "copy"
+  shutil.copytree(corpus, copy)
+  path = copy / "tokenizer" / "tokenizer.json"
+  content = json.loads(path.read_text())
+  vocabulary = content["model"]["vocab"]
+  vocabulary["a"], vocabulary["the"] = vocabulary["the"], vocabulary["a"]
+  path.write_text(json.dumps(content))
+  code, _, err = call(f"--config.data.corpus={copy}")
+  assert code == 1 and "is not the tokenizer that made this corpus" in err
+  assert not (tmp_path / "run").exists()
+
+
+def test_stopping_later_than_the_schedule_names_the_remedy(call, corpus):  # noqa: F811
+  code, _, err = call(f"--config.data.corpus={corpus}", "--config.stop_at_step=900000")
+  assert code == 1 and "set stop_at_step=0" in err
+
+
+def test_a_mixture_has_no_entropy_to_compare_with(tmp_path, capsys):
+  from bert_jax import config as configs
+
+  metrics = {"eval/mlm_loss": 2.0, "eval/mlm_accuracy": 0.25, "eval/predictions": 10.0}
+  pretrain.print_result(tmp_path, configs.default_config(), metrics)
+  shown = capsys.readouterr().out
+  assert "eval/mlm_loss       2.000 nats\n" in shown and "unigram" not in shown
