@@ -82,7 +82,7 @@ def _columns(path, stream, name):
     for group in range(file.num_row_groups):
       metadata = file.metadata.row_group(group)
       chunks = (metadata.column(number) for number in range(metadata.num_columns))
-      num_bytes = next((chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == name), _BATCH_BYTES)
+      num_bytes = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == name)
       rows = max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES * metadata.num_rows // max(1, num_bytes)))
       for batch in file.iter_batches(rows, row_groups=[group], columns=[name], use_threads=False):
         array = batch.column(0)

@@ -179,16 +179,17 @@ def read_documents(
 
 
 def _resolve(sources: Sequence[Source], text_field: str | None) -> list[Any]:
-  """What the readers of the sources walk over. Every source is looked up before anything is read or downloaded."""
+  """What the readers of the sources walk over: all is looked up, and checked, before anything is read or downloaded."""
   resolved = [KINDS[source.kind].resolve(source.argument) for source in sources]
   if not resolved:
     raise UserError("no source: name at least one, as in --source=text:corpus/*.txt")
-  if text_field not in (None, "text") and not any(KINDS[source.kind].has_fields for source in sources):
+  if text_field is None:
+    return resolved
+  if text_field != "text" and not any(KINDS[source.kind].has_fields for source in sources):
     having = ", ".join(f"{name}:" for name, kind in KINDS.items() if kind.has_fields)
     raise UserError(f"--text_field={text_field}: no source has fields; only {having} have")
   for source, where in zip(sources, resolved):
-    if text_field is not None:
-      KINDS[source.kind].check(where, text_field)
+    KINDS[source.kind].check(where, text_field)
   return resolved
 
 
@@ -436,5 +437,6 @@ KINDS: dict[str, Kind] = {
     "parquet": Kind((), matching_files, _read_parquet, _file_entries, "parquet:corpus/*.parquet", has_fields=True),
     "tfds": Kind((), tfds_texts.find, _read_tfds, _tfds_entries, "tfds:lm1b", has_fields=True, check=tfds_texts.check,
                  versions=lambda examples: {f"tfds:{examples.name}": examples.version}),
-    "docstrings": Kind((), docstrings.find_packages, _read_docstrings, _docstring_entries, versions=_docstring_versions),
+    "docstrings": Kind((), docstrings.find_packages, _read_docstrings, _docstring_entries,
+                       versions=_docstring_versions),
 }

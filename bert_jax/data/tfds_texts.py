@@ -92,7 +92,8 @@ def split_size(examples: Examples) -> tuple[int, int]:
   """(bytes, examples) of the split. A data set that is not prepared on disk is downloaded and prepared first.
 
   Raises:
-    UserError: a split that does not exist, a file format that is not read; a download that fails, needs a file brought by hand or Apache Beam.
+    UserError: a split that does not exist, a file format that is not read; a download that fails, that needs a
+      file brought by hand, or Apache Beam.
   """
   if not examples.builder.is_prepared():
     _prepare(examples)
@@ -143,7 +144,8 @@ def read_texts(
     try:
       yield number, text.decode("utf-8") if isinstance(text, bytes) else text
     except UnicodeDecodeError as error:
-      note_bad(f"{examples.file}: example {number}: not UTF-8: byte 0x{text[error.start]:02x} at byte {error.start + 1}",
+      byte = f"byte 0x{text[error.start]:02x} at byte {error.start + 1}"
+      note_bad(f"{examples.file}: example {number}: not UTF-8: {byte} of the text",
                skip_bad=skip_bad, counts=counts, key="bad_documents")
     number += 1
 
@@ -176,8 +178,8 @@ def _by_name(tfds, name: str):
     raise UserError(f"tfds:{name}: data sets of the Hugging Face Hub are read as parquet:hf://datasets/OWNER/NAME/"
                     "**/*.parquet")
   if version and not re.fullmatch(r"[\d*]+\.[\d*]+\.[\d*]+", version):
-    raise UserError(f"tfds:{name}: neither a version nor a split: {version!r}; expected NAME[/CONFIG][:VERSION][:SPLIT], "
-                    "as in lm1b, wikipedia/20230601.en:train[:10%] or lm1b:1.1.0:test")
+    raise UserError(f"tfds:{name}: neither a version nor a split: {version!r}; expected "
+                    "NAME[/CONFIG][:VERSION][:SPLIT], as in lm1b, wikipedia/20230601.en:train[:10%] or lm1b:1.1.0:test")
   data_dir = os.environ.get("TFDS_DATA_DIR") or None
   dataset, _, config = plain.partition("/")
   try:
@@ -231,7 +233,8 @@ def _prepare(examples: Examples) -> None:
 
   builder = examples.builder
   missing = f"tfds:{examples.name}: not prepared in {builder.data_dir}"
-  elsewhere = "prepare it with tensorflow_datasets on another machine and name the folder above all data sets in TFDS_DATA_DIR"
+  elsewhere = ("prepare it with tensorflow_datasets on another machine and name the folder above all data sets in "
+               "TFDS_DATA_DIR")
   if isinstance(builder, tfds.core.BeamBasedBuilder):
     raise UserError(f"{missing}, which takes Apache Beam (https://www.tensorflow.org/datasets/beam_datasets); set "
                     f"TFDS_DATA_DIR=gs://tfds-data/datasets, where Google keeps many that are prepared, or {elsewhere}")

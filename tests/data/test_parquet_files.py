@@ -22,7 +22,8 @@ def read(spec, *, skip_bad=False, text_field="text"):
 
 
 def write(path, values, kind=None, name="text", **options):
-  parquet.write_table(pa.table({"id": list(range(len(values))), name: pa.array(values, kind or pa.string())}), path, **options)
+  table = pa.table({"id": list(range(len(values))), name: pa.array(values, kind or pa.string())})
+  parquet.write_table(table, path, **options)
   return path
 
 
@@ -56,7 +57,8 @@ def test_a_file_without_the_column_is_named_with_the_columns_it_has(tmp_path):
   write(tmp_path / "a.parquet", ["One."])
   write(tmp_path / "b.parquet", ["Two."], name="body")
   write(tmp_path / "c.parquet", ["Three."])
-  with pytest.raises(UserError, match=r"b.parquet: no column 'text' \(columns: id, body\); .*--text_field=body.*--skip_bad"):
+  message = r"b.parquet: no column 'text' \(columns: id, body\); .*--text_field=body.*--skip_bad"
+  with pytest.raises(UserError, match=message):
     read(f"parquet:{tmp_path}/*.parquet")
   documents, counts = read(f"parquet:{tmp_path}/*.parquet", skip_bad=True)
   assert [d.text for d in documents] == ["One.", "Three."] and counts["bad_files"] == 1
@@ -85,7 +87,8 @@ def test_an_empty_file_among_good_ones_is_counted(tmp_path):
 def test_a_file_that_is_not_whole_is_named(tmp_path, damage):
   path = write(tmp_path / "a.parquet", [f"Document {number}." for number in range(1000)])
   data = path.read_bytes()
-  path.write_bytes({"cut off": data[:-100], "not parquet": b"Just text, no Parquet.", "footer": data[:-30] + data[-20:]}[damage])
+  damaged = {"cut off": data[:-100], "not parquet": b"Just text, no Parquet.", "footer": data[:-30] + data[-20:]}
+  path.write_bytes(damaged[damage])
   write(tmp_path / "b.parquet", ["Good."])
   with pytest.raises(UserError, match=r"a.parquet: not a whole Parquet file \(.*--skip_bad"):
     read(f"parquet:{tmp_path}/*.parquet")

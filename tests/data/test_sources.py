@@ -167,8 +167,9 @@ def test_what_datatrove_writes_is_read(tmp_path):
 @pytest.mark.parametrize("kind, ampersand", [("jsonl", "&amp;"), ("wikiextractor", "&")])
 def test_wikiextractors_json_output_is_read(tmp_path, kind, ampersand):
   """Its articles in JSON have no title line; wikiextractor: decodes their entities as it does in <doc> blocks."""
-  lines = [{"id": "12", "revid": "1", "url": "https://en.wikipedia.org/wiki?curid=12", "title": "A", "text": "A &amp; B.\nTwo."},
-           {"id": "13", "revid": "1", "url": "https://en.wikipedia.org/wiki?curid=13", "title": "Empty", "text": ""}]
+  url = "https://en.wikipedia.org/wiki?curid=1"
+  lines = [{"id": "12", "revid": "1", "url": url, "title": "A", "text": "A &amp; B.\nTwo."},
+           {"id": "13", "revid": "1", "url": url, "title": "Empty", "text": ""}]
   write(tmp_path / "wiki_00", "".join(json.dumps(line) + "\n" for line in lines))
   documents, counts = read(f"{kind}:{tmp_path}/wiki_00")
   assert [d.text for d in documents] == [f"A {ampersand} B.\nTwo."]
@@ -205,8 +206,10 @@ def test_a_missing_file_is_reported_before_anything_is_read(tmp_path):
 
 @pytest.mark.parametrize("spec, message", [
     ("corpus.txt", "write text:corpus.txt"), ("txt:a", "did you mean text:"),
-    ("text+one_per_file:a", "has no option"), ("jsonl+x:a", "options: none"), ("text:", "names nothing to read; write it as in text:corpus"),
-    ("docstrings:no_such_package_here", "no package"), ("tfds:", "as in tfds:lm1b"), ("parquet:", "as in parquet:corpus"),
+    ("text+one_per_file:a", "has no option"), ("jsonl+x:a", "options: none"),
+    ("text:", "names nothing to read; write it as in text:corpus"),
+    ("docstrings:no_such_package_here", "no package"),
+    ("tfds:", "as in tfds:lm1b"), ("parquet:", "as in parquet:corpus"),
     ("parqet:a", "did you mean parquet:")])
 def test_specifications_that_mean_nothing_are_refused_with_the_remedy(spec, message):
   with pytest.raises(UserError, match=message):
@@ -288,7 +291,8 @@ def test_one_json_array_of_all_records_is_told_from_lines(tmp_path, monkeypatch)
 @pytest.mark.parametrize("kind", ["text", "text+one-per-file", "wikiextractor", "jsonl"])
 def test_what_windows_leaves_in_a_file_vanishes(tmp_path, kind):
   """A byte-order mark, \\r\\n line ends, NUL characters; and an empty file among good ones."""
-  body = {"jsonl": '{"text": "One.\\r\\nTwo\\u0000."}\r\n', "wikiextractor": '<doc id="1" title="T">\r\nT\r\nOne.\r\nTwo\0.\r\n</doc>\r\n'}
+  body = {"jsonl": '{"text": "One.\\r\\nTwo\\u0000."}\r\n',
+          "wikiextractor": '<doc id="1" title="T">\r\nT\r\nOne.\r\nTwo\0.\r\n</doc>\r\n'}
   text = body.get(kind, "One.\r\n\r\nTwo\0.\r\n" if "one" in kind else "One.\r\nTwo\0.\r\n")
   (tmp_path / "a").write_bytes(text.encode("utf-8-sig"))
   (tmp_path / "b").write_bytes(b"")

@@ -34,7 +34,9 @@ class TextsOfThisTest(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, count):
     for number in range(count):
-      text = b"half \xed\xa0\xbd" if number == 5 and self.builder_config.name == "odd" else f"Text {number}.\r\n\nMore 中文."
+      text = f"Text {number}.\r\n\nMore 中文."
+      if number == 5 and self.builder_config.name == "odd":
+        text = b"half \xed\xa0\xbd"
       yield number, {"text": text, "title": f"Title {number}" if number % 2 else " ", "number": number, "words": ["x"]}
 
 
@@ -95,14 +97,16 @@ def test_the_examples_come_whole_and_in_the_order_in_which_they_are_stored(folde
   assert read("tfds:texts_of_this_test/small") == (documents, counts)
 
 
-@pytest.mark.parametrize("split", ["validation", "train[:1%]", "train[33%:67%]", "train[-7:]", "train[70%:]+validation", "all"])
+@pytest.mark.parametrize("split", [
+    "validation", "train[:1%]", "train[33%:67%]", "train[-7:]", "train[70%:]+validation", "all"])
 def test_splits_and_slices_are_those_of_tfds(folder, split):
   documents, _ = read(f"tfds:texts_of_this_test/small:{split}")
   assert [d.text for d in documents] == texts_by_tfds(folder, split)
 
 
 @pytest.mark.parametrize("argument", [
-    "texts_of_this_test", "texts_of_this_test/small:1.2.3", "texts_of_this_test:1.2.3:train", "{folder}/texts_of_this_test/small/1.2.3"])
+    "texts_of_this_test", "texts_of_this_test/small:1.2.3", "texts_of_this_test:1.2.3:train",
+    "{folder}/texts_of_this_test/small/1.2.3"])
 def test_a_data_set_is_named_by_configuration_version_or_folder(folder, argument):
   documents, _ = read("tfds:" + argument.format(folder=folder))
   assert documents[0].file == "tfds:texts_of_this_test/small/1.2.3:train" and len(documents) == _NUM_TRAIN
@@ -139,12 +143,14 @@ def test_a_format_that_tfds_reads_wrong_is_refused(tmp_path, monkeypatch):
     ("texts_of_this_test/small", "body", r"no feature 'body' \(features: .*words.*\); .*--text_field=t"),
     ("texts_of_this_test/small", "number", "feature 'number' is .*int64.*, not text"),
     ("texts_of_this_test/small", "words", "feature 'words' is .*, not text"),
-    ("huggingface:c4/en", "text", "parquet:hf://datasets"), ("/nowhere/at/all", "text", "not the folder of a prepared data set"),
+    ("huggingface:c4/en", "text", "parquet:hf://datasets"),
+    ("/nowhere/at/all", "text", "not the folder of a prepared data set"),
     ("wikipedia/20230601.enn", "text", "wikipedia has no configuration '20230601.enn'; did you mean .*20230601.en"),
     ("wikipedia/20230601.en", "text", "not prepared in .*Apache Beam .*TFDS_DATA_DIR=gs://tfds-data/datasets"),
     ("pg19", "text", "no feature 'text' .*--text_field=book_text")])
 def test_mistakes_are_named_before_anything_is_downloaded(spec, text_field, message, monkeypatch):
-  monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", lambda *args, **options: pytest.fail("downloads"))
+  fail = lambda *args, **options: pytest.fail("downloads")
+  monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
   with pytest.raises(UserError, match=message):
     read(f"tfds:{spec}", text_field=text_field)
   with pytest.raises(UserError, match=message):
@@ -157,7 +163,7 @@ def test_without_a_network_the_message_comes_at_once(monkeypatch):
 
   monkeypatch.setattr(socket, "getaddrinfo", no_network)
   monkeypatch.setattr(urllib.request, "getproxies", dict)
-  with pytest.raises(UserError, match=r"tfds:lm1b: not prepared in .*statmt.org.* cannot be reached from here .*TFDS_DATA_DIR"):
+  with pytest.raises(UserError, match=r"tfds:lm1b: not prepared in .*statmt.org.* cannot be reached .*TFDS_DATA_DIR"):
     read("tfds:lm1b")
 
 
@@ -175,12 +181,12 @@ def test_a_data_set_that_is_not_prepared_is_prepared_once_and_said_to_be(capfd):
 def test_a_preparation_that_fails_says_why(monkeypatch):
   monkeypatch.setattr(NotPreparedInThisTest, "_generate_examples", lambda self: iter([(0, {"wrong": "feature"})]))
   monkeypatch.setenv("TFDS_DATA_DIR", os.environ["TFDS_DATA_DIR"] + "/elsewhere")
-  with pytest.raises(UserError, match="not prepared in .*/elsewhere/.*, and preparing it failed: .*; mend that, or prepare it"):
+  with pytest.raises(UserError, match="not prepared in .*/elsewhere/.*, and preparing it failed: .*; mend that, or"):
     read("tfds:not_prepared_in_this_test")
 
 
 def test_an_example_that_is_not_utf8_is_named():
-  with pytest.raises(UserError, match=r"tfds:texts_of_this_test/odd/1.2.3:train: example \d+: not UTF-8: byte 0xed.*--skip_bad"):
+  with pytest.raises(UserError, match=r"tfds:texts_of_this_test/odd/1.2.3:train: example \d+: not UTF-8: .*--skip_bad"):
     read("tfds:texts_of_this_test/odd")
   documents, counts = read("tfds:texts_of_this_test/odd", skip_bad=True)
   assert len(documents) == _NUM_TRAIN - 1 and counts["bad_documents"] == 1
@@ -195,7 +201,7 @@ def test_damaged_files_are_named(tmp_path, monkeypatch, damage):
   first = int.from_bytes(data[:8], "little") + 16  # a record: 8 bytes of length, 4 of checksum, the data, 4 of checksum
   path.write_bytes({"inside a record": data[:-5], "between records": data[:first],
                     "flipped": data[:40] + bytes([data[40] ^ 1]) + data[41:]}[damage])
-  with pytest.raises(UserError, match=r"texts_of_this_test/small/1.2.3:train: damaged or cut off after example \d+ .*--skip_bad"):
+  with pytest.raises(UserError, match=r"small/1.2.3:train: damaged or cut off after example \d+ .*--skip_bad"):
     read("tfds:texts_of_this_test/small")
   documents, counts = read("tfds:texts_of_this_test/small", skip_bad=True)
   assert 0 < len(documents) < _NUM_TRAIN and counts["bad_files"] == 1
@@ -221,7 +227,8 @@ def test_tensorflow_is_imported_to_read_and_sees_no_gpu(folder):
     import tensorflow as tf
     assert tf.config.get_visible_devices("GPU") == []
   """
-  done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "TFDS_DATA_DIR": folder}, capture_output=True, text=True)
+  environment = {**os.environ, "TFDS_DATA_DIR": folder}
+  done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   assert not done.stdout and not done.stderr, "TensorFlow is not quiet"
 
@@ -230,6 +237,7 @@ def test_arguments_are_taken_apart_at_the_right_colon():
   for argument, name, split in (
       ("lm1b", "lm1b", None), ("lm1b:test", "lm1b", "test"), ("lm1b:1.1.0", "lm1b:1.1.0", None),
       ("lm1b:1.1.0:train[:1%]+test[2:3]", "lm1b:1.1.0", "train[:1%]+test[2:3]"),
-      ("gs://bucket/lm1b/1.1.0:test", "gs://bucket/lm1b/1.1.0", "test"), ("gs://bucket/lm1b/1.1.0", "gs://bucket/lm1b/1.1.0", None)):
+      ("gs://bucket/lm1b/1.1.0:test", "gs://bucket/lm1b/1.1.0", "test"),
+      ("gs://bucket/lm1b/1.1.0", "gs://bucket/lm1b/1.1.0", None)):
     found = tfds_texts._ARGUMENT.fullmatch(argument)
     assert (found["name"], found["split"]) == (name, split)
