@@ -5,10 +5,14 @@ function that `--shard=i/n` calls, so the corpus is the same. Every machine read
 the sources and writes the folders under the same paths: a shared file system.
 """
 
+import re
 from typing import Callable, Sequence
 
 from bert_jax.data import prepare
 from bert_jax.errors import UserError
+
+# A UserError of a share arrives as the last lines of a traceback, within an exception of Beam's own.
+_TOLD = re.compile(r"UserError: (.*?)(?: \[while running .*\])?$", re.M)
 
 
 def beam_runner(options: Sequence[str]) -> Callable[[prepare.Job, int], None]:
@@ -18,7 +22,7 @@ def beam_runner(options: Sequence[str]) -> Callable[[prepare.Job, int], None]:
     options: Beam's own, such as "--runner=FlinkRunner"; none: its local runner in this process.
 
   Raises:
-    UserError: Beam is not installed.
+    UserError: Beam is not installed. What is returned raises those of `prepare.make_share`.
   """
   try:
     import apache_beam as beam
@@ -28,9 +32,14 @@ def beam_runner(options: Sequence[str]) -> Callable[[prepare.Job, int], None]:
 
   def run(job: prepare.Job, count: int) -> None:
     parsed = PipelineOptions(list(options))
-    with beam.Pipeline(options=parsed) as pipeline:
-      shares = [prepare.Share(index, count) for index in range(count)]
-      _ = pipeline | beam.Create(shares) | beam.Reshuffle() | beam.Map(_make_share, job=job)
+    shares = [prepare.Share(index, count) for index in range(count)]
+    try:
+      with beam.Pipeline(options=parsed) as pipeline:
+        _ = pipeline | beam.Create(shares) | beam.Reshuffle() | beam.Map(_make_share, job=job)
+    except Exception as error:
+      if told := _TOLD.findall(str(error) if not isinstance(error, UserError) else f"UserError: {error}"):
+        raise UserError(told[-1]) from error
+      raise
 
   return run
 
