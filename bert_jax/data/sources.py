@@ -109,7 +109,7 @@ def parse_source(spec: str) -> Source:
   head, colon, argument = spec.partition(":")
   kind, _, option = head.partition("+")
   known = ", ".join(f"{name}:" for name in KINDS)
-  if not colon:
+  if not colon or argument.startswith("//") and kind not in KINDS:  # an address, as in s3://…
     raise UserError(f"source {spec!r}: expected KIND:ARGUMENT with one of {known}; "
                     f"for plain text write text:{spec}")
   if kind not in KINDS:

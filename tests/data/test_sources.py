@@ -205,7 +205,7 @@ def test_a_missing_file_is_reported_before_anything_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("spec, message", [
-    ("corpus.txt", "write text:corpus.txt"), ("txt:a", "did you mean text:"),
+    ("corpus.txt", "write text:corpus.txt"), ("s3://a/b.txt", "write text:s3://a/b.txt"), ("txt:a", "did you mean text:"),
     ("text+one_per_file:a", "has no option"), ("jsonl+x:a", "options: none"),
     ("text:", "names nothing to read; write it as in text:corpus"),
     ("docstrings:no_such_package_here", "no package"),
