@@ -18,7 +18,7 @@ FLOORS = (
         "data.files", "data.text_files", "data.parquet_files", "data.tfds_texts", "data.docstrings", "data.sources",
         "data.tokenizer", "data.vocabulary", "data.sentences", "data.npy", "data.documents", "data.words", "data.chunk",
         "data.pairs", "data.packing", "data.rows", "data.order", "data.corpus", "data.staging", "data.statistics",
-        "data.splits", "data.cleaning", "data.workers", "data.prepare", "data.beam", "data.mixture", "data.input_pipeline",
+        "data.splits", "data.cleaning", "data.job", "data.work_folders", "data.workers", "data.assemble", "data.prepare", "data.beam", "data.mixture", "data.input_pipeline",
     ),
     ("convert.bert", "convert.folder"),  # 1: interop
     (  # 2: training

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from typing import Iterable, Iterator, NamedTuple
+from typing import Iterable, NamedTuple
 
 import tokenizers
 
