@@ -14,7 +14,7 @@ class Term(NamedTuple):
   """One loss term over some examples.
 
   Attributes:
-    loss: float32 scalar, Σ weight · cross-entropy, in nats.
+    loss: float32 scalar (float64 for float64 logits), Σ weight · cross-entropy, in nats.
     correct: float32 scalar, Σ weight · [the highest logit is the label's].
     weight: float32 scalar, Σ weight.
   """
@@ -28,11 +28,11 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> T
   """Weighted softmax cross-entropy.
 
   Args:
-    logits: [..., C], any float dtype; computed in float32.
+    logits: [..., C], any float dtype; computed in float32 at least.
     labels: int [...].
     weights: float [...]; where it is 0, logits and labels do not matter.
   """
-  logits = logits.astype(jnp.float32)
+  logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
   log_normaliser = jax.nn.logsumexp(logits, axis=-1)
   label_logit = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
   counted = weights > 0

@@ -71,6 +71,12 @@ def test_about_half_of_the_pairs_are_random_where_there_is_a_choice():
   assert 0.4 < made.labels.mean() < 0.6
 
 
+def test_a_random_b_begins_anywhere_in_its_document():
+  made = cut(make_documents([[5] * 2000, [5] * 2000]), short_probability=0.0)
+  begins = made.b[made.labels == pairs.RANDOM, 0] % 10_000  # documents of 10,000 tokens
+  assert len(begins) > 100 and 4000 < begins.mean() < 6000 and begins.min() < 1000 and begins.max() > 9000
+
+
 def test_a_single_sentence_gets_a_random_b():
   made = cut(make_documents([[5], [6], [7]]))
   assert made.labels.tolist() == [1, 1, 1]

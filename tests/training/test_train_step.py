@@ -24,6 +24,15 @@ def test_ten_steps_in_microbatches_agree_with_whole_batches(whole, parts):
   np.testing.assert_allclose([r.grad_norm for r in reports], [r.grad_norm for r in whole[1]], rtol=1e-5)
 
 
+def test_in_float64_microbatches_change_nothing_but_the_order_of_sums():
+  """In float32 one unit in the last place of a loss is 5e-7 already, so only this tells a small mistake from rounding."""
+  with jax.enable_x64(True):
+    double = {"model.dtype": "float64", "model.param_dtype": "float64"}
+    (one, whole), (other, split) = (run_steps(tiny_config(**double, **{"optimizer.microbatches": parts}), 5) for parts in (1, 4))
+    np.testing.assert_allclose(losses(split), losses(whole), rtol=1e-12)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), other.params, one.params)
+
+
 def test_the_microbatches_of_the_fixture_differ_in_their_masked_counts():
   """Otherwise averaging microbatches would pass the test above as well."""
   lengths = split_rows(jnp.asarray(tiny_batch(0)["sequences"][:, :, 0].sum(1)), 4).sum(1)
