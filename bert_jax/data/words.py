@@ -13,7 +13,7 @@ import numpy as np
 
 from bert_jax.errors import UserError
 
-# text -> the offsets at which words begin, in characters.
+# text -> the offsets at which words begin, in characters; the first is 0.
 Segmenter = Callable[[str], list[int]]
 
 
@@ -52,16 +52,15 @@ def _jieba() -> Segmenter:
 SEGMENTERS: dict[str, Callable[[], Segmenter]] = {"jieba": _jieba}
 
 
-def token_starts(text: str, offsets: Sequence[tuple[int, int]], segmenter: Segmenter) -> np.ndarray:
+def token_starts(word_begins: Sequence[int], token_begins: Sequence[int]) -> np.ndarray:
   """Which tokens begin a word.
 
   Args:
-    text: a sentence.
-    offsets: where each of its tokens begins and ends in `text`.
-    segmenter: finds the words.
+    word_begins: where the words of a text begin, in order, 0 the first.
+    token_begins: where its tokens begin, in order.
 
   Returns:
     bool [tokens]: the first token of every word. A token that spans several words begins the first of them.
   """
-  word_of = np.searchsorted(np.array(segmenter(text)), [begin for begin, _ in offsets], side="right")
+  word_of = np.searchsorted(np.asarray(word_begins, np.int64), token_begins, side="right")
   return np.diff(word_of, prepend=-1) != 0

@@ -1,12 +1,14 @@
 """Stage one for one chunk: every sentence is found again, and nothing depends on how the work was cut."""
 
+import random
+
 import numpy as np
 import pytest
 
 from bert_jax.data import chunk as chunks
 from bert_jax.data.chunk import Chunk
 from bert_jax.data.sentences import split_sentences
-from bert_jax.data.tokenizer import Tokenizer, load_tokenizer
+from bert_jax.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from tests.prepare_fixtures import VOCABULARY
 
 TEXTS = ["The dog runs. A cat sleeps.\nThe tree.", "The house sees.", "\u200b", "Document 12. A [SEP] dog.\n\u200e\nOld cats."]
@@ -89,3 +91,80 @@ def test_word_starts_follow_the_segmenter(tokenizer):
 @pytest.mark.parametrize("size, dtype", [(10, "uint16"), (2**16, "uint16"), (2**16 + 1, "uint32")])
 def test_ids_take_as_few_bytes_as_the_vocabulary_allows(size, dtype):
   assert chunks.token_dtype(size) == dtype and np.iinfo(dtype).max >= size - 1
+
+
+# A vocabulary of little else than letters: a word is many tokens, and few are unknown.
+LETTERS = [*"abAÉé中国。，.,-!'\"$[]_1", "ab", "abc", "12"]
+SPELLED = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in "abcdeéEÉ1中")]
+NORMALISATIONS = {
+    "lowercase": {"lowercase": True},
+    "cased": {"lowercase": False},
+    "lowercase with accents": {"lowercase": True, "strip_accents": False},
+    "Chinese not apart": {"lowercase": False, "handle_chinese_chars": False},
+}
+# White space of all kinds, marks that belong to the character before, invisible ones, letters that become two, and
+# relatives of the characters at which sentences are cut.
+ODD = [*" \t\u00a0\u3000\u2028\u200b\u200d\u00ad\x00\x07\x1c\ufeff\ufffd\u0301\ufe0f", "\u0327\u0301", "e\u0301",
+       "か\u3099", "क्षि", *"ﬁİßΣς각が豈兀𠀀𪚥㐀\u4dbf\u9fff、·€😀!#$%&()*+/:;<=>?@\\^`{|}~"]  # fmt: skip
+
+
+def odd_texts(seed: int) -> list[str]:
+  rng = random.Random(seed)
+  return ["".join(rng.choices([*LETTERS, *ODD, " ", " ", " "], k=rng.randrange(60))) for _ in range(40)]
+
+
+def assert_ids_of_whole_sentences(backend, texts):
+  """The definition: every sentence goes to the tokenizer as it is."""
+  encoded = [backend.encode_batch(split_sentences(text), add_special_tokens=False) for text in texts]
+  expected = [[one.ids for one in own if one.ids] for own in encoded]
+  found = chunks.tokenize(backend, chunk_of(texts), dtype="uint16")
+  assert sentences_of(found) == [one for one in expected if one]
+  assert found.numbers.tolist() == [number for number, one in enumerate(expected, 5) if one]
+
+
+@pytest.mark.parametrize("name", NORMALISATIONS)
+def test_ids_are_those_of_whole_sentences_whatever_the_text(name):
+  backend = build_tokenizer(SPELLED, **NORMALISATIONS[name]).plain
+  for seed in range(50):
+    assert_ids_of_whole_sentences(backend, odd_texts(seed))
+
+
+@pytest.mark.parametrize("name", NORMALISATIONS)
+def test_any_character_may_stand_where_sentences_are_cut(name):
+  codes = [*range(0x2100), *range(0x2100, 0x110000, 101)]
+  texts = [f"a{one}中{one}b-{one}a {one}c" for one in map(chr, codes) if not 0xD800 <= ord(one) < 0xE000]
+  assert_ids_of_whole_sentences(build_tokenizer(SPELLED, **NORMALISATIONS[name]).plain, texts)
+
+
+@pytest.mark.parametrize("name", NORMALISATIONS)
+def test_every_character_at_which_sentences_are_cut_is_a_word_of_its_own(name):
+  """All of them, within a word."""
+  alone = "".join(map(chr, [*range(0x21, 0x7F), *range(0x3400, 0x4DC0), *range(0x4E00, 0xA000)]))
+  assert_ids_of_whole_sentences(build_tokenizer(SPELLED, **NORMALISATIONS[name]).plain, [f"a{one}b" for one in alone])
+
+
+@pytest.mark.parametrize("name", NORMALISATIONS)
+def test_word_starts_are_those_of_whole_sentences_whatever_the_text(name):
+  backend = build_tokenizer(SPELLED, **NORMALISATIONS[name]).plain
+  # Words of one to three characters, with no regard for tokens.
+  segmenter = lambda text: [start for start in range(len(text)) if start == 0 or (start * 7919 + len(text)) % 3]
+  for seed in range(30):
+    texts, expected = odd_texts(seed), []
+    for sentence in (sentence for text in texts for sentence in split_sentences(text)):
+      begins = segmenter(sentence)
+      words = [max(word for word, begin in enumerate(begins) if begin <= place)
+               for place, _ in backend.encode(sentence, add_special_tokens=False).offsets]
+      expected += [number == 0 or word != words[number - 1] for number, word in enumerate(words)]
+    found = chunks.tokenize(backend, chunk_of(texts), dtype="uint16", segmenter=segmenter)
+    assert found.word_starts.tolist() == expected
+    np.testing.assert_array_equal(found.tokens, chunks.tokenize(backend, chunk_of(texts), dtype="uint16").tokens)
+
+
+@pytest.mark.parametrize(
+    "name, vocabulary", [("enwiki_AA_00-49", "bert-base-uncased"), ("zhwiki_AA_00-49", "bert-base-chinese")])
+def test_real_text_gets_the_ids_of_whole_sentences(shared_data, name, vocabulary):
+  import lzma
+
+  with lzma.open(shared_data / "pretraining" / f"{name}.txt.xz", "rt", encoding="utf-8") as file:
+    texts = file.read(1_000_000).split("</doc>")
+  assert_ids_of_whole_sentences(load_tokenizer(shared_data / "vocab" / f"{vocabulary}-vocab.txt").plain, texts)
