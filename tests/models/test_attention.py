@@ -42,12 +42,14 @@ def test_a_row_of_nothing_but_padding_gives_no_nan_and_no_nan_gradient():
   assert np.isfinite(total) and all(np.isfinite(g).all() for g in gradients)
 
 
-def test_large_bfloat16_scores_are_normalised_in_float32():
-  query, key, value = [(30 * x).astype(jnp.bfloat16) for x in _draw()]
-  segments = jnp.ones((2, 6), jnp.int32)
-  result = attention.dot_product_attention(query, key, jnp.ones_like(value), segments)
+def test_large_bfloat16_scores_are_added_and_normalised_in_float32():
+  """bfloat16 rounds a score of 100 to a half, and its share by as much: the output would be off by 0.18 here."""
+  query, key, value = [(scale * x).astype(jnp.bfloat16) for scale, x in zip((5, 5, 1), _draw((2, 64, 2, 16)))]
+  segments = jnp.ones((2, 64), jnp.int32)
+  result = attention.dot_product_attention(query, key, value, segments)
   assert result.dtype == jnp.bfloat16
-  np.testing.assert_allclose(result.astype(jnp.float32), 1, atol=0.01)
+  exact = attention.dot_product_attention(*(x.astype(jnp.float32) for x in (query, key, value)), segments)
+  np.testing.assert_allclose(result.astype(jnp.float32), exact, atol=0.03)
 
 
 def test_dropout_drops_the_stated_share_and_keeps_the_mean():
