@@ -61,7 +61,7 @@ def test_adamw_is_optax_adamw_after_clipping():
 
 def test_lamb_scales_each_matrix_by_its_trust_ratio_and_leaves_biases_to_adam():
   config = tiny_config(**{"optimizer.name": "lamb", "optimizer.clip_norm": 0.0, "optimizer.weight_decay": 0.0})
-  params = {"dense": {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.ones(2)}}
+  params = {"dense": {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full(2, 5.0)}}
   gradients = jax.tree.map(jnp.ones_like, params)
   optimizer = optimizers.make_optimizer(config)
   direction, _ = optimizer.update(gradients, optimizer.init(params), params)
