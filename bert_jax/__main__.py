@@ -68,8 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     if error.errno not in _DISK_REMEDIES:
       raise
     let_go_of_output()
-    where = "" if error.filename is None else f"{error.filename}: "
-    print(f"error: {where}{error.strerror}; {_DISK_REMEDIES[error.errno]}", file=sys.stderr)
+    name = error.filename2 or error.filename  # of a copy: the new file
+    print(f"error: {f'{name}: ' if name else ''}{error.strerror}; {_DISK_REMEDIES[error.errno]}", file=sys.stderr)
     return 1
 
 

@@ -6,7 +6,6 @@
 """
 
 import contextlib
-import os
 import pathlib
 import platform
 import shutil
@@ -14,9 +13,10 @@ from typing import Callable, ContextManager
 
 import jax
 import ml_collections
+from etils import epath
 
 from bert_jax import config as configs
-from bert_jax import evaluation, flops
+from bert_jax import atomic, evaluation, flops
 from bert_jax.convert import folder as hf_folder
 from bert_jax.data import input_pipeline, mixture
 from bert_jax.data.corpus import Corpus, open_corpus
@@ -118,7 +118,7 @@ def _corpus(config: ml_collections.ConfigDict, say, preparing) -> Corpus:
     return open_data(config)
   if not folder:
     raise UserError("data.corpus is empty: name a corpus folder, --config.data.corpus=DIR; `bert_jax prepare` makes one from raw text")
-  if config.data.source and not os.path.exists(folder):
+  if config.data.source and not epath.Path(folder).exists():
     say(f"Preparing the corpus {folder} from {config.data.source}")
     settings = PrepareSettings(**{name: config.prepare[name] for name in PrepareSettings._fields})
     with preparing() as progress:
@@ -147,16 +147,15 @@ def adopt(root: pathlib.Path, config: ml_collections.ConfigDict, tokenizer_folde
           "Give the keys their old values to go on with it, or another --workdir to start a new run"
           " (--config.init_from takes over the parameters)"
       )
-  elif root.exists() and any(root.iterdir()):
+  elif root.exists() and any(".partial" not in entry.name for entry in root.iterdir()):
     raise UserError(f"{root} is not empty and holds no run of ours (no config.json); choose another --workdir")
   root.mkdir(parents=True, exist_ok=True)
+  if not path.exists():  # the first thing in the folder: by it, what was stopped after it is known as ours
+    atomic.write_text(path, configs.to_json(config))
   if not (root / "tokenizer").exists():
-    shutil.copytree(tokenizer_folder, root / "tokenizer.partial", dirs_exist_ok=True)
-    os.replace(root / "tokenizer.partial", root / "tokenizer")
-  if not path.exists():
-    partial = root / "config.json.partial"
-    partial.write_text(configs.to_json(config), encoding="utf-8")
-    os.replace(partial, path)
+    with atomic.new_folder(root / "tokenizer") as partial:
+      for file in tokenizer_folder.iterdir():
+        shutil.copyfile(file, partial / file.name)
 
 
 def evaluate_model(path: str, corpus_folder: str | None, *, batch_size: int, rows: int) -> dict[str, float]:
@@ -174,7 +173,7 @@ def evaluate_model(path: str, corpus_folder: str | None, *, batch_size: int, row
   if not corpus_folder and not is_run:
     raise UserError("--corpus is needed: a Hugging Face folder does not say which corpus it belongs to")
   own = read_run_config(path) if is_run else configs.default_config()
-  if not corpus_folder and own.data.corpus and not os.path.exists(own.data.corpus):
+  if not corpus_folder and own.data.corpus and not epath.Path(own.data.corpus).exists():
     raise UserError(f"{own.data.corpus}, the corpus of {path}, is not there; say where it lies now: --corpus=DIR")
   corpus = open_corpus(corpus_folder) if corpus_folder else open_data(own)
   tokenizer = _tokenizer(corpus)

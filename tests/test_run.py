@@ -183,6 +183,31 @@ def test_a_workdir_of_another_config_is_left_alone(finished, corpus, tmp_path): 
     run.pretrain_run(config, tmp_path / "mine")
 
 
+def test_a_start_that_was_stopped_at_once_is_taken_up(tmp_path, corpus, monkeypatch):  # noqa: F811
+  """Killed at any change of the disk, or on a full one, a new run folder is never one that its own command refuses."""
+  config = tiny_run_config(tmp_path, corpus)
+  root = tmp_path / "run"
+  root.mkdir()
+  (root / ".config.json.partial-17-4").write_text("{")
+  with monkeypatch.context() as full:
+    full.setattr(shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+      run.adopt(root, config, corpus / "tokenizer")
+  assert sorted(path.name for path in root.iterdir()) == [".config.json.partial-17-4", "config.json"]
+  run.adopt(root, config, corpus / "tokenizer")
+  assert {path.name for path in (root / "tokenizer").iterdir()} == {path.name for path in (corpus / "tokenizer").iterdir()}
+
+
+def test_an_evaluation_whose_corpus_has_moved_asks_where_it_is(finished, tmp_path, corpus):  # noqa: F811
+  shutil.copytree(finished[1], tmp_path / "run")
+  shutil.copytree(corpus, tmp_path / "moved")
+  path = tmp_path / "run" / "config.json"
+  path.write_text(path.read_text().replace(json.dumps(str(corpus)), json.dumps(str(tmp_path / "nowhere"))))
+  with pytest.raises(UserError, match="nowhere, the corpus of .*run, is not there; .*--corpus=DIR"):
+    run.evaluate_model(str(tmp_path / "run"), None, batch_size=8, rows=8)
+  assert run.evaluate_model(str(tmp_path / "run"), str(tmp_path / "moved"), batch_size=8, rows=8)["mlm_loss"] > 0
+
+
 def test_other_data_under_the_same_name_is_refused(tmp_path):
   text = write_text(tmp_path / "text.txt")
   folder = prepare(f"text:{text}", tmp_path / "corpus")

@@ -1,5 +1,6 @@
 """The commands: flags, calls, printing. Nothing else lives here."""
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -11,7 +12,10 @@ def start_jax() -> None:
   import jax
 
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "bert_jax" / "compiled"))
+    folder = pathlib.Path.home() / ".cache" / "bert_jax" / "compiled"
+    with contextlib.suppress(OSError):  # without a home to write to, programs are compiled every time
+      folder.mkdir(parents=True, exist_ok=True)
+      jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

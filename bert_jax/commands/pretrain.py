@@ -45,11 +45,13 @@ def check_source_is_meant(config, overrides: list[str]) -> None:
   Raises:
     UserError: data.corpus is overridden, data.source is not, and there is no such folder.
   """
+  from etils import epath
+
   from bert_jax.errors import UserError
 
   given = {override.partition("=")[0] for override in overrides}
   folder, source = config.data.corpus, config.data.source
-  if folder and source and "data.corpus" in given and "data.source" not in given and not os.path.exists(folder):
+  if folder and source and "data.corpus" in given and "data.source" not in given and not epath.Path(folder).exists():
     raise UserError(
         f"--config.data.corpus={folder}: there is no such folder. Prepare it first, `python -m bert_jax prepare --source=… --out={folder}`; "
         f"or, to have it made from the source that the config names, give that too: --config.data.source={source}"
