@@ -160,6 +160,17 @@ def test_random_numbers_never_change():
   assert [draw() for _ in range(3)] == [0.6800760617077093, 0.1907628089102088, 0.9310254869775055]
 
 
+def test_streams_that_share_a_generator_are_those_of_a_fresh_one_each():
+  shared = np.random.Philox()
+  shared.random_raw(7)
+  places = ((0, 0), (12345, 67), (2**63 - 1, 2**32 - 1))
+  streams = [pairs.random_numbers(*place, shared) for place in places]
+  in_turn = np.array([[draw() for draw in streams] for _ in range(200)]).T
+  for (seed, document), drawn in zip(places, in_turn):
+    raw = np.random.Philox(key=np.array([seed, document], np.uint64)).random_raw(200)
+    assert drawn.tolist() == [(word >> 11) * 2.0**-53 for word in raw.tolist()]
+
+
 def test_sop_label_0_means_that_a_stands_right_before_b_and_1_that_they_were_swapped():
   documents = random_documents(count=80, longest=8)
   made = cut(documents, "sop", seq_length=256)
