@@ -36,14 +36,15 @@ def _assemble(job: Job, tokenizer: Tokenizer, provenance: dict[str, Any]) -> dic
   contents = documents_lib.read_contents(job.documents)
   counts_of, shards = {}, {}
   for split, num_chunks in contents.chunks.items():
-    made = [rows.read_shard(job.partial, split, index) for index in range(num_chunks)]
-    shards[split] = [shard for shard, _ in made]
-    nothing = statistics.zero_counts(tokenizer.vocab_size, job.settings.seq_length)
-    counts_of[split] = sum_counts = nothing
-    for _, counts in made:
-      counts_of[split] = sum_counts = statistics.add(sum_counts, counts)
-    if not sum_counts.rows:
-      if sum_counts.documents < pairs.OBJECTIVES[job.settings.objective].min_documents:
+    shards[split], total = [], statistics.zero_counts(tokenizer.vocab_size, job.settings.seq_length)
+    for index in range(num_chunks):  # one at a time: counts are as long as the vocabulary
+      shard, counts = rows.read_shard(job.partial, split, index)
+      shards[split].append(shard)
+      total = statistics.add(total, counts)
+    counts_of[split] = total
+  for split, total in counts_of.items():
+    if not total.rows:
+      if total.documents < pairs.OBJECTIVES[job.settings.objective].min_documents:
         splits.check_count(sum(one.documents for one in counts_of.values()), job.settings.objective)
       raise UserError(f"the {split} split came out empty: its documents hold nothing but control characters")
   for split, records in shards.items():

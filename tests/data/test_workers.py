@@ -279,19 +279,34 @@ def test_a_kill_at_any_change_of_the_disk_is_made_good_by_the_same_command(vocab
   assert told["steps"] > 40 and not told["wrong"], told
 
 
+def peak_memory(pid: int | str) -> int:
+  """The most that a process has used so far, in MiB; 0 where it has ended."""
+  try:
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+  except OSError:
+    return 0
+  return int((re.search(r"VmHWM:\s+(\d+) kB", status) or [0, 0])[1]) // 1024
+
+
 @pytest.mark.slow
 def test_the_memory_of_a_worker_does_not_grow_with_the_text(vocab, tmp_path):
-  """20 MB and 100 MB of text, in chunks of the usual size."""
-  code = ("import resource, sys; from bert_jax.__main__ import main; main(['prepare'] + sys.argv[1:]); "
-          "print(*(resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF)))")
+  """10 MB and 50 MB of text, in chunks of 2 MiB: five and twenty-five of them."""
+  code = IN_SMALL_CHUNKS.replace("6000", "2**21")
   line, peaks = "The old dog runs and the small cat sleeps often. ", {}
-  for megabytes in (20, 100):
+  for megabytes in (10, 50):
     with open(tmp_path / "text.txt", "w") as file:
       for number in range(megabytes * 10**6 // (40 * len(line))):
         file.write(f"Document {number}. {line * 40}\n\n")
-    status, shown, errors = run(arguments(f"text:{tmp_path}/text.txt", tmp_path / str(megabytes), vocab, "--workers=2"), code)
-    assert status == 0, errors
-    peaks[megabytes] = [int(number) for number in shown.splitlines()[-1].split()]
-  print(peaks)
-  (small_worker, small_parent), (worker, parent) = peaks[20], peaks[100]
-  assert worker < 1.15 * small_worker and worker < 1024 and parent < 1.25 * small_parent and parent < 1024, peaks
+    process = start(arguments(f"text:{tmp_path}/text.txt", tmp_path / str(megabytes), vocab, "--workers=2"), code)
+    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    worker = parent = 0
+    while process.poll() is None:
+      worker = max([worker, *map(peak_memory, children.read_text().split())])
+      parent = max(parent, peak_memory(process.pid))
+      time.sleep(0.1)
+    assert process.returncode == 0, process.communicate()
+    process.communicate()
+    peaks[megabytes] = (worker, parent)
+  print("MiB of the largest worker and of the parent:", peaks)
+  for small, large in zip(*peaks.values()):
+    assert 0 < large < small + 30
