@@ -24,8 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+  from bert_jax.errors import UserError
   from bert_jax.tools import inspect
 
+  if not 0 <= options.epoch < 2**32:
+    raise UserError(f"--epoch={options.epoch}: passes over the corpus are counted from 0")
   corpus, tokenizer = inspect.open_with_tokenizer(options.corpus)
   available = getattr(corpus, options.split).num_rows
   wanted = min(max(options.rows, 0), available)

@@ -60,6 +60,8 @@ def test_raw_text_to_readable_rows(text, tmp_path, capsys):
   assert "corpus_id" not in shown and "⟦" not in shown
   assert main(["inspect", f"--corpus={out}", "--row=99999"]) == 1
   assert "row 99999: expected 0 to" in capsys.readouterr().err
+  assert main(["inspect", f"--corpus={out}", "--masks", "--epoch=-1"]) == 1
+  assert "--epoch=-1: passes over the corpus are counted from 0" in capsys.readouterr().err
 
 
 def test_mistakes_are_one_line_and_exit_code_1(tmp_path, capsys):
