@@ -27,6 +27,8 @@ IN_ORDER, SWAPPED = 0, 1  # SOP labels, as in ALBERT and Hugging Face
 PAIR_OBJECTIVES = ("nsp", "sop")  # those whose labels mean something; their metrics are named after them
 MIN_SEQ_LENGTH, MAX_SEQ_LENGTH = 8, 2**16 - 1  # the corpus stores lengths in 16 bits
 
+_EMPTY_SHARE = 16  # of a plain sequence 1/16 may stay empty before a sentence is cut
+
 Range = tuple[int, int]
 
 
@@ -244,15 +246,21 @@ def _shorten(part: Range, cut: int, draw: Callable[[], float]) -> Range:
 
 
 def _plain_sequences(chunk, document, room, short_probability, draw) -> Iterator[_Found]:
-  """Runs of whole sentences, as many as fit into `room`; a longer sentence is cut where the room ends."""
+  """Runs of whole sentences, as many as fit into `room`: RoBERTa's input (Liu et al. 2019, arXiv:1907.11692).
+
+  Two things differ. A run ends with its document: where RoBERTa goes on with the next one, `packing` puts several
+  runs into a row, which do not see each other. And where whole sentences would leave more than a sixteenth of the
+  room empty, the next one is cut, and its rest begins the next run: else a tenth of a row of 128 tokens is padding.
+  """
   del short_probability, draw  # no pairs, so nothing to draw
   starts, documents = chunk
   first, last = documents[document], documents[document + 1]
   position, end_of_document = starts[first], starts[last]
   while position < end_of_document:
-    end = starts[bisect.bisect_right(starts, position + room, first, last + 1) - 1]
-    if end <= position:
-      end = position + room
+    full = min(position + room, end_of_document)
+    end = starts[bisect.bisect_right(starts, full, first, last + 1) - 1]
+    if end <= position or full - end > room // _EMPTY_SHARE:
+      end = full
     yield _Found((position, end), (end, end), 0, document)
     position = end
 

@@ -252,13 +252,20 @@ def test_plain_sequences_hold_every_token_once_and_stay_within_their_document():
 
 
 def test_plain_sequences_are_whole_sentences_as_many_as_fit():
-  made = cut(make_documents([[30, 30, 5, 62, 1], [1]]), "none", seq_length=64)
-  assert made.a.tolist() == [[0, 60], [60, 65], [65, 127], [127, 128], [128, 129]]
+  made = cut(make_documents([[30, 30, 5, 54, 62, 1], [1]]), "none", seq_length=64)
+  assert made.a.tolist() == [[0, 60], [60, 119], [119, 181], [181, 182], [182, 183]]
+
+
+def test_a_sentence_is_cut_only_where_more_than_a_sixteenth_of_the_room_would_stay_empty():
+  """The room is 62: up to 3 tokens may stay empty."""
+  for length, expected in ((59, [[0, 59], [59, 79]]), (58, [[0, 62], [62, 78]])):
+    made = cut(make_documents([[length, 20]]), "none", seq_length=64)
+    assert made.a.tolist() == expected, length
 
 
 def test_a_sentence_longer_than_the_row_is_cut_and_nothing_is_lost():
   made = cut(make_documents([[3, 20, 4]]), "none", seq_length=10)
-  assert made.a.tolist() == [[0, 3], [3, 11], [11, 19], [19, 27]]
+  assert made.a.tolist() == [[0, 8], [8, 16], [16, 24], [24, 27]]
 
 
 def test_nsp_on_one_document_names_the_remedy():
