@@ -178,7 +178,7 @@ def evaluate_model(path: str, corpus_folder: str | None, *, batch_size: int, row
   corpus = open_corpus(corpus_folder) if corpus_folder else open_data(own)
   tokenizer = _tokenizer(corpus)
   if tokenizer.fingerprint != model.tokenizer.fingerprint:
-    raise UserError(f"{corpus.folder} was made with another tokenizer than {path}; prepare it with --tokenizer={path}")
+    raise UserError(f"{corpus.folder} was made with another tokenizer than {path}; prepare it with --tokenizer={model.tokenizer_folder}")
 
   config = configs.default_config()
   for name in own.masking:
@@ -253,8 +253,8 @@ def _check_fits(source: Model, encoder: EncoderConfig, tokenizer: Tokenizer) -> 
   for name in shapes:
     theirs, ours = getattr(source.config, name), getattr(encoder, name)
     if theirs != ours:
-      raise UserError(f"init_from={source.origin} has {name}={theirs}, this run {ours}; set model.{name}={theirs}"
-                      + (" by preparing the corpus with its tokenizer" if name == "vocab_size" else ""))  # fmt: skip
+      remedy = f"prepare the corpus with --tokenizer={source.tokenizer_folder}" if name == "vocab_size" else f"set model.{name}={theirs}"
+      raise UserError(f"init_from={source.origin} has {name}={theirs}, this run {ours}; {remedy}")
   if source.tokenizer.fingerprint != tokenizer.fingerprint:
     raise UserError(f"init_from={source.origin} was trained with another tokenizer than the corpus; "
-                    f"prepare the corpus with --tokenizer={source.origin}")  # fmt: skip
+                    f"prepare the corpus with --tokenizer={source.tokenizer_folder}")  # fmt: skip

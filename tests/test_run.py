@@ -163,10 +163,13 @@ def test_init_from_something_that_does_not_fit_is_refused_by_name(finished, tmp_
 def test_another_tokenizer_does_not_fit(finished, tmp_path):
   text = write_text(tmp_path / "text.txt")
   other = prepare(f"text:{text}", tmp_path / "other", vocab_size=100)
-  with pytest.raises(UserError, match="vocab_size=100.*prepare|tokenizer"):
+  remedy = f"--tokenizer={finished[1] / 'tokenizer'}"
+  with pytest.raises(UserError, match=f"vocab_size=150, this run 100; prepare the corpus with {remedy}"):
     run.pretrain_run(tiny_run_config(tmp_path, other, f"init_from={finished[1]}"), tmp_path / "run")
-  with pytest.raises(UserError, match="another tokenizer"):
+  with pytest.raises(UserError, match=f"another tokenizer.*{remedy}"):
     run.evaluate_model(str(finished[1]), str(other), batch_size=8, rows=0)
+  fits = prepare(f"text:{text}", tmp_path / "fits", tokenizer=str(finished[1] / "tokenizer"))  # the remedy is one
+  assert run.evaluate_model(str(finished[1]), str(fits), batch_size=8, rows=8)["predictions"] > 0
   with pytest.raises(UserError, match="model.vocab_size=77.*tokenizer.*has 100 entries"):
     run.pretrain_run(tiny_run_config(tmp_path, other, "model.vocab_size=77"), tmp_path / "run")
 
