@@ -15,6 +15,8 @@ import difflib
 import importlib.util
 import json
 import os
+import re
+import traceback
 from typing import Any, Sequence
 
 import ml_collections
@@ -140,14 +142,16 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.Conf
   if not os.path.isfile(path):
     raise errors.UserError(f"no config file {path!r}; the ready ones are in configs/, e.g. --config=configs/quickstart.py")
   module_spec = importlib.util.spec_from_file_location("bert_jax_user_config", path)
+  if module_spec is None:
+    raise errors.UserError(f"{path}: a config is a Python file, NAME.py, with a function get_config(variant)")
   module = importlib.util.module_from_spec(module_spec)
   try:
     module_spec.loader.exec_module(module)
     config = module.get_config(variant)
-  except AttributeError as error:  # ConfigDict's own "did you mean", and a missing get_config
-    raise errors.UserError(f"{path}: {error}") from error
-  except (KeyError, ValueError, TypeError, SyntaxError) as error:
-    raise errors.UserError(f"{path}: {type(error).__name__}: {error}") from error
+  except errors.UserError:
+    raise
+  except Exception as error:  # a config is code, and may fail in any way
+    raise errors.UserError(f"{_line_of(path, error)}: {_unknown_key(error) or f'{type(error).__name__}: {error}'}") from error
   if not isinstance(config, ml_collections.ConfigDict):
     raise errors.UserError(f"{path}: get_config must return the ConfigDict of bert_jax.config.default_config(), with overrides")
   for key in flatten(config):
@@ -156,6 +160,23 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.Conf
     _apply(config, override)
   validate(config)
   return config
+
+
+def _line_of(path: str, error: Exception) -> str:
+  """FILE:LINE of an error in a config file, or FILE where the line is not known."""
+  lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if os.path.realpath(frame.filename) == os.path.realpath(path)]
+  if isinstance(error, SyntaxError):
+    lines.append(error.lineno)
+  return f"{path}:{lines[-1]}" if lines else path
+
+
+def _unknown_key(error: Exception) -> str:
+  """What is said of a key that a locked ConfigDict does not have; empty for any other error. Its own message lists the whole config."""
+  found = re.match(r"[\"']*Key [\"'](\w+)[\"'] does not exist", str(error))
+  if not found:
+    return ""
+  near = max(KEYS, key=lambda key: max(difflib.SequenceMatcher(None, found[1], part).ratio() for part in key.split(".")))
+  return f"unknown config key {found[1]!r}; did you mean {near!r}? `bert_jax pretrain --help` lists all keys"
 
 
 def _apply(config: ml_collections.ConfigDict, override: str) -> None:
@@ -214,6 +235,8 @@ CHOICES = {
 }
 POSITIVE = ("total_steps", "log_every_steps", "eval_every_steps", "data.batch_size", "checkpoint.every_steps",
             "optimizer.microbatches", "max_bad_steps", "masking.max_span", "masking.max_ngram")  # fmt: skip
+NOT_NEGATIVE = ("eval_rows", "optimizer.learning_rate", "optimizer.warmup_steps", "optimizer.weight_decay", "optimizer.clip_norm",
+                "optimizer.eps", "checkpoint.keep_last", "checkpoint.keep_best")  # fmt: skip
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -225,7 +248,18 @@ def validate(config: ml_collections.ConfigDict) -> None:
   for key in POSITIVE:
     if flat[key] < 1:
       raise errors.UserError(f"config key {key!r} must be at least 1; it is {flat[key]}")
-  for key in ("masking.rate", "masking.first_rate", "masking.span_stop", "masking.mask_share", "masking.random_share"):
+  for key in NOT_NEGATIVE:
+    if not flat[key] >= 0:
+      raise errors.UserError(f"config key {key!r} must not be negative; it is {flat[key]}")
+  if not 0 <= flat["seed"] < 2**32:  # jax.random.key drops what is above 32 bits
+    raise errors.UserError(f"config key 'seed' must lie between 0 and 2^32 - 1; it is {flat['seed']}")
+  for key in ("optimizer.b1", "optimizer.b2"):
+    if not 0 <= flat[key] < 1:
+      raise errors.UserError(f"config key {key!r} must lie in [0, 1); it is {flat[key]}")
+  if not flat["masking.rate"] > 0:
+    raise errors.UserError(f"config key 'masking.rate' is {flat['masking.rate']}: nothing would be predicted; BERT has 0.15")
+  for key in ("masking.rate", "masking.first_rate", "masking.span_stop", "masking.mask_share", "masking.random_share",
+              "optimizer.decay_fraction"):  # fmt: skip
     if not 0 <= flat[key] <= 1:
       raise errors.UserError(f"config key {key!r} is a share and must lie in [0, 1]; it is {flat[key]}")
   if flat["masking.mask_share"] + flat["masking.random_share"] > 1:

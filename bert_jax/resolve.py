@@ -25,8 +25,10 @@ def read_run_config(folder: str | pathlib.Path):
     return configs.from_json(path.read_text(encoding="utf-8"))
   except FileNotFoundError as error:
     raise UserError(f"{folder} is not a run folder: it has no config.json") from error
-  except (ValueError, AttributeError) as error:
+  except (ValueError, AttributeError, TypeError) as error:
     raise UserError(f"{path} is not the config of a run: {error}") from error
+  except UserError as error:
+    raise UserError(f"{path}: {error}") from error
 
 
 def encoder_of(config) -> EncoderConfig:

@@ -21,6 +21,26 @@ def test_an_unknown_key_in_a_file_is_an_error_that_names_the_nearest(tmp_path):
     configs.load_config(write(tmp_path, "  config.optimizer.learning_rat = 1.0"))
 
 
+@pytest.mark.parametrize("body, said", [
+    ("  config.dta = 3", r"mine.py:4: unknown config key 'dta'; did you mean 'data"),
+    ("  config.optimizer.update(learningrate=3)", "mine.py:4: unknown config key 'learningrate'; did you mean 'optimizer.learning_rate'"),
+    ("  config.data.batch_size = 'x'", "mine.py:4: TypeError"),
+    ("  import nosuchmodule", "mine.py:4: ModuleNotFoundError: No module named 'nosuchmodule'"),
+    ("  1 / 0", "mine.py:4: ZeroDivisionError"),
+    ("  x = (", "mine.py:[45]: SyntaxError"),
+])  # fmt: skip
+def test_a_config_file_that_fails_is_one_line_with_file_and_line(tmp_path, body, said):
+  with pytest.raises(UserError, match=said) as error:
+    configs.load_config(write(tmp_path, body))
+  assert len(str(error.value)) < 250
+
+
+def test_a_config_that_is_no_python_file_is_refused(tmp_path):
+  (tmp_path / "notes.txt").write_text("hello")
+  with pytest.raises(UserError, match="notes.txt: a config is a Python file"):
+    configs.load_config(str(tmp_path / "notes.txt"))
+
+
 def test_an_unknown_key_on_the_command_line_is_an_error_that_names_the_nearest(tmp_path):
   with pytest.raises(UserError, match="'data.batchsize'; did you mean 'data.batch_size'"):
     configs.load_config(write(tmp_path, ""), ["data.batchsize=4"])
@@ -44,7 +64,10 @@ def test_overrides_take_the_type_of_the_key(tmp_path, override, key, value):
 
 
 @pytest.mark.parametrize("override", ["data.batch_size=many", "total_steps=1.5", "model.remat=2", "masking.rate=2", "optimizer.name=sgd",
-                                      "data.batch_size=0", "optimizer.microbatches=7", "data.batch_size"])  # fmt: skip
+                                      "data.batch_size=0", "optimizer.microbatches=7", "data.batch_size", "optimizer.learning_rate=-1",
+                                      "optimizer.warmup_steps=-1", "eval_rows=-1", "checkpoint.keep_last=-1", "optimizer.b1=1",
+                                      "optimizer.weight_decay=-1", "optimizer.clip_norm=-1", "masking.rate=0", "seed=-1",
+                                      "seed=4294967296", "optimizer.decay_fraction=2"])  # fmt: skip
 def test_values_that_cannot_work_are_refused_by_the_name_of_their_key(tmp_path, override):
   with pytest.raises(UserError, match=override.partition("=")[0]):
     configs.load_config(write(tmp_path, ""), [override])

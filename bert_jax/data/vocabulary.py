@@ -65,7 +65,7 @@ def train_wordpiece(
   for character in [character for character in counts if character.isspace()]:
     del counts[character]
   if not counts:
-    raise UserError("no text to train a vocabulary on: the sources hold no characters")
+    raise UserError("no text to train a vocabulary on: the sources hold no characters, or --min_characters drops every document")
 
   tokens, kept = _alphabet(counts, vocab_size - len(SPECIAL_TOKENS))
   if report is not None:

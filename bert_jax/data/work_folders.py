@@ -20,7 +20,7 @@ from bert_jax.errors import UserError
 
 RECIPE = "recipe.json"
 
-_REMEDY = "free some space, or choose another --out; the same command then goes on from here"
+_REMEDY = "free some space or choose another --out, one that you may write to; the same command then goes on from here"
 
 
 def check_target(out: pathlib.Path, overwrite: bool) -> None:

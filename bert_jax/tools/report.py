@@ -211,7 +211,8 @@ def plot_curves(run: RunRecord, out: str | os.PathLike) -> None:
       figure.savefig(partial, format=ending[1:], dpi=150)
       os.replace(partial, out)
     except OSError as error:
-      raise UserError(f"cannot write {out}: {error.strerror or error}") from error
+      epath.Path(partial).unlink(missing_ok=True)
+      raise UserError(f"cannot write {out}: {error.strerror or error}; choose another --plot, or make room") from error
 
 
 def _draw(axis, run: RunRecord, name: str, title: str, limit: float | None, limit_label: str) -> None:

@@ -62,8 +62,8 @@ def make_mesh(config: ml_collections.ConfigDict, devices=None) -> Mesh:
   if rows % (microbatches * split):
     near = max(1, rows // (microbatches * split)) * microbatches * split
     raise UserError(
-        f"data.batch_size={rows} does not divide over {split} devices (mesh.data x mesh.fsdp) in "
-        f"{microbatches} microbatches; the nearest size that does is {near}"
+        f"data.batch_size={rows} does not divide over {split} devices (mesh.data x mesh.fsdp)"
+        f"{f' in {microbatches} microbatches' if microbatches > 1 else ''}; the nearest size that does is {near}"
     )
   # Auto axes: the compiler propagates shardings (make_mesh's default, Explicit, asks every operation for one).
   return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 3, devices=devices)
