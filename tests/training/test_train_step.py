@@ -86,12 +86,12 @@ def test_dropout_differs_from_step_to_step_and_is_the_same_again():
 
 def one_number_task(loss=lambda w: w):
   """Trains one number, and reports as sums the random keys that it is given."""
-  data = lambda key: jnp.zeros(2, jnp.uint32) if key is None else jax.random.key_data(key)
   init = lambda key: {"dense": {"kernel": jnp.zeros(())}}
-  prepare = lambda batch, keys, step: ({"keys": keys, "late": jnp.full(len(keys), step is None)}, {}, jnp.float32(0))
+  prepare = lambda batch, keys, step: ({"keys": keys, "no_step": jnp.full(len(keys), step is None)}, {}, jnp.float32(0))
 
   def with_keys(params, part, global_weights, key):
-    return loss(params["dense"]["kernel"]), {"rows": data(part["keys"]), "dropout": data(key), "late": part["late"].all()}
+    sums = {"rows": jax.random.key_data(part["keys"]), "no_step": part["no_step"].all()}
+    return loss(params["dense"]["kernel"]), sums | ({} if key is None else {"dropout": jax.random.key_data(key)})
 
   return Task(init, prepare, with_keys, dict)
 
@@ -114,7 +114,7 @@ def test_the_masks_of_a_step_and_of_an_evaluation_follow_seed_epoch_and_row():
     evaluate = make_eval_step(one_number_task(), seed=seed)
     sums = evaluate({"dense": {"kernel": 0.0}}, {"epoch": jnp.full(8, epoch, jnp.uint32), "index": index})
     np.testing.assert_array_equal(sums["rows"], expected)
-    assert sums["late"] and not sums["dropout"].any(), "an evaluation has neither a step nor dropout"
+    assert sums["no_step"] and "dropout" not in sums, "an evaluation has neither a step nor dropout"
 
 
 def test_dropout_has_a_key_of_its_own_for_every_seed_step_and_microbatch():
