@@ -16,13 +16,14 @@ def test_only_forgotten_reads_of_checkpoints_are_dropped(caplog):
 
 
 def test_only_closed_event_loops_are_dropped(monkeypatch, capfd):
-  sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError("Event loop is closed")))
+  raised = lambda error: types.SimpleNamespace(exc_type=type(error), exc_value=error)
+  sys.unraisablehook(raised(RuntimeError("Event loop is closed")))
   assert capfd.readouterr().err == ""
   shown = []
   monkeypatch.setattr(sys, "unraisablehook", shown.append)
   from bert_jax.training import orbax_noise
 
   orbax_noise.silence_orbax()
-  sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError("Event loop is closed")))
-  sys.unraisablehook(types.SimpleNamespace(exc_value=ValueError("a real one")))
+  sys.unraisablehook(raised(RuntimeError("Event loop is closed")))
+  sys.unraisablehook(raised(ValueError("a real one")))
   assert [str(each.exc_value) for each in shown] == ["a real one"]
