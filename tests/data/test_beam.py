@@ -23,13 +23,16 @@ def test_beam_makes_the_corpus_of_one_process(source, vocab, tmp_path, small_chu
   assert [name for name in left.keys() | right if left.get(name) != right.get(name)] == ["manifest.json"]
 
 
-def test_beam_trains_the_vocabulary_once_for_all_shares(source, tmp_path, small_chunks, monkeypatch):
-  trained, train = [], prepare.train_wordpiece
-  monkeypatch.setattr(prepare, "train_wordpiece", lambda *of, **how: trained.append(1) or train(*of, **how))
+def test_the_vocabulary_is_trained_once_before_all_shares(source, tmp_path, small_chunks):
   one = prepare.prepare_corpus([source], tmp_path / "one", settings("", vocab_size=90), documents=tmp_path / "a")
+
+  def run_shares(job, count):
+    assert (tmp_path / "b" / "tokenizer" / "vocab.txt").is_file() and count == 3
+    beam_runner([])(job, count)
+
   two = prepare.prepare_corpus([source], tmp_path / "two", settings("", vocab_size=90, workers=3), documents=tmp_path / "b",
-                               run_shares=beam_runner([]))
-  assert one["corpus_id"] == two["corpus_id"] and len(trained) == 2
+                               run_shares=run_shares)
+  assert one["corpus_id"] == two["corpus_id"]
 
 
 def test_beam_goes_on_with_what_is_there(source, vocab, tmp_path, small_chunks):

@@ -3,12 +3,15 @@
 import itertools
 import os
 import pathlib
+import threading
+import time
 
 import pytest
 
-from bert_jax.data import chunk, prepare, splits
+from bert_jax.data import chunk, prepare
 from bert_jax.data.corpus import open_corpus
 from bert_jax.errors import UserError
+from bert_jax.locks import FolderLock
 from tests.prepare_fixtures import (  # noqa: F401  (source, vocab and small_chunks are fixtures)
     contents, settings, small_chunks, source, vocab, write_documents)
 
@@ -70,16 +73,17 @@ def test_what_changes_the_tokenized_documents_makes_them_anew(source, vocab, tmp
   assert len(list(tmp_path.glob("documents-*"))) == 2
 
 
-@pytest.mark.parametrize("alter", ["longer", "touched", "vocabulary"])
+@pytest.mark.parametrize("alter", ["another size", "another time", "vocabulary"])
 def test_text_and_vocabulary_that_changed_are_not_taken_for_the_old_ones(source, vocab, tmp_path, alter):
   one = prepare.prepare_corpus([source], tmp_path / "one", settings(vocab))
   text = pathlib.Path(source.removeprefix("text:"))
-  if alter == "longer":
+  before = text.stat().st_mtime_ns
+  if alter == "another size":
     text.write_text(text.read_text() + " The dog.")
-  elif alter == "touched":  # another text of the same size, for all that is known before reading
-    changed = text.stat().st_mtime_ns + 10**9
+    os.utime(text, ns=(before, before))
+  elif alter == "another time":
     text.write_text(text.read_text().replace("dog", "cat"))
-    os.utime(text, ns=(changed, changed))
+    os.utime(text, ns=(before + 1000, before + 1000))
   else:
     vocab.write_text(vocab.read_text().replace("\ndog\n", "\nhorse\n"))
   two = prepare.prepare_corpus([source], tmp_path / "two", settings(vocab))
@@ -290,3 +294,35 @@ def test_shares_with_other_settings_are_refused_while_one_is_at_work(source, voc
 
   assert share(source, tmp_path / "out", vocab, 0, 2, progress=meanwhile) is None
   assert share(source, tmp_path / "out", vocab, 1, 2) is not None
+
+
+def test_a_share_begins_only_when_no_other_one_is_beginning_or_finishing(source, vocab, tmp_path):
+  made = []
+  with FolderLock(tmp_path) as door:  # the lock that a process holds meanwhile
+    assert door.take(alone=True)
+    beginning = threading.Thread(target=lambda: made.append(share(source, tmp_path / "out", vocab, 1, 2)))
+    beginning.start()
+    time.sleep(0.3)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "text.txt", vocab]
+  beginning.join()
+  assert made == [None] and (tmp_path / ".out.partial").is_dir()
+
+
+def test_a_corpus_is_finished_only_when_no_other_process_is_beginning_or_finishing(source, vocab, tmp_path):
+  elsewhere, seen = [], []
+
+  def hold():
+    with FolderLock(tmp_path) as door:
+      elsewhere.append(door.take(alone=True))
+      time.sleep(0.5)
+      seen.append((tmp_path / "out").exists())
+
+  def begin_elsewhere(phase, num_bytes, total):
+    thread = threading.Thread(target=hold)
+    if not elsewhere:
+      thread.start()
+      while not elsewhere:
+        time.sleep(0.01)
+
+  prepare.prepare_corpus([source], tmp_path / "out", settings(vocab), progress=begin_elsewhere)
+  assert elsewhere[0] and seen[0] is False and (tmp_path / "out").exists()

@@ -22,11 +22,15 @@ from tests.prepare_fixtures import (  # noqa: F401  (source, vocab and small_chu
     ENVIRONMENT, IN_SMALL_CHUNKS, arguments, contents, run, settings, small_chunks, source, start, vocab, write_documents)
 
 
-def test_a_bounded_number_of_chunks_is_under_way(vocab, tmp_path):
+def work_in(tmp_path, vocab) -> workers.Work:
   tokenizer = load_tokenizer(vocab)
-  work = workers.Work(
+  return workers.Work(
       str(tmp_path / "documents"), str(tmp_path / "corpus"), tokenizer.plain.to_str(), tokenizer.special._asdict(),
       tokenizer.vocab_size, "", rows.RowSettings("nsp", 32, 4, 0.1, 0))
+
+
+def test_a_bounded_number_of_chunks_is_under_way(vocab, tmp_path):
+  work = work_in(tmp_path, vocab)
   given, done, most = 0, [], 0
 
   def stream():
@@ -39,6 +43,12 @@ def test_a_bounded_number_of_chunks_is_under_way(vocab, tmp_path):
   workers.run_in_processes(stream(), work, 2, done.append)
   assert done == [26] * 12 and most <= 3
   assert all(rows.shard_folder(tmp_path / "corpus", "train", index).is_dir() for index in range(12))
+
+
+def test_tokenized_documents_that_vanish_meanwhile_do_not_make_an_empty_shard(vocab, tmp_path):
+  with pytest.raises(UserError, match="documents/train/00000: cannot be read"):
+    workers.run_here([Chunk("train", 0, [], [], [], 0)], work_in(tmp_path, vocab), lambda num_bytes: None)
+  assert not (tmp_path / "corpus").exists()
 
 
 def test_workers_import_neither_jax_nor_tensorflow():
