@@ -161,8 +161,13 @@ def end_within(seconds: float, pids: list[str]) -> bool:
 def test_workers_end_when_their_parent_is_killed(vocab, tmp_path):
   parent, workers = start_long_run(vocab, tmp_path)
   parent.kill()
-  parent.communicate()
-  assert end_within(30, workers)
+  parent.wait()
+  try:
+    assert end_within(30, workers)
+  finally:
+    if any(map(is_running, workers)):
+      os.killpg(parent.pid, signal.SIGKILL)
+    parent.communicate()
   assert not (tmp_path / "out").exists()
 
 
