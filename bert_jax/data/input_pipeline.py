@@ -10,9 +10,11 @@ With n processes, each one reads only its own rows of every global batch:
 process h takes rows [h * B / n, (h + 1) * B / n), B being the global batch size.
 """
 
+import atexit
 import collections
 import concurrent.futures
 import os
+import weakref
 from typing import Any, Callable, Iterator, Protocol
 
 import numpy as np
@@ -205,7 +207,19 @@ def _tfdata(
         raise failures[position]
       yield batch
 
-  return batches()
+  stream = batches()
+  _open_streams.add(stream)
+  return stream
+
+
+# Streams of tf.data. At the interpreter's end its threads could wait for ever for Python, and Python for them.
+_open_streams: weakref.WeakSet = weakref.WeakSet()
+
+
+@atexit.register
+def _close_streams() -> None:
+  for stream in list(_open_streams):
+    stream.close()
 
 
 def _import_tensorflow() -> Any:

@@ -149,6 +149,7 @@ def test_threads_end_when_the_stream_is_closed_or_dropped():
 
 
 _EXIT = """
+import time
 import numpy as np
 from bert_jax.data.order import rows_at
 from bert_jax.data.input_pipeline import train_batches
@@ -157,6 +158,8 @@ class Rows:
   def order(self, positions, seed):
     return rows_at(positions, num_rows=self.num_rows, seed=seed)
   def gather(self, rows):
+    time.sleep(0.02)  # so that reads are under way at the end
+    sum(range(200_000))
     return {"tokens": np.zeros((len(rows), 8), np.int32), "sequences": np.zeros((len(rows), 2, 3), np.int32)}
 stream = train_batches(Rows(), batch_size=4, seed=0, start=0, steps=10**9, loader="LOADER")
 print(len(next(stream)["index"]))
