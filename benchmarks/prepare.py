@@ -87,7 +87,7 @@ def _measure(options: argparse.Namespace, scratch: pathlib.Path) -> None:
   tokenizer = options.tokenizer or _train(options.source, scratch / "tokenizer")
   megabytes = sum(len(text.encode("utf-8")) for text in _texts(options.source)) / 1e6
   print(f"{options.source}: {megabytes:.1f} MB of text, rows of {options.seq_length} tokens, objective {options.objective}\n"
-        f"{options.workers} workers on {_num_cores()} cores, load average {load_before:.1f} at the start\n\n"
+        f"workers: {options.workers}, cores: {_num_cores()}, load average {load_before:.1f} at the start\n\n"
         f"{'MB/s':10}{'threads':>14}{'processes':>14}{'prepare':>14}{'share':>10}", flush=True)
   rounds: list[tuple[Measured, ...]] = []
   peaks: Counter = Counter()
