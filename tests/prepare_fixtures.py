@@ -80,7 +80,8 @@ IN_SMALL_CHUNKS = ("import sys; from bert_jax.data import splits; from bert_jax.
 
 def arguments(source: str, out: pathlib.Path | str, vocab: pathlib.Path, *more: str) -> list[str]:
   """The flags of `settings`, with one worker unless `more` says otherwise."""
-  return [f"--source={source}", f"--out={out}", f"--tokenizer={vocab}", *(f"--{name}={n}" for name, n in SHAPE.items()), *more]
+  shape = (f"--{name}={value}" for name, value in SHAPE.items())
+  return [f"--source={source}", f"--out={out}", f"--tokenizer={vocab}", *shape, *more]
 
 
 def start(options: list[str], code: str = IN_SMALL_CHUNKS, **how) -> subprocess.Popen:

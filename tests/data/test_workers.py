@@ -295,7 +295,8 @@ def test_a_kill_at_any_change_of_the_disk_is_made_good_by_the_same_command(vocab
   source = write_documents(tmp_path / "text.txt", 12, sentences=6)
   chosen = settings("" if trained else vocab, vocab_size=80)
   result = subprocess.run(
-      [sys.executable, "-c", AT_EVERY_STEP, source, str(tmp_path / "work"), json.dumps(chosen._asdict()), json.dumps(PLANS[plan])],
+      [sys.executable, "-c", AT_EVERY_STEP, source, str(tmp_path / "work"), json.dumps(chosen._asdict()),
+       json.dumps(PLANS[plan])],
       env=ENVIRONMENT | {"TOKENIZERS_PARALLELISM": "false"}, capture_output=True, text=True, timeout=580)
   assert result.returncode == 0, result.stderr
   told = json.loads(result.stdout.splitlines()[-1])
