@@ -8,12 +8,21 @@ import time
 
 import pytest
 
-from bert_jax.data import chunk, prepare
+from bert_jax.data import chunk, prepare, splits
 from bert_jax.data.corpus import open_corpus
 from bert_jax.errors import UserError
 from bert_jax.locks import FolderLock
-from tests.prepare_fixtures import (  # noqa: F401  (source, vocab and small_chunks are fixtures)
-    contents, settings, small_chunks, source, vocab, write_documents)
+from tests.prepare_fixtures import contents, settings, vocab, write_documents  # noqa: F401  (vocab is a fixture)
+
+
+@pytest.fixture
+def source(tmp_path) -> str:
+  return write_documents(tmp_path / "text.txt", 50)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+  monkeypatch.setattr(splits, "CHUNK_BYTES", 2000)
 
 
 class Log(list):
