@@ -35,7 +35,8 @@ KEYS: dict[str, tuple[Any, str]] = {
     "deterministic": (False, "bitwise reproducible on GPU too, at some speed (CPU and TPU always are)"),
     "init_from": ("", "run folder or Hugging Face folder whose parameters to start from; empty: from scratch"),
     "init_optimizer": (False, "with init_from a run: take its optimizer moments and step as well"),
-    "max_bad_steps": (20, "updates in a row with a non-finite loss or gradient (each is skipped) before the run stops"),
+    "max_bad_steps": (20, "updates in a row with a non-finite loss or gradient (each is skipped) before the run goes back to a checkpoint"),
+    "max_rollbacks": (3, "times that a run goes back to one and the same checkpoint, past the bad data each time, before it stops"),
     "data.corpus": ("", "the corpus folder"),
     "data.mixture": ("", "several corpora instead of one, with their shares of the rows: DIR=WEIGHT,DIR=WEIGHT"),
     "data.source": ("", "raw text that `data.corpus` is prepared from when it is missing, e.g. docstrings: or text:books/*.txt"),
@@ -69,7 +70,7 @@ KEYS: dict[str, tuple[Any, str]] = {
     "model.preset": ("bert-base", "the encoder whose fields hold where none is set below"),
     "model.dtype": ("float32", "dtype of activations and matrix products: float32 or bfloat16"),
     "model.param_dtype": ("float32", "dtype of parameters, moments and gradients"),
-    "model.remat": (False, "recompute activations in the backward pass: less memory, about a third more work"),
+    "model.remat": ("none", "what the backward pass recomputes to save memory: none; dots (all but matrix products); full (whole layers)"),
     "model.attention": ("auto", "attention kernel: auto or xla"),
     "optimizer.name": ("adamw", "adamw or lamb"),
     "optimizer.learning_rate": (1e-4, "peak of the schedule"),
@@ -85,6 +86,10 @@ KEYS: dict[str, tuple[Any, str]] = {
     "mesh.data": (-1, "devices that split the batch and hold whole parameters; -1: what is left"),
     "mesh.fsdp": (1, "devices that split the batch and the parameters"),
     "mesh.tensor": (1, "devices that split each layer's matrices"),
+    "cluster.connect_seconds": (300, "how long the processes of a run wait for each other at the start"),
+    "cluster.heartbeat_seconds": (30, "silence after which a process counts as lost, and the others end"),
+    "watchdog.start_seconds": (3600, "a start (reading a checkpoint, compiling) that takes longer is ended, with the stacks of all threads"),
+    "watchdog.step_seconds": (600, "so is a step, a batch of evaluation or a save; at least ten times the slowest so far"),
     "checkpoint.every_steps": (1000, "steps between two checkpoints; the last step is always saved"),
     "checkpoint.keep_last": (3, "newest checkpoints to keep (at least two)"),
     "checkpoint.keep_best": (1, "checkpoints with the lowest eval/mlm_loss to keep besides"),
@@ -97,9 +102,9 @@ DERIVED = {"masking.max_predictions": int} | {f"model.{name}": field.type for na
 
 # Keys that a resumed run may change: they touch neither the data nor the mathematics of a step.
 FREE_TO_CHANGE = (
-    "stop_at_step", "log_every_steps", "eval_every_steps", "eval_rows", "max_bad_steps", "data.corpus", "data.source", "data.loader",
+    "stop_at_step", "log_every_steps", "eval_every_steps", "eval_rows", "max_bad_steps", "max_rollbacks", "data.corpus", "data.source", "data.loader",
     "data.cache_dir", "prepare.*", "mesh.*", "model.remat", "model.attention", "optimizer.microbatches",
-    "checkpoint.*", "export.*", "init_from",
+    "checkpoint.*", "cluster.*", "watchdog.*", "export.*", "init_from",
 )  # fmt: skip
 
 
@@ -229,14 +234,16 @@ CHOICES = {
     "masking.unit": ("token", "word", "span", "ngram"),
     "model.dtype": ("float32", "bfloat16"),
     "model.param_dtype": ("float32", "bfloat16"),
+    "model.remat": ("none", "dots", "full"),
     "optimizer.name": ("adamw", "lamb"),
     "optimizer.schedule": ("linear", "wsd"),
     "export.format": ("", "transformers", "sentence-transformers"),
 }
 POSITIVE = ("total_steps", "log_every_steps", "eval_every_steps", "data.batch_size", "checkpoint.every_steps",
-            "optimizer.microbatches", "max_bad_steps", "masking.max_span", "masking.max_ngram")  # fmt: skip
+            "optimizer.microbatches", "max_bad_steps", "masking.max_span", "masking.max_ngram",
+            "cluster.connect_seconds", "cluster.heartbeat_seconds", "watchdog.start_seconds", "watchdog.step_seconds")  # fmt: skip
 NOT_NEGATIVE = ("eval_rows", "optimizer.learning_rate", "optimizer.warmup_steps", "optimizer.weight_decay", "optimizer.clip_norm",
-                "optimizer.eps", "checkpoint.keep_last", "checkpoint.keep_best")  # fmt: skip
+                "optimizer.eps", "max_rollbacks", "checkpoint.keep_last", "checkpoint.keep_best")  # fmt: skip
 
 
 def validate(config: ml_collections.ConfigDict) -> None:

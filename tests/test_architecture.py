@@ -21,9 +21,10 @@ FLOORS = (
         "data.splits", "data.cleaning", "data.job", "data.work_folders", "data.workers", "data.assemble", "data.prepare", "data.beam", "data.mixture", "data.input_pipeline",
     ),
     ("convert.bert", "convert.folder"),  # 1: interop
+    ("cluster.agreement",),  # 2: starting, stopping and watching processes
     (  # 2: training
         "training.optimizer", "training.sharding", "training.train_state", "training.checksums", "training.orbax_noise",
-        "training.agreement", "training.checkpoint_folder", "training.checkpoint", "training.metrics", "training.train_step",
+        "training.checkpoint_folder", "training.checkpoint", "training.metrics", "training.train_step",
         "training.loop",
     ),
     ("pretrain", "resolve", "inference", "evaluation", "run", "tools.inspect", "tools.report"),  # 3: tasks, use, tools

@@ -38,7 +38,7 @@ from orbax.checkpoint import v1 as ocp
 
 from bert_jax.errors import UserError
 from bert_jax.training import checkpoint_folder as folders
-from bert_jax.training.agreement import from_first, together
+from bert_jax.cluster.agreement import from_first, together
 from bert_jax.training.checkpoint_folder import Damaged, Manifest
 from bert_jax.training.checksums import array_facts, numpy_checksum
 from bert_jax.training.orbax_noise import silence_orbax
