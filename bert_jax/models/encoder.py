@@ -14,6 +14,14 @@ from bert_jax.models.config import EncoderConfig
 from bert_jax.models.layers import Block, Dtype, Embeddings
 
 
+# What a layer keeps for its backward pass, by `model.remat`; what it does not keep is computed again.
+REMAT = {
+    "none": None,  # everything is kept
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with a parameter; not attention scores
+    "full": jax.checkpoint_policies.nothing_saveable,  # only the layer's input
+}
+
+
 class EncoderOutput(NamedTuple):
   """What the encoder makes of a batch.
 
@@ -34,19 +42,21 @@ class Encoder(nn.Module):
     config: sizes and constants.
     dtype: dtype of activations and matrix products.
     param_dtype: dtype of parameters.
-    remat: recompute each layer in the backward pass instead of keeping its activations.
+    remat: what the backward pass recomputes, a key of REMAT.
     attention: 'auto' or an implementation named in models/attention.py.
   """
 
   config: EncoderConfig
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
-  remat: bool = False
+  remat: str = "none"
   attention: str = "auto"
 
   def setup(self):
+    if self.remat not in REMAT:
+      raise UserError(f"model.remat: expected one of {', '.join(REMAT)}; got {self.remat!r}")
     # `deterministic` (argument 3, counting self) decides what is traced, so it stays a Python bool.
-    block = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
+    block = Block if self.remat == "none" else nn.remat(Block, static_argnums=(3,), policy=REMAT[self.remat])
     self.embeddings = Embeddings(self.config, self.dtype, self.param_dtype)
     # Flax names the members of a list by attribute and number: layer_0, layer_1, …
     self.layer = [block(self.config, self.dtype, self.param_dtype, self.attention)

@@ -48,7 +48,7 @@ class PretrainingModel(nn.Module):
     config: sizes and constants.
     dtype: dtype of activations and matrix products.
     param_dtype: dtype of parameters.
-    remat: recompute each layer in the backward pass instead of keeping its activations.
+    remat: what the backward pass recomputes: 'none', 'dots' or 'full', see models/encoder.py.
     attention: 'auto' or an implementation named in models/attention.py.
     heads: which of HEADS there are; 'nsp' needs 'pooler'.
   """
@@ -56,7 +56,7 @@ class PretrainingModel(nn.Module):
   config: EncoderConfig
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
-  remat: bool = False
+  remat: str = "none"
   attention: str = "auto"
   heads: frozenset[str] = HEADS
 

@@ -57,7 +57,7 @@ def test_remat_gives_the_same_gradients_with_dropout_and_recomputes(config, para
 
     return jax.jit(jax.grad(loss)), str(jax.make_jaxpr(jax.grad(loss))(params["encoder"]))
 
-  (plain, plain_jaxpr), (remat, remat_jaxpr) = gradient(False), gradient(True)
+  (plain, plain_jaxpr), (remat, remat_jaxpr) = gradient("none"), gradient("full")
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
                plain(params["encoder"]), remat(params["encoder"]))
   assert remat_jaxpr.count("= erf") > plain_jaxpr.count("= erf")

@@ -42,7 +42,7 @@ def test_the_parameter_tree_is_pinned(shapes):
   assert {leaf.dtype for leaf in flat.values()} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("fields", [{"remat": True}, {"dtype": jnp.bfloat16}])
+@pytest.mark.parametrize("fields", [{"remat": "full"}, {"remat": "dots"}, {"dtype": jnp.bfloat16}])
 def test_the_tree_does_not_depend_on_how_it_is_computed(config, rows, shapes, fields):
   assert jax.eval_shape(PretrainingModel(config, **fields).init, jax.random.key(0), *rows)["params"] == shapes
 
