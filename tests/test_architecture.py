@@ -21,7 +21,7 @@ FLOORS = (
         "data.splits", "data.cleaning", "data.job", "data.work_folders", "data.workers", "data.assemble", "data.prepare", "data.beam", "data.mixture", "data.input_pipeline",
     ),
     ("convert.bert", "convert.folder"),  # 1: interop
-    ("cluster.agreement",),  # 2: starting, stopping and watching processes
+    ("cluster.distributed", "cluster.rendezvous", "cluster.agreement", "cluster.preemption", "cluster.watchdog", "cluster.peers", "cluster.stragglers"),  # 2: starting, stopping and watching processes
     (  # 2: training
         "training.optimizer", "training.sharding", "training.train_state", "training.checksums", "training.orbax_noise",
         "training.checkpoint_folder", "training.checkpoint", "training.metrics", "training.train_step",

@@ -1,35 +1,75 @@
-"""What several processes must decide alike: one process needs none of this, nor jax.distributed."""
+"""What several processes must decide alike, through the coordination service: no devices are needed, and nothing hangs in a collective.
 
+Every function here is called by all processes in the same order; the calls are
+numbered, and the number is part of the key. A process that is alone decides
+alone. A peer that dies while others wait here is noticed by JAX's heartbeats.
+"""
+
+import itertools
+import json
 from typing import Any, Callable
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
+
+from bert_jax.cluster import distributed
+from bert_jax.errors import UserError
+
+# A hung process that still sends heartbeats would be waited for so long; the watchdog is there before.
+_TIMEOUT_MS = 24 * 3600 * 1000
+
+_calls = itertools.count()
 
 
 class OtherProcessFailed(Exception):
   """This process is fine, another one is not."""
 
 
-def from_first(values: list[int]) -> list[int]:
-  """The first process's integers (0 <= value < 2^31, any number of them), on every process."""
+def from_first(value: Any) -> Any:
+  """The first process's value (anything that JSON can hold), on every process."""
   if jax.process_count() == 1:
-    return values
-  count = int(multihost_utils.broadcast_one_to_all(np.int32(len(values))))
-  mine = np.asarray(values if jax.process_index() == 0 else [0] * count, np.int32)
-  return multihost_utils.broadcast_one_to_all(mine).tolist() if count else []
+    return value
+  key, client = f"bert_jax/first/{next(_calls)}", distributed.client()
+  if jax.process_index() == 0:
+    client.key_value_set(key, json.dumps(value))
+    return value
+  return json.loads(client.blocking_key_value_get(key, _TIMEOUT_MS))
 
 
 def together(work: Callable[[], Any]) -> Any:
-  """work(), or an exception on every process when it failed on one: its own, or OtherProcessFailed."""
+  """work(), or an exception on every process when it failed on one.
+
+  Raises:
+    UserError: of this process, or the message of the other one that made a mistake.
+    OtherProcessFailed: another process failed in another way.
+    Exception: whatever work() raised here.
+  """
   result = failure = None
   try:
     result = work()
   except Exception as error:
     failure = error
-  failed = failure is not None
   if jax.process_count() > 1:
-    failed = bool(np.any(multihost_utils.process_allgather(np.bool_(failed))))
-  if failed:
-    raise failure or OtherProcessFailed("another process failed at it")
+    others = _failures(failure)
+    if failure is None and others:
+      number, failed = min(others.items())
+      message = f"process {number} on {failed['host']}: {failed['message']}"
+      raise UserError(message) if failed["user"] else OtherProcessFailed(message)
+  if failure is not None:
+    raise failure
   return result
+
+
+def on_first(work: Callable[[], Any]) -> Any:
+  """work() on the first process alone, while the others wait; its result, or its failure, on every process."""
+  result = together(lambda: work() if jax.process_index() == 0 else None)
+  return from_first(result)
+
+
+def _failures(mine: Exception | None) -> dict[int, dict[str, Any]]:
+  """Process number -> what failed there."""
+  client, folder = distributed.client(), f"bert_jax/together/{next(_calls)}"
+  if mine is not None:
+    record = {"host": distributed.host_name(), "message": str(mine) or type(mine).__name__, "user": isinstance(mine, UserError)}
+    client.key_value_set(f"{folder}/{jax.process_index()}", json.dumps(record))
+  client.wait_at_barrier(folder.replace("/", "-"), _TIMEOUT_MS)
+  return {int(key.rpartition("/")[2]): json.loads(value) for key, value in client.key_value_dir_get(folder)}

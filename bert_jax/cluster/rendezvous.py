@@ -1,0 +1,200 @@
+"""All processes of a run meet before JAX is started, and see whether they are of one kind.
+
+JAX's own start ends a process that waits in vain with a stack trace that does
+not say who was missing. So the processes first meet on the coordinator's port,
+over plain TCP: everyone sends one line of JSON about itself (its config, its
+code, its versions) to process 0, which waits until all are there and sends
+everybody the whole list, or the reason why not. Each then comes to the same
+verdict, so that a mistake is the same message on every process. The port is
+free again when JAX takes it.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import pathlib
+import platform
+import socket
+import time
+from typing import Any
+
+import bert_jax
+from bert_jax.cluster.distributed import LOOPBACK, Cluster, host_name
+from bert_jax.errors import UserError
+
+MAX_LINE = 2**20
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_ANSWER_SECONDS = 10  # what process 0 is given to answer when its own time is up
+
+
+def introduce(config: dict[str, Any], workdir: str) -> dict[str, Any]:
+  """What a process says of itself.
+
+  Args:
+    config: flat, see config.flatten.
+    workdir: the run folder as it was given.
+  """
+  versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
+  return {"host": host_name(), "config": config, "workdir": workdir, "code": code_fingerprint(), "versions": versions, "time": time.time()}
+
+
+def code_fingerprint() -> str:
+  """SHA-256 over the source of this package, 12 hexadecimal digits: the same code gives the same, wherever it is installed."""
+  root = pathlib.Path(bert_jax.__file__).parent
+  digest = hashlib.sha256()
+  for path in sorted(root.rglob("*.py")):
+    digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+  return digest.hexdigest()[:12]
+
+
+def meet(cluster: Cluster, introduction: dict[str, Any], *, seconds: float) -> list[dict[str, Any]]:
+  """What all processes say of themselves, in the order of their numbers.
+
+  Args:
+    cluster: who is expected.
+    introduction: what this process says, any JSON.
+    seconds: how long to wait.
+
+  Raises:
+    UserError: process 0 could not be reached, or somebody did not come; the same on every process that came.
+  """
+  if cluster.num_processes == 1:
+    return [introduction]
+  return _gather(cluster, introduction, seconds) if cluster.process_id == 0 else _report(cluster, introduction, seconds)
+
+
+def check_alike(introductions: list[dict[str, Any]]) -> None:
+  """Raises UserError where processes were started with another config, run folder, code or version than process 0."""
+  first, different = introductions[0], []
+  for number, other in enumerate(introductions[1:], 1):
+    who = f"process {number} on {other['host']}"
+    for key in sorted(first["config"].keys() | other["config"].keys()):
+      ours, theirs = first["config"].get(key), other["config"].get(key)
+      if ours != theirs:
+        different.append(f"{who} has {key}={theirs!r}, process 0 {ours!r}")
+    if other["workdir"] != first["workdir"]:
+      different.append(f"{who} has --workdir={other['workdir']}, process 0 {first['workdir']}")
+    if other["versions"] != first["versions"]:
+      packages = [f"{name} {other['versions'].get(name)} (process 0: {version})"
+                  for name, version in first["versions"].items() if other["versions"].get(name) != version]  # fmt: skip
+      different.append(f"{who} has {', '.join(packages)}")
+    elif other["code"] != first["code"]:
+      different.append(f"{who} runs other code of bert_jax, fingerprint {other['code']}, process 0 {first['code']}")
+  if different:
+    more = f"\n  … and {len(different) - 8} more" if len(different) > 8 else ""
+    listed = "".join(f"\n  {line}" for line in different[:8])
+    raise UserError(f"the processes of this run were not started alike:{listed}{more}\n"
+                    "Start all of them with the same command and the same installation")  # fmt: skip
+
+
+def _gather(cluster: Cluster, introduction: dict[str, Any], seconds: float) -> list[dict[str, Any]]:
+  """Process 0: waits for everybody, then answers everybody."""
+  deadline = time.monotonic() + seconds
+  here: dict[int, dict[str, Any]] = {0: introduction}
+  connections, refusal = [], ""
+  with _listen(cluster, deadline) as listener:
+    while len(here) < cluster.num_processes and not refusal and time.monotonic() < deadline:
+      listener.settimeout(max(0.01, deadline - time.monotonic()))
+      try:
+        connection, _ = listener.accept()
+      except TimeoutError:
+        break
+      message = _read_line(connection, seconds=min(5.0, max(0.1, deadline - time.monotonic())))
+      if not isinstance(message, dict) or "process" not in message:
+        connection.close()  # a port scanner, a health check
+        continue
+      connections.append(connection)
+      number, count = message["process"], message["processes"]
+      if count != cluster.num_processes:
+        refusal = (f"process {number} on {message['about']['host']} was told of {count} processes, "
+                   f"process 0 on {introduction['host']} of {cluster.num_processes}; give all of them the same number")  # fmt: skip
+      elif number in here:
+        refusal = (f"both {here[number]['host']} and {message['about']['host']} are process {number}; "
+                   "every process needs a number of its own")  # fmt: skip
+      else:
+        here[number] = message["about"]
+    missing = [number for number in range(cluster.num_processes) if number not in here]
+    if missing and not refusal:
+      there = ", ".join(f"{number} ({about['host']})" for number, about in sorted(here.items()))
+      refusal = (f"waited {seconds:.0f} s at {cluster.coordinator} for {_numbers(missing)} of {cluster.num_processes}; {there} came. "
+                 "Look at the logs of those that are missing, and whether they can reach that address")  # fmt: skip
+    answer = {"refusal": refusal} if refusal else {"about": [here[number] for number in range(cluster.num_processes)]}
+    for connection in connections:
+      _send_line(connection, answer)
+      connection.close()
+  if refusal:
+    raise UserError(refusal)
+  return answer["about"]
+
+
+def _report(cluster: Cluster, introduction: dict[str, Any], seconds: float) -> list[dict[str, Any]]:
+  """The others: tell process 0 that they are there, and wait for its answer."""
+  host, _, port = cluster.coordinator.rpartition(":")
+  began, reason = time.monotonic(), "nobody answers"
+  while (left := began + seconds - time.monotonic()) > 0:
+    try:
+      with socket.create_connection((host.strip("[]"), int(port)), timeout=min(5.0, left)) as connection:
+        _send_line(connection, {"process": cluster.process_id, "processes": cluster.num_processes, "about": introduction})
+        # Process 0 may have begun to wait later than this one.
+        answer = _read_line(connection, seconds=seconds + _ANSWER_SECONDS)
+      if isinstance(answer, dict) and "refusal" in answer:
+        raise UserError(answer["refusal"])
+      if isinstance(answer, dict) and "about" in answer:
+        return answer["about"]
+      reason = "somebody else is listening there, or it ended"
+    except OSError as error:
+      reason = error.strerror or str(error) or type(error).__name__
+    time.sleep(min(0.2, max(0.0, left)))
+  raise UserError(
+      f"process {cluster.process_id} of {cluster.num_processes} on {introduction['host']} waited {seconds:.0f} s for process 0 "
+      f"at {cluster.coordinator}: {reason}. Look whether process 0 runs, whether that is its address, and whether a firewall closes the port"
+  )
+
+
+def _listen(cluster: Cluster, deadline: float) -> socket.socket:
+  """A listening socket on the coordinator's port; waits while an earlier attempt still holds it."""
+  host, _, port = cluster.coordinator.rpartition(":")
+  where, options = ("", {})
+  if host in (LOOPBACK, "localhost"):  # nobody outside has anything to say
+    where = LOOPBACK
+  elif socket.has_dualstack_ipv6():
+    options = {"family": socket.AF_INET6, "dualstack_ipv6": True}
+  while True:
+    try:
+      return socket.create_server((where, int(port)), backlog=1024, **options)
+    except OSError as error:
+      if time.monotonic() > deadline:
+        raise UserError(f"process 0 cannot listen at port {port} ({error.strerror or error}); choose another port, or end what holds it") from error
+    time.sleep(0.2)
+
+
+def _send_line(connection: socket.socket, message: dict[str, Any]) -> None:
+  try:
+    connection.sendall(json.dumps(message).encode() + b"\n")
+  except OSError:
+    pass  # it has gone; whoever waits for it will say so
+
+
+def _read_line(connection: socket.socket, *, seconds: float) -> Any:
+  """One line of JSON, or None where none comes in time."""
+  connection.settimeout(seconds)
+  received = b""
+  try:
+    while not received.endswith(b"\n"):
+      part = connection.recv(65536)
+      if not part or len(received) > MAX_LINE:
+        return None
+      received += part
+    return json.loads(received)
+  except (OSError, ValueError):
+    return None
+
+
+def _numbers(numbers: list[int]) -> str:
+  """process 3, or processes 1, 2 and 5."""
+  if len(numbers) == 1:
+    return f"process {numbers[0]}"
+  shown = numbers if len(numbers) <= 12 else numbers[:11]
+  rest = "" if shown is numbers else f" and {len(numbers) - 11} more"
+  listed = ", ".join(map(str, shown)) if rest else f"{', '.join(map(str, shown[:-1]))} and {shown[-1]}"
+  return f"processes {listed}{rest}"
