@@ -27,7 +27,7 @@ FLOORS = (
         "training.checkpoint_folder", "training.checkpoint", "training.metrics", "training.train_step",
         "training.loop",
     ),
-    ("pretrain", "resolve", "inference", "evaluation", "run", "tools.inspect", "tools.report"),  # 3: tasks, use, tools
+    ("pretrain", "resolve", "inference", "evaluation", "run", "tools.inspect", "tools.goodput", "tools.report"),  # 3: tasks, use, tools
     (  # 4: commands
         "commands.prepare", "commands.inspect", "commands.pretrain", "commands.report", "commands.evaluate", "commands.export",
         "commands.fill_mask", "commands.next_sentence", "commands.encode", "__main__",

@@ -113,6 +113,11 @@ def read_metrics(workdir: str | os.PathLike) -> dict[int, dict[str, float]]:
   return dict(sorted(steps.items()))
 
 
+def read_lines(workdir: str | os.PathLike) -> list[dict[str, Any]]:
+  """The metrics as they were written, attempt by attempt: [{"attempt": 0, "step": 100, "time": …, …}, …]; None stands for NaN."""
+  return list(_read(epath.Path(workdir) / "metrics"))
+
+
 def read_events(workdir: str | os.PathLike) -> list[dict[str, Any]]:
   """All events in the order of attempts: [{"attempt": 0, "event": "start", "time": …, …}, …]."""
   return list(_read(epath.Path(workdir) / "events"))
