@@ -7,6 +7,7 @@ import errno
 import functools
 import importlib
 import os
+import pathlib
 import signal
 import sys
 import threading
@@ -15,7 +16,7 @@ from bert_jax import __version__
 from bert_jax.errors import UserError
 
 # In the order in which a newcomer meets them; each is a module of bert_jax.commands.
-COMMANDS = ("prepare", "inspect", "pretrain", "report", "evaluate", "export", "fill-mask", "next-sentence", "encode")
+COMMANDS = ("prepare", "inspect", "doctor", "pretrain", "report", "evaluate", "export", "fill-mask", "next-sentence", "encode")
 # Those that keep what they have finished, and find it again.
 RESUMABLE = ("prepare", "pretrain")
 
@@ -145,6 +146,15 @@ def quiet() -> None:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("ABSL_MIN_LOG_LEVEL", "2")
   os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+  if not has_tpu():
+    # The extra `plan` brings libtpu, which JAX would start, and which would complain of the missing chips.
+    sys.modules.setdefault("libtpu", None)
+
+
+def has_tpu() -> bool:
+  """Whether this machine has a PCI device of Google's, as every TPU VM has."""
+  vendors = pathlib.Path("/sys/bus/pci/devices").glob("*/vendor")
+  return any(path.read_text().strip() == "0x1ae0" for path in vendors)
 
 
 if __name__ == "__main__":

@@ -15,20 +15,24 @@ MASK_SEED = 0
 
 
 def make_evaluator(task: Task, mesh: Mesh, batches: Callable[[], Iterable[dict[str, np.ndarray]]]):
-  """Returns evaluate(params) -> {"mlm_loss": …, "nsp_accuracy": …, "pairs": …}, compiled once.
+  """Returns evaluate(params, after_batch) -> {"mlm_loss": …, "nsp_accuracy": …, "pairs": …}, compiled once.
+
+  `after_batch()` is called after every batch; where it returns True, the evaluation is given up and None returned.
 
   Args:
     task: what was learned.
     mesh: where parameters live.
     batches: returns the validation batches from the first one on.
   """
-  step = jax.jit(make_eval_step(task, seed=MASK_SEED))
+  step = jax.jit(make_eval_step(task, seed=MASK_SEED), out_shardings=sharding.replicated(mesh))
 
-  def evaluate(params) -> dict[str, float]:
+  def evaluate(params, after_batch: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
     total = {}
     for batch in batches():
       sums = jax.device_get(step(params, sharding.put_batch(batch, mesh)))
       total = add_sums(total, {name: (float(s), float(w)) for name, (s, w) in sums.items()})
+      if after_batch():
+        return None
     counts = {"predictions": total["mlm_loss"][1]}
     for name in PAIR_OBJECTIVES:
       if f"{name}_loss" in total:

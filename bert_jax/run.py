@@ -9,65 +9,111 @@ import contextlib
 import pathlib
 import platform
 import shutil
-from typing import Callable, ContextManager
+from typing import Callable, ContextManager, NamedTuple
 
 import jax
 import ml_collections
 from etils import epath
+from jax.experimental import multihost_utils
 
 from bert_jax import config as configs
 from bert_jax import atomic, evaluation, flops
+from bert_jax.cluster import agreement, distributed, rendezvous
+from bert_jax.cluster.distributed import Cluster
+from bert_jax.cluster.peers import PeerLost, Peers
+from bert_jax.cluster.preemption import Preempted, Preemption
+from bert_jax.cluster.watchdog import Watchdog
 from bert_jax.convert import folder as hf_folder
 from bert_jax.data import input_pipeline, mixture
 from bert_jax.data.corpus import Corpus, open_corpus
 from bert_jax.data.prepare import PrepareSettings, Progress, prepare_corpus
 from bert_jax.data.staging import stage
 from bert_jax.data.tokenizer import Tokenizer, load_tokenizer
-from bert_jax.errors import UserError
+from bert_jax.errors import EXIT_STALLED, UserError
 from bert_jax.inference import Model, load_model
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.resolve import encoder_of, model_of, pretraining_task, read_run_config, resolve
 from bert_jax.training import checkpoint, loop, metrics, sharding
 from bert_jax.training import optimizer as optimizers
+from bert_jax.training.jumps import Jumps, read_jumps
+from bert_jax.training.profile import Profile
 from bert_jax.training.train_state import TrainState
 
 Preparing = Callable[[], ContextManager[Progress | None]]
 
 
 def pretrain_run(
-    config: ml_collections.ConfigDict, workdir: str, *, say: Callable[[str], None] = print, preparing: Preparing = contextlib.nullcontext
-) -> dict[str, float]:
-  """Trains what `config` says in `workdir`, from where it stands there.
+    config: ml_collections.ConfigDict, workdir: str, *, cluster: Cluster | None = None, profile: tuple[int, int] | None = None,
+    say: Callable[[str], None] = print, preparing: Preparing = contextlib.nullcontext,
+) -> dict[str, float]:  # fmt: skip
+  """Trains what `config` says in `workdir`, from where it stands there; called by every process of the run.
 
   Args:
     config: see `config.KEYS`.
     workdir: the run folder; made if missing.
-    say: takes one line of text for the user.
+    cluster: the processes of the run, which then meet here, before JAX's first use; None: JAX is started already, or this one is alone.
+    profile: the first step to trace, and the first one not to.
+    say: takes one line of text for the user; only the first process says anything.
     preparing: entered for as long as the corpus is prepared, should that be needed; its value is the `progress` of `prepare_corpus`.
 
   Returns:
     The metrics of the last evaluation.
 
   Raises:
-    UserError: corpus, tokenizer, devices or an earlier run in `workdir` do not fit the config.
+    UserError: corpus, tokenizer, devices or an earlier run in `workdir` do not fit the config; the processes were not started
+      alike. The same on every process.
+    Preempted: the processes were told to stop, and have saved.
+    PeerLost: another process has died.
   """
-  root = pathlib.Path(workdir)
+  if cluster is not None:
+    rendezvous.check_alike(
+        rendezvous.meet(cluster, rendezvous.introduce(configs.flatten(config), str(workdir)), seconds=config.cluster.connect_seconds)
+    )
+    distributed.initialize(cluster, connect_seconds=config.cluster.connect_seconds, heartbeat_seconds=config.cluster.heartbeat_seconds)
+  speaks = jax.process_index() == 0  # one process reports for all
+  with Peers() as peers:
+    try:
+      setup = _set_up(config, pathlib.Path(workdir), say if speaks else lambda text: None, preparing)
+      params, last = _train(setup, peers, profile)
+      _export(setup, params)
+      return last
+    except Preempted:
+      raise
+    except Exception as error:
+      reason = peers.explain(error)
+      if not isinstance(reason, PeerLost):
+        peers.tell(str(reason) or type(reason).__name__, 1)
+      raise reason from (error if reason is not error else error.__cause__)
+
+
+class _Setup(NamedTuple):
+  """A run that is ready to train: what the loop needs, the folder, the encoder."""
+
+  run: loop.Run
+  root: pathlib.Path
+  encoder: EncoderConfig
+
+
+def _set_up(config: ml_collections.ConfigDict, root: pathlib.Path, say, preparing) -> _Setup:
+  """Everything before training. Raises UserError, the same on every process."""
   if root.exists() and not root.is_dir():
     raise UserError(f"--workdir={root} is a file; a run needs a folder of its own")
   # What the config alone decides is refused before a corpus is prepared.
   encoder_of(config)
   mesh = sharding.make_mesh(config)
   optimizers.make_schedule(config)
-  corpus = _corpus(config, say, preparing)
-  tokenizer = _tokenizer(corpus)
+  agreement.on_first(lambda: _prepare_if_missing(config, say, preparing))
+  corpus, tokenizer = agreement.together(lambda: _corpus_and_tokenizer(config))
   config = resolve(config, corpus, tokenizer)
   encoder = encoder_of(config)
   start = _initial_parameters(config, encoder, tokenizer, say)
-  adopt(root, config, corpus.folder / "tokenizer")
-  if is_finished(workdir, config):
+  agreement.on_first(lambda: adopt(root, config, corpus.folder / "tokenizer"))
+  if is_finished(root, config):
     say(f"{root} has already trained its {configs.last_step(config):,} steps; evaluating it again.\n"
         "To train anew, give another --workdir or remove this one.")  # fmt: skip
+  if peak_flops() is None:
+    say(f"MFU is not reported: the peak of {jax.devices()[0].device_kind!r} is not known here")
 
   task = pretraining_task(config, model_of(config, encoder), corpus, tokenizer)
   evaluate = evaluation.make_evaluator(task, mesh, lambda: validation_batches(corpus, config))
@@ -77,24 +123,62 @@ def pretrain_run(
                 "batch_size": config.data.batch_size},
       start=start, flops_per_token=flops_per_token(encoder, config, corpus), peak_flops=peak_flops(),
   )  # fmt: skip
+  return _Setup(run, root, encoder)
 
-  attempt = metrics.next_attempt(root)
-  speaks = jax.process_index() == 0  # one process reports for all
-  with (
-      metrics.MetricsWriter(root, attempt, active=speaks) as writer,
-      checkpoint.Checkpoints(
-          root / "checkpoints", every_steps=config.checkpoint.every_steps, keep_last=config.checkpoint.keep_last,
-          keep_best=config.checkpoint.keep_best,
-      ) as checkpoints,
-      metrics.Progress(configs.last_step(config), active=speaks) as progress,
-  ):  # fmt: skip
-    writer.event("start", attempt=attempt, devices=jax.device_count(), device_kind=jax.devices()[0].device_kind,
-                 jax=jax.__version__, python=platform.python_version())  # fmt: skip
-    params, last = loop.train(run, checkpoints, writer, progress)
-    writer.event("finish", step=configs.last_step(config))
-  if config.export.format:
-    hf_folder.write_folder(root / "export", jax.device_get(params), encoder, root / "tokenizer", format=config.export.format)
-  return last
+
+def _train(setup: _Setup, peers: Peers, profile: tuple[int, int] | None):
+  """(parameters, metrics of the last evaluation) of a run, with everything that stands around the loop."""
+  run, root = setup.run, setup.root
+  config, end = run.config, configs.last_step(run.config)
+  speaks = jax.process_index() == 0
+  attempt = agreement.from_first(metrics.next_attempt(root))
+  name = f"attempt-{attempt:04d}-process-{jax.process_index():04d}"
+  with contextlib.ExitStack() as stack:
+    writer = stack.enter_context(metrics.MetricsWriter(root, attempt, active=speaks))
+    writer.event("start", attempt=attempt, processes=jax.process_count(), devices=jax.device_count(),
+                 device_kind=jax.devices()[0].device_kind, jax=jax.__version__, python=platform.python_version(),
+                 host=distributed.host_name(), code=rendezvous.code_fingerprint())  # fmt: skip
+
+    def on_stall(seconds: float) -> None:
+      if speaks:
+        writer.event("stall", seconds=round(seconds, 1), process=jax.process_index())
+      peers.tell(f"nothing has happened for {seconds:.0f} s; it was ended, and its stacks are in {root / 'stalls'}", EXIT_STALLED)
+
+    around = loop.Around(
+        checkpoints=stack.enter_context(checkpoint.Checkpoints(
+            root / "checkpoints", every_steps=config.checkpoint.every_steps, keep_last=config.checkpoint.keep_last,
+            keep_best=config.checkpoint.keep_best, on_event=writer.event)),
+        writer=writer,
+        progress=stack.enter_context(metrics.Progress(end, active=speaks)),
+        watchdog=stack.enter_context(Watchdog(
+            start_seconds=config.watchdog.start_seconds, step_seconds=config.watchdog.step_seconds,
+            dump=root / "stalls" / f"{name}.txt", on_stall=on_stall)),
+        preemption=Preemption(),
+        jumps=Jumps(root, agreement.on_first(lambda: read_jumps(root))),
+        profile=Profile(profile, root / "profile" / name),
+    )  # fmt: skip
+    try:
+      result = loop.train(run, around)
+    except Preempted:
+      raise
+    except Exception as error:
+      reason = peers.explain(error)
+      if not isinstance(reason, UserError):
+        around.checkpoints.abandon()  # a save needs all processes, and would be waited for in vain
+      writer.event("fail", message=str(reason))
+      raise reason from (error if reason is not error else error.__cause__)
+    writer.event("finish", step=end)
+  return result
+
+
+def _export(setup: _Setup, params) -> None:
+  """The folder that `export.format` asks for, written by the first process while the others wait."""
+  export_format = setup.run.config.export.format
+  if not export_format:
+    return
+  whole = multihost_utils.process_allgather(params, tiled=True) if jax.process_count() > 1 else jax.device_get(params)
+  tokenizer = setup.root / "tokenizer"
+  agreement.on_first(lambda: hf_folder.write_folder(setup.root / "export", whole, setup.encoder, tokenizer, format=export_format))
 
 
 def is_finished(workdir: str, config: ml_collections.ConfigDict) -> bool:
@@ -112,18 +196,21 @@ def open_data(config: ml_collections.ConfigDict) -> Corpus:
   return open_corpus(here(config.data.corpus))
 
 
-def _corpus(config: ml_collections.ConfigDict, say, preparing) -> Corpus:
+def _prepare_if_missing(config: ml_collections.ConfigDict, say, preparing) -> None:
+  """Prepares the corpus where the config names a source for it, and it is not there."""
   folder = config.data.corpus
-  if config.data.mixture:
-    return open_data(config)
-  if not folder:
+  if not (folder or config.data.mixture):
     raise UserError("data.corpus is empty: name a corpus folder, --config.data.corpus=DIR; `bert_jax prepare` makes one from raw text")
-  if config.data.source and not epath.Path(folder).exists():
+  if folder and config.data.source and not config.data.mixture and not epath.Path(folder).exists():
     say(f"Preparing the corpus {folder} from {config.data.source}")
     settings = PrepareSettings(**{name: config.prepare[name] for name in PrepareSettings._fields})
     with preparing() as progress:
       prepare_corpus([config.data.source], folder, settings, progress=progress, say=say)
-  return open_data(config)
+
+
+def _corpus_and_tokenizer(config: ml_collections.ConfigDict) -> tuple[Corpus, Tokenizer]:
+  corpus = open_data(config)
+  return corpus, _tokenizer(corpus)
 
 
 def _tokenizer(corpus: Corpus) -> Tokenizer:

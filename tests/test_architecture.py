@@ -25,11 +25,13 @@ FLOORS = (
     (  # 2: training
         "training.optimizer", "training.sharding", "training.train_state", "training.checksums", "training.orbax_noise",
         "training.checkpoint_folder", "training.checkpoint", "training.metrics", "training.train_step",
-        "training.loop",
+        "training.jumps", "training.profile", "training.window", "training.loop",
     ),
-    ("pretrain", "resolve", "inference", "evaluation", "run", "tools.inspect", "tools.goodput", "tools.report"),  # 3: tasks, use, tools
+    ("pretrain", "resolve", "inference", "evaluation", "run", "tools.inspect", "tools.goodput", "tools.report", "tools.figures", "tools.samples", "tools.svg", "tools.page_style", "tools.report_page",
+     "tools.checks.row", "tools.checks.versions", "tools.checks.context", "tools.checks.machine", "tools.checks.storage",
+     "tools.checks.text", "tools.checks.cluster", "tools.doctor"),  # 3: tasks, use, tools
     (  # 4: commands
-        "commands.prepare", "commands.inspect", "commands.pretrain", "commands.report", "commands.evaluate", "commands.export",
+        "commands.prepare", "commands.inspect", "commands.pretrain", "commands.doctor", "commands.report", "commands.evaluate", "commands.export",
         "commands.fill_mask", "commands.next_sentence", "commands.encode", "__main__",
     ),
 )  # fmt: skip

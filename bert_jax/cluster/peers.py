@@ -14,12 +14,12 @@ import time
 import jax
 
 from bert_jax.cluster import distributed
-from bert_jax.errors import EXIT_PEER_LOST
+from bert_jax.errors import EXIT_PEER_LOST, UserError
 
 _KEY = "bert_jax/ended"
-_LISTEN_MS = 2000
+_LISTEN_SECONDS = 1.0
 # The first process holds the coordination service: it stays until the others have heard.
-_FAREWELL_SECONDS = 3 * _LISTEN_MS / 1000
+_FAREWELL_SECONDS = 5 * _LISTEN_SECONDS
 # How the loss of a peer reads in an error of the runtime: Gloo on CPU, NCCL on GPU, gRPC for the rest.
 _SIGNS = ("Gloo", "NCCL", "Connection closed by peer", "Connection reset", "UNAVAILABLE", "heartbeat", "Socket closed", "CANCELLED", "ABORTED")
 
@@ -42,6 +42,8 @@ class Peers:
 
   def __exit__(self, *_) -> None:
     self._stopped.set()
+    if self._thread.is_alive():
+      self._thread.join()
 
   def tell(self, message: str, code: int) -> None:
     """Tells the others why this process ends; returns when they have had the time to hear it."""
@@ -58,7 +60,7 @@ class Peers:
 
   def explain(self, error: Exception) -> Exception:
     """PeerLost where an error of the runtime comes from a peer's death, after giving that peer's own words a chance; else the error."""
-    if jax.process_count() == 1 or not any(sign in str(error) for sign in _SIGNS):
+    if isinstance(error, (UserError, PeerLost)) or jax.process_count() == 1 or not any(sign in str(error) for sign in _SIGNS):
       return error
     time.sleep(_FAREWELL_SECONDS)  # a peer that has told why ends this process here, by `_listen`
     first_line = " ".join(str(error).split())[:200]
@@ -66,11 +68,10 @@ class Peers:
 
   def _listen(self) -> None:
     client = distributed.client()
-    while not self._stopped.is_set():
+    while not self._stopped.wait(_LISTEN_SECONDS):
       try:
-        record = json.loads(client.blocking_key_value_get(_KEY, _LISTEN_MS))
-      except Exception:  # not yet
-        self._stopped.wait(0.05)
+        record = json.loads(client.key_value_try_get(_KEY))
+      except Exception:  # nobody has ended
         continue
       if not self._stopped.is_set():
         print(f"error: {record['message']}", file=sys.stderr, flush=True)

@@ -1,5 +1,6 @@
 """The commands: flags, calls, printing. Nothing else lives here."""
 
+import argparse
 import contextlib
 import os
 import pathlib
@@ -17,6 +18,16 @@ def start_jax() -> None:
       folder.mkdir(parents=True, exist_ok=True)
       jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
+  """The flags that say which processes make up a run; see cluster.distributed.detect."""
+  group = parser.add_argument_group(
+      "several processes", "found out by itself under Slurm, on TPU pods and on Kubernetes; else by these flags, or by "
+      "BERT_JAX_COORDINATOR, BERT_JAX_NUM_PROCESSES and BERT_JAX_PROCESS_ID")  # fmt: skip
+  group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 can be reached")
+  group.add_argument("--num_processes", type=int, metavar="N", help="how many processes there are")
+  group.add_argument("--process_id", type=int, metavar="I", help="which of them this is, from 0 to N - 1")
 
 
 def run_or_model(workdir: str | None, model: str | None) -> str:

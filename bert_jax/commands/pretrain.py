@@ -3,6 +3,11 @@
 import argparse
 import os
 import pathlib
+import sys
+import traceback
+
+from bert_jax.commands import add_cluster_arguments, start_jax
+from bert_jax.errors import UserError
 
 HELP = "train a BERT on a corpus; goes on by itself where an earlier call stopped"
 EXAMPLE = """  python -m bert_jax pretrain --config=configs/quickstart.py --workdir=runs/quickstart
@@ -15,11 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
   parser.add_argument("--config", required=True, metavar="FILE.py[:variant]", help="the config file")
   parser.add_argument("--workdir", required=True, metavar="DIR", help="the run folder: checkpoints, metrics, export")
+  parser.add_argument("--profile", type=steps_to_trace, metavar="START:STOP",
+                      help="trace the steps from START to before STOP into WORKDIR/profile, for xprof and Perfetto")
+  add_cluster_arguments(parser)
   keys = "\n".join(f"  {key:<38} {configs.meaning(key)}" for key in configs.KEYS)
   parser.epilog += f"\n\nconfig keys, each set by --config.KEY=VALUE:\n{keys}"
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
   from bert_jax import config as configs
 
   config = configs.load_config(options.config, options.overrides)
@@ -28,12 +36,38 @@ def run(options: argparse.Namespace) -> None:
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
 
   from bert_jax import run as runs
-  from bert_jax.commands import start_jax
+  from bert_jax.cluster import distributed, peers
+  from bert_jax.cluster.preemption import Preempted
   from bert_jax.commands.prepare import progress_bar
+  from bert_jax.errors import EXIT_PEER_LOST, EXIT_PREEMPTED
 
   start_jax()
-  metrics = runs.pretrain_run(config, options.workdir, preparing=progress_bar)
-  print_result(pathlib.Path(options.workdir), config, metrics)
+  cluster = distributed.detect(options.coordinator, options.num_processes, options.process_id)
+  try:
+    metrics = runs.pretrain_run(config, options.workdir, cluster=cluster, profile=options.profile, preparing=progress_bar)
+  except Preempted as stop:
+    if cluster.process_id == 0:
+      saved = f"step {stop.step:,} is saved" if stop.step else "nothing was trained yet"
+      print(f"stopped by a SIGTERM: {saved}, and the same command goes on from there", file=sys.stderr)
+    return EXIT_PREEMPTED
+  except Exception as error:
+    if cluster.num_processes == 1:
+      raise
+    # The end of the interpreter would wait for processes that do not come any more.
+    lost = isinstance(error, peers.PeerLost)
+    print(f"error: {error}" if lost or isinstance(error, UserError) else traceback.format_exc(), file=sys.stderr, flush=True)
+    peers.leave(EXIT_PEER_LOST if lost else 1)
+  if cluster.process_id == 0:
+    print_result(pathlib.Path(options.workdir), config, metrics)
+  return 0
+
+
+def steps_to_trace(text: str) -> tuple[int, int]:
+  """The value of --profile: "100:110" to (100, 110)."""
+  start, _, stop = text.partition(":")
+  if not (start.isdigit() and stop.isdigit() and 1 <= int(start) < int(stop)):
+    raise argparse.ArgumentTypeError(f"expected START:STOP, two steps with 1 <= START < STOP, as in 100:110; found {text!r}")
+  return int(start), int(stop)
 
 
 def check_source_is_meant(config, overrides: list[str]) -> None:
@@ -46,8 +80,6 @@ def check_source_is_meant(config, overrides: list[str]) -> None:
     UserError: data.corpus is overridden, data.source is not, and there is no such folder.
   """
   from etils import epath
-
-  from bert_jax.errors import UserError
 
   given = {override.partition("=")[0] for override in overrides}
   folder, source = config.data.corpus, config.data.source

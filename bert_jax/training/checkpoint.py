@@ -38,12 +38,15 @@ from orbax.checkpoint import v1 as ocp
 
 from bert_jax.errors import UserError
 from bert_jax.training import checkpoint_folder as folders
-from bert_jax.cluster.agreement import from_first, together
+from bert_jax.cluster.agreement import from_first, on_first, together
 from bert_jax.training.checkpoint_folder import Damaged, Manifest
 from bert_jax.training.checksums import array_facts, numpy_checksum
 from bert_jax.training.orbax_noise import silence_orbax
 
 silence_orbax()
+
+# A due save waits so long for the one before, and is passed over then.
+PATIENCE_SECONDS = 5.0
 
 
 class Restored(NamedTuple):
@@ -60,11 +63,20 @@ class Restored(NamedTuple):
   host: dict[str, Any]
 
 
+class _Pending(NamedTuple):
+  """A save in the background: its step and metrics, Orbax's response, and when it began (time.perf_counter)."""
+
+  step: int
+  metrics: dict[str, float]
+  response: Any
+  began: float
+
+
 class Checkpoints:
   """Saves in the background, keeps the last and the best, restores the newest good one.
 
-      with Checkpoints(folder, every_steps=1000, keep_last=3, keep_best=1) as checkpoints:
-        restored = checkpoints.restore_latest(abstract_state, on_event=writer.event)
+      with Checkpoints(folder, every_steps=1000, keep_last=3, keep_best=1, on_event=writer.event) as checkpoints:
+        restored = checkpoints.restore_latest(abstract_state)
         for step in …:
           if checkpoints.should_save(step):
             checkpoints.save(step, state, host={"position": position}, metrics={"eval/mlm_loss": loss})
@@ -73,7 +85,10 @@ class Checkpoints:
   A failed background save is raised by the next should_save, save or wait, whichever comes first.
   """
 
-  def __init__(self, directory, *, every_steps: int, keep_last: int, keep_best: int, metric="eval/mlm_loss"):
+  def __init__(
+      self, directory, *, every_steps: int, keep_last: int, keep_best: int, metric="eval/mlm_loss",
+      on_event: Callable = lambda *_, **__: None,
+  ):
     """
     Args:
       directory: the folder of this run's checkpoints; made when the first one is saved.
@@ -81,14 +96,16 @@ class Checkpoints:
       keep_last: newest checkpoints to keep, at least two whatever it says: one to fall back on.
       keep_best: checkpoints with the lowest `metric` to keep besides.
       metric: name among the metrics given to `save`.
+      on_event: called as on_event("verify", step=…, ok=…, …) for every checkpoint that is looked at, as
+        on_event("saved", step=…, seconds=…) when one is committed, and as on_event("save_passed_over", step=…, because=…).
     """
     if every_steps < 1:
       raise UserError(f"checkpoint.every_steps must be 1 or more, got {every_steps}")
     self._directory = _folder(directory)
     self._every_steps, self._keep_last, self._keep_best = every_steps, max(2, keep_last), max(0, keep_best)
-    self._metric = metric
+    self._metric, self._on_event = metric, on_event
     self._saved: dict[int, dict[str, float]] | None = None  # step -> metrics, of every checkpoint that counts
-    self._pending = None  # (step, metrics, Orbax's response) of the save in the background
+    self._pending: _Pending | None = None  # the save in the background
 
   def __enter__(self):
     return self
@@ -101,12 +118,11 @@ class Checkpoints:
         raise
       _say(f"besides: {failure}")  # the first error is the one to show
 
-  def restore_latest(self, abstract_state, *, on_event: Callable = lambda *_, **__: None) -> Restored | None:
+  def restore_latest(self, abstract_state) -> Restored | None:
     """Restores the newest checkpoint that verifies; sets the damaged ones above it aside.
 
     Args:
       abstract_state: pytree of jax.ShapeDtypeStruct with shardings; any mesh, also another than at the save.
-      on_event: called as on_event("verify", step=…, ok=…, …) for every checkpoint that is looked at.
 
     Returns:
       Restored, or None where nothing was ever saved.
@@ -116,7 +132,7 @@ class Checkpoints:
         (the first is named, nothing is set aside).
     """
     self.wait()
-    damaged = self._tidy_up(on_event)
+    damaged = self._tidy_up()
     for step in from_first(sorted(self._saved, reverse=True)):
       began, path = time.perf_counter(), self._directory / str(step)
       try:
@@ -124,12 +140,14 @@ class Checkpoints:
       except (UserError, MemoryError):
         raise
       except Exception as error:  # Orbax and TensorStore have a hundred ways to say that bytes are wrong
-        self._condemn(path, _diagnose(path, error), on_event)
+        self._condemn(path, _diagnose(path, error))
         damaged += 1
         continue
-      on_event("verify", step=step, ok=True, seconds=round(time.perf_counter() - began, 3))
+      self._on_event("verify", step=step, ok=True, seconds=round(time.perf_counter() - began, 3))
       return Restored(state, step, host)
-    if damaged or from_first([int(folders.has_damage(self._directory))])[0]:
+    if (unmarked := self._restore_unmarked(abstract_state)) is not None:
+      return unmarked
+    if damaged or from_first(folders.has_damage(self._directory)):
       raise UserError(
           f"no checkpoint in {self._directory} is sound; damaged ones are in its folder {folders.SET_ASIDE}. "
           "Restore it from a backup, or train from the beginning: with another --workdir, or after moving "
@@ -137,11 +155,43 @@ class Checkpoints:
       )
     return None
 
+  def _restore_unmarked(self, abstract_state) -> Restored | None:
+    """A checkpoint that was set aside for its missing commit marker alone, put back where there is no other and it verifies.
+
+    A process that is killed between the last array and the marker of its first save leaves just that.
+    """
+    for step in from_first(folders.unmarked(self._directory)):
+      path = self._directory / str(step)
+      on_first(lambda: folders.put_back(self._directory, step))
+      try:
+        state, host = _read_state(path, abstract_state)
+      except (UserError, MemoryError):
+        raise
+      except Exception as error:
+        self._condemn(path, _diagnose(path, error))
+        continue
+      self._saved[step] = folders.read_manifest(path).metrics
+      self._on_event("verify", step=step, ok=True, marker="written again")
+      _say(f"checkpoint {step} is whole but for its commit marker, and there is no other: the marker is written again, and it is used")
+      return Restored(state, step, host)
+    return None
+
   def should_save(self, step: int) -> bool:
-    """Whether `step` is due. Raises what went wrong with a save that has ended in the background."""
+    """Whether `step` is due, and can be saved without a wait for the save before. Raises what went wrong with that one.
+
+    Where storage is slower than checkpoint.every_steps asks for, a step is passed over: training does not wait.
+    """
     if self._pending is not None:
       self._settle(timeout=0)
-    return step % self._every_steps == 0
+    if step % self._every_steps:
+      return False
+    if self._pending is not None:
+      self._settle(timeout=PATIENCE_SECONDS)
+    busy = from_first(self._pending.step if self._pending else None)
+    if busy is not None:
+      self._on_event("save_passed_over", step=step, because=f"step {busy} is still being written")
+      _say(f"checkpoint {step} is passed over: that of step {busy} is still being written; raise checkpoint.every_steps")
+    return busy is None
 
   def save(self, step: int, state, *, host: dict[str, Any], metrics: dict[str, float] | None = None) -> bool:
     """Begins to save; returns when `state` may be donated, while the writing goes on in the background.
@@ -161,7 +211,7 @@ class Checkpoints:
     """
     self.wait()
     if self._saved is None:
-      self._tidy_up(lambda *_, **__: None)
+      self._tidy_up()
     if step in self._saved:
       return False
     arrays = folders.by_path(state)
@@ -182,7 +232,7 @@ class Checkpoints:
         response = ocp.save_checkpointables_async(self._directory / str(step), items)
     except Exception as error:
       self._fail(step, error)
-    self._pending = (step, metrics, response)
+    self._pending = _Pending(step, metrics, response, time.perf_counter())
     return True
 
   def wait(self) -> None:
@@ -190,9 +240,14 @@ class Checkpoints:
     if self._pending is not None:
       self._settle(timeout=None)
 
+  def abandon(self) -> None:
+    """Forgets a save in the background: it lacks its commit marker, and the next start removes it. Does nothing when alone."""
+    if jax.process_count() > 1:
+      self._pending = None
+
   def _settle(self, timeout: float | None) -> None:
     """Takes the background save's result if it is there within `timeout` seconds; drops old checkpoints."""
-    step, metrics, response = self._pending
+    step, metrics, response, began = self._pending
     try:
       response.result(timeout=timeout)
     except TimeoutError as error:
@@ -205,6 +260,7 @@ class Checkpoints:
       self._fail(step, error)
     self._pending = None
     self._saved[step] = metrics
+    self._on_event("saved", step=step, seconds=round(time.perf_counter() - began, 3))
     for old in sorted(set(self._saved) - self._worth_keeping()):
       del self._saved[old]
       if jax.process_index() == 0:
@@ -232,7 +288,7 @@ class Checkpoints:
       raise UserError(f"saving checkpoint {path} failed: {remedy}{untouched}") from error
     raise RuntimeError(f"saving checkpoint {path} failed: {cause}{untouched}") from error
 
-  def _tidy_up(self, on_event) -> int:
+  def _tidy_up(self) -> int:
     """Looks at every folder once: removes killed saves, sets obvious damage aside.
 
     Returns:
@@ -245,21 +301,21 @@ class Checkpoints:
         self._saved[int(path.name)] = folders.read_manifest(path).metrics
       except Damaged as damage:
         if damage.reason == "unfinished":
-          on_event("verify", step=int(path.name), ok=False, reason=damage.found, removed=True)
+          self._on_event("verify", step=int(path.name), ok=False, reason=damage.found, removed=True)
           _say(f"checkpoint {path.name}: {damage.found}; removed")
           folders.remove(path)
           continue
-        self._condemn(path, damage, on_event)
+        self._condemn(path, damage)
         damaged += damage.reason != "empty"  # an empty folder is what a kill right after mkdir leaves
     self._saved = {step: self._saved.get(step, {}) for step in from_first(sorted(self._saved))}
-    return from_first([damaged])[0]
+    return from_first(damaged)
 
-  def _condemn(self, path: epath.Path, damage: Damaged, on_event) -> None:
+  def _condemn(self, path: epath.Path, damage: Damaged) -> None:
     """Reports a damaged checkpoint and moves it out of the way."""
     self._saved.pop(int(path.name), None)
     if jax.process_index() == 0:
       where = folders.set_aside(path, damage.reason)
-      on_event("verify", step=int(path.name), ok=False, reason=damage.found, set_aside=str(where))
+      self._on_event("verify", step=int(path.name), ok=False, reason=damage.found, set_aside=str(where))
       _say(f"checkpoint {path.name} is damaged: {damage.found}; set aside as {where}")
 
 

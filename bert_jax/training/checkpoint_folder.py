@@ -16,7 +16,7 @@ from bert_jax.errors import UserError
 # What Orbax calls the files that decide whether a folder counts, in the order in which it writes them.
 COMMIT_METADATA, COMMIT_MARKER = "_CHECKPOINT_METADATA", "commit_success.txt"
 MANIFEST_FILE = "manifest/data.json"
-SET_ASIDE = "set-aside"
+SET_ASIDE, UNMARKED = "set-aside", "-no-commit-marker"
 FORMAT = 1
 
 
@@ -134,7 +134,7 @@ def check_committed(path: epath.Path) -> None:
     raise Damaged("empty", "its folder is empty")
   if COMMIT_MARKER not in names:
     if COMMIT_METADATA in names:
-      raise Damaged("no-commit-marker", f"{COMMIT_MARKER} is missing")
+      raise Damaged(UNMARKED[1:], f"{COMMIT_MARKER} is missing")
     raise Damaged("unfinished", "its saving was interrupted")
   missing = sorted({"state", "manifest"} - names)
   if missing:
@@ -151,6 +151,20 @@ def set_aside(path: epath.Path, reason: str) -> epath.Path:
     target = parent / f"{path.name}-{reason}-{number}"
   path.rename(target)
   return target
+
+
+def unmarked(directory: epath.Path) -> list[int]:
+  """Steps that were set aside for nothing but a missing commit marker, the newest first."""
+  aside = directory / SET_ASIDE
+  names = [path.name for path in aside.iterdir()] if aside.exists() else []
+  return sorted((int(name.partition("-")[0]) for name in names if name.endswith(UNMARKED)), reverse=True)
+
+
+def put_back(directory: epath.Path, step: int) -> None:
+  """Gives a step of `unmarked` its marker and its place again: it may be read now, and has to be verified."""
+  path = directory / SET_ASIDE / f"{step}{UNMARKED}"
+  (path / COMMIT_MARKER).write_text("written again: only the marker was missing\n")
+  path.rename(directory / str(step))
 
 
 def has_damage(directory: epath.Path) -> bool:

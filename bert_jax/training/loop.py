@@ -1,9 +1,14 @@
-"""The only training loop: fetch rows, take a step, report, evaluate, save.
+"""The only training loop: fetch rows, take a step, report, evaluate, save; and what to do when something goes wrong.
 
 It knows nothing of BERT. What is learned comes as a Task, the data as a
 function of the position, evaluation as a function of the parameters. The
 position in the data is counted here, in 64 bits, and saved with the state;
 everything else that a resume needs is in the state itself.
+
+Three things may come between two steps. The processes are told to stop
+(preemption.py): the step is saved, and Preempted raised. Too many updates in a
+row were void: the run goes back to its newest good checkpoint and on past the
+bad data (jumps.py). Nothing happens at all: the watchdog ends the process.
 """
 
 import time
@@ -15,12 +20,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax import config as configs
+from bert_jax.cluster.preemption import Preempted, Preemption
+from bert_jax.cluster.watchdog import Watchdog
 from bert_jax.errors import UserError
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training import sharding, train_state
 from bert_jax.training.checkpoint import Checkpoints
+from bert_jax.training.jumps import Jump, Jumps
 from bert_jax.training.metrics import MetricsWriter, Progress
-from bert_jax.training.train_step import StepReport, Task, add_sums, divide, make_train_step
+from bert_jax.training.profile import Profile
+from bert_jax.training.train_step import StepReport, Task, make_train_step
+from bert_jax.training.window import BadData, Window
 
 
 class Run(NamedTuple):
@@ -31,7 +41,7 @@ class Run(NamedTuple):
     config: the resolved config.
     mesh: the devices.
     batches: position of the first example -> endless host batches from there on.
-    evaluate: params -> metrics of the validation split.
+    evaluate: (params, after_batch) -> metrics of the validation split, or None where after_batch() said to stop.
     identity: what the order of the data depends on, e.g. corpus_id, rows, seed; saved with every
       checkpoint, and a resume with another one is refused.
     start: (fresh state, abstract state) -> state that a new run begins from; None: the fresh one.
@@ -43,83 +53,221 @@ class Run(NamedTuple):
   config: ml_collections.ConfigDict
   mesh: Mesh
   batches: Callable[[int], Iterator[dict[str, np.ndarray]]]
-  evaluate: Callable[[Any], dict[str, float]]
+  evaluate: Callable[[Any, Callable[[], bool]], dict[str, float] | None]
   identity: dict[str, Any]
   start: Callable[[Any, Any], Any] | None = None
   flops_per_token: float | None = None
   peak_flops: float | None = None
 
 
-def train(run: Run, checkpoints: Checkpoints, writer: MetricsWriter, progress: Progress) -> tuple[Any, dict[str, float]]:
+class Around(NamedTuple):
+  """What stands around a run: where it saves and tells, and who watches it.
+
+  Attributes:
+    checkpoints: saves and restores.
+    writer: metrics and events.
+    progress: the terminal.
+    watchdog: told of everything that gets done.
+    preemption: asked after every step and every batch of an evaluation.
+    jumps: where the run has left out data.
+    profile: which steps are traced.
+  """
+
+  checkpoints: Checkpoints
+  writer: MetricsWriter
+  progress: Progress
+  watchdog: Watchdog
+  preemption: Preemption
+  jumps: Jumps
+  profile: Profile
+
+
+def train(run: Run, around: Around) -> tuple[Any, dict[str, float]]:
   """Trains to the last step, from the newest good checkpoint if there is one.
 
   Returns:
     The parameters and the metrics of the last evaluation.
 
   Raises:
-    UserError: the checkpoints belong to other data; too many bad steps in a row.
+    Preempted: the processes were told to stop; the step is saved.
+    UserError: the checkpoints belong to other data; the run went back to one checkpoint too often.
   """
-  config, batch_size, end = run.config, run.config.data.batch_size, configs.last_step(run.config)
-  schedule = optimizers.make_schedule(config)
-  optimizer = optimizers.make_optimizer(config)
-  abstract = train_state.abstract(run.task.init, optimizer, run.mesh, config.seed)
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-  state, position = _restore_or_start(run, optimizer, abstract, checkpoints, writer)
-  train_step = jax.jit(
-      make_train_step(run.task, optimizer, schedule, seed=config.seed, microbatches=config.optimizer.microbatches),
-      in_shardings=(shardings, sharding.batch_sharding(run.mesh)),
-      out_shardings=(shardings, sharding.replicated(run.mesh)),
-      donate_argnums=0,
-  )
-  first = int(state.step)
-  progress.begin(first)
-  stream = run.batches(position)
-  window = Window(run, writer)
-  in_flight: StepReport | None = None
-  evaluation, evaluated_at = {}, -1
+  trainer = _Trainer(run, around)
   try:
     with jax.transfer_guard("disallow"):
-      for step in range(first + 1, end + 1):
-        waiting = time.perf_counter()
-        batch = sharding.put_batch(next(stream), run.mesh)
-        window.waited(time.perf_counter() - waiting)
-        state, report = train_step(state, batch)
-        if step == first + 1:
-          window.restart_clock()  # that call compiled
-        position += batch_size
-        # Reports are read one step late, so that the device never waits for the host.
-        if in_flight is not None:
-          window.add(step - 1, in_flight)
-        in_flight = report
-
-        last = step == end
-        if step % config.log_every_steps == 0 or last:
-          window.add(step, in_flight)
-          in_flight = None
-          metrics = window.close()
-          writer.scalars(step, metrics)
-          progress.update(step, metrics)
-        if step % config.eval_every_steps == 0 or last:
-          with window.paused():
-            evaluation, evaluated_at = _evaluate(run, state.params, step, writer, progress), step
-        if last or checkpoints.should_save(step):
-          with window.paused():
-            known = evaluation if evaluated_at == step else {}
-            checkpoints.save(step, state, host=run.identity | {"position": position}, metrics=known)
-            writer.event("save", step=step)
-            writer.flush()
-    checkpoints.wait()
+      while trainer.step < trainer.end:
+        try:
+          trainer.take_step()
+          trainer.log()
+          trainer.evaluate()
+          trainer.save()
+          trainer.jump()
+        except BadData as bad:
+          trainer.roll_back(bad)
+    around.checkpoints.wait()
+    if trainer.evaluation is None:  # nothing was left to train
+      trainer.evaluate(due=True)
+    if trainer.evaluation is None:
+      raise Preempted(trainer.step)
+  except Preempted as stop:
+    around.writer.event("preempt", step=stop.step)
+    raise
   finally:
-    getattr(stream, "close", lambda: None)()
-  if evaluated_at < 0:  # nothing was left to train
-    evaluation = _evaluate(run, state.params, first, writer, progress)
-  return state.params, evaluation
+    trainer.close()
+  return trainer.state.params, trainer.evaluation
 
 
-def _restore_or_start(run: Run, optimizer, abstract, checkpoints, writer):
-  """(state, position) of the newest good checkpoint, or of step 0."""
-  restored = checkpoints.restore_latest(abstract, on_event=writer.event)
-  if restored is not None:
+class _Trainer:
+  """The state of the loop between two steps; every method is one of its stations."""
+
+  def __init__(self, run: Run, around: Around):
+    began = time.perf_counter()
+    self._run, self._around, self._began = run, around, began
+    config, self._stopping = run.config, False
+    self.end = configs.last_step(config)
+    schedule, self._optimizer = optimizers.make_schedule(config), optimizers.make_optimizer(config)
+    self._abstract = train_state.abstract(run.task.init, self._optimizer, run.mesh, config.seed)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, self._abstract)
+    self._train_step = jax.jit(
+        make_train_step(run.task, self._optimizer, schedule, seed=config.seed, microbatches=config.optimizer.microbatches),
+        in_shardings=(shardings, sharding.batch_sharding(run.mesh)),
+        out_shardings=(shardings, sharding.replicated(run.mesh)),
+        donate_argnums=0,
+    )
+    self._window = Window(run.task, max_bad_steps=config.max_bad_steps, flops_per_token=run.flops_per_token,
+                          peak_flops=run.peak_flops, on_event=around.writer.event)  # fmt: skip
+    self.evaluation: dict[str, float] | None = None  # of this step
+    self._in_flight: tuple[int, int, StepReport] | None = None  # read one step late, so that the device never waits for the host
+    self._stream: Iterator | None = None
+    self._go_on_from(*self._restore_or_start())
+    self._first, self._stopping = self.step, around.preemption.poll()
+    around.progress.begin(self.step)
+
+  def take_step(self) -> None:
+    """Fetches the next rows and trains on them."""
+    if self._stopping:  # noticed while the run was starting
+      raise Preempted(self.step)
+    around, first = self._around, self.step == self._first
+    with self._window.spending("data_wait"):
+      batch = sharding.put_batch(next(self._stream), self._run.mesh)
+    around.profile.before(self.step + 1)
+    self.state, report = self._train_step(self.state, batch)
+    self.step, self.position = self.step + 1, self.position + self._run.config.data.batch_size
+    self.evaluation = None
+    previous, self._in_flight = self._in_flight, (self.step, self.position, report)
+    if first:
+      self._window.restart_clock()  # that call compiled
+      jax.block_until_ready(report)
+      around.writer.event("first_step", step=self.step, seconds=round(time.perf_counter() - self._began, 3))
+      self._first = -1
+    elif previous is not None:
+      self._window.add(*previous)
+    around.profile.after(self.step, report)
+    around.watchdog.beat()
+    self._stopping = around.preemption.poll()
+
+  def log(self) -> None:
+    """Every log_every_steps, and at the end: a line of metrics."""
+    if self.step % self._run.config.log_every_steps == 0 or self.step == self.end:
+      self._read_reports()
+      metrics = self._window.close(self.step)
+      self._around.writer.scalars(self.step, metrics)
+      self._around.progress.update(self.step, metrics)
+
+  def evaluate(self, due: bool = False) -> None:
+    """Every eval_every_steps, and at the end: the validation split."""
+    due = due or self.step % self._run.config.eval_every_steps == 0 or self.step == self.end
+    if due and not self._stopping:
+      with self._window.spending("evaluation"):
+        found = self._run.evaluate(self.state.params, self._after_batch)
+      if found is not None:
+        self.evaluation = {f"eval/{name}": value for name, value in found.items()}
+        self._around.writer.scalars(self.step, self.evaluation)
+        self._around.progress.evaluation(self.step, self.evaluation)
+
+  def save(self) -> None:
+    """Every checkpoint.every_steps, at the end, and when the processes are told to stop. Raises Preempted in the last case."""
+    checkpoints, writer = self._around.checkpoints, self._around.writer
+    if self._stopping or self.step == self.end or checkpoints.should_save(self.step):
+      self._read_reports()  # what they say of void updates is saved, too
+      began = time.perf_counter()
+      with self._window.spending("checkpoint"):
+        host = self._run.identity | {"position": self.position, "bad_in_a_row": self._window.bad_in_a_row}
+        saved = checkpoints.save(self.step, self.state, host=host, metrics=self.evaluation or {})
+      self._around.watchdog.beat()
+      if saved:
+        writer.event("save", step=self.step, seconds=round(time.perf_counter() - began, 3))
+    if self._stopping:
+      checkpoints.wait()
+      raise Preempted(self.step)
+
+  def jump(self) -> None:
+    """Leaves out data that the run has left out here before."""
+    to = self._around.jumps.after(self.step, self.position)
+    if to is not None:
+      self._around.writer.event("jump", step=self.step, position=self.position, to=to)
+      self._read_reports()
+      self._window.bad_in_a_row = 0
+      self._fetch_from(to)
+
+  def roll_back(self, bad: BadData) -> None:
+    """Goes back to the newest good checkpoint, and on behind the data that made `bad.in_a_row` updates void."""
+    self._in_flight = None
+    state, step, position, _ = self._restore_or_start()
+    jumps, limit = self._around.jumps, self._run.config.max_rollbacks
+    if jumps.from_step(step) >= limit:
+      raise UserError(
+          f"{bad}, and the run has gone back to step {step} {limit} times already (max_rollbacks), past other data each time: it is not the "
+          "data. Every void update was skipped, so the checkpoints are sound. Lower optimizer.learning_rate, or lengthen optimizer.warmup_steps"
+      )
+    jumps.record(Jump(step, position, bad.position), write=jax.process_index() == 0)
+    self._around.writer.event("rollback", step=step, from_step=bad.step, position=position, to=bad.position)
+    self._around.progress.line(f"{bad}; back to step {step}, and on with other data (row {bad.position:,} instead of {position:,})")
+    self._go_on_from(state, step, bad.position, 0)
+    self._around.watchdog.beat()
+
+  def close(self) -> None:
+    """Ends what runs beside the loop."""
+    self._around.profile.close()
+    getattr(self._stream, "close", lambda: None)()
+
+  def _go_on_from(self, state, step: int, position: int, bad_in_a_row: int) -> None:
+    to = self._around.jumps.after(step, position)
+    if to is not None:
+      self._around.writer.event("jump", step=step, position=position, to=to)
+      position, bad_in_a_row = to, 0
+    self.state, self.step = state, step
+    self._window.bad_in_a_row = bad_in_a_row
+    self._fetch_from(position)
+
+  def _fetch_from(self, position: int) -> None:
+    getattr(self._stream, "close", lambda: None)()
+    self.position, self._stream = position, self._run.batches(position)
+
+  def _read_reports(self) -> None:
+    pending, self._in_flight = self._in_flight, None
+    if pending is not None:
+      self._window.add(*pending)
+
+  def _after_batch(self) -> bool:
+    """Between two batches of an evaluation: whether to stop it."""
+    self._around.watchdog.beat()
+    self._stopping = self._around.preemption.poll()
+    return self._stopping
+
+  def _restore_or_start(self):
+    """(state, step, position, void updates in a row) of the newest good checkpoint, or of the beginning."""
+    began, run, writer = time.perf_counter(), self._run, self._around.writer
+    with jax.transfer_guard("allow"):
+      restored = self._around.checkpoints.restore_latest(self._abstract)
+      if restored is None:
+        state = train_state.fresh(run.task.init, self._optimizer, self._abstract, run.config.seed)
+        if run.start is not None:
+          state = run.start(state, self._abstract)
+        step = int(state.step)
+        if step >= self.end:
+          raise UserError(f"init_optimizer starts at step {step}, where this run would already end; raise total_steps")
+        return state, step, 0, 0
     for key, now in run.identity.items():
       before = restored.host.get(key)
       if before != now:
@@ -127,93 +275,6 @@ def _restore_or_start(run: Run, optimizer, abstract, checkpoints, writer):
             f"the checkpoints of this run were made with {key}={before!r}, now it is {now!r}: the data would go on elsewhere; "
             "give back what it had, or start another run with a new --workdir and --config.init_from"
         )
-    writer.event("restore", step=restored.step, position=restored.host["position"])
-    return restored.state, int(restored.host["position"])
-
-  state = train_state.fresh(run.task.init, optimizer, abstract, run.config.seed)
-  if run.start is not None:
-    state = run.start(state, abstract)
-  if int(state.step) >= configs.last_step(run.config):
-    raise UserError(f"init_optimizer starts at step {int(state.step)}, where this run would already end; raise total_steps")
-  return state, 0
-
-
-def _evaluate(run: Run, params, step: int, writer: MetricsWriter, progress: Progress) -> dict[str, float]:
-  metrics = {f"eval/{name}": value for name, value in run.evaluate(params).items()}
-  writer.scalars(step, metrics)
-  progress.evaluation(step, metrics)
-  return metrics
-
-
-class Window:
-  """Adds up the reports between two logged lines, and tells of every void update as an event."""
-
-  def __init__(self, run: Run, writer: MetricsWriter):
-    self._run, self._writer = run, writer
-    self._max_bad_steps, self._bad_in_a_row = run.config.max_bad_steps, 0
-    self._clear()
-
-  def _clear(self):
-    self._sums, self._tokens, self._skipped, self._steps = {}, 0.0, 0, 0
-    self._grad_norm = self._learning_rate = 0.0
-    self.restart_clock()
-
-  def restart_clock(self) -> None:
-    """Forgets the time so far."""
-    self._began, self._waited, self._paused = time.perf_counter(), 0.0, 0.0
-
-  def waited(self, seconds: float) -> None:
-    """Time that the device may have stood still for data."""
-    self._waited += seconds
-
-  def paused(self):
-    """A context whose time does not count as training: evaluation, the blocking part of a save."""
-    return _Pause(self)
-
-  def add(self, step: int, report: StepReport) -> None:
-    """Reads a step's report from the device. Raises UserError after max_bad_steps void updates in a row."""
-    report = jax.device_get(report)
-    self._steps += 1
-    self._tokens += float(report.tokens)
-    self._learning_rate = float(report.learning_rate)
-    if report.skipped:
-      self._skipped += 1
-      self._bad_in_a_row += 1
-      self._writer.event("skip", step=step, in_a_row=self._bad_in_a_row)
-      if self._bad_in_a_row >= self._max_bad_steps:
-        raise UserError(
-            f"loss or gradients were not finite in {self._bad_in_a_row} updates in a row, the last at step {step}; every one was "
-            "skipped, so the parameters are sound. Lower optimizer.learning_rate, or lengthen optimizer.warmup_steps"
-        )
-      return  # its sums are not finite either, and must not enter the means
-    self._bad_in_a_row = 0
-    self._grad_norm = float(report.grad_norm)
-    self._sums = add_sums(self._sums, {name: (float(s), float(w)) for name, (s, w) in report.sums.items()})
-
-  def close(self) -> dict[str, float]:
-    """Metrics of the window, which then begins anew."""
-    seconds = max(time.perf_counter() - self._began - self._paused, 1e-9)
-    metrics = {f"train/{name}": value for name, value in self._run.task.metrics(divide(self._sums)).items()}
-    metrics |= {
-        "train/grad_norm": self._grad_norm,
-        "train/skipped_steps": float(self._skipped),
-        "learning_rate": self._learning_rate,
-        "tokens_per_second": self._tokens / seconds,
-        "step_seconds": seconds / max(self._steps, 1),
-        "data_wait_fraction": self._waited / seconds,
-    }
-    if self._run.peak_flops and self._run.flops_per_token:
-      metrics["mfu"] = self._run.flops_per_token * metrics["tokens_per_second"] / self._run.peak_flops
-    self._clear()
-    return metrics
-
-
-class _Pause:
-  def __init__(self, window: Window):
-    self._window = window
-
-  def __enter__(self):
-    self._began = time.perf_counter()
-
-  def __exit__(self, *_):
-    self._window._paused += time.perf_counter() - self._began
+    position = int(restored.host["position"])
+    writer.event("restore", step=restored.step, position=position, seconds=round(time.perf_counter() - began, 3))
+    return restored.state, restored.step, position, int(restored.host.get("bad_in_a_row", 0))

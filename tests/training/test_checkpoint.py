@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from typing import Any, NamedTuple
 
@@ -76,8 +77,8 @@ def save_steps(folder, *steps, **settings):
 def restore(folder, like=None, **settings):
   """(Restored or None, the events)."""
   events = []
-  with checkpoints(folder, **settings) as c:
-    restored = c.restore_latest(like or abstract(make_state()), on_event=lambda name, **f: events.append((name, f)))
+  with checkpoints(folder, on_event=lambda name, **f: events.append((name, f)), **settings) as c:
+    restored = c.restore_latest(like or abstract(make_state()))
   return restored, events
 
 
@@ -385,6 +386,52 @@ def test_when_all_are_damaged_nothing_starts_over_by_itself(copy):
     with pytest.raises(UserError, match="no checkpoint .* is sound.*--workdir"):
       restore(copy)
   assert set_aside(copy) == ["1-checksum", "2-checksum", "3-checksum"]
+
+
+def test_a_first_save_killed_just_before_its_marker_is_gone_on_from(tmp_path, capfd):
+  save_steps(tmp_path, 1)
+  (tmp_path / "1" / "commit_success.txt").unlink()
+  restored, events = restore(tmp_path)
+  assert restored.step == 1 and events[-1][1]["ok"]
+  assert_same(restored.state, make_state(1))
+  assert steps_on_disk(tmp_path) == [1] and not set_aside(tmp_path)
+  assert "whole but for its commit marker" in capfd.readouterr().err
+  assert restore(tmp_path)[0].step == 1
+
+
+def test_a_checkpoint_that_lacks_more_than_its_marker_is_not_gone_on_from(tmp_path):
+  save_steps(tmp_path, 1)
+  (tmp_path / "1" / "commit_success.txt").unlink()
+  flip_weight(tmp_path / "1")
+  with pytest.raises(UserError, match="no checkpoint .* is sound"):
+    restore(tmp_path)
+  assert set_aside(tmp_path) == ["1-checksum"] and not steps_on_disk(tmp_path)
+
+
+def test_a_due_save_is_passed_over_while_the_one_before_is_being_written(tmp_path, monkeypatch, capfd):
+  monkeypatch.setattr(checkpoint, "PATIENCE_SECONDS", 0.05)
+  events, writing = [], threading.Event()
+  plain = checkpoint.ocp.save_checkpointables_async
+
+  class Slow:
+    def __init__(self, response):
+      self._response = response
+
+    def result(self, timeout=None):
+      if not writing.wait(timeout):
+        raise TimeoutError
+      return self._response.result(timeout=None)
+
+  monkeypatch.setattr(checkpoint.ocp, "save_checkpointables_async", lambda *args: Slow(plain(*args)))
+  with checkpoints(tmp_path, every_steps=2, on_event=lambda name, **f: events.append((name, f["step"]))) as c:
+    assert c.should_save(2) and c.save(2, make_state(2), host={})
+    began = time.perf_counter()
+    assert not c.should_save(3) and not c.should_save(4)
+    assert time.perf_counter() - began < 1
+    writing.set()
+    assert c.should_save(6)
+  assert events == [("save_passed_over", 4), ("saved", 2)]
+  assert "checkpoint 4 is passed over: that of step 2 is still being written; raise checkpoint.every_steps" in capfd.readouterr().err
 
 
 def test_a_killed_first_save_starts_over(tmp_path):

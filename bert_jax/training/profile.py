@@ -1,0 +1,36 @@
+"""A trace of some steps, for xprof and Perfetto: `--profile=START:STOP`."""
+
+import pathlib
+
+import jax
+
+
+class Profile:
+  """Traces the steps START to STOP - 1 into a folder. Without steps it does nothing."""
+
+  def __init__(self, steps: tuple[int, int] | None, folder: pathlib.Path):
+    """
+    Args:
+      steps: the first step to trace, and the first one not to; None for no trace.
+      folder: gets plugins/profile/TIME/ with *.xplane.pb (xprof, TensorBoard) and perfetto_trace.json.gz (ui.perfetto.dev).
+    """
+    self._start, self._stop = steps or (0, 0)
+    self._folder, self._running = folder, False
+
+  def before(self, step: int) -> None:
+    """To be called before a step is dispatched."""
+    if self._start <= step < self._stop and not self._running:
+      jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+      self._running = True
+
+  def after(self, step: int, result) -> None:
+    """To be called when a step was dispatched, with anything that it will compute."""
+    if self._running and step + 1 >= self._stop:
+      jax.block_until_ready(result)
+      self.close()
+
+  def close(self) -> None:
+    """Writes what was traced."""
+    if self._running:
+      self._running = False
+      jax.profiler.stop_trace()
