@@ -23,13 +23,13 @@ from bert_jax import config as configs
 from bert_jax.cluster.preemption import Preempted, Preemption
 from bert_jax.cluster.watchdog import Watchdog
 from bert_jax.errors import UserError
-from bert_jax.training import optimizer as optimizers
 from bert_jax.training import sharding, train_state
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.jumps import Jump, Jumps
 from bert_jax.training.metrics import MetricsWriter, Progress
 from bert_jax.training.profile import Profile
-from bert_jax.training.train_step import StepReport, Task, make_train_step
+from bert_jax.training.program import make_program
+from bert_jax.training.train_step import StepReport, Task
 from bert_jax.training.window import BadData, Window
 
 
@@ -125,15 +125,7 @@ class _Trainer:
     self._run, self._around, self._began = run, around, began
     config, self._stopping = run.config, False
     self.end = configs.last_step(config)
-    schedule, self._optimizer = optimizers.make_schedule(config), optimizers.make_optimizer(config)
-    self._abstract = train_state.abstract(run.task.init, self._optimizer, run.mesh, config.seed)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, self._abstract)
-    self._train_step = jax.jit(
-        make_train_step(run.task, self._optimizer, schedule, seed=config.seed, microbatches=config.optimizer.microbatches),
-        in_shardings=(shardings, sharding.batch_sharding(run.mesh)),
-        out_shardings=(shardings, sharding.replicated(run.mesh)),
-        donate_argnums=0,
-    )
+    self._program = make_program(run.task, config, run.mesh)
     self._window = Window(run.task, max_bad_steps=config.max_bad_steps, flops_per_token=run.flops_per_token,
                           peak_flops=run.peak_flops, on_event=around.writer.event)  # fmt: skip
     self.evaluation: dict[str, float] | None = None  # of this step
@@ -150,8 +142,8 @@ class _Trainer:
     around, first = self._around, self.step == self._first
     with self._window.spending("data_wait"):
       batch = sharding.put_batch(next(self._stream), self._run.mesh)
-    around.profile.before(self.step + 1)
-    self.state, report = self._train_step(self.state, batch)
+    with around.profile.step(self.step + 1):
+      self.state, report = self._program.train_step(self.state, batch)
     self.step, self.position = self.step + 1, self.position + self._run.config.data.batch_size
     self.evaluation = None
     previous, self._in_flight = self._in_flight, (self.step, self.position, report)
@@ -259,11 +251,11 @@ class _Trainer:
     """(state, step, position, void updates in a row) of the newest good checkpoint, or of the beginning."""
     began, run, writer = time.perf_counter(), self._run, self._around.writer
     with jax.transfer_guard("allow"):
-      restored = self._around.checkpoints.restore_latest(self._abstract)
+      restored = self._around.checkpoints.restore_latest(self._program.state)
       if restored is None:
-        state = train_state.fresh(run.task.init, self._optimizer, self._abstract, run.config.seed)
+        state = train_state.fresh(run.task.init, self._program.optimizer, self._program.state, run.config.seed)
         if run.start is not None:
-          state = run.start(state, self._abstract)
+          state = run.start(state, self._program.state)
         step = int(state.step)
         if step >= self.end:
           raise UserError(f"init_optimizer starts at step {step}, where this run would already end; raise total_steps")

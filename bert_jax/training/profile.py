@@ -1,6 +1,8 @@
 """A trace of some steps, for xprof and Perfetto: `--profile=START:STOP`."""
 
+import contextlib
 import pathlib
+from typing import Iterator
 
 import jax
 
@@ -17,11 +19,14 @@ class Profile:
     self._start, self._stop = steps or (0, 0)
     self._folder, self._running = folder, False
 
-  def before(self, step: int) -> None:
-    """To be called before a step is dispatched."""
-    if self._start <= step < self._stop and not self._running:
+  @contextlib.contextmanager
+  def step(self, number: int) -> Iterator[None]:
+    """A context in which a step is dispatched; in the trace it is marked with its number."""
+    if self._start <= number < self._stop and not self._running:
       jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
       self._running = True
+    with jax.profiler.StepTraceAnnotation("train", step_num=number) if self._running else contextlib.nullcontext():
+      yield
 
   def after(self, step: int, result) -> None:
     """To be called when a step was dispatched, with anything that it will compute."""

@@ -1,18 +1,29 @@
 """loop.py: what a run tells of its steps, with the smallest task that a step can train."""
 
+import gzip
 import io
+import itertools
+import json
+import shutil
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from tests.pretraining_fixtures import tiny_config
 
+from bert_jax.cluster.preemption import Preempted, Preemption
+from bert_jax.cluster.watchdog import Watchdog
 from bert_jax.errors import UserError
 from bert_jax.training import loop, sharding
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training.checkpoint import Checkpoints
-from bert_jax.training.metrics import MetricsWriter, Progress, read_events, read_metrics
+from bert_jax.training.checkpoint_folder import committed_steps
+from bert_jax.training.jumps import Jumps, read_jumps
+from bert_jax.training.metrics import MetricsWriter, Progress, next_attempt, read_events, read_metrics
+from bert_jax.training.profile import Profile
 from bert_jax.training.train_step import Task
 
 BAD = 99  # a row with this token makes the loss NaN
@@ -20,10 +31,10 @@ ROWS = 8
 
 
 def one_matrix_task() -> Task:
-  """Two numbers that are to become 3."""
+  """Two numbers that are to become 3 and what the tokens add, so that parameters tell which batches there were."""
 
   def loss(params, tokens, global_weights, key):
-    error = jnp.sum((params["nsp_head"]["dense"]["kernel"] - 3.0) ** 2)
+    error = jnp.sum((params["nsp_head"]["dense"]["kernel"] - 3.0 - jnp.mean(tokens.astype(jnp.float32)) / 7) ** 2)
     error = jnp.where(jnp.any(tokens == BAD), jnp.nan, error)
     return error, {"error": (error, jnp.float32(1))}
 
@@ -32,23 +43,52 @@ def one_matrix_task() -> Task:
   return Task(init, prepare, loss, dict)
 
 
-def train(folder, bad=(), **overrides):
-  """Trains 8 steps in `folder`, those in `bad` with a loss of NaN. Returns the parameters."""
-  config = tiny_config(**{"total_steps": 8, "log_every_steps": 4, "data.batch_size": ROWS, "optimizer.warmup_steps": 2} | overrides)
+def train(folder, bad=(), preemption=None, profile=None, evaluate=lambda params, after_batch: {}, consumed=None, **overrides):
+  """Trains 8 steps in `folder`; the batches in `bad`, counted from 1, make the loss NaN. Returns the parameters.
+
+  The numbers of the batches that the loop asked for are appended to `consumed`.
+  """
+  config = tiny_config(**{"total_steps": 8, "log_every_steps": 4, "data.batch_size": ROWS, "optimizer.warmup_steps": 2,
+                          "checkpoint.every_steps": 100} | overrides)  # fmt: skip
 
   def batches(position):
-    for step in range(position // ROWS + 1, config.total_steps + 1):
+    for number in itertools.count(position // ROWS + 1):
+      if consumed is not None:
+        consumed.append(number)
       index = np.arange(ROWS, dtype=np.uint32)
-      yield {"tokens": np.full((ROWS, 4), BAD if step in bad else 1, np.int32), "epoch": index * 0, "index": index}
+      yield {"tokens": np.full((ROWS, 4), BAD if number in bad else number % 7, np.int32), "epoch": index * 0, "index": index}
 
   mesh = sharding.make_mesh(config, jax.devices()[:1])
-  run = loop.Run(one_matrix_task(), config, mesh, batches, evaluate=lambda params: {}, identity={})
+  run = loop.Run(one_matrix_task(), config, mesh, batches, evaluate=evaluate, identity={})
   with (
-      MetricsWriter(folder, 0) as writer,
-      Checkpoints(folder / "checkpoints", every_steps=100, keep_last=2, keep_best=0) as checkpoints,
+      MetricsWriter(folder, next_attempt(folder)) as writer,
+      Checkpoints(folder / "checkpoints", every_steps=config.checkpoint.every_steps, keep_last=2, keep_best=0, on_event=writer.event) as checkpoints,
       Progress(config.total_steps, stream=io.StringIO()) as progress,
+      Watchdog(start_seconds=600, step_seconds=600, dump=folder / "stalls.txt") as watchdog,
   ):
-    return loop.train(run, checkpoints, writer, progress)[0]
+    around = loop.Around(checkpoints, writer, progress, watchdog, preemption or Preemption(), Jumps(folder, read_jumps(folder)),
+                         Profile(profile, folder / "profile"))  # fmt: skip
+    return loop.train(run, around)[0]
+
+
+class StopAt(Preemption):
+  """A notice that comes at one tick: a step, or a batch of an evaluation."""
+
+  def __init__(self, tick):
+    super().__init__()
+    self._at, self.ticks = tick, 0
+
+  def poll(self):
+    self.ticks += 1
+    return self.ticks >= self._at
+
+
+def events(folder, *kinds):
+  return [event for event in read_events(folder) if event["event"] in kinds]
+
+
+def saved(folder):
+  return committed_steps(epath.Path(folder / "checkpoints"))
 
 
 def skips(folder):
@@ -76,7 +116,136 @@ def test_the_learning_rate_goes_on_with_the_step_over_a_void_update(tmp_path):
   np.testing.assert_allclose(found, [schedule(step) for step in range(8)], rtol=1e-6)
 
 
-def test_too_many_void_updates_in_a_row_end_the_run_and_name_the_remedy(tmp_path):
-  with pytest.raises(UserError, match="3 updates in a row, the last at step 6; .*Lower optimizer.learning_rate"):
-    train(tmp_path, bad=(1, 2, 4, 5, 6), max_bad_steps=3)
-  assert skips(tmp_path) == [(1, 1), (2, 2), (4, 1), (5, 2), (6, 3)]
+def test_after_too_many_void_updates_the_run_goes_back_and_on_behind_the_bad_data(tmp_path):
+  consumed = []
+  train(tmp_path / "run", bad=(4, 5, 6), max_bad_steps=3, consumed=consumed, **{"checkpoint.every_steps": 2, "log_every_steps": 1})
+  assert consumed == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], "3 to 6 are behind; the steps 5 to 8 took the batches 7 to 10"
+  (rollback,) = events(tmp_path / "run", "rollback")
+  # The checkpoint of step 4 was saved after one void update: it is as good as that of step 3.
+  assert (rollback["step"], rollback["from_step"], rollback["position"], rollback["to"]) == (4, 6, 4 * ROWS, 6 * ROWS)
+  assert json.loads((tmp_path / "run" / "jumps.json").read_text()) == [{"step": 4, "position": 4 * ROWS, "to": 6 * ROWS}]
+
+
+def test_a_rolled_back_run_has_the_weights_of_one_that_never_saw_the_bad_data(tmp_path):
+  """But for the void update before the checkpoint, which counts as a step."""
+  rolled = train(tmp_path / "rolled", bad=(5, 6), max_bad_steps=2, **{"checkpoint.every_steps": 4})
+  (tmp_path / "straight").mkdir()
+  (tmp_path / "straight" / "jumps.json").write_text(json.dumps([{"step": 4, "position": 4 * ROWS, "to": 6 * ROWS}]))
+  consumed = []
+  straight = train(tmp_path / "straight", bad=(5, 6), consumed=consumed)
+  assert consumed == [1, 2, 3, 4, 7, 8, 9, 10] and not skips(tmp_path / "straight")
+  jax.tree.map(np.testing.assert_array_equal, rolled, straight)
+
+
+@pytest.mark.parametrize("stop", range(7, 12))
+def test_a_resume_repeats_a_jump_wherever_the_run_was_stopped_after_it(tmp_path, stop):
+  """Tick 7 is step 6, whose report makes the run go back; tick 11 is the last step."""
+  settings = {"bad": (5, 6), "max_bad_steps": 2, "checkpoint.every_steps": 4, "log_every_steps": 3}
+  straight = train(tmp_path / "straight", **settings)
+  with pytest.raises(Preempted):
+    train(tmp_path / "stopped", preemption=StopAt(stop), **settings)
+  again = train(tmp_path / "stopped", **settings)
+  jax.tree.map(np.testing.assert_array_equal, straight, again)
+
+
+def test_a_resume_from_before_the_jump_takes_it_too(tmp_path):
+  settings = {"bad": (5, 6), "max_bad_steps": 2, "checkpoint.every_steps": 2}
+  straight = train(tmp_path / "run", **settings)
+  for step in saved(tmp_path / "run"):
+    if step > 2:
+      shutil.rmtree(tmp_path / "run" / "checkpoints" / str(step))
+  consumed = []
+  again = train(tmp_path / "run", consumed=consumed, **settings) if saved(tmp_path / "run") else None
+  if again is None:  # nothing so old was kept: from the beginning
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    again = train(tmp_path / "run", consumed=consumed, **settings)
+  assert 5 not in consumed and 6 not in consumed
+  jax.tree.map(np.testing.assert_array_equal, straight, again)
+
+
+def test_bad_data_that_is_longer_than_it_seemed_is_jumped_over_in_several_goes(tmp_path):
+  consumed = []
+  train(tmp_path, bad=(5, 6, 7, 8, 9), max_bad_steps=2, consumed=consumed, **{"checkpoint.every_steps": 4, "log_every_steps": 1})
+  assert [(event["step"], event["to"] // ROWS) for event in events(tmp_path, "rollback")] == [(4, 6), (4, 8)]
+  assert skips(tmp_path) == [(5, 1), (6, 2), (5, 1), (6, 2), (5, 1)]
+  assert consumed[-3:] == [10, 11, 12], "batch 9 was one void update, not two"
+
+
+def test_a_run_that_does_not_get_on_ends_and_names_the_remedy(tmp_path):
+  with pytest.raises(UserError, match="3 updates in a row, the last at step 7, .*back to step 4 2 times already.*Lower optimizer.learning_rate") as ended:
+    train(tmp_path, bad=range(5, 1000), max_bad_steps=3, max_rollbacks=2, **{"checkpoint.every_steps": 4})
+  assert "\n" not in str(ended.value)
+  assert len(events(tmp_path, "rollback")) == 2
+  assert saved(tmp_path) == [4], "the good checkpoint is still there"
+
+
+def test_a_run_whose_first_data_is_bad_begins_anew_behind_it(tmp_path):
+  consumed = []
+  train(tmp_path, bad=(1, 2), max_bad_steps=2, consumed=consumed)
+  assert consumed[-8:] == list(range(3, 11))
+  assert [event["step"] for event in events(tmp_path, "rollback")] == [0]
+
+
+def test_void_updates_in_a_row_are_counted_across_a_stop(tmp_path):
+  settings = {"bad": (4, 5, 6), "max_bad_steps": 3, "checkpoint.every_steps": 3}
+  straight = train(tmp_path / "straight", **settings)
+  with pytest.raises(Preempted):
+    train(tmp_path / "stopped", preemption=StopAt(1 + 5), **settings)  # a tick at the start, then one a step
+  assert saved(tmp_path / "stopped")[-1] == 5
+  again = train(tmp_path / "stopped", **settings)
+  assert skips(tmp_path / "stopped")[-1] == (6, 3)
+  assert len(events(tmp_path / "stopped", "rollback")) == 1
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((straight, again)))
+
+
+def test_a_notice_saves_the_step_and_stops(tmp_path):
+  with pytest.raises(Preempted) as stopped:
+    train(tmp_path, preemption=StopAt(1 + 3))
+  assert stopped.value.step == 3 and saved(tmp_path) == [3]
+  assert [event["step"] for event in events(tmp_path, "preempt")] == [3]
+  jax.tree.map(np.testing.assert_array_equal, train(tmp_path), train(tmp_path / "straight"))
+
+
+def test_a_notice_while_the_run_starts_stops_it_before_anything_is_trained(tmp_path):
+  consumed = []
+  with pytest.raises(Preempted) as stopped:
+    train(tmp_path, preemption=StopAt(1), consumed=consumed)
+  assert stopped.value.step == 0 and not saved(tmp_path) and not consumed
+
+
+def test_a_notice_in_an_evaluation_does_not_wait_for_its_end(tmp_path):
+  batches = []
+
+  def evaluate(params, after_batch):
+    for number in range(100):
+      batches.append(number)
+      if after_batch():
+        return None
+    return {"error": 1.0}
+
+  with pytest.raises(Preempted) as stopped:
+    train(tmp_path, preemption=StopAt(1 + 4 + 10), evaluate=evaluate, eval_every_steps=4)
+  assert stopped.value.step == 4 and saved(tmp_path) == [4] and len(batches) == 10
+  assert not any("eval/error" in line for line in read_metrics(tmp_path).values())
+
+
+def test_the_time_of_a_window_is_told_by_kind(tmp_path):
+  def evaluate(params, after_batch):
+    time.sleep(0.2)
+    return {}
+
+  train(tmp_path, evaluate=evaluate, eval_every_steps=2, **{"log_every_steps": 4, "checkpoint.every_steps": 4})
+  line = read_metrics(tmp_path)[8]
+  assert line["window_steps"] == 4
+  assert line["seconds/evaluation"] == pytest.approx(0.4, abs=0.1)  # after the steps 4 and 6
+  assert line["seconds/checkpoint"] > 0 and line["seconds/data_wait"] > 0 and line["seconds/step"] > 0
+  assert line["tokens_per_second"] == pytest.approx(4 * ROWS * 4 / (line["seconds/step"] + line["seconds/data_wait"]))
+
+
+def test_a_profile_is_a_trace_that_perfetto_and_xprof_read_with_the_steps_marked(tmp_path):
+  train(tmp_path, profile=(3, 5))
+  (perfetto,) = tmp_path.glob("profile/plugins/profile/*/perfetto_trace.json.gz")
+  names = [event.get("name", "") for event in json.loads(gzip.decompress(perfetto.read_bytes()))["traceEvents"]]
+  assert sum(name == "train" for name in names) == 2
+  (xplane,) = tmp_path.glob("profile/plugins/profile/*/*.xplane.pb")
+  assert b"train" in xplane.read_bytes()
