@@ -85,5 +85,8 @@ while true; do
   printf 'supervise: exit code %d, restart %d of at most %d in %d s\n' "$code" "$restarts" "$max_restarts" "$pause" >&2
   sleep "$pause" &
   wait $!
-  if [[ -n "$ended" ]]; then finish "$code"; fi
+  if [[ -n "$ended" ]]; then
+    kill $! 2>/dev/null
+    finish "$code"
+  fi
 done
