@@ -104,11 +104,12 @@ def parse(text: str) -> dict[str, float]:
   return weights
 
 
-def open_mixture(weights: dict[str, float]) -> Corpus:
+def open_mixture(weights: dict[str, float], *, verify: bool = True) -> Corpus:
   """Opens several corpora as one.
 
   Args:
     weights: {corpus folder: weight}; only their ratios matter.
+    verify: as for `open_corpus`.
 
   Returns:
     A corpus whose splits are `MixedSplit`s. Its folder is that of the first corpus; its manifest has the keys that
@@ -117,7 +118,7 @@ def open_mixture(weights: dict[str, float]) -> Corpus:
   Raises:
     UserError: a corpus that cannot be opened, corpora that do not fit together, or a weight of under one in a thousand.
   """
-  corpora = {folder: open_corpus(folder) for folder in weights}
+  corpora = {folder: open_corpus(folder, verify=verify) for folder in weights}
   first_folder, first = next(iter(corpora.items()))
   for folder, one in corpora.items():
     for key in _COMMON:
