@@ -10,6 +10,9 @@ TENSORFLOW = [
     "tensorflow>=2.19; sys_platform != 'linux' or platform_machine != 'x86_64'",
 ]
 
+# The compiler for TPUs that jax 0.10.2 names in its own extra [tpu]; `plan` compiles with it, and needs no TPU for that.
+LIBTPU = "libtpu==0.0.42.*; sys_platform == 'linux' and platform_machine == 'x86_64'"
+
 setup(
     name="bert_jax",
     version="0.1.0",
@@ -47,7 +50,8 @@ setup(
         "http": ["aiohttp", "requests"],
         "zh": ["jieba>=0.42.1"],
         "beam": ["apache-beam>=2.60"],
-        "test": ["pytest", "torch", "transformers>=5", "sentence-transformers>=5", "jieba>=0.42.1", "apache-beam>=2.60"],
+        "plan": [LIBTPU],
+        "test": ["pytest", "torch", "transformers>=5", "sentence-transformers>=5", "jieba>=0.42.1", "apache-beam>=2.60", LIBTPU],
     },
     entry_points={"console_scripts": ["bert-jax = bert_jax.__main__:main"]},
 )

@@ -11,8 +11,8 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "bert_jax"
 FLOORS = (
     ("errors", "atomic", "locks"),
     (  # 0: model math, pure
-        "models.config", "config", "batch", "masking", "losses", "models.attention", "models.layers", "models.encoder",
-        "models.heads", "models.pretraining", "flops",
+        "models.config", "config", "batch", "masking", "losses", "models.dropout", "models.attention", "models.layers", "models.encoder",
+        "models.heads", "models.pretraining", "chips", "flops",
     ),
     (  # 1: data
         "data.files", "data.text_files", "data.parquet_files", "data.tfds_texts", "data.docstrings", "data.sources",
@@ -23,13 +23,13 @@ FLOORS = (
     ("convert.bert", "convert.folder"),  # 1: interop
     ("cluster.distributed", "cluster.rendezvous", "cluster.agreement", "cluster.preemption", "cluster.watchdog", "cluster.peers", "cluster.stragglers"),  # 2: starting, stopping and watching processes
     (  # 2: training
-        "training.optimizer", "training.sharding", "training.train_state", "training.checksums", "training.orbax_noise",
+        "training.optimizer", "training.sharding", "training.data_parallel", "training.train_state", "training.checksums", "training.orbax_noise",
         "training.checkpoint_folder", "training.checkpoint", "training.metrics", "training.train_step",
-        "training.jumps", "training.profile", "training.window", "training.loop",
+        "training.program", "training.jumps", "training.profile", "training.window", "training.loop",
     ),
-    ("pretrain", "resolve", "inference", "evaluation", "run", "tools.inspect", "tools.goodput", "tools.report", "tools.figures", "tools.samples", "tools.svg", "tools.page_style", "tools.report_page",
+    ("pretrain", "resolve", "inference", "evaluation", "run", "tools.inspect", "tools.history", "tools.goodput", "tools.report", "tools.figures", "tools.samples", "tools.svg", "tools.page_style", "tools.report_page",
      "tools.checks.row", "tools.checks.versions", "tools.checks.context", "tools.checks.machine", "tools.checks.storage",
-     "tools.checks.text", "tools.checks.cluster", "tools.doctor"),  # 3: tasks, use, tools
+     "tools.checks.text", "tools.checks.cluster", "tools.doctor", "tools.hlo", "tools.ahead"),  # 3: tasks, use, tools
     (  # 4: commands
         "commands.prepare", "commands.inspect", "commands.pretrain", "commands.doctor", "commands.report", "commands.evaluate", "commands.export",
         "commands.fill_mask", "commands.next_sentence", "commands.encode", "__main__",

@@ -1,0 +1,296 @@
+"""Compiles the training step of a config for a TPU topology, on a machine that has none.
+
+libtpu, the compiler, is loaded in a child process only: an ordinary command shall
+neither load it nor look for TPUs. The child reads requests as JSON from its
+standard input and writes a line of JSON for each; one child serves many
+requests, so that its start is paid once. What the compiler prints is shown only where it failed.
+"""
+
+import contextlib
+import importlib.util
+import json
+import math
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any, Iterator, NamedTuple, Sequence
+
+import jax
+import ml_collections
+import numpy as np
+
+from bert_jax import config as configs
+from bert_jax import pretrain, resolve
+from bert_jax.batch import HOST_BATCH, WORD_STARTS, SpecialIds
+from bert_jax.chips import Topology, parse_topology
+from bert_jax.errors import UserError
+from bert_jax.tools import hlo
+from bert_jax.training import sharding
+from bert_jax.training.program import make_program
+
+_MAIN = "from bert_jax.tools import ahead; ahead.serve()"
+_CAPACITY = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+
+class DataFacts(NamedTuple):
+  """What of a corpus decides the program.
+
+  Attributes:
+    vocab_size: entries of the vocabulary.
+    seq_length: tokens in a row.
+    max_sequences: packed into one row at most.
+    pairs: "nsp", "sop", or "" for no loss on pairs.
+    word_starts: whether the corpus stores where words begin.
+  """
+
+  vocab_size: int
+  seq_length: int
+  max_sequences: int
+  pairs: str
+  word_starts: bool = False
+
+
+class Request(NamedTuple):
+  """A step to compile.
+
+  Attributes:
+    config: resolved: model.vocab_size and masking.max_predictions are set.
+    topology: the name of what it is compiled for, see chips.parse_topology.
+    data: what of the corpus decides the program.
+    hlo_file: where to keep the HLO text; "" for nowhere.
+  """
+
+  config: ml_collections.ConfigDict
+  topology: str
+  data: DataFacts
+  hlo_file: str = ""
+
+
+class Traffic(NamedTuple):
+  """A collective of the compiled step: an hlo.Collective, and the way it takes.
+
+  Attributes:
+    axes: mesh axes that it goes along; None where the HLO does not tell.
+    dimensions: dimensions of the torus that its groups extend in.
+    slices: slices that a group extends over.
+  The others: see hlo.Collective.
+  """
+
+  kind: str
+  axes: tuple[str, ...] | None
+  group_size: int
+  arrays: tuple[tuple[str, tuple[int, ...]], ...]
+  bytes: int
+  sent_bytes: float
+  times: int
+  times_known: bool
+  source: str
+  dimensions: tuple[int, ...]
+  slices: int
+
+
+class Compiled(NamedTuple):
+  """What the compiler says of a step. Bytes are per chip, FLOPs too.
+
+  Attributes:
+    seconds: that compiling took.
+    mesh: axis -> devices.
+    state: bytes of the train state by kind: "parameters", "moments".
+    memory: bytes by kind: "arguments", "outputs", "aliased" (outputs in the place of arguments), "temporaries", "code".
+    cost: "flops", "bytes" (accessed), and where the compiler gives it "seconds".
+    traffic: the collectives.
+  """
+
+  seconds: float
+  mesh: dict[str, int]
+  state: dict[str, int]
+  memory: dict[str, int]
+  cost: dict[str, float]
+  traffic: tuple[Traffic, ...]
+
+  @property
+  def needed_bytes(self) -> int:
+    """Memory of a chip that the step takes."""
+    memory = self.memory
+    return memory["arguments"] + memory["outputs"] - memory["aliased"] + memory["temporaries"] + memory["code"]
+
+
+class Failure(NamedTuple):
+  """Why a step was not compiled.
+
+  Attributes:
+    kind: "user" (the config does not fit the topology), "memory" (the step does not fit the chip) or "compiler" (anything else).
+    message: for the user.
+    needed_bytes: with "memory": what a chip would have to have; 0 where the compiler does not say.
+  """
+
+  kind: str
+  message: str
+  needed_bytes: int = 0
+
+
+def compile_ahead(requests: Sequence[Request]) -> Iterator[Compiled | Failure]:
+  """Compiles each request in a child process, and yields the results in order, as they come.
+
+  Raises:
+    UserError: libtpu is not installed.
+  """
+  library = _library()
+  left = list(requests)
+  while left:
+    done = 0
+    for result in _one_child(left, library):
+      done += 1
+      yield result
+    left = left[done:]
+
+
+def _library() -> str:
+  found = importlib.util.find_spec("libtpu")
+  if found is None or not found.submodule_search_locations:
+    raise UserError("plan compiles with libtpu, which is not installed: pip install 'libtpu==0.0.42.*' (or bert_jax with its extra [plan])")
+  return str(pathlib.Path(found.submodule_search_locations[0]) / "libtpu.so")
+
+
+def _one_child(requests: Sequence[Request], library: str) -> Iterator[Compiled | Failure]:
+  """Results of one child, which ends with the last request or with the first that kills it."""
+  topology = parse_topology(requests[0].topology)
+  environment = os.environ | {
+      "JAX_PLATFORMS": "cpu",
+      "JAX_COMPILATION_CACHE_DIR": "",
+      "XLA_FLAGS": "",
+      "TPU_SKIP_MDS_QUERY": "1",
+      "TPU_ACCELERATOR_TYPE": topology.accelerator_type,
+      "TPU_WORKER_HOSTNAMES": "localhost",
+      "TPU_LIBRARY_PATH": library,
+      "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nothing is run: there is no device to fight for
+      "LIBTPU_INIT_ARGS": "--fibers_default_thread_stack_size=8388608",  # with its 64 KiB, the compiler overflows now and then
+  }
+  with tempfile.TemporaryFile() as noise:
+    child = subprocess.Popen([sys.executable, "-c", _MAIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise, env=environment)
+    try:
+      with contextlib.suppress(BrokenPipeError), child.stdin as pipe:
+        pipe.write("".join(_request_line(request) for request in requests).encode())
+      done = 0
+      for line in child.stdout:
+        yield _from_line(line)
+        done += 1
+    finally:
+      child.kill()
+      child.wait()
+      child.stdout.close()
+    if done < len(requests):
+      noise.seek(0)
+      words = noise.read().decode(errors="replace").strip().splitlines()
+      yield Failure("compiler", f"the compiler ended with code {child.returncode}: " + "; ".join(words[-3:]))
+
+
+def _request_line(request: Request) -> str:
+  parts = {"config": configs.to_json(request.config), "topology": request.topology, "data": request.data, "hlo_file": request.hlo_file}
+  return json.dumps(parts) + "\n"
+
+
+def _from_line(line: bytes) -> Compiled | Failure:
+  parts = json.loads(line)
+  if "message" in parts:
+    return Failure(**parts)
+  tuples = lambda value: tuple(map(tuples, value)) if isinstance(value, list) else value
+  parts["traffic"] = tuple(Traffic(*map(tuples, record)) for record in parts["traffic"])
+  return Compiled(**parts)
+
+
+def serve() -> None:
+  """The child: a request per line of standard input, a result per line of standard output."""
+  answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+  os.dup2(2, 1)  # what libraries print is noise
+  for line in sys.stdin:
+    parts = json.loads(line)
+    request = Request(configs.from_json(parts["config"]), parts["topology"], DataFacts(*parts["data"]), parts["hlo_file"])
+    print(json.dumps(_answer(request)._asdict()), file=answers, flush=True)
+    jax.clear_caches()
+
+
+def _answer(request: Request) -> Compiled | Failure:
+  try:
+    return compile_here(request)
+  except UserError as error:
+    return Failure("user", str(error))
+  except jax.errors.JaxRuntimeError as error:
+    found = _CAPACITY.search(str(error))
+    if found or "RESOURCE_EXHAUSTED" in str(error):
+      needed = round(float(found[1]) * _UNITS[found[2]]) if found else 0
+      return Failure("memory", str(error), needed)
+    return Failure("compiler", str(error)[:2000])
+
+
+def topology_devices(topology: Topology) -> list[jax.Device]:
+  """The devices of a topology, which can be compiled for but not run on. Loads libtpu: for the child process only."""
+  from jax.experimental import topologies
+
+  how = {"num_slices": topology.slices} if topology.slices > 1 else {}
+  if math.prod(topology.shape) == 1:
+    how["chips_per_host_bounds"] = [1, 1, 1]
+  return list(topologies.get_topology_desc(platform="tpu", topology_name=topology.slice_name, **how).devices)
+
+
+def compile_here(request: Request) -> Compiled:
+  """Compiles a request in this process, which must be a child: see compile_ahead."""
+  config, data = request.config, request.data
+  mesh = sharding.make_mesh(config, topology_devices(parse_topology(request.topology)))
+  encoder = resolve.encoder_of(config)
+  # Which ids are special, and which pieces continue a word, changes constants of the program and nothing else.
+  task = pretrain.make_task(
+      resolve.model_of(config, encoder), config.masking, special=SpecialIds(0, 1, 2, 3, 4), continuation=np.arange(data.vocab_size) % 3 == 0,
+      pairs=data.pairs, total_steps=config.total_steps,
+  )  # fmt: skip
+  program = make_program(task, config, mesh)
+  began = time.perf_counter()
+  compiled = program.train_step.lower(program.state, _abstract_batch(config, data, mesh)).compile()
+  seconds = time.perf_counter() - began
+  text = compiled.as_text()
+  if request.hlo_file:
+    pathlib.Path(request.hlo_file).write_text(text, encoding="utf-8")
+  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+  figures = {"flops": cost.get("flops"), "bytes": cost.get("bytes accessed"), "seconds": cost.get("optimal_seconds")}
+  return Compiled(
+      seconds=seconds,
+      mesh=dict(mesh.shape),
+      state={"parameters": _bytes_per_chip(program.state.params), "moments": _bytes_per_chip(program.state.opt_state)},
+      memory={
+          "arguments": memory.argument_size_in_bytes, "outputs": memory.output_size_in_bytes, "aliased": memory.alias_size_in_bytes,
+          "temporaries": memory.temp_size_in_bytes, "code": memory.generated_code_size_in_bytes,
+      },
+      cost={name: float(value) for name, value in figures.items() if value is not None},
+      traffic=tuple(_traffic(collective, mesh) for collective in hlo.collectives(text, num_devices=mesh.size)),
+  )  # fmt: skip
+
+
+def _abstract_batch(config: ml_collections.ConfigDict, data: DataFacts, mesh) -> dict[str, jax.ShapeDtypeStruct]:
+  sizes = {"B": config.data.batch_size, "L": data.seq_length, "S": data.max_sequences, "W": -(-data.seq_length // 8), "3": 3}
+  features = HOST_BATCH | (WORD_STARTS if data.word_starts else {})
+  where = sharding.batch_sharding(mesh)
+  return {name: jax.ShapeDtypeStruct([sizes[letter] for letter in shape.split()], dtype, sharding=where)
+          for name, (dtype, shape) in features.items()}  # fmt: skip
+
+
+def _bytes_per_chip(tree: Any) -> int:
+  return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _traffic(collective: hlo.Collective, mesh) -> Traffic:
+  dimensions, slices = (), 1
+  if collective.groups is not None:
+    devices = mesh.devices.reshape(-1)
+    places = np.array([device.coords for device in devices])[collective.groups]  # [groups, group size, dimensions]
+    slice_of = np.array([getattr(device, "slice_index", None) or 0 for device in devices])[collective.groups]
+    dimensions = tuple(int(axis) for axis in np.nonzero((places != places[:, :1]).any(axis=(0, 1)))[0])
+    slices = len(set(slice_of[0].tolist()))
+  return Traffic(
+      collective.kind, hlo.mesh_axes(collective.groups, dict(mesh.shape)), collective.group_size, collective.arrays, collective.bytes,
+      collective.sent_bytes, collective.times, collective.times_known, collective.source, dimensions, slices,
+  )  # fmt: skip
