@@ -1,6 +1,7 @@
 """`doctor`: is everything ready for a run?"""
 
 import argparse
+import os
 import shutil
 import sys
 
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+  os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a run may be using the GPUs: leave it its memory
   from bert_jax.tools.checks import row, versions
 
   try:

@@ -20,6 +20,7 @@ from bert_jax.tools.checks.row import Row
 # A process that dies is noticed long before, by JAX's heartbeat.
 _PATIENCE_MS = 3_600_000
 _PINGS = 3
+_PORT_SECONDS = 2.0  # an attempt that has just ended may hold its port a moment longer
 # Beyond these, times in events mislead; and Kerberos (its default) and object stores refuse requests.
 CLOCK_WARNING_SECONDS, CLOCK_FAILURE_SECONDS = 1.0, 300.0
 
@@ -66,15 +67,27 @@ def _own_address(cluster: Cluster) -> list[Row]:
     except OSError:
       rows.append(row.warn(f"{host} ({address[0]}) is not an address of {host_name()}, where process 0 runs",
                            "give an address of process 0's machine, unless something passes that one on to it"))  # fmt: skip
-  # Without SO_REUSEPORT, which JAX's server sets: two runs of one user would both get the port, and each other's processes.
+  deadline = time.monotonic() + _PORT_SECONDS
+  while (error := _bind(int(port))) and time.monotonic() < deadline:
+    time.sleep(0.1)
+  if error:
+    taken = "is taken by another process" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+    rows.append(row.fail(f"port {port} of {host_name()} {taken}", f"choose another port, or end what holds it (ss -ltnp 'sport = :{port}')"))
+  return rows
+
+
+def _bind(port: int) -> OSError | None:
+  """Why a server could not have this port; None where it could.
+
+  Tried without SO_REUSEPORT, which JAX's server sets: two runs of one user would both get the port, and each other's processes.
+  """
   with socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET) as attempt:
     attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-      attempt.bind(("", int(port)))
+      attempt.bind(("", port))
     except OSError as error:
-      taken = "is taken by another process" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
-      rows.append(row.fail(f"port {port} of {host_name()} {taken}", f"choose another port, or end what holds it (ss -ltnp 'sport = :{port}')"))
-  return rows
+      return error
+  return None
 
 
 def slurm(environ: Mapping[str, str], cluster: Cluster, accelerators: Accelerators | None) -> list[Row]:

@@ -1,6 +1,7 @@
 """What a check says: a row, the rows of several processes as one, and the table of all of them."""
 
 import json
+import re
 import textwrap
 from typing import Callable, NamedTuple, Sequence
 
@@ -45,7 +46,7 @@ def fail(found: str, remedy: str) -> Row:
 
 def refused(error: UserError) -> Row:
   """The failure that a run itself would report. Its message ends with the remedy: a line, a sentence, or what follows a semicolon."""
-  text = str(error)
+  text = re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1…", str(error))  # hashes as people compare them
   if "\n" in text:
     found, _, remedy = text.rpartition("\n")
     found = "; ".join(map(str.strip, found.splitlines())).replace(":;", ":")

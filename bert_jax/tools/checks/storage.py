@@ -183,21 +183,24 @@ def _changed(before, now, root) -> list[Row]:
 
 def _saved(context: Context) -> list[Row]:
   """The checkpoints as far as their markers and manifests tell; their arrays are not read."""
-  directory, rows, sound = context.workdir / "checkpoints", [], {}
+  directory, rows, sound, broken = context.workdir / "checkpoints", [], {}, {}
   for path in folders.step_folders(directory):
     try:
       folders.check_committed(path)
       sound[int(path.name)] = folders.read_manifest(path)
     except folders.Damaged as damage:
-      if damage.reason == "unfinished":
-        rows.append(row.warn(f"checkpoint {path.name}: {damage.found}", "nothing: the next start removes it"))
-      else:
-        rows.append(row.warn(f"checkpoint {path.name} is damaged: {damage.found}", f"nothing: the next start moves it to {folders.SET_ASIDE}"))
+      broken[path.name] = damage
+  goes_on = f", and goes on from step {max(sound):,}" if sound else ""
+  for name, damage in broken.items():
+    if damage.reason == "unfinished":
+      rows.append(row.warn(f"checkpoint {name}: {damage.found}", f"nothing: the next start removes it{goes_on}"))
+    else:
+      rows.append(row.warn(f"checkpoint {name} is damaged: {damage.found}", f"nothing: the next start moves it to {folders.SET_ASIDE}{goes_on}"))
   if folders.has_damage(directory):
     aside = sorted(path.name for path in (directory / folders.SET_ASIDE).iterdir())
     rows.append(row.warn(f"damaged checkpoints were set aside before: {', '.join(aside)}", "look after the disk; delete them when they are no longer needed"))
   if not sound:
-    if any("damaged" in one.found for one in rows):
+    if folders.has_damage(directory) or any(damage.reason not in ("unfinished", "empty") for damage in broken.values()):
       rows.append(row.fail(f"no checkpoint in {directory} is sound", "restore one from a backup, or choose another --workdir"))
     return rows or [row.ok(f"{context.workdir} holds this run, without a checkpoint yet")]
   newest = max(sound)

@@ -35,7 +35,7 @@ def corpus(context: Context) -> Row | list[Row]:
     return row.warn(f"a batch of {size:,} rows holds the {rows:,} rows of the corpus more than once", "prepare more text, or lower data.batch_size")
   epochs = context.config.total_steps * size / rows
   looked = "SHA-256 of every shard as it should be" if verify else "sizes as they should be, contents not read"
-  return row.ok(f"{data.corpus or data.mixture}: {rows:,} rows, {epochs:.1f} epochs in this run; {looked}; corpus_id {manifest['corpus_id'][:12]}")
+  return row.ok(f"{data.corpus or data.mixture}: {rows:,} rows, {epochs:.{1 if epochs >= 1 else 3}f} epochs in this run; {looked}; corpus_id {manifest['corpus_id'][:12]}")
 
 
 def _remote(folders: list[str], cache_dir: str) -> Row:

@@ -220,7 +220,7 @@ def test_damaged_and_unfinished_checkpoints_are_told_and_left_for_the_run(resume
   damage(resumed / "checkpoints" / "12")
   before = tree(resumed)
   (found,) = storage.run_folder(context(tmp_path, corpus))
-  assert found.status == status and said in found.found and "next start" in found.remedy
+  assert found.status == status and said in found.found and "next start" in found.remedy and "goes on from step 6" in found.remedy
   assert tree(resumed) == before
 
 
@@ -229,6 +229,15 @@ def test_a_run_without_a_sound_checkpoint_fails(resumed, tmp_path, corpus):  # n
     (resumed / "checkpoints" / step / folders.COMMIT_MARKER).unlink()
   rows = storage.run_folder(context(tmp_path, corpus))
   assert [one.status for one in rows] == [row.WARN, row.WARN, row.FAIL] and "no checkpoint in" in rows[-1].found
+
+
+def test_a_run_that_was_killed_in_its_first_save_begins_anew(resumed, tmp_path, corpus):  # noqa: F811
+  shutil.rmtree(resumed / "checkpoints" / "6")
+  for path in (resumed / "checkpoints" / "12").iterdir():
+    if path.is_file():
+      path.unlink()
+  (found,) = storage.run_folder(context(tmp_path, corpus))
+  assert found.status == row.WARN and found.remedy == "nothing: the next start removes it"
 
 
 def test_what_was_set_aside_before_is_told(resumed, tmp_path, corpus):  # noqa: F811
