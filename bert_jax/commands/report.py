@@ -1,22 +1,38 @@
-"""`report`: what became of a run, as text and as a picture of its curves."""
+"""`report`: what became of a run, as text and as one page with its curves."""
 
 import argparse
 
-HELP = "how a run went: steps, losses, speed, restarts; with --plot also its curves"
+HELP = "how a run went: one HTML page with curves, goodput, restarts and samples, and the same in a few lines"
 EXAMPLE = """  python -m bert_jax report --workdir=runs/quickstart
-  python -m bert_jax report --workdir=runs/quickstart --plot=curves.png"""
+  python -m bert_jax report --workdir=runs/quickstart --html=quickstart.html --plot=curves.png"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--workdir", required=True, metavar="DIR", help="the run folder; the run may go on")
-  parser.add_argument("--plot", metavar="FILE", help="draw the curves into this .png, .svg or .pdf")
+  parser.add_argument("--html", metavar="FILE", help="where the page goes (default: report.html in the run folder)")
+  parser.add_argument("--plot", metavar="FILE", help="also draw the curves into this .png, .svg or .pdf")
+  parser.add_argument("--samples", type=int, default=4, metavar="N",
+                      help="sentences that the newest checkpoint completes, on this machine's CPU; 0: none (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> None:
-  from bert_jax.tools import report
+  import jax
 
+  from bert_jax.commands import start_jax
+  from bert_jax.errors import UserError
+  from bert_jax.tools import figures, report, report_page, samples
+
+  if options.samples < 0:
+    raise UserError(f"--samples={options.samples}: 0 or more sentences")
   record = report.read_run(options.workdir)
-  print(report.summary(record))
+  print(report.summary(record), flush=True)
+  start_jax()
+  jax.config.update("jax_platforms", "cpu")  # the accelerators may be the run's
+  drawn = samples.draw_samples(record, options.samples)
+  print(f"\n{samples.summary(drawn)}\n")
   if options.plot:
-    report.plot_curves(record, options.plot)
-    print(f"{'picture':<20}{options.plot}")
+    figures.plot_curves(record, options.plot)
+    print(report.row("picture", options.plot))
+  page = options.html or record.workdir / report_page.FILE_NAME
+  report_page.write_page(record, drawn, page)
+  print(report.row("page", str(page)))

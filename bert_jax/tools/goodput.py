@@ -21,19 +21,18 @@ Older run folders lack some fields; then a part is estimated from the speed of
 the steps, and the parts still add up.
 """
 
-import heapq
+import bisect
+import itertools
 import math
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
+
+from bert_jax.tools.history import LINE, REWINDS, TELL_THE_STEP, by_attempt, is_training, number_in
 
 PARTS = ("useful", "lost", "starting", "data_wait", "evaluation", "checkpoint", "down")
 KILLED = "killed without a word"
 # How an attempt ended, by the last event of one of these kinds.
 ENDINGS = {"preempt": "preempted", "stall": "stalled", "peer_lost": "peer lost", "fail": "failed", "finish": "finished"}
-# At equal times: what begins an attempt, then its metrics, then what follows from them.
-_RANK = {"start": 0, "verify": 0, "restore": 0, "jump": 0, "first_step": 0, "line": 1}
-_LINE = "line"
-_REWINDS = ("restore", "fresh", "rollback")
-_TELL_THE_STEP = (*_REWINDS, _LINE, "first_step", "save", "preempt", "finish")
+_PEER_LOST = "another process of this run is gone"  # how the message of such a failure begins, see cluster/peers.py
 _IDLE = "idle"  # after a finish
 
 
@@ -98,6 +97,17 @@ class Goodput(NamedTuple):
     """Of the wall time; share("useful") is the goodput."""
     return self.seconds[part] / self.wall if self.wall else 0.0
 
+  def clock(self) -> Callable[[float], float]:
+    """Unix seconds -> wall seconds since the first start; the time after a finish stands still."""
+    begins = [span.begin for span in self.spans] or [0.0]
+    before = [0.0, *itertools.accumulate(span.end - span.begin for span in self.spans)]
+
+    def elapsed(time: float) -> float:
+      at = max(bisect.bisect_right(begins, time) - 1, 0)
+      return before[at] + min(max(time - begins[at], 0.0), before[min(at + 1, len(before) - 1)] - before[at])
+
+    return elapsed
+
 
 def account(events: list[dict[str, Any]], lines: list[dict[str, Any]]) -> Goodput | None:
   """The account of a run, or None where it has left no event.
@@ -118,64 +128,6 @@ def account(events: list[dict[str, Any]], lines: list[dict[str, Any]]) -> Goodpu
     seconds[span.part] += span.end - span.begin
   told = [_attempt(number, records, spans, newest=number == max(attempts)) for number, records in attempts.items()]
   return Goodput(seconds, sum(seconds.values()), spans, told)
-
-
-def lineage(events: list[dict[str, Any]], lines: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
-  """The metrics of the steps that led to the newest parameters: {100: {"time": …, "train/mlm_loss": …}, …}.
-
-  Where an attempt or a rollback goes back to a step, what was logged after that step is dropped; the
-  last line for a step wins.
-  """
-  steps: dict[int, dict[str, float]] = {}
-  for records in by_attempt(events, lines).values():
-    for record in records:
-      if record["event"] in _REWINDS:
-        steps = {step: known for step, known in steps.items() if step <= record["step"]}
-      elif record["event"] == _LINE:
-        values = {name: math.nan if value is None else value for name, value in record.items()}
-        for name in ("event", "attempt", "step"):
-          del values[name]
-        steps.setdefault(record["step"], {}).update(values)
-  return dict(sorted(steps.items()))
-
-
-def by_attempt(events: list[dict[str, Any]], lines: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
-  """attempt -> its records in the order of time.
-
-  Metrics have {"event": "line"}; an attempt that took steps without a checkpoint has
-  {"event": "fresh", "step": the one that it began at} after its start.
-  """
-  kept = {number: ([], []) for number in sorted({record["attempt"] for record in events + lines})}
-  for event in events:
-    kept[event["attempt"]][0].append(event)
-  for line in lines:
-    kept[line["attempt"]][1].append({"event": _LINE} | line)
-  order = lambda record: (record["time"], _RANK.get(record["event"], 2))
-  # Each file is in its order already, even where a clock was set back in between.
-  merged = {number: list(heapq.merge(*files, key=order)) for number, files in kept.items()}
-  for records in merged.values():
-    kinds = {record["event"] for record in records}
-    begun = next((_before(record) for record in records if record["event"] == "first_step" or _is_training(record)), None)
-    if "start" in kinds and "restore" not in kinds and begun is not None:
-      records.insert(1, records[0] | {"event": "fresh", "step": begun})
-  return merged
-
-
-def _before(record: dict[str, Any]) -> int:
-  """The step before a first step, or before the window of a first line; 0 where that is not said."""
-  if record["event"] == "first_step":
-    return record["step"] - 1
-  return record["step"] - int(_number(record, "window_steps") or record["step"])
-
-
-def _is_training(record: dict[str, Any]) -> bool:
-  """A line of training metrics, not of an evaluation."""
-  return record["event"] == _LINE and not any(name.startswith("eval/") for name in record)
-
-
-def _number(record: dict[str, Any], name: str) -> float | None:
-  value = record.get(name)
-  return value if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 class _Stretch(NamedTuple):
@@ -250,7 +202,7 @@ class _Ledger:
     self._skipped += 1
 
   def _line(self, record) -> None:
-    if _is_training(record):
+    if is_training(record):
       self._window(record)
     elif self._rest == "steps":  # an evaluation; what came before it at the last known speed is steps
       steps = record["step"] - self._step
@@ -262,7 +214,7 @@ class _Ledger:
 
   def _save(self, record) -> None:
     if self._rest == "steps" and record["step"] > self._step:
-      self._spend("steps", record["time"] - (_number(record, "seconds") or 0.0), record["step"])
+      self._spend("steps", record["time"] - (number_in(record, "seconds") or 0.0), record["step"])
     self._spend("checkpoint", record["time"])
 
   def _end(self, record) -> None:
@@ -271,7 +223,7 @@ class _Ledger:
     self._rest = "checkpoint"
 
   def _stall(self, record) -> None:
-    self._spend(self._rest, record["time"] - (_number(record, "seconds") or 0.0))
+    self._spend(self._rest, record["time"] - (number_in(record, "seconds") or 0.0))
     self._rest = "lost"
 
   def _window(self, record) -> None:
@@ -294,7 +246,7 @@ class _Ledger:
     self._mark()
 
   _HANDLERS = {
-      "restore": _rewind, "fresh": _rewind, "rollback": _rewind, "first_step": _first_step, "skip": _skip, _LINE: _line,
+      "restore": _rewind, "fresh": _rewind, "rollback": _rewind, "first_step": _first_step, "skip": _skip, LINE: _line,
       "save": _save, "preempt": _end, "finish": _end, "stall": _stall,
   }  # fmt: skip
 
@@ -311,7 +263,7 @@ def _window_seconds(
     guessed: seconds by part, from the events since then.
     starting: whether it is the first line of an attempt that has no first_step event.
   """
-  told = {part: _number(record, f"seconds/{part}") for part in ("step", "data_wait", "evaluation", "checkpoint")}
+  told = {part: number_in(record, f"seconds/{part}") for part in ("step", "data_wait", "evaluation", "checkpoint")}
   if any(value is not None for value in told.values()):
     told = {part: max(value or 0.0, 0.0) for part, value in told.items()}
     if starting:
@@ -319,12 +271,12 @@ def _window_seconds(
     shrink = min(elapsed / sum(told.values()), 1.0) if any(told.values()) else 1.0
     return {part: seconds * shrink for part, seconds in told.items() if part != "step"}
   pause = {part: guessed[part] for part in ("evaluation", "checkpoint")}
-  per_step = _number(record, "step_seconds")
+  per_step = number_in(record, "step_seconds")
   if per_step is None:
     return pause
   training = min(per_step * steps, elapsed)
   rest = elapsed - training
-  found = {"data_wait": training * min(_number(record, "data_wait_fraction") or 0.0, 1.0)}
+  found = {"data_wait": training * min(number_in(record, "data_wait_fraction") or 0.0, 1.0)}
   if starting:
     return found | {"starting": rest}
   total = sum(pause.values())
@@ -358,15 +310,17 @@ def _settled(stretches: list[_Stretch], rewinds: list[tuple[int, int]], running:
 
 def _attempt(number: int, records: list[dict[str, Any]], spans: list[Span], *, newest: bool) -> Attempt:
   mine = [span for span in spans if span.attempt == number]
-  steps = [record["step"] for record in records if record["event"] in _TELL_THE_STEP]
+  steps = [record["step"] for record in records if record["event"] in TELL_THE_STEP]
   ending = _ending(records)
   last = next((record for record in reversed(records) if record["event"] == ending), {})
   message = str(last.get("message", ""))
+  if ending == "fail" and message.startswith(_PEER_LOST):
+    ending = "peer_lost"
   if ending == "stall":
-    message = f"process {last.get('process')} stood still for {_number(last, 'seconds') or 0:.0f} s"
+    message = f"process {last.get('process')} stood still for {number_in(last, 'seconds') or 0:.0f} s"
   return Attempt(
       number, records[0]["time"], max(record["time"] for record in records),
-      first=next((record["step"] for record in records if record["event"] in _REWINDS), None),
+      first=next((record["step"] for record in records if record["event"] in REWINDS), None),
       last=steps[-1] if steps else 0,
       lost_steps=sum(span.steps for span in mine if span.part == "lost"),
       ended=ENDINGS.get(ending, "" if newest else KILLED), message=message,

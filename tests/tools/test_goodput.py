@@ -1,49 +1,12 @@
 """The account of a run's time: every second in one part, and only steps that count are useful."""
 
 import itertools
-import math
 import random
 
 import pytest
 
-from bert_jax.tools import goodput
-
-
-class Log:
-  """Events and lines of a run, one after another: log(seconds later, kind, …)."""
-
-  def __init__(self):
-    self.events, self.lines = [], []
-    self.attempt, self.time = -1, 1000.0
-
-  def __call__(self, later, kind, step=None, **fields):
-    self.time += later
-    self.attempt += kind == "start"
-    record = {"attempt": self.attempt, "time": self.time} | fields | ({} if step is None else {"step": step})
-    if kind in ("train", "eval"):
-      self.lines.append(record | {f"{kind}/mlm_loss": 5.0})
-    else:
-      self.events.append(record | {"event": kind})
-
-  def window(self, later, at, /, **seconds):
-    self(later, "train", at, **{f"seconds/{part}": value for part, value in seconds.items()})
-
-  def account(self):
-    return goodput.account(self.events, self.lines)
-
-  def parts(self):
-    """Only what is not zero, rounded."""
-    return {part: round(seconds, 6) for part, seconds in self.account().seconds.items() if seconds}
-
-
-def begun(log, step=0, *, loading=4, compiling=6):
-  """A start, as far as the end of the first step; from scratch or from a checkpoint at `step`."""
-  log(0, "start")
-  if step:
-    log(loading, "restore", step, position=8 * step, seconds=loading)
-  else:
-    log.time += loading
-  log(compiling, "first_step", step + 1, seconds=loading + compiling)
+from bert_jax.tools import goodput, history
+from tests.report_fixtures import Log, begun, killed_between_saves
 
 
 def check_whole(account):
@@ -72,20 +35,6 @@ def test_a_run_without_trouble():
   assert account.share("useful") == 24 / account.wall
   (attempt,) = account.attempts
   assert (attempt.first, attempt.last, attempt.lost_steps, attempt.ended, attempt.down) == (0, 20, 0, "finished", 0)
-
-
-def killed_between_saves():
-  """Saved at 20, killed after 30, 100 s away, then on from 20."""
-  log = Log()
-  begun(log)
-  log.window(20, 20, step=20)
-  log(2, "save", 20, seconds=2)
-  log.window(10, 30, step=10, checkpoint=2)
-  log(100, "start")
-  log(4, "restore", 20)
-  log(1, "first_step", 21)
-  log.window(9, 30, step=9)
-  return log
 
 
 def test_a_kill_costs_the_steps_since_the_save_the_time_away_and_another_start():
@@ -143,12 +92,14 @@ def test_a_rollback_loses_what_came_after_its_checkpoint():
   log.window(10, 30, step=10, checkpoint=2)
   log(1, "skip", 31, in_a_row=1)
   log(1, "skip", 32, in_a_row=2)
-  log(3, "rollback", 20, from_step=32, position=160, to=256)
+  log(1, "verify", 20, ok=True)
+  log(1, "restore", 20, position=160)  # as a rollback reads its checkpoint
+  log(1, "rollback", 20, from_step=32, position=160, to=256)
   log.window(10, 30, step=10)
   log.window(10, 40, step=10)
   assert log.parts() == {"useful": 20 + 20, "lost": 10 + 5, "starting": 10, "checkpoint": 2}
   assert log.account().attempts[0].lost_steps == 12
-  assert list(goodput.lineage(log.events, log.lines)) == [20, 30, 40]
+  assert list(history.lineage(log.events, log.lines)) == [20, 30, 40]
 
 
 def test_a_skipped_update_is_a_step_lost():
@@ -196,6 +147,15 @@ def test_a_stall_is_time_lost_and_names_the_process():
   assert attempt.ended == "stalled" and attempt.message == "process 1 stood still for 60 s"
 
 
+def test_a_lost_peer_is_told_from_other_failures():
+  log = Log()
+  begun(log)
+  log(5, "fail", message="another process of this run is gone (Connection closed by peer). Start the run again")
+  log(5, "start")
+  log(5, "fail", message="no space left")
+  assert [attempt.ended for attempt in log.account().attempts] == ["peer lost", "failed"]
+
+
 def test_a_run_that_began_again_from_nothing_lost_all_that_came_before():
   log = Log()
   begun(log)
@@ -204,7 +164,7 @@ def test_a_run_that_began_again_from_nothing_lost_all_that_came_before():
   log(3, "first_step", 1)
   log.window(5, 5, step=5)
   assert log.parts() == {"useful": 5, "lost": 10, "starting": 10 + 3}
-  assert list(goodput.lineage(log.events, log.lines)) == [5]
+  assert list(history.lineage(log.events, log.lines)) == [5]
 
 
 def test_nobody_waits_for_a_run_that_has_finished():
@@ -239,22 +199,8 @@ def test_lines_without_a_start_are_read_as_far_as_they_go():
   log.events = [event for event in log.events if event["attempt"] == 0]
   account = log.account()
   check_whole(account)
-  assert list(goodput.lineage(log.events, log.lines)) == [20, 30]
+  assert list(history.lineage(log.events, log.lines)) == [20, 30]
   assert goodput.account([], log.lines) is None
-
-
-def test_curves_drop_what_a_restart_went_back_behind():
-  log = killed_between_saves()
-  log.lines[-1]["train/mlm_loss"] = None  # NaN
-  log(5, "start")
-  log(5, "restore", 20)
-  assert list(goodput.lineage(log.events, log.lines)) == [20]
-  log(1, "train", 25)
-  log(1, "eval", 25)
-  known = goodput.lineage(log.events, log.lines)
-  assert list(known) == [20, 25] and known[25].keys() == {"time", "train/mlm_loss", "eval/mlm_loss"}
-  log.lines[-2]["train/mlm_loss"] = None
-  assert math.isnan(goodput.lineage(log.events, log.lines)[25]["train/mlm_loss"])
 
 
 def random_log(seed):
@@ -295,7 +241,7 @@ def random_log(seed):
       log(-draw.random() * 100, "fail", message="another machine, whose clock is late")
     if draw.random() < 0.3:
       log(draw.random() * 9, draw.choice(["preempt", "stall", "fail", "finish"]), end, seconds=draw.random() * 50, message="")
-  records = [record for records in goodput.by_attempt(log.events, log.lines).values() for record in records]
+  records = [record for records in history.by_attempt(log.events, log.lines).values() for record in records]
   reached = 0
   for record in records:
     if record["event"] in ("restore", "fresh", "rollback", "line"):

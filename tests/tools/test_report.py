@@ -1,60 +1,10 @@
-"""The report of a run: its figures agree with what the run wrote, and its picture can be looked at."""
+"""The report of a run: its figures agree with what the run wrote."""
 
-import argparse
-import errno
-import json
-import math
-import os
-
-import matplotlib.figure
-import matplotlib.image
 import pytest
 
-from bert_jax.commands import report as command
-from bert_jax.data.corpus import canonical_id
 from bert_jax.errors import UserError
 from bert_jax.tools import report
-from bert_jax.training import metrics as metrics_module
-from bert_jax.training.metrics import MetricsWriter
-
-
-@pytest.fixture
-def run_folder(tmp_path, monkeypatch):
-  """A run of 400 steps in two attempts of 100 s each; the second went on from step 200."""
-  now = [1000.0]
-  monkeypatch.setattr(metrics_module.time, "time", lambda: now[0])
-  counts = {"rows": 1000, "row_tokens": 100_000}
-  manifest = {"format": "bert_jax corpus", "format_version": 2, "unigram_entropy": 6.75,
-              "splits": {"train": {"counts": counts}}}  # fmt: skip
-  manifest["corpus_id"] = canonical_id(manifest)
-  (tmp_path / "corpus").mkdir()
-  (tmp_path / "corpus" / "manifest.json").write_text(json.dumps(manifest))
-  run = tmp_path / "run"
-  (run / "checkpoints" / "400").mkdir(parents=True)
-  config = {"data.corpus": str(tmp_path / "corpus"), "data.batch_size": 8, "total_steps": 400,
-            "stop_at_step": 0, "log_every_steps": 50, "model.preset": "bert-tiny", "optimizer.name": "adamw",
-            "seed": 3}  # fmt: skip
-  (run / "config.json").write_text(json.dumps(config))
-  for attempt, steps in enumerate([range(50, 301, 50), range(250, 401, 50)]):
-    with MetricsWriter(run, attempt) as writer:
-      writer.event("start")
-      if attempt:
-        writer.event("verify", step=300, ok=False, reason="checksum")
-        writer.event("restore", step=200)
-      now[0] += 100
-      for step in steps:
-        writer.scalars(step, {
-            "train/mlm_loss": 9 - step / 100, "train/nsp_accuracy": 0.5 + step / 2000,
-            "train/skipped_steps": float(step == 350), "tokens_per_second": 5000.0,
-        })  # fmt: skip
-        if step % 100 == 0:
-          # The best evaluation is not the last one.
-          loss = math.nan if step == 100 else 5.5 if step == 300 else 6.0
-          writer.scalars(step, {"eval/mlm_loss": loss, "eval/nsp_accuracy": 0.7, "eval/nsp_majority": 0.52})
-      if attempt:
-        writer.event("finish", step=400)
-    now[0] += 5000  # the machine was away
-  return run
+from tests.report_fixtures import Log, begun, killed_between_saves, run_folder  # noqa: F401  (the last is a fixture)
 
 
 def facts(text):
@@ -66,8 +16,11 @@ def test_the_summary_tells_what_the_run_wrote(run_folder):
   assert told["steps"] == "400 of 400, finished"
   assert told["tokens seen"] == "320,000 in 3,200 rows: 3.20 passes over the corpus"
   assert told["speed"] == "5,000 tokens/s (median)"
-  assert told["time"] == "0:03:20 (h:mm:ss)"  # two times 100 s, without the time between them
-  assert told["attempts"] == "2, restored at step 200"
+  assert told["goodput"] == "3.8% of 1:26:40 (h:mm:ss)"
+  assert told["useful steps"].split() == ["0:03:18", "3.8%", "399", "steps"]  # 2 s of the first 100 were for steps 201 to 300
+  assert told["down"].split() == ["1:23:20", "96.2%"]
+  assert told["attempts"] == "2"
+  assert told["after attempt 0"] == "killed without a word at step 300, 100 steps lost, down 1:23:20"
   assert told["bad checkpoints"] == "step 300 (checksum)"
   assert told["skipped updates"] == "1, not finite"
   assert told["mlm_loss"].split() == ["5.000", "nats", "6.000", "nats", "5.500", "nats", "at", "300"]
@@ -82,54 +35,11 @@ def test_a_run_that_goes_on_without_its_corpus_is_told_as_far_as_known(run_folde
   (run_folder.parent / "corpus" / "manifest.json").unlink()
   (run_folder / "events" / "attempt-0001.jsonl").unlink()
   told = facts(report.summary(report.read_run(run_folder)))
-  assert told["steps"] == "400 of 400" and told["attempts"] == "1"
+  assert told["steps"].startswith("400 of 400; last sign of life ") and told["attempts"] == "2"
   assert "unigram entropy" not in told and "tokens seen" not in told
 
 
-@pytest.mark.parametrize("ending", report.FIGURE_FORMATS)
-def test_the_picture_is_drawn_whole(run_folder, tmp_path, ending):
-  out = tmp_path / f"curves{ending}"
-  report.plot_curves(report.read_run(run_folder), out)
-  assert out.stat().st_size > 5000 and not (tmp_path / f"curves{ending}.partial").exists()
-  if ending == ".png":
-    picture = matplotlib.image.imread(out)[..., :3]
-    assert picture.shape == (570, 1500, 3)
-    for color in (report.TRAIN_COLOR, report.EVAL_COLOR, report.LIMIT_COLOR):
-      wanted = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-      for panel in (picture[:, :750], picture[:, 750:]):
-        pixels = abs(panel - wanted).max(axis=-1) < 0.02
-        assert pixels.any(axis=0).sum() > 250, color  # wider than the legend's line of 50
-
-
-def test_a_picture_that_cannot_be_finished_leaves_the_old_one(run_folder, tmp_path, monkeypatch):
-  out = tmp_path / "curves.png"
-  out.write_bytes(b"the old picture")
-
-  def full(self, path, **_):
-    with open(path, "wb") as file:
-      file.write(b"half")
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-  monkeypatch.setattr(matplotlib.figure.Figure, "savefig", full)
-  with pytest.raises(UserError, match="No space left"):
-    report.plot_curves(report.read_run(run_folder), out)
-  assert out.read_bytes() == b"the old picture"
-
-
-def test_without_nsp_there_is_one_panel(run_folder, tmp_path):
-  run = report.read_run(run_folder)
-  for record in run.metrics.values():
-    record.pop("train/nsp_accuracy", None)
-  report.plot_curves(run, tmp_path / "curves.png")
-  assert matplotlib.image.imread(tmp_path / "curves.png").shape[:2] == (570, 900)
-
-
-def test_what_cannot_be_reported_is_refused_with_the_remedy(run_folder, tmp_path):
-  run = report.read_run(run_folder)
-  with pytest.raises(UserError, match="expected a file name ending in .png"):
-    report.plot_curves(run, tmp_path / "curves.jpg")
-  with pytest.raises(UserError, match="cannot write .*No such file or directory"):
-    report.plot_curves(run, tmp_path / "missing" / "curves.png")
+def test_what_cannot_be_reported_is_refused_with_the_remedy(tmp_path):
   with pytest.raises(UserError, match="expected a run folder"):
     report.read_run(tmp_path)
   (tmp_path / "empty").mkdir()
@@ -138,11 +48,75 @@ def test_what_cannot_be_reported_is_refused_with_the_remedy(run_folder, tmp_path
     report.read_run(tmp_path / "empty")
 
 
-def test_the_command_prints_the_summary_and_says_where_the_picture_is(run_folder, tmp_path, capsys):
-  parser = argparse.ArgumentParser()
-  command.add_arguments(parser)
-  out = tmp_path / "curves.svg"
-  command.run(parser.parse_args([f"--workdir={run_folder}", f"--plot={out}"]))
-  told = facts(capsys.readouterr().out)
-  assert told["steps"] == "400 of 400, finished" and told["picture"] == str(out)
-  assert out.read_text().startswith("<?xml")
+
+
+def told_of(log, folder, **config):
+  return facts(report.summary(report.read_run(log.write(folder, **config))))
+
+
+def test_restarts_are_told_with_their_reasons(tmp_path):
+  log = killed_between_saves()
+  log(1, "save", 30, seconds=1.0)
+  log(3, "saved", 30, seconds=2.5)
+  log(0, "preempt", 30)
+  log(20, "start")
+  log(4, "fail", message="no space left on device\nsecond line")
+  log(20, "start")
+  told = told_of(log, tmp_path)
+  assert told["attempts"] == "4"
+  assert told["after attempt 0"] == "killed without a word at step 30, 10 steps lost, down 0:01:40"
+  assert told["after attempt 1"] == "preempted at step 30, down 0:00:20"
+  assert told["after attempt 2"] == "failed before its first step (no space left on device), down 0:00:20"
+  assert told["saves"] == "2; training stood still for 1.50 s (median), 2.00 s at most; committed after 2.50 s"
+
+
+def test_of_many_restarts_the_newest_are_shown(tmp_path):
+  log = killed_between_saves()
+  for _ in range(10):
+    log(5, "start")
+  text = report.summary(report.read_run(log.write(tmp_path)))
+  assert text.count("  after attempt ") == report.SHOWN_RESTARTS - 1
+  assert "(the first 6 are on the page)" in text and "after attempt 10 " in text
+
+
+def test_what_went_wrong_inside_an_attempt_is_told(tmp_path):
+  log = Log()
+  begun(log)
+  log(1, "skip", 5, in_a_row=1)
+  log(1, "train", 10, **{"hosts/slowest": 1.0, "hosts/slowest_seconds": 0.3, "hosts/median_seconds": 0.2})
+  log(1, "slow_host", 10, process=1, host="node-7", seconds=0.3, median=0.2)
+  log(1, "train", 20, **{"hosts/slowest": 0.0, "hosts/slowest_seconds": 0.2, "hosts/median_seconds": 0.2})
+  log(1, "train", 30, **{"hosts/slowest": 1.0, "hosts/slowest_seconds": 0.5, "hosts/median_seconds": 0.2})
+  log(1, "verify", 20, ok=False, reason="its saving was interrupted", removed=True)
+  log(1, "verify", 10, ok=False, reason="checksum", set_aside="somewhere")
+  log(1, "rollback", 8, from_step=30, position=64, to=240)
+  log(1, "save_passed_over", 40, because="step 30 is still being written")
+  told = told_of(log, tmp_path)
+  assert told["rollbacks"] == "from step 30 to 8, past 176 rows"
+  assert told["skipped updates"] == "1, not finite"
+  assert told["bad checkpoints"] == "step 10 (checksum)" and told["saves cut off"] == "step 20"
+  assert told["slowest host"] == "process 1 (node-7) in 2 of 3 windows, 2.00 x the median (median)"
+  assert told["saves"] == "; 1 passed over, the one before was still being written"[2:]
+
+
+def test_only_settings_that_differ_from_their_defaults_are_listed(tmp_path):
+  text = report.summary(report.read_run(killed_between_saves().write(tmp_path, **{"optimizer.learning_rate": 0.25, "mesh.fsdp": 1, "old.key": "x y"})))
+  listed = text[text.index("changed settings") :].split("\n\n")[0]
+  assert "optimizer.learning_rate=0.25" in listed and "old.key=x y" in listed and "mesh.fsdp" not in listed
+  settings = report.configuration(report.read_run(tmp_path))
+  assert [setting.changed for setting in settings] == sorted((setting.changed for setting in settings), reverse=True)
+  assert {setting.key for setting in settings} == set(report.read_run(tmp_path).config)
+
+
+def test_mfu_is_told_where_it_is_known(tmp_path):
+  log = Log()
+  begun(log)
+  log(1, "train", 10, tokens_per_second=1000.0, mfu=0.42)
+  assert told_of(log, tmp_path)["speed"] == "1,000 tokens/s (median), MFU 42.0%"
+
+
+def test_a_config_that_is_no_config_is_refused(tmp_path):
+  for text in ("[1]", "{", '"x"'):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match="expected a resolved config as JSON, found"):
+      report.read_run(tmp_path)

@@ -1,0 +1,104 @@
+"""The records of a run in their order: which followed which, and which of them led to the newest parameters.
+
+Every attempt has its own files of events and of metrics; here they become one
+history. A run goes back to an earlier step when it restarts, and when it rolls
+back; what it had logged after that step then belongs to no parameters any more.
+"""
+
+import heapq
+import itertools
+import math
+from typing import Any, Iterable
+
+LINE = "line"  # the kind that a line of metrics gets among the events
+REWINDS = ("restore", "fresh", "rollback")
+TELL_THE_STEP = (*REWINDS, LINE, "first_step", "save", "preempt", "finish")
+_BESIDE = ("verify", "saved", "save_passed_over")  # may come between a restore and the rollback that asked for it
+# At equal times: what begins an attempt, then its metrics, then what follows from them.
+_RANK = {"start": 0, "verify": 0, "restore": 0, "jump": 0, "first_step": 0, LINE: 1}
+
+
+def by_attempt(events: list[dict[str, Any]], lines: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+  """attempt -> its records in the order of time.
+
+  Metrics have {"event": "line"}; an attempt that took steps without a checkpoint has
+  {"event": "fresh", "step": the one that it began at} after its start.
+  """
+  kept = {number: ([], []) for number in sorted({record["attempt"] for record in events + lines})}
+  for event in events:
+    kept[event["attempt"]][0].append(event)
+  for line in lines:
+    kept[line["attempt"]][1].append({"event": LINE} | line)
+  order = lambda record: (record["time"], _RANK.get(record["event"], 2))
+  # Each file is in its order already, even where a clock was set back in between.
+  merged = {number: _without_restores_of_rollbacks(heapq.merge(*files, key=order)) for number, files in kept.items()}
+  for records in merged.values():
+    kinds = {record["event"] for record in records}
+    begun = next((_before(record) for record in records if record["event"] == "first_step" or is_training(record)), None)
+    if "start" in kinds and "restore" not in kinds and begun is not None:
+      records.insert(1, records[0] | {"event": "fresh", "step": begun})
+  return merged
+
+
+def _without_restores_of_rollbacks(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+  """A rollback reads a checkpoint, which says so as at a start; it is one rewind, not two."""
+  kept: list[dict[str, Any]] = []
+  for record in records:
+    if record["event"] == "rollback":
+      behind = next((at for at in range(len(kept) - 1, 0, -1) if kept[at]["event"] not in _BESIDE), 0)
+      if kept and kept[behind]["event"] == "restore":
+        del kept[behind]
+    kept.append(record)
+  return kept
+
+
+def _before(record: dict[str, Any]) -> int:
+  """The step before a first step, or before the window of a first line; 0 where that is not said."""
+  if record["event"] == "first_step":
+    return record["step"] - 1
+  return record["step"] - int(number_in(record, "window_steps") or record["step"])
+
+
+def is_training(record: dict[str, Any]) -> bool:
+  """A line of training metrics, not of an evaluation."""
+  return record["event"] == LINE and not any(name.startswith("eval/") for name in record)
+
+
+def number_in(record: dict[str, Any], name: str) -> float | None:
+  """A finite number of a record, or None."""
+  value = record.get(name)
+  return value if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def lineage(events: list[dict[str, Any]], lines: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
+  """The metrics of the steps that led to the newest parameters: {100: {"time": …, "train/mlm_loss": …}, …}.
+
+  Where an attempt or a rollback goes back to a step, what was logged after that step is dropped; the
+  last line for a step wins.
+  """
+  steps: dict[int, dict[str, float]] = {}
+  for records in by_attempt(events, lines).values():
+    for record in records:
+      if record["event"] in REWINDS:
+        steps = {step: known for step, known in steps.items() if step <= record["step"]}
+      elif record["event"] == LINE:
+        values = {name: math.nan if value is None else value for name, value in record.items()}
+        for name in ("event", "attempt", "step"):
+          del values[name]
+        steps.setdefault(record["step"], {}).update(values)
+  return dict(sorted(steps.items()))
+
+
+def climbs(events: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[tuple[list[tuple[float, int]], int]]:
+  """How the step rose over time: for every stretch without a rewind ([(Unix seconds, step), …], the last of its steps that counts)."""
+  found: list[list[tuple[float, int]]] = []
+  for records in by_attempt(events, lines).values():
+    found.append([])
+    for record in records:
+      if record["event"] in REWINDS:
+        found.append([])
+      if record["event"] in TELL_THE_STEP:
+        found[-1].append((record["time"], record["step"]))
+  found = [points for points in found if points]
+  kept = itertools.accumulate([math.inf, *(points[0][1] for points in reversed(found[1:]))], min)
+  return list(zip(found, [min(points[-1][1], most) for points, most in zip(found, reversed(list(kept)))]))
