@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 
+from bert_jax.commands import add_cluster_arguments
 from bert_jax.commands.pretrain import check_source_is_meant
 from bert_jax.errors import UserError
 
@@ -19,9 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--workdir", required=True, metavar="DIR", help="its run folder; need not exist")
   parser.add_argument("--quick", action="store_true", help="look at the sizes of the corpus's files, do not read them")
   parser.add_argument("--json", action="store_true", help="as JSON")
-  parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where a scheduler does not tell (BERT_JAX_COORDINATOR)")
-  parser.add_argument("--num_processes", type=int, metavar="N", help="how many there are (BERT_JAX_NUM_PROCESSES)")
-  parser.add_argument("--process_id", type=int, metavar="I", help="which one this is, from 0 (BERT_JAX_PROCESS_ID)")
+  add_cluster_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -13,19 +13,20 @@ import ml_collections
 
 from bert_jax import config as configs
 from bert_jax.cluster import distributed, rendezvous
-from bert_jax.tools.checks import cluster, machine, row, storage, text, versions
+from bert_jax.tools.checks import cluster, corpus, machine, row, settings, storage, versions
 from bert_jax.tools.checks.context import Context, refused_flags
 from bert_jax.tools.checks.row import Row, Rows
 
 # What every process looks at by itself, in the order of the table.
 OWN: dict[str, Callable[[Context], Row | list[Row]]] = {
     "versions": lambda context: row.combined(versions.check(context.config.data.loader), row.ok(f"code {rendezvous.code_fingerprint()}")),
+    "config": settings.settings,
     "environment": machine.environment,
     "processes": lambda context: cluster.slurm(context.environ, context.cluster, context.accelerators),
     "devices": machine.devices,
     "memory": machine.memory,
     "clocks": storage.file_clock,
-    "corpus": text.corpus,
+    "corpus": corpus.corpus,
     "run folder": storage.run_folder,
     "checkpoints": storage.checkpoints,
     "disk space": storage.disk_space,

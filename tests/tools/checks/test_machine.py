@@ -30,6 +30,7 @@ def test_the_mesh_over_the_devices_is_shown(tmp_path, corpus):  # noqa: F811
         (["mesh.fsdp=3"], "does not fit 8 devices"),
         (["data.batch_size=12"], "does not divide over 8 devices"),
         (["mesh.tensor=4"], "mesh.tensor=4 does not divide"),
+        (["mesh.fsdp=8", "model.hidden_size=12"], "does not divide a dimension of 12"),
     ],
 )
 def test_a_mesh_that_does_not_divide_fails_in_the_words_of_the_run(tmp_path, corpus, overrides, said):  # noqa: F811
@@ -128,6 +129,12 @@ def test_the_limit_of_a_job_or_container_counts_also_that_of_the_group_above(tmp
            "sys/fs/cgroup/job_7/step_0/memory.stat": "anon 1\n"}  # fmt: skip
   free, limited = checks.available_memory(machine(tmp_path, files))
   assert free == 4 * GB and "8.0 GB that this job or container may take" in limited
+
+
+def test_what_a_job_has_taken_of_a_large_limit_is_taken_off(tmp_path):
+  files = {"proc/meminfo": MEMINFO, "proc/self/cgroup": "0::/job\n", "sys/fs/cgroup/job/memory.max": f"{24 * GB}\n",
+           "sys/fs/cgroup/job/memory.current": f"{10 * GB}\n", "sys/fs/cgroup/job/memory.stat": ""}  # fmt: skip
+  assert checks.available_memory(machine(tmp_path, files))[0] == 14 * GB
 
 
 def test_inside_a_container_the_group_is_the_mount_itself(tmp_path):

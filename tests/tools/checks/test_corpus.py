@@ -7,7 +7,8 @@ from tests.doctor_fixtures import context
 from tests.run_fixtures import corpus, prepare, write_text  # noqa: F401  (corpus is a fixture)
 
 from bert_jax.data.corpus import read_manifest
-from bert_jax.tools.checks import row, text
+from bert_jax.tools.checks import corpus as checks
+from bert_jax.tools.checks import row
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def copy(tmp_path, corpus):  # noqa: F811
 
 
 def look(view):
-  return row.run("corpus", text.corpus, view)["corpus"]
+  return row.run("corpus", checks.corpus, view)["corpus"]
 
 
 def flip(folder, number=1):
@@ -108,7 +109,7 @@ def test_a_mixture_is_looked_at_corpus_by_corpus(tmp_path, corpus, copy):  # noq
 def test_a_corpus_on_an_object_store_needs_a_place_to_be_copied_to(tmp_path, corpus, monkeypatch):  # noqa: F811
   (found,) = look(context(tmp_path, "gs://bucket/corpus"))
   assert found.status == row.FAIL and "data.cache_dir" in found.found
-  monkeypatch.setattr(text.epath, "Path", lambda path: corpus if "bucket" in str(path) else tmp_path / "nothing")
+  monkeypatch.setattr(checks.epath, "Path", lambda path: corpus if "bucket" in str(path) else tmp_path / "nothing")
   (found,) = look(context(tmp_path, "gs://bucket/corpus", f"data.cache_dir={tmp_path}"))
   assert found.status == row.OK and "will be copied to" in found.found
   (found,) = look(context(tmp_path, "gs://other/corpus", f"data.cache_dir={tmp_path}"))
