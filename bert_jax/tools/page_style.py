@@ -28,6 +28,7 @@ th { font-weight: 600; color: var(--soft); font-size: 13px; }
 tr:last-child td { border-bottom: 0; }
 .right { text-align: right; }
 .stack td { padding-right: 14px; }
+.stack td[data-name="began"], .stack td[data-name="time"] { white-space: nowrap; }
 .stack .said td { color: var(--soft); overflow-wrap: anywhere; padding-top: 0; }
 .stack tr:has(+ .said) td { border-bottom: 0; }
 @media (max-width: 720px) {

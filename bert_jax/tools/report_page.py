@@ -218,8 +218,10 @@ def _flags(account: goodput.Goodput, elapsed) -> str:
 def _restarts(run: RunRecord) -> str:
   """Every attempt with what ended it."""
   attempts = run.account.attempts if run.account else []
-  if len(attempts) < 2:
-    return "<p>None: one attempt so far.</p>" if attempts else ""
+  if not attempts:
+    return ""
+  if len(attempts) == 1 and attempts[0].ended in ("", goodput.ENDINGS["finish"]):
+    return "<p>None: one attempt so far.</p>"
   rows = []
   for attempt in attempts[-MOST_ROWS:]:
     reached = attempt.first is not None
@@ -231,7 +233,7 @@ def _restarts(run: RunRecord) -> str:
         "lasted": report.duration(attempt.end - attempt.begin),
         "steps lost": f"{attempt.lost_steps:,}" if attempt.lost_steps else "",
         "down after": report.duration(attempt.down) if attempt.down else "",
-        "ended": attempt.ended or "goes on",
+        "ended": attempt.ended or "no word of an end",
     }
     rows.append(cells | ({"said": attempt.message} if attempt.message else {}))
   return _table(rows) + _more(len(attempts))
@@ -255,7 +257,7 @@ def _more(total: int) -> str:
 
 
 def _happenings(run: RunRecord) -> str:
-  """Rollbacks, jumps, skipped updates, bad checkpoints, slow hosts, stalls and failures, by time."""
+  """Rollbacks, jumps, skipped updates, bad checkpoints and slow hosts, by time."""
   found: list[tuple[float, int, str]] = []
   skips: list[dict[str, Any]] = []
   for event in run.events:
@@ -295,12 +297,6 @@ def _told(event: dict[str, Any]) -> str:
       numbers = [event.get(name) for name in ("seconds", "median")]
       beside = " against a median of ".join(f"{value:.3g} s" for value in numbers if isinstance(value, (int, float)))
       return f"{step}: process {event.get('process')} ({event.get('host')}) is slow, {beside} per step"
-    case "stall":
-      return f"{step}: process {event.get('process')} stood still for {event.get('seconds')} s; the watchdog ended the run"
-    case "fail" | "peer_lost":
-      return f"{goodput.ENDINGS[event['event']]}: {event.get('message', '')}"
-    case "preempt":
-      return f"preempted, saved at {step}"
   return ""
 
 

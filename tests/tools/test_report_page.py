@@ -162,6 +162,14 @@ def test_a_run_of_one_attempt_that_goes_on_is_shown(tmp_path):
   assert "What happened" not in page.texts and "Dotted" not in page.text
 
 
+def test_an_only_attempt_that_failed_tells_why(tmp_path):
+  log = Log()
+  begun(log)
+  log.window(5, 10)
+  log(1, "fail", message="no space left on device")
+  assert "no space left on device" in page_of(log, tmp_path).text
+
+
 def test_a_run_without_events_or_numbers_is_shown_as_far_as_known(tmp_path):
   log = Log()
   begun(log)
