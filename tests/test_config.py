@@ -52,7 +52,7 @@ def test_an_unknown_key_on_the_command_line_is_an_error_that_names_the_nearest(t
         ("data.batch_size=64", "data.batch_size", 64),
         ("total_steps=1e3", "total_steps", 1000),
         ("optimizer.learning_rate=1", "optimizer.learning_rate", 1.0),
-        ("model.remat=true", "model.remat", True),
+        ("deterministic=true", "deterministic", True),
         ("data.corpus=7", "data.corpus", "7"),
         ("model.hidden_size=64", "model.hidden_size", 64),
         ("masking.max_predictions=20", "masking.max_predictions", 20),
@@ -63,7 +63,7 @@ def test_overrides_take_the_type_of_the_key(tmp_path, override, key, value):
   assert found == value and type(found) is type(value)
 
 
-@pytest.mark.parametrize("override", ["data.batch_size=many", "total_steps=1.5", "model.remat=2", "masking.rate=2", "optimizer.name=sgd",
+@pytest.mark.parametrize("override", ["data.batch_size=many", "total_steps=1.5", "deterministic=2", "masking.rate=2", "optimizer.name=sgd",
                                       "data.batch_size=0", "optimizer.microbatches=7", "data.batch_size", "optimizer.learning_rate=-1",
                                       "optimizer.warmup_steps=-1", "eval_rows=-1", "checkpoint.keep_last=-1", "optimizer.b1=1",
                                       "optimizer.weight_decay=-1", "optimizer.clip_norm=-1", "masking.rate=0", "seed=-1",

@@ -11,6 +11,7 @@ from tests.run_fixtures import corpus, prepare, tiny_run_config, write_text  # n
 
 from bert_jax import config as configs
 from bert_jax import inference, run
+from bert_jax.cluster import distributed
 from bert_jax.errors import UserError
 from bert_jax.training import checkpoint, metrics
 
@@ -96,7 +97,7 @@ def test_every_config_key_is_read_by_a_run(tmp_path, corpus, monkeypatch):  # no
   )  # fmt: skip
   monkeypatch.setattr(configs, "flatten", _without(monkeypatch, configs.flatten, plain))
   monkeypatch.setattr(ml_collections.ConfigDict, "__getitem__", getitem)
-  run.pretrain_run(config, tmp_path / "run")
+  run.pretrain_run(config, tmp_path / "run", cluster=distributed.detect(environ={}))
   assert set(configs.KEYS) - read == set()
 
 

@@ -123,7 +123,7 @@ class _Trainer:
   def __init__(self, run: Run, around: Around):
     began = time.perf_counter()
     self._run, self._around, self._began = run, around, began
-    config, self._stopping = run.config, False
+    config, self._stopping, self._max_rollbacks = run.config, False, run.config.max_rollbacks
     self.end = configs.last_step(config)
     self._program = make_program(run.task, config, run.mesh)
     self._window = Window(run.task, max_bad_steps=config.max_bad_steps, flops_per_token=run.flops_per_token,
@@ -206,7 +206,7 @@ class _Trainer:
     """Goes back to the newest good checkpoint, and on behind the data that made `bad.in_a_row` updates void."""
     self._in_flight = None
     state, step, position, _ = self._restore_or_start()
-    jumps, limit = self._around.jumps, self._run.config.max_rollbacks
+    jumps, limit = self._around.jumps, self._max_rollbacks
     if jumps.from_step(step) >= limit:
       raise UserError(
           f"{bad}, and the run has gone back to step {step} {limit} times already (max_rollbacks), past other data each time: it is not the "

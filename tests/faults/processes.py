@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -108,11 +109,12 @@ class Processes:
     while not condition():
       ended = {number: process.poll() for number, (process, _) in self._processes.items() if process.poll() is not None}
       assert not ended and time.monotonic() < deadline, (ended, [self.output(number) for number in self._processes])
-      time.sleep(0.002)
+      time.sleep(0.01)
 
   def wait_for_step(self, step: int) -> None:
-    """Waits until the run has logged a step."""
-    self.wait_for(lambda: max(logged_steps(self.workdir), default=0) >= step)
+    """Waits until the first process has shown a step (metrics are written every few seconds only)."""
+    shown = re.compile(r"^ *([\d,]+)/[\d,]+ ", re.M)
+    self.wait_for(lambda: max((int(found.replace(",", "")) for found in shown.findall(self.output(0))), default=0) >= step)
 
   def ended(self, seconds: float = 120, numbers: Sequence[int] | None = None) -> list[Ended]:
     """Waits for the processes (or for some) to end; fails where they do not."""
@@ -139,10 +141,6 @@ def free_port() -> int:
   with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     return probe.getsockname()[1]
-
-
-def logged_steps(workdir: pathlib.Path) -> list[int]:
-  return list(metrics.read_metrics(workdir))
 
 
 def losses(workdir: pathlib.Path) -> list[list[float]]:
