@@ -86,7 +86,7 @@ document.querySelectorAll("svg.chart").forEach(svg => {
   rule.setAttribute("class", "hover"); rule.setAttribute("y1", top); rule.setAttribute("y2", bottom); rule.style.display = "none";
   const value = y => {
     const linear = y0 + (bottom - y) / (bottom - top) * (y1 - y0), real = svg.dataset.log == "1" ? 10 ** linear : linear;
-    return svg.dataset.unit == "%" ? (100 * real).toFixed(1) + "%" : Number(real.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 });
+    return svg.dataset.unit == "%" ? (100 * real).toFixed(1) + "%" : Number(real.toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 3 });
   };
   const show = event => {
     const box = svg.getBoundingClientRect(), x = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
@@ -99,7 +99,8 @@ document.querySelectorAll("svg.chart").forEach(svg => {
     const names = Object.keys(near);
     if (!names.length) return hide();
     const at = near[names[0]].point[0], step = x0 + (at - left) / (right - left) * (x1 - x0);
-    const where = svg.dataset.time ? (step / 60).toFixed(1) + " min" : Math.round(step).toLocaleString("en");
+    const grain = 10 ** Math.max(0, Math.floor(Math.log10((x1 - x0) / 1000)));  // as fine as the drawing
+    const where = svg.dataset.time ? (step / 60).toFixed(1) + " min" : (Math.round(step / grain) * grain).toLocaleString("en");
     title.textContent = where + ": " + names.map(name => (names.length > 1 ? name + " " : "") + value(near[name].point[1])).join(", ");
     svg.classList.add("told"); rule.setAttribute("x1", at); rule.setAttribute("x2", at); rule.style.display = "";
   };
