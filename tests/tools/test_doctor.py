@@ -83,15 +83,11 @@ def results(*started):
   return [process.returncode for process in started], rows, printed[1][0]
 
 
-def together(first, second):
-  address = f"127.0.0.1:{port()}"
-  return results(*(start(address, number, words) for number, words in enumerate((first, second))))
-
-
 def test_two_processes_print_one_table_and_agree_on_the_exit_code(tmp_path, corpus):  # noqa: F811
   words = [f"--config={write_config(tmp_path)}", f"--workdir={tmp_path / 'run'}", f"--config.data.corpus={corpus}"]
   before = files(tmp_path)
-  codes, rows, other = together(words, words)
+  address = f"127.0.0.1:{port()}"
+  codes, rows, other = results(*(start(address, number, words) for number in (0, 1)))
   assert codes == [0, 0] and other == "" and list(rows) == CHECKS
   assert files(tmp_path) == before
   assert "all 2 processes met there" in rows["coordinator"][0].found
@@ -104,9 +100,16 @@ def test_what_differs_on_one_process_is_named_with_it(tmp_path, corpus):  # noqa
   damaged = shutil.copytree(corpus, tmp_path / "damaged")
   shard = next((damaged / "train").glob("tokens-*.npy"))
   shard.write_bytes(shard.read_bytes()[:-1])
+  (tmp_path / "fast").mkdir()
+  (tmp_path / "fast" / "sitecustomize.py").write_text("import time\nright = time.time\ntime.time = lambda: right() + 7\n")
   words = [f"--config={write_config(tmp_path)}", f"--workdir={tmp_path / 'run'}"]
-  codes, rows, _ = together([*words, f"--config.data.corpus={corpus}"], [*words, f"--config.data.corpus={damaged}", "--config.seed=3"])
+  address = f"127.0.0.1:{port()}"
+  first = start(address, 0, [*words, f"--config.data.corpus={corpus}"])
+  second = start(address, 1, [*words, f"--config.data.corpus={damaged}", "--config.seed=3"], PYTHONPATH=str(tmp_path / "fast"))
+  codes, rows, _ = results(first, second)
   assert codes == [1, 1]
+  told = " ".join(one.found for one in rows["clocks"])
+  assert "7.0 s ahead of that of" in told and "process 1 (" in told and "clock of the file system is 7.0 s behind" in told
   assert rows["corpus"][0].status == row.FAIL and rows["corpus"][0].found.startswith("process 1 (") and shard.name in rows["corpus"][0].found
   assert "seed=3, process 0 0" in rows["processes"][0].found
 

@@ -6,6 +6,7 @@ import errno
 import json
 import pathlib
 import socket
+import sys
 import time
 from typing import Any, Mapping, Sequence
 
@@ -19,6 +20,7 @@ from bert_jax.tools.checks.row import Row
 # How long a process waits for what another one has to say; reading every shard of a large corpus takes its time.
 # A process that dies is noticed long before, by JAX's heartbeat.
 _PATIENCE_MS = 3_600_000
+_TELL_MS = 5_000
 _PINGS = 3
 _PORT_SECONDS = 2.0  # an attempt that has just ended may hold its port a moment longer
 # Beyond these, times in events mislead; and Kerberos (its default) and object stores refuse requests.
@@ -193,7 +195,15 @@ class Exchange:
     if self._own:
       self._say(f"{name}/{self._own}", value)
       return None
-    return [value, *(self._hear(f"{name}/{number}") for number in range(1, self._count))]
+    return [value, *(self._hear_of(number, f"{name}/{number}") for number in range(1, self._count))]
+
+  def _hear_of(self, number: int, key: str) -> Any:
+    """As _hear; tells whom it is waiting for, since a corpus may take long to read."""
+    try:
+      return json.loads(self._client.blocking_key_value_get(f"bert_jax/doctor/{key}", _TELL_MS))
+    except Exception:  # jaxlib's own, DEADLINE_EXCEEDED; whatever else it is comes again
+      print(f"still waiting for {row.named([number], self._context.hosts)}", file=sys.stderr, flush=True)
+      return self._hear(key)
 
   def from_first(self, name: str, value: Any) -> Any:
     """Process 0's value, on every process."""

@@ -90,13 +90,19 @@ class Context:
 
   @functools.cached_property
   def devices(self) -> list[jax.Device]:
-    """The devices of all processes. Raises UserError where looking for them would end this process."""
+    """The devices of all processes. Raises UserError where JAX has none, or where looking for them would end this process."""
     if self.introductions is None:
       raise UserError("without all processes nothing is known of the devices; mend the coordinator first")
     for number, about in enumerate(self.introductions):  # JAX's devices come together, or not at all
       if about.get("xla_flags"):
         raise UserError(f"process {number}: {about['xla_flags']}" if len(self.introductions) > 1 else about["xla_flags"])
-    return jax.devices()
+    try:
+      return jax.devices()
+    except Exception as error:
+      asked = self.environ.get("JAX_PLATFORMS", "")
+      text = " ".join(str(error).split()) or "it has none"
+      remedy = f"unset JAX_PLATFORMS, or install what {asked} needs" if asked else "look at the driver, and at what `python -c 'import jax; jax.devices()'` says"
+      raise UserError(f"JAX cannot start its devices{f' (JAX_PLATFORMS={asked})' if asked else ''}: {text}\n{remedy}") from error
 
   @functools.cached_property
   def mesh(self) -> Mesh:

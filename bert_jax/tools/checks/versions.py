@@ -55,9 +55,9 @@ def check(loader: str, version: Version = installed, requires: Requires = import
                     "install it there: pip install --editable . --constraint constraints.txt")  # fmt: skip
   needs = [need for need in needs if (need.marker is None or need.marker.evaluate({"extra": ""}))
            and (loader == "tfdata" or not need.name.startswith("tensorflow"))]  # fmt: skip
-  wrong = {}
+  wrong: dict[str, str] = {}
   if platform.python_version() not in python:
-    wrong[f"python{python}"] = f"python {platform.python_version()}, {PROJECT} needs {python}"
+    return row.fail(f"python {platform.python_version()}, {PROJECT} needs {python}", "install it for another Python")
   for need in needs:
     _compare(wrong, need, version(need.name), PROJECT, required=True)
   for part, others in PARTS.items():

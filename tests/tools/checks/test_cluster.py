@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import types
 
 import pytest
 
@@ -136,3 +137,24 @@ def test_clocks_that_differ_are_told_by_machine():
   near, far = checks.clock_rows([0, 0, 5, 5, -400], hosts)
   assert near.status == row.WARN and near.found == "the clock of b is 5.0 s ahead of that of a"
   assert far.status == row.FAIL and far.found == "the clock of c is 400.0 s behind that of a"
+
+
+class Slow:
+  """A key-value store in which process 1 is late."""
+
+  def __init__(self):
+    self.asked = []
+
+  def blocking_key_value_get(self, key, milliseconds):
+    self.asked.append((key, milliseconds))
+    if len(self.asked) == 1:
+      raise RuntimeError("DEADLINE_EXCEEDED")
+    return "7"
+
+
+def test_a_process_that_takes_long_is_named_and_waited_for(capsys):
+  view = types.SimpleNamespace(cluster=Cluster("a:1", 2, 0, "arguments"), hosts=["a", "b"])
+  client = Slow()
+  assert checks.Exchange(view, client).gather("rows", 3) == [3, 7]
+  assert capsys.readouterr().err == "still waiting for process 1 (b)\n"
+  assert [milliseconds for _, milliseconds in client.asked] == [5_000, 3_600_000]

@@ -77,6 +77,18 @@ def test_devices_of_several_kinds_are_a_warning(tmp_path, corpus):  # noqa: F811
   assert found.status == row.WARN and "4 x NVIDIA A100 + 4 x NVIDIA H100" in found.found
 
 
+def test_a_platform_that_jax_cannot_start_is_named_and_the_memory_is_looked_at_all_the_same(tmp_path, corpus, monkeypatch):  # noqa: F811
+  def no_devices():
+    raise RuntimeError("Unable to initialize backend 'tpu'. No\nlibtpu; none at all")
+
+  monkeypatch.setattr(jax, "devices", no_devices)
+  for environ, remedy in (({"JAX_PLATFORMS": "tpu"}, "unset JAX_PLATFORMS"), ({}, "look at the driver")):
+    view = context(tmp_path, corpus, environ=environ)
+    (found,) = row.run("devices", checks.devices, view)["devices"]
+    assert found.status == row.FAIL and "Unable to initialize backend 'tpu'. No libtpu; none at all" in found.found and remedy in found.remedy
+    assert checks.memory(view).status == row.OK
+
+
 def test_devices_are_not_looked_at_where_the_processes_did_not_meet(tmp_path, corpus):  # noqa: F811
   assert checks.devices(context(tmp_path, corpus, introductions=None)).status == row.WARN
 

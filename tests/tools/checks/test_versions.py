@@ -25,6 +25,12 @@ def test_a_version_below_the_lower_bound_and_a_missing_package_are_named_with_wh
   assert "'flax<0.13,>=0.12.8'" in found.remedy and "'tokenizers>=0.22'" in found.remedy
 
 
+def test_a_python_that_is_too_old_is_named(monkeypatch):
+  monkeypatch.setattr(versions.platform, "python_version", lambda: "3.10.4")
+  found = versions.check("tfdata")
+  assert found.status == row.FAIL and found.found == "python 3.10.4, bert_jax needs >=3.11" and "another Python" in found.remedy
+
+
 def test_jax_and_jaxlib_must_be_of_one_release():
   found = versions.check("tfdata", with_(jaxlib="0.9.1"))
   assert found.status == row.FAIL and "jaxlib 0.9.1, jax " in found.found
