@@ -48,7 +48,7 @@ def bad_rows(bad, how="nan", process=1):
 @pytest.mark.parametrize("how", ["nan", "inf", "gradient"])
 def test_an_update_that_is_not_finite_on_one_device_is_void_on_all_and_counted(folder, corpus, how):
   workdir = folder / f"void-{how}"
-  run(folder, corpus, workdir.name, (*STEPS, "checkpoint.every_steps=1"), devices=2, sabotage=bad_rows({3, 7}, how))
+  run(folder, corpus, workdir.name, (*STEPS, "checkpoint.every_steps=1", "checkpoint.keep_last=20"), devices=2, sabotage=bad_rows({3, 7}, how))
   assert [(event["step"], event["in_a_row"]) for event in events(workdir, "skip")] == [(3, 1), (7, 1)]
   assert not events(workdir, "rollback")
   lines = metrics.read_metrics(workdir)
