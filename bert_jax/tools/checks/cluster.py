@@ -118,8 +118,8 @@ def slurm(environ: Mapping[str, str], cluster: Cluster, accelerators: Accelerato
   seen = len(visible.split(",")) if visible else gpus
   remedy = f"#SBATCH --ntasks-per-node={gpus}"
   if tasks < gpus:
-    return [row.fail(f"{tasks} task{'s' * (tasks > 1)} on a node with {gpus} GPUs: under Slurm JAX takes one GPU per task, and {gpus - tasks} would idle",
-                     remedy)]  # fmt: skip
+    return [row.fail(f"{tasks} task{'s' * (tasks > 1)} on a node with {gpus} GPUs: under Slurm JAX takes one GPU per task, "
+                     f"and {gpus - tasks} would idle", remedy)]  # fmt: skip
   if tasks > gpus:
     return [row.fail(f"{tasks} tasks on a node with {gpus} GPU{'s' * (gpus > 1)}: under Slurm each takes a GPU of its own", remedy)]
   if tasks > 1 and seen < tasks:
@@ -158,7 +158,8 @@ def processes(cluster: Cluster, introductions: list[dict[str, Any]], devices: Se
   known = {number: count for number, count in enumerate(devices) if count is not None}
   few = [number for number, count in known.items() if count < max(known.values())]
   if few:
-    rows.append(row.fail(f"{row.named(few, hosts)} {'see' if len(few) > 1 else 'sees'} {min(known.values())} devices, the others {max(known.values())}",
+    least, most = min(known.values()), max(known.values())
+    rows.append(row.fail(f"{row.named(few, hosts)} {'see' if len(few) > 1 else 'sees'} {least} devices, the others {most}",
                          "give every process the same number of devices"))  # fmt: skip
   by_host = collections.defaultdict(list)
   for number, host in enumerate(hosts):

@@ -101,8 +101,10 @@ class Context:
     except Exception as error:
       asked = self.environ.get("JAX_PLATFORMS", "")
       text = " ".join(str(error).split()) or "it has none"
-      remedy = f"unset JAX_PLATFORMS, or install what {asked} needs" if asked else "look at the driver, and at what `python -c 'import jax; jax.devices()'` says"
-      raise UserError(f"JAX cannot start its devices{f' (JAX_PLATFORMS={asked})' if asked else ''}: {text}\n{remedy}") from error
+      remedy = "look at the driver, and at what `python -c 'import jax; jax.devices()'` says"
+      if asked:
+        text, remedy = f"{text} (JAX_PLATFORMS={asked})", f"unset JAX_PLATFORMS, or install what {asked} needs"
+      raise UserError(f"JAX cannot start its devices: {text}\n{remedy}") from error
 
   @functools.cached_property
   def mesh(self) -> Mesh:

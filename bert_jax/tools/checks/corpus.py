@@ -32,10 +32,13 @@ def corpus(context: Context) -> Row | list[Row]:
   context.resolved  # refuses a model that does not fit
   rows, size = opened.train.num_rows, data.batch_size
   if size > rows:
-    return row.warn(f"a batch of {size:,} rows holds the {rows:,} rows of the corpus more than once", "prepare more text, or lower data.batch_size")
+    return row.warn(f"a batch of {size:,} rows holds the {rows:,} rows of the corpus more than once",
+                    "prepare more text, or lower data.batch_size")  # fmt: skip
   epochs = context.config.total_steps * size / rows
   looked = "SHA-256 of every shard as it should be" if verify else "sizes as they should be, contents not read"
-  return row.ok(f"{data.corpus or data.mixture}: {rows:,} rows, {epochs:.{1 if epochs >= 1 else 3}f} epochs in this run; {looked}; corpus_id {manifest['corpus_id'][:12]}")
+  shown = f"{epochs:.1f}" if epochs >= 1 else f"{epochs:.2g}"
+  name = data.corpus or data.mixture
+  return row.ok(f"{name}: {rows:,} rows, {shown} epochs in this run; {looked}; corpus_id {manifest['corpus_id'][:12]}")
 
 
 def _remote(folders: list[str], cache_dir: str) -> Row:

@@ -90,7 +90,9 @@ def _cgroup_limits(root: pathlib.Path):
     if controllers not in ("", "memory"):
       continue
     mount = root / "sys/fs/cgroup" / controllers
-    names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file") if controllers else ("memory.max", "memory.current", "inactive_file")
+    names = ("memory.max", "memory.current", "inactive_file")
+    if controllers:
+      names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
     own = mount / path.lstrip("/")
     # In a container the own group is the mount itself, whatever the path says.
     for folder in dict.fromkeys([mount, *(folder for folder in (own, *own.parents) if mount in folder.parents)]):

@@ -25,4 +25,5 @@ def settings(context: Context) -> Row:
     raise UserError(f"init_optimizer needs a run folder with checkpoints, {source} has none; give one, or set init_optimizer=False")
   parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(context.state.params))
   begins = f", starting from {source}" if source else ""
-  return row.ok(f"{config.model.preset}, {parameters / 1e6:,.1f} M parameters, {configs.last_step(config):,} steps of {config.data.batch_size:,} rows{begins}")
+  length = f"{configs.last_step(config):,} steps of {config.data.batch_size:,} rows"
+  return row.ok(f"{config.model.preset}, {parameters / 1e6:,.1f} M parameters, {length}{begins}")

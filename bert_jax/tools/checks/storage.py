@@ -198,7 +198,8 @@ def _saved(context: Context) -> list[Row]:
       rows.append(row.warn(f"checkpoint {name} is damaged: {damage.found}", f"nothing: the next start moves it to {folders.SET_ASIDE}{goes_on}"))
   if folders.has_damage(directory):
     aside = sorted(path.name for path in (directory / folders.SET_ASIDE).iterdir())
-    rows.append(row.warn(f"damaged checkpoints were set aside before: {', '.join(aside)}", "look after the disk; delete them when they are no longer needed"))
+    rows.append(row.warn(f"damaged checkpoints were set aside before: {', '.join(aside)}",
+                         "look after the disk; delete them when they are no longer needed"))  # fmt: skip
   if not sound:
     if folders.has_damage(directory) or any(damage.reason not in ("unfinished", "empty") for damage in broken.values()):
       rows.append(row.fail(f"no checkpoint in {directory} is sound", "restore one from a backup, or choose another --workdir"))

@@ -33,8 +33,8 @@ def test_outside_slurm_there_is_nothing_to_say():
 @pytest.mark.parametrize(
     "changes, said, remedy",
     [
-        ({"SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_NTASKS": "2"}, "1 task on a node with 8 GPUs: under Slurm JAX takes one GPU per task, and 7 would idle",
-         "--ntasks-per-node=8"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_NTASKS": "2"},
+         "1 task on a node with 8 GPUs: under Slurm JAX takes one GPU per task, and 7 would idle", "--ntasks-per-node=8"),
         ({"SLURM_STEP_TASKS_PER_NODE": "8,4"}, "4 tasks on a node with 8 GPUs", "--ntasks-per-node=8"),
         ({"SLURM_STEP_TASKS_PER_NODE": "16(x2)"}, "16 tasks on a node with 8 GPUs", "--ntasks-per-node=8"),
         ({"CUDA_VISIBLE_DEVICES": "0"}, "each of the 8 tasks on this node sees 1 of its 8 GPUs", "--gres=gpu:8"),
