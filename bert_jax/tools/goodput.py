@@ -15,7 +15,8 @@ belongs to exactly one part:
 
 Goodput is useful / all of them. What a killed attempt did after its last sign
 of life left no trace and counts as down; so does what comes before the start
-event (starting Python, waiting for the other processes). After a run has
+event (starting Python, waiting for the other processes). The steps since the last
+save of an attempt that has just died are useful until the next one goes back. After a run has
 finished nobody waits for it: the time until it is started again is left out.
 Older run folders lack some fields; then a part is estimated from the speed of
 the steps, and the parts still add up.

@@ -173,7 +173,7 @@ def ticks(low: float, high: float, most: int, *, log: bool = False, times: bool 
   return [base * number for number in within(base)]
 
 
-def thinned(points: list[tuple[float, float]], columns: int = _COLUMNS) -> list[tuple[float, float]]:
+def thinned(points: list[tuple[float, float]], columns: int) -> list[tuple[float, float]]:
   """At most two points for each of `columns` equal parts of the x axis: the lowest and the highest."""
   if len(points) <= 2 * columns:
     return points
@@ -189,7 +189,10 @@ def thinned(points: list[tuple[float, float]], columns: int = _COLUMNS) -> list[
 
 
 def _line(one: Series, across, up) -> list[str]:
-  points = thinned(one.points)
+  if not one.points:
+    return []
+  wide = (across(one.points[-1][0]) - across(one.points[0][0])) / (RIGHT - LEFT)
+  points = thinned(one.points, max(math.ceil(_COLUMNS * wide), 1))
   placed = [f"{across(x):.1f},{up(y):.1f}" for x, y in points]
   parts = [f'<polyline class="{one.kind}" data-name="{escape(one.name)}" points="{" ".join(placed)}"/>']
   if one.kind == "eval" and len(points) <= 40 or len(points) == 1:

@@ -101,7 +101,8 @@ CHINESE = "今天的天气很好，我们一起去公园散步，看见了许多
 
 def test_chinese_characters_are_words_and_stand_without_spaces(tmp_path):
   text = tmp_path / "zh.txt"
-  text.write_text("\n\n".join(f"{CHINESE}\n{CHINESE[::-1]}\n我们又来了，{CHINESE[number % 12]}{CHINESE[number % 7]}公园里的花还是很美。" for number in range(60)), encoding="utf-8")
+  documents = [f"{CHINESE}\n{CHINESE[::-1]}\n我们又来了，{CHINESE[number % 12]}{CHINESE[number % 7]}公园里的花还是很美。" for number in range(60)]
+  text.write_text("\n\n".join(documents), encoding="utf-8")
   folder = prepare(f"text:{text}", tmp_path / "corpus", vocab_size=140, seq_length=64)
   pretrain_run(tiny_run_config(tmp_path, folder, "total_steps=8", "model.max_position_embeddings=64", "export.format="),
                str(tmp_path / "run"), say=lambda _: None)  # fmt: skip
