@@ -5,8 +5,11 @@ import random
 
 import pytest
 
+from bert_jax.run import pretrain_run
 from bert_jax.tools import goodput, history
+from bert_jax.training.metrics import read_events, read_lines
 from tests.report_fixtures import Log, begun, killed_between_saves
+from tests.run_fixtures import corpus, tiny_run_config  # noqa: F401  (the first is a fixture)
 
 
 def check_whole(account):
@@ -260,3 +263,14 @@ def test_the_parts_add_up_whatever_happened(seeds):
     if not finished and times == sorted(times):
       assert account.wall == pytest.approx(max(times) - min(times)), seed
     assert sum(span.steps for span in account.spans if span.part == "useful") == steps, seed
+
+
+def test_a_real_run_is_accounted_for(corpus, tmp_path):
+  for stop in (12, 24):
+    pretrain_run(tiny_run_config(tmp_path, corpus, f"stop_at_step={stop}", "export.format="), str(tmp_path / "run"), say=lambda _: None)
+  account = goodput.account(read_events(tmp_path / "run"), read_lines(tmp_path / "run"))
+  check_whole(account)
+  assert [(attempt.first, attempt.last, attempt.ended) for attempt in account.attempts] == [(0, 12, "finished"), (12, 24, "finished")]
+  assert sum(span.steps for span in account.spans if span.part == "useful") == 24
+  assert all(account.seconds[part] > 0 for part in ("useful", "starting", "data_wait", "evaluation", "checkpoint"))
+  assert account.seconds["lost"] == account.seconds["down"] == 0
