@@ -3,7 +3,6 @@
 import argparse
 import atexit
 import difflib
-import errno
 import functools
 import importlib
 import os
@@ -13,26 +12,12 @@ import sys
 import threading
 
 from bert_jax import __version__
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, refusal_of_disk
 
 # In the order in which a newcomer meets them; each is a module of bert_jax.commands.
 COMMANDS = ("prepare", "inspect", "doctor", "pretrain", "report", "evaluate", "export", "fill-mask", "next-sentence", "encode")
 # Those that keep what they have finished, and find it again.
 RESUMABLE = ("prepare", "pretrain")
-
-# What a file system may refuse, and what helps.
-_FULL, _FORBIDDEN, _MISPLACED = (
-    "make room, then run the same command again",
-    "choose a place that you may read and write",
-    "there is a file where a folder belongs, or the other way round: choose another name",
-)
-_DISK_REMEDIES = (
-    dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FULL)
-    | dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _FORBIDDEN)
-    | dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST), _MISPLACED)
-    | {errno.ENAMETOOLONG: "choose a shorter name"}
-)
-
 
 def main(argv: list[str] | None = None) -> int:
   """Runs a command. Returns the exit code: 0 done, 1 the user's mistake, 2 usage, 130 interrupted by Ctrl-C."""
@@ -66,11 +51,11 @@ def main(argv: list[str] | None = None) -> int:
     let_go_of_output()
     return 0
   except OSError as error:
-    if error.errno not in _DISK_REMEDIES:
+    refused = refusal_of_disk(error)
+    if refused is None:
       raise
     let_go_of_output()
-    name = error.filename2 or error.filename  # of a copy: the new file
-    print(f"error: {f'{name}: ' if name else ''}{error.strerror}; {_DISK_REMEDIES[error.errno]}", file=sys.stderr)
+    print(f"error: {refused}", file=sys.stderr)
     return 1
 
 

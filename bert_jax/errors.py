@@ -1,5 +1,7 @@
 """How the command ends: the one exception that a user should ever see, and the exit codes that schedulers act on."""
 
+import errno
+
 # A scheduler starts the same command again after any of these, and the run goes on from its newest checkpoint.
 EXIT_PREEMPTED = 75  # the machine is about to be taken away (SIGTERM), and the step was saved; EX_TEMPFAIL of sysexits.h
 EXIT_PEER_LOST = 76  # another process of the run has died or gone silent
@@ -13,3 +15,24 @@ class UserError(Exception):
   expected, what came, and the remedy. The command line prints it without a
   traceback and exits with code 1.
   """
+
+
+_FULL, _FORBIDDEN, _MISPLACED = (
+    "make room, then run the same command again",
+    "choose a place that you may read and write",
+    "there is a file where a folder belongs, or the other way round: choose another name",
+)
+_DISK_REMEDIES = (
+    dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FULL)
+    | dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _FORBIDDEN)
+    | dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST), _MISPLACED)
+    | {errno.ENAMETOOLONG: "choose a shorter name"}
+)
+
+
+def refusal_of_disk(error: Exception) -> str | None:
+  """What a file system refused, and what helps; None for any other error."""
+  if not isinstance(error, OSError) or error.errno not in _DISK_REMEDIES:
+    return None
+  name = error.filename2 or error.filename  # of a copy: the new file
+  return f"{f'{name}: ' if name else ''}{error.strerror}; {_DISK_REMEDIES[error.errno]}"

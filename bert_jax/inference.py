@@ -21,7 +21,7 @@ from bert_jax.errors import UserError
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pretraining import HEADS, ModelOutput, PretrainingModel
 from bert_jax.resolve import encoder_of, read_run_config
-from bert_jax.training import checkpoint
+from bert_jax.training import checkpoint_reading
 
 POOLINGS = ("cls", "pooler", "mean", "max", "tokens")
 # Rows are padded to a multiple of this many tokens, so that few shapes are compiled.
@@ -82,7 +82,7 @@ def load_checkpoint(path: str | pathlib.Path) -> Model:
     raise UserError(f"{path} is not a checkpoint; they are called WORKDIR/checkpoints/STEP")
   folder = checkpoints.parent
   config = read_run_config(folder)
-  params, _ = checkpoint.restore_params(checkpoints, step=None if step is None else int(step))
+  params, _ = checkpoint_reading.restore_params(checkpoints, step=None if step is None else int(step))
   return Model(encoder_of(config), params, load_tokenizer(folder / "tokenizer"), HEADS, str(path), folder / "tokenizer")
 
 

@@ -34,7 +34,7 @@ from bert_jax.inference import Model, load_model
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.resolve import encoder_of, model_of, pretraining_task, read_run_config, resolve
-from bert_jax.training import checkpoint, loop, metrics, sharding
+from bert_jax.training import checkpoint, checkpoint_reading, loop, metrics, sharding
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training.jumps import Jumps, read_jumps
 from bert_jax.training.profile import Profile
@@ -139,6 +139,8 @@ def _train(setup: _Setup, peers: Peers, profile: tuple[int, int] | None):
                  device_kind=jax.devices()[0].device_kind, jax=jax.__version__, python=platform.python_version(),
                  host=distributed.host_name(), code=rendezvous.code_fingerprint())  # fmt: skip
 
+    peers.on_told = lambda message: writer.event("fail", message=message)
+
     def on_stall(seconds: float) -> None:
       if speaks:
         writer.event("stall", seconds=round(seconds, 1), process=jax.process_index())
@@ -165,7 +167,7 @@ def _train(setup: _Setup, peers: Peers, profile: tuple[int, int] | None):
       reason = peers.explain(error)
       if not isinstance(reason, UserError):
         around.checkpoints.abandon()  # a save needs all processes, and would be waited for in vain
-      writer.event("fail", message=str(reason))
+      writer.event("peer_lost" if isinstance(reason, PeerLost) else "fail", message=str(reason))
       raise reason from (error if reason is not error else error.__cause__)
     writer.event("finish", step=end)
   return result
@@ -323,7 +325,7 @@ def _initial_parameters(config: ml_collections.ConfigDict, encoder: EncoderConfi
 
   def start(fresh: TrainState, abstract: TrainState) -> TrainState:
     if config.init_optimizer:
-      state, host = checkpoint.restore_state(pathlib.Path(config.init_from) / "checkpoints", abstract)
+      state, host = checkpoint_reading.restore_state(pathlib.Path(config.init_from) / "checkpoints", abstract)
       say(f"Starting from {config.init_from}: parameters, moments and step {host['step']}")
       return state
     missing = sorted(set(fresh.params) - set(source.params))

@@ -24,7 +24,7 @@ FLOORS = (
     ("cluster.distributed", "cluster.rendezvous", "cluster.agreement", "cluster.preemption", "cluster.watchdog", "cluster.peers", "cluster.stragglers"),  # 2: starting, stopping and watching processes
     (  # 2: training
         "training.optimizer", "training.sharding", "training.data_parallel", "training.train_state", "training.checksums", "training.orbax_noise",
-        "training.checkpoint_folder", "training.checkpoint", "training.metrics", "training.train_step",
+        "training.checkpoint_folder", "training.checkpoint_files", "training.checkpoint_reading", "training.checkpoint", "training.metrics", "training.train_step",
         "training.program", "training.jumps", "training.profile", "training.window", "training.loop",
     ),
     ("pretrain", "resolve", "inference", "evaluation", "run", "tools.inspect", "tools.history", "tools.goodput", "tools.report", "tools.figures", "tools.samples", "tools.svg", "tools.page_style", "tools.report_page",
@@ -86,7 +86,7 @@ def test_floor_0_knows_neither_tensorflow_nor_orbax_nor_torch_and_only_one_file_
     for name in imports_of(path):
       users.setdefault(name.split(".")[0], set()).add(module)
   assert users.get("tensorflow", set()) <= {"data.input_pipeline", "data.tfds_texts"}
-  assert users.get("orbax", set()) == {"training.checkpoint"}
+  assert users.get("orbax", set()) == {"training.checkpoint_files"}
   assert not users.get("torch") and not users.get("transformers")
   assert not users.get("pickle") and not users.get("dill") and not users.get("cloudpickle")
 

@@ -13,7 +13,7 @@ from bert_jax import config as configs
 from bert_jax import inference, run
 from bert_jax.cluster import distributed
 from bert_jax.errors import UserError
-from bert_jax.training import checkpoint, metrics
+from bert_jax.training import checkpoint_reading, metrics
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_init_optimizer_takes_over_moments_and_step(finished, tmp_path, corpus):
   steps = metrics.read_metrics(tmp_path / "two")
   assert min(steps) > 10 and max(steps) == 24
   assert steps[24]["eval/mlm_loss"] < phase1["eval/mlm_loss"]
-  _, host = checkpoint.restore_params(tmp_path / "two" / "checkpoints")
+  _, host = checkpoint_reading.restore_params(tmp_path / "two" / "checkpoints")
   assert host["position"] == 14 * 8 and host["step"] == 24
   with pytest.raises(UserError, match="already end"):
     run.pretrain_run(tiny_run_config(tmp_path, corpus, f"init_from={tmp_path / 'two'}", "init_optimizer=true"), tmp_path / "three")

@@ -12,7 +12,7 @@ from typing import Any, Callable
 import jax
 
 from bert_jax.cluster import distributed
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, refusal_of_disk
 
 # A hung process that still sends heartbeats would be waited for so long; the watchdog is there before.
 _TIMEOUT_MS = 24 * 3600 * 1000
@@ -39,7 +39,7 @@ def together(work: Callable[[], Any]) -> Any:
   """work(), or an exception on every process when it failed on one.
 
   Raises:
-    UserError: of this process, or the message of the other one that made a mistake.
+    UserError: of this process, or the message of the other one that made a mistake or met a full disk.
     OtherProcessFailed: another process failed in another way.
     Exception: whatever work() raised here.
   """
@@ -47,7 +47,8 @@ def together(work: Callable[[], Any]) -> Any:
   try:
     result = work()
   except Exception as error:
-    failure = error
+    refused = refusal_of_disk(error)
+    failure = error if refused is None or jax.process_count() == 1 else UserError(refused)
   if jax.process_count() > 1:
     others = _failures(failure)
     if failure is None and others:

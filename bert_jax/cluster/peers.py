@@ -5,11 +5,13 @@ that ends for a reason of its own tells it first; the others hear of it in the m
 of whatever they wait for, say the same, and end with the same exit code.
 """
 
+import contextlib
 import json
 import os
 import sys
 import threading
 import time
+from typing import Callable
 
 import jax
 
@@ -32,6 +34,7 @@ class Peers:
   """Listens for processes that end. Use as a context manager around a run; alone, it does nothing."""
 
   def __init__(self):
+    self.on_told: Callable[[str], None] = lambda message: None  # hears why another process ended, before this one does
     self._stopped = threading.Event()
     self._thread = threading.Thread(target=self._listen, name="bert_jax-peers", daemon=True)
 
@@ -75,6 +78,8 @@ class Peers:
         continue
       if not self._stopped.is_set():
         print(f"error: {record['message']}", file=sys.stderr, flush=True)
+        with contextlib.suppress(Exception):
+          self.on_told(record["message"])
         leave(record["code"])
 
 

@@ -115,5 +115,5 @@ def print_result(workdir: pathlib.Path, config, metrics: dict[str, float]) -> No
   for what, path in there.items():
     print(f"  {what:<19} {path}")
   print("Next:")
-  print(f"  curves              python -m bert_jax report --workdir={workdir} --plot=curves.png")
+  print(f"  how it went         python -m bert_jax report --workdir={workdir}")
   print(f'  use it              python -m bert_jax fill-mask --model={workdir} "text with a [MASK] in it"')

@@ -1,4 +1,4 @@
-"""Checkpoints that count only when verified. The only file that knows Orbax.
+"""Checkpoints that count only when verified: saved in the background, kept, tidied up, restored.
 
 A checkpoint is one folder, written in the background while training goes on:
 
@@ -26,24 +26,19 @@ that all take the same decision.
 """
 
 import math
-import sys
 import time
 from typing import Any, Callable, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from etils import epath
-from orbax.checkpoint import v1 as ocp
 
+from bert_jax.cluster.agreement import from_first, on_first
 from bert_jax.errors import UserError
+from bert_jax.training import checkpoint_files
 from bert_jax.training import checkpoint_folder as folders
-from bert_jax.cluster.agreement import from_first, on_first, together
 from bert_jax.training.checkpoint_folder import Damaged, Manifest
-from bert_jax.training.checksums import array_facts, numpy_checksum
-from bert_jax.training.orbax_noise import silence_orbax
-
-silence_orbax()
+from bert_jax.training.checkpoint_reading import checkpoints_folder, diagnose, read_state, say
+from bert_jax.training.checksums import array_facts
 
 # A due save waits so long for the one before, and is passed over then.
 PATIENCE_SECONDS = 5.0
@@ -101,7 +96,7 @@ class Checkpoints:
     """
     if every_steps < 1:
       raise UserError(f"checkpoint.every_steps must be 1 or more, got {every_steps}")
-    self._directory = _folder(directory)
+    self._directory = checkpoints_folder(directory)
     self._every_steps, self._keep_last, self._keep_best = every_steps, max(2, keep_last), max(0, keep_best)
     self._metric, self._on_event = metric, on_event
     self._saved: dict[int, dict[str, float]] | None = None  # step -> metrics, of every checkpoint that counts
@@ -116,7 +111,7 @@ class Checkpoints:
     except Exception as failure:
       if error is None:
         raise
-      _say(f"besides: {failure}")  # the first error is the one to show
+      say(f"besides: {failure}")  # the first error is the one to show
 
   def restore_latest(self, abstract_state) -> Restored | None:
     """Restores the newest checkpoint that verifies; sets the damaged ones above it aside.
@@ -136,11 +131,11 @@ class Checkpoints:
     for step in from_first(sorted(self._saved, reverse=True)):
       began, path = time.perf_counter(), self._directory / str(step)
       try:
-        state, host = _read_state(path, abstract_state)
+        state, host = read_state(path, abstract_state)
       except (UserError, MemoryError):
         raise
       except Exception as error:  # Orbax and TensorStore have a hundred ways to say that bytes are wrong
-        self._condemn(path, _diagnose(path, error))
+        self._condemn(path, diagnose(path, error))
         damaged += 1
         continue
       self._on_event("verify", step=step, ok=True, seconds=round(time.perf_counter() - began, 3))
@@ -164,15 +159,15 @@ class Checkpoints:
       path = self._directory / str(step)
       on_first(lambda: folders.put_back(self._directory, step))
       try:
-        state, host = _read_state(path, abstract_state)
+        state, host = read_state(path, abstract_state)
       except (UserError, MemoryError):
         raise
       except Exception as error:
-        self._condemn(path, _diagnose(path, error))
+        self._condemn(path, diagnose(path, error))
         continue
       self._saved[step] = folders.read_manifest(path).metrics
       self._on_event("verify", step=step, ok=True, marker="written again")
-      _say(f"checkpoint {step} is whole but for its commit marker, and there is no other: the marker is written again, and it is used")
+      say(f"checkpoint {step} is whole but for its commit marker, and there is no other: the marker is written again, and it is used")
       return Restored(state, step, host)
     return None
 
@@ -190,7 +185,7 @@ class Checkpoints:
     busy = from_first(self._pending.step if self._pending else None)
     if busy is not None:
       self._on_event("save_passed_over", step=step, because=f"step {busy} is still being written")
-      _say(f"checkpoint {step} is passed over: that of step {busy} is still being written; raise checkpoint.every_steps")
+      say(f"checkpoint {step} is passed over: that of step {busy} is still being written; raise checkpoint.every_steps")
     return busy is None
 
   def save(self, step: int, state, *, host: dict[str, Any], metrics: dict[str, float] | None = None) -> bool:
@@ -227,9 +222,7 @@ class Checkpoints:
     records = {name: (str(a.dtype), tuple(a.shape), facts[name].checksum) for name, a in arrays.items()}
     manifest = folders.encode(Manifest(step, host, metrics, records))
     try:
-      with _orbax(), jax.transfer_guard("allow"):
-        items = {"state": folders.nested(arrays), "manifest": manifest}
-        response = ocp.save_checkpointables_async(self._directory / str(step), items)
+      response = checkpoint_files.save_async(self._directory / str(step), arrays, manifest)
     except Exception as error:
       self._fail(step, error)
     self._pending = _Pending(step, metrics, response, time.perf_counter())
@@ -302,7 +295,7 @@ class Checkpoints:
       except Damaged as damage:
         if damage.reason == "unfinished":
           self._on_event("verify", step=int(path.name), ok=False, reason=damage.found, removed=True)
-          _say(f"checkpoint {path.name}: {damage.found}; removed")
+          say(f"checkpoint {path.name}: {damage.found}; removed")
           folders.remove(path)
           continue
         self._condemn(path, damage)
@@ -316,142 +309,4 @@ class Checkpoints:
     if jax.process_index() == 0:
       where = folders.set_aside(path, damage.reason)
       self._on_event("verify", step=int(path.name), ok=False, reason=damage.found, set_aside=str(where))
-      _say(f"checkpoint {path.name} is damaged: {damage.found}; set aside as {where}")
-
-
-def restore_params(directory, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Reads the parameters of a checkpoint, verified, into host memory: for inference and export.
-
-  Only the parameters are read, no device and no mesh is needed, and the folder is left as
-  it is, for a run may be training in it.
-
-  Args:
-    directory: a run's `checkpoints` folder.
-    step: which one, or None for the newest that is sound (a damaged one above it is reported on stderr).
-
-  Returns:
-    (nested dict of numpy arrays, the host values with `step`).
-
-  Raises:
-    UserError: there is no such checkpoint, or it is damaged.
-  """
-
-  def read(path):
-    manifest = folders.read_manifest(path)
-    specs = {name: spec for name, spec in _on_host(manifest).items() if name.startswith("params/")}
-    if not specs:
-      raise UserError(f"{path} holds no params: it is not a checkpoint of a training run")
-    arrays = _load(path, specs, partial=True)
-    folders.compare_checksums(manifest, {name: numpy_checksum(array) for name, array in arrays.items()})
-    return folders.nested(arrays)["params"], manifest.host_values
-
-  return _newest_sound(_folder(directory), step, read)
-
-
-def restore_state(directory, abstract_state, step: int | None = None) -> tuple[Any, dict[str, Any]]:
-  """Reads a whole state, verified, onto the devices; the folder is left as it is, for it is another run's.
-
-  Args:
-    directory, step: as for restore_params.
-    abstract_state: as for Checkpoints.restore_latest.
-
-  Returns:
-    (state, the host values with `step`).
-
-  Raises:
-    UserError: as restore_params; or the checkpoint has other arrays than `abstract_state`.
-  """
-  return _newest_sound(_folder(directory), step, lambda path: _read_state(path, abstract_state))
-
-
-def _newest_sound(directory: epath.Path, step: int | None, read):
-  """read(folder) of the newest committed checkpoint for which that works, or of `step`. Changes nothing."""
-  steps = folders.committed_steps(directory)
-  if not steps or step not in (None, *steps):
-    there = f"there are {', '.join(map(str, steps))}" if steps else "the run has saved none yet"
-    raise UserError(f"no checkpoint {'' if step is None else f'{step} '}in {directory}: {there}")
-  for candidate in reversed(steps) if step is None else [step]:
-    path = directory / str(candidate)
-    try:
-      return read(path)
-    except (UserError, MemoryError):
-      raise
-    except Exception as error:
-      found = _diagnose(path, error).found
-      if step is not None:
-        raise UserError(f"checkpoint {path} is damaged: {found}; choose another one") from error
-      _say(f"checkpoint {candidate} is damaged: {found}; looking at the one before")
-  raise UserError(f"no checkpoint in {directory} is sound; restore the folder from a backup, or train again")
-
-
-def _read_state(path: epath.Path, abstract_state) -> tuple[Any, dict[str, Any]]:
-  """(state, host values) of one checkpoint, verified on the devices; anything raised may mean damage."""
-  manifest = together(lambda: folders.read_manifest(path))
-  abstract = folders.by_path(abstract_state)
-  folders.check_fits(path, manifest, abstract)
-  arrays = together(lambda: _load(path, abstract))
-  folders.compare_checksums(manifest, {name: fact.checksum for name, fact in array_facts(arrays).items()})
-  return jax.tree.unflatten(jax.tree.structure(abstract_state), list(arrays.values())), manifest.host_values
-
-
-def _diagnose(path: epath.Path, error: Exception) -> Damaged:
-  """What is wrong with a checkpoint that could not be restored, found by reading its bytes plainly.
-
-  A restore may fail for other reasons, a full device or a wrong sharding; a sound checkpoint
-  must not be set aside for those.
-
-  Raises:
-    RuntimeError: nothing is wrong with it, so `error` has another cause.
-  """
-  try:
-    manifest = together(lambda: folders.read_manifest(path))
-    arrays = together(lambda: _load(path, _on_host(manifest)))
-    folders.compare_checksums(manifest, {name: numpy_checksum(array) for name, array in arrays.items()})
-  except MemoryError:
-    raise
-  except Damaged as damage:
-    return damage
-  except Exception as failure:
-    return Damaged("unreadable", f"it cannot be read ({folders.short(failure)})")
-  raise RuntimeError(f"{path} is sound, but restoring it failed: {folders.short(error)}") from error
-
-
-def _folder(directory) -> epath.Path:
-  return epath.Path(directory).expanduser().resolve()  # TensorStore takes absolute paths only
-
-
-def _orbax(partial: bool = False) -> ocp.Context:
-  """How Orbax reads and writes here."""
-  context = ocp.Context()
-  # A marker file commits a save: unlike a rename, every storage can do that.
-  context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
-  # Weights compress by 8 % only, and take three times as long to write.
-  context.array.saving.use_compression = False
-  # The manifest and the caller know shapes and shardings; what is not written cannot be damaged.
-  context.array.saving.enable_write_sharding_file = False
-  context.array.saving.array_metadata_store = None
-  context.pytree.loading.partial_load = partial
-  context.checkpointables.registry = ocp.handlers.local_registry()
-  context.checkpointables.registry.add(ocp.handlers.JsonHandler, checkpointable_name="manifest")
-  return context
-
-
-def _load(path: epath.Path, abstract: dict[str, Any], partial: bool = False) -> dict[str, Any]:
-  """Reads arrays by path, unverified: onto devices for ShapeDtypeStructs, else as NumPy."""
-  with _orbax(partial), jax.transfer_guard("allow"):
-    arrays = folders.by_path(ocp.load(path, folders.nested(abstract), checkpointable_name="state"))
-  for name, wanted in abstract.items():
-    if arrays[name].shape != wanted.shape or arrays[name].dtype != wanted.dtype:
-      raise Damaged("unreadable", f"{name} comes as {arrays[name].dtype} {list(arrays[name].shape)}")
-  return {name: arrays[name] for name in abstract}
-
-
-def _on_host(manifest: Manifest) -> dict[str, np.ndarray]:
-  """What tells `_load` to read every array as NumPy: stand-ins of its dtype and shape, without its memory."""
-  records = manifest.arrays.items()
-  return {name: np.broadcast_to(np.zeros((), jnp.dtype(dtype)), shape) for name, (dtype, shape, _) in records}
-
-
-def _say(text: str) -> None:
-  if jax.process_index() == 0:
-    print(text, file=sys.stderr, flush=True)
+      say(f"checkpoint {path.name} is damaged: {damage.found}; set aside as {where}")

@@ -215,6 +215,7 @@ class _Trainer:
     jumps.record(Jump(step, position, bad.position), write=jax.process_index() == 0)
     self._around.writer.event("rollback", step=step, from_step=bad.step, position=position, to=bad.position)
     self._around.progress.line(f"{bad}; back to step {step}, and on with other data (row {bad.position:,} instead of {position:,})")
+    self._window.begin()
     self._go_on_from(state, step, bad.position, 0)
     self._around.watchdog.beat()
 

@@ -41,9 +41,10 @@ class Window:
     self._task, self._max_bad_steps, self._on_event = task, max_bad_steps, on_event
     self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
     self.bad_in_a_row = 0
-    self._clear()
+    self.begin()
 
-  def _clear(self) -> None:
+  def begin(self) -> None:
+    """Forgets everything so far, but for the void updates in a row."""
     self._sums, self._tokens, self._skipped, self._steps = {}, 0.0, 0, 0
     self._grad_norm = self._learning_rate = 0.0
     self.restart_clock()
@@ -109,5 +110,5 @@ class Window:
       metrics |= {"hosts/slowest": float(hosts.process), "hosts/slowest_seconds": hosts.seconds, "hosts/median_seconds": hosts.median}
       if hosts.is_slow(metrics["step_seconds"]):
         self._on_event("slow_host", step=step, **hosts._asdict())
-    self._clear()
+    self.begin()
     return metrics

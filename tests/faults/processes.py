@@ -158,10 +158,10 @@ def steps_saved(workdir: pathlib.Path) -> list[int]:
 
 def weights(workdir: pathlib.Path, step: int | None = None) -> str:
   """A digest of every array of a checkpoint, moments included."""
-  from bert_jax.training import checkpoint, checkpoint_folder
+  from bert_jax.training import checkpoint_folder, checkpoint_reading
   from etils import epath
 
   step = step or steps_saved(workdir)[-1]
   manifest = checkpoint_folder.read_manifest(epath.Path(workdir / "checkpoints" / str(step)))
-  checkpoint.restore_params(workdir / "checkpoints", step)  # the checksums in the manifest are those of the bytes
+  checkpoint_reading.restore_params(workdir / "checkpoints", step)  # the checksums in the manifest are those of the bytes
   return hashlib.sha256(repr(sorted(manifest.arrays.items())).encode()).hexdigest()

@@ -59,13 +59,13 @@ def test_damage_is_named_set_aside_and_the_one_before_is_used_by_all(folder, cor
 def test_processes_killed_in_the_middle_of_a_save_go_on_from_the_one_before(folder, corpus, finished):
   late = """
   import time
-  from bert_jax.training import checkpoint
-  plain = checkpoint.ocp.save_checkpointables_async
-  def save(path, items):
+  from bert_jax.training import checkpoint_files
+  plain = checkpoint_files.save_async
+  def save(path, *items):
     if path.name == "8":
       time.sleep(100)  # the other one has begun, and waits
-    return plain(path, items)
-  checkpoint.ocp.save_checkpointables_async = save
+    return plain(path, *items)
+  checkpoint_files.save_async = save
   """
   name = "killed-in-a-save"
   with Processes(folder, corpus, name, STEPS, devices=2, sabotage={1: late}) as processes:
@@ -80,17 +80,17 @@ def test_processes_killed_in_the_middle_of_a_save_go_on_from_the_one_before(fold
 
 
 FAIL_IN_BACKGROUND = """
-from bert_jax.training import checkpoint
-plain = checkpoint.ocp.save_checkpointables_async
+from bert_jax.training import checkpoint_files
+plain_save = checkpoint_files.save_async
 class Failing:
   def __init__(self, response):
     self._response = response
   def result(self, timeout=None):
     self._response.result(timeout=timeout)
     raise OSError(28, "No space left on device")
-def save(path, items):
-  return Failing(plain(path, items)) if path.name == "8" else plain(path, items)
-checkpoint.ocp.save_checkpointables_async = save
+def save(path, *items):
+  return Failing(plain_save(path, *items)) if path.name == "8" else plain_save(path, *items)
+checkpoint_files.save_async = save
 """
 
 

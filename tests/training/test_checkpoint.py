@@ -23,7 +23,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bert_jax.errors import UserError
-from bert_jax.training import checkpoint, checkpoint_folder
+from bert_jax.training import checkpoint, checkpoint_files, checkpoint_folder, checkpoint_reading
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
@@ -83,7 +83,7 @@ def restore(folder, like=None, **settings):
 
 
 def steps_on_disk(folder) -> list[int]:
-  return checkpoint_folder.committed_steps(checkpoint._folder(folder))
+  return checkpoint_folder.committed_steps(checkpoint_reading.checkpoints_folder(folder))
 
 
 def set_aside(folder) -> list[str]:
@@ -141,7 +141,7 @@ def test_nothing_is_pickled_and_names_are_plain(three):
     if path.suffix == ".json":
       json.loads(path.read_text())
     assert b"bert_jax" not in path.read_bytes()
-  names = checkpoint_folder.read_manifest(checkpoint._folder(three) / "3").arrays
+  names = checkpoint_folder.read_manifest(checkpoint_reading.checkpoints_folder(three) / "3").arrays
   assert "params/encoder/layer_0/kernel" in names
   assert "opt_state/1/0/mu/head/scale" in names
 
@@ -183,7 +183,7 @@ def test_donating_the_state_right_after_save_does_not_reach_the_checkpoint(tmp_p
       state = jax.device_put(wanted)
   restored, _ = restore(tmp_path, abstract(wanted))
   assert_same(restored.state, wanted)
-  params, _ = checkpoint.restore_params(tmp_path, 1)
+  params, _ = checkpoint_reading.restore_params(tmp_path, 1)
   assert_same(params, wanted["params"])
 
 
@@ -411,7 +411,7 @@ def test_a_checkpoint_that_lacks_more_than_its_marker_is_not_gone_on_from(tmp_pa
 def test_a_due_save_is_passed_over_while_the_one_before_is_being_written(tmp_path, monkeypatch, capfd):
   monkeypatch.setattr(checkpoint, "PATIENCE_SECONDS", 0.05)
   events, writing = [], threading.Event()
-  plain = checkpoint.ocp.save_checkpointables_async
+  plain = checkpoint_files.save_async
 
   class Slow:
     def __init__(self, response):
@@ -422,7 +422,7 @@ def test_a_due_save_is_passed_over_while_the_one_before_is_being_written(tmp_pat
         raise TimeoutError
       return self._response.result(timeout=None)
 
-  monkeypatch.setattr(checkpoint.ocp, "save_checkpointables_async", lambda *args: Slow(plain(*args)))
+  monkeypatch.setattr(checkpoint_files, "save_async", lambda *args: Slow(plain(*args)))
   with checkpoints(tmp_path, every_steps=2, on_event=lambda name, **f: events.append((name, f["step"]))) as c:
     assert c.should_save(2) and c.save(2, make_state(2), host={})
     began = time.perf_counter()
@@ -465,8 +465,8 @@ def test_a_restore_that_fails_for_another_reason_sets_nothing_aside(copy, monkey
       raise ValueError("RESOURCE_EXHAUSTED: out of memory on the device")
     return load(path, wanted, partial)
 
-  load = checkpoint._load
-  monkeypatch.setattr(checkpoint, "_load", fail)
+  load = checkpoint_files.load
+  monkeypatch.setattr(checkpoint_files, "load", fail)
   with pytest.raises(RuntimeError, match="is sound, but restoring it failed.*out of memory on the device"):
     restore(copy)
   assert set_aside(copy) == []
@@ -509,11 +509,11 @@ def test_a_flipped_bit_anywhere_is_found_or_harmless_at_length(copy):
 
 
 def test_params_are_read_as_numpy_without_the_optimizer(copy):
-  params, host = checkpoint.restore_params(copy)
+  params, host = checkpoint_reading.restore_params(copy)
   assert host == {"position": 3 * 2**40, "step": 3}
   assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(params))
   assert_same(params, make_state(3).params)
-  params, _ = checkpoint.restore_params(copy, 1)
+  params, _ = checkpoint_reading.restore_params(copy, 1)
   assert_same(params, make_state(1).params)
 
 
@@ -521,23 +521,23 @@ def test_a_reader_passes_over_damage_and_changes_nothing(copy, capfd):
   flip_weight(copy / "3")
   (copy / "4").mkdir()  # a save that is just beginning
   before = sorted(path.relative_to(copy) for path in copy.rglob("*"))
-  params, host = checkpoint.restore_params(copy)
+  params, host = checkpoint_reading.restore_params(copy)
   assert host["step"] == 2
   assert_same(params, make_state(2).params)
   assert "checkpoint 3 is damaged" in capfd.readouterr().err
-  state, host = checkpoint.restore_state(copy, abstract(make_state()))
+  state, host = checkpoint_reading.restore_state(copy, abstract(make_state()))
   assert host["step"] == 2
   assert_same(state, make_state(2))
   with pytest.raises(UserError, match="damaged.*params/encoder/layer_0/kernel"):
-    checkpoint.restore_params(copy, 3)
+    checkpoint_reading.restore_params(copy, 3)
   assert sorted(path.relative_to(copy) for path in copy.rglob("*")) == before
 
 
 def test_a_reader_says_which_checkpoints_there_are(copy, tmp_path):
   with pytest.raises(UserError, match="no checkpoint 7 .*there are 1, 2, 3"):
-    checkpoint.restore_params(copy, 7)
+    checkpoint_reading.restore_params(copy, 7)
   with pytest.raises(UserError, match="saved none yet"):
-    checkpoint.restore_params(tmp_path / "nothing")
+    checkpoint_reading.restore_params(tmp_path / "nothing")
 
 
 # Kills.
@@ -589,7 +589,7 @@ def run_and_kill(folder: pathlib.Path, rng: random.Random) -> tuple[int, int]:
 
 def check_after_kill(folder: pathlib.Path, saving: int) -> int:
   """A save begins when the one before is committed, so that at most the last one is lost."""
-  params, host = checkpoint.restore_params(folder)
+  params, host = checkpoint_reading.restore_params(folder)
   assert host["step"] == host["position"]
   assert host["step"] in (saving - 1, saving)
   assert_same(params, large_state(host["step"])["params"])
