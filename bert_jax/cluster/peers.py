@@ -65,8 +65,11 @@ class Peers:
     """PeerLost where an error of the runtime comes from a peer's death, after giving that peer's own words a chance; else the error."""
     if isinstance(error, (UserError, PeerLost)) or jax.process_count() == 1 or not any(sign in str(error) for sign in _SIGNS):
       return error
-    time.sleep(_FAREWELL_SECONDS)  # a peer that has told why ends this process here, by `_listen`
     first_line = " ".join(str(error).split())[:200]
+    if "context initialization failed" in first_line:
+      return UserError(f"the processes have met but cannot connect to each other ({first_line}). On CPU, each host's own name, here "
+                       f"{distributed.host_name()}, must stand for an address that the others can reach: look at /etc/hosts on all of them")  # fmt: skip
+    time.sleep(_FAREWELL_SECONDS)  # a peer that has told why ends this process here, by `_listen`
     return PeerLost(f"another process of this run is gone ({first_line}). Start the run again: it goes on from its newest checkpoint")
 
   def _listen(self) -> None:

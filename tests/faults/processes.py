@@ -51,6 +51,7 @@ class Processes:
   def __init__(
       self, folder: pathlib.Path, corpus: pathlib.Path, name: str, overrides: Sequence[str] = (), *, count: int = 2, devices: int = 1,
       sabotage: dict[int, str] | str = "", each: dict[int, Sequence[str]] | None = None, missing: Sequence[int] = (), flags: Sequence[str] = (),
+      host: str = "127.0.0.1", prefix: dict[int, Sequence[str]] | None = None,
   ):  # fmt: skip
     """
     Args:
@@ -64,6 +65,8 @@ class Processes:
       each: further overrides by number.
       missing: numbers that are not started.
       flags: further flags of `pretrain`.
+      host: address of process 0.
+      prefix: words in front of the command by number: where it runs.
     """
     self.workdir = folder / name
     port = free_port()
@@ -77,8 +80,8 @@ class Processes:
         continue
       words = sabotage if isinstance(sabotage, str) else sabotage.get(number, "")
       keys = (f"data.corpus={corpus}", *QUICK, *overrides, *(each or {}).get(number, ()))
-      several = () if count == 1 else (f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}", f"--process_id={number}")
-      command = [sys.executable, "-c", _MAIN.format(sabotage=textwrap.dedent(words)), "pretrain", f"--config={write_config(folder)}",
+      several = () if count == 1 else (f"--coordinator={host}:{port}", f"--num_processes={count}", f"--process_id={number}")
+      command = [*(prefix or {}).get(number, ()), sys.executable, "-c", _MAIN.format(sabotage=textwrap.dedent(words)), "pretrain", f"--config={write_config(folder)}",
                  f"--workdir={self.workdir}", *several, *flags, *(f"--config.{key}" for key in keys)]  # fmt: skip
       log = open(folder / f"{name}-{port}-{number}.log", "w+", encoding="utf-8")
       self._processes[number] = (subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT), log)
