@@ -9,6 +9,7 @@ import contextlib
 import pathlib
 import platform
 import shutil
+import time
 from typing import Callable, ContextManager, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from bert_jax import config as configs
-from bert_jax import atomic, evaluation, flops
+from bert_jax import atomic, evaluation, flops, locks
 from bert_jax.cluster import agreement, distributed, rendezvous
 from bert_jax.cluster.distributed import Cluster
 from bert_jax.cluster.peers import PeerLost, Peers
@@ -131,9 +132,11 @@ def _train(setup: _Setup, peers: Peers, profile: tuple[int, int] | None):
   run, root = setup.run, setup.root
   config, end = run.config, configs.last_step(run.config)
   speaks = jax.process_index() == 0
-  attempt = agreement.from_first(metrics.next_attempt(root))
-  name = f"attempt-{attempt:04d}-process-{jax.process_index():04d}"
   with contextlib.ExitStack() as stack:
+    lock = stack.enter_context(locks.FolderLock(root))
+    agreement.on_first(lambda: _take(lock, root, seconds=config.cluster.heartbeat_seconds))
+    attempt = agreement.from_first(metrics.next_attempt(root))
+    name = f"attempt-{attempt:04d}-process-{jax.process_index():04d}"
     writer = stack.enter_context(metrics.MetricsWriter(root, attempt, active=speaks))
     writer.event("start", attempt=attempt, processes=jax.process_count(), devices=jax.device_count(),
                  device_kind=jax.devices()[0].device_kind, jax=jax.__version__, python=platform.python_version(),
@@ -171,6 +174,16 @@ def _train(setup: _Setup, peers: Peers, profile: tuple[int, int] | None):
       raise reason from (error if reason is not error else error.__cause__)
     writer.event("finish", step=end)
   return result
+
+
+def _take(lock: locks.FolderLock, root: pathlib.Path, *, seconds: float) -> None:
+  """Sees to it that nobody else trains in this folder; an earlier attempt that is just ending is waited for."""
+  deadline = time.monotonic() + seconds
+  while not lock.take(alone=True):
+    if time.monotonic() > deadline:
+      raise UserError(f"another process has been training in {root} for the last {seconds:.0f} s, on this machine or on one that shares the "
+                      "folder; let it end, or give another --workdir. Processes that belong together are started with --coordinator")  # fmt: skip
+    time.sleep(0.2)
 
 
 def _export(setup: _Setup, params) -> None:

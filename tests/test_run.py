@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import threading
 
 import jax
 import ml_collections
@@ -71,6 +74,23 @@ def test_stopping_and_resuming_is_bitwise_the_undisturbed_run(finished, tmp_path
   assert again == last
   positions = [event["position"] for event in metrics.read_events(tmp_path / "run") if event["event"] == "restore"]
   assert positions == [7 * 8, 15 * 8]
+
+
+def test_a_folder_that_somebody_else_trains_in_is_refused_and_one_that_is_just_given_up_is_waited_for(tmp_path, corpus):  # noqa: F811
+  config = tiny_run_config(tmp_path, corpus, "total_steps=5", "cluster.heartbeat_seconds=1", "export.format=")
+  (tmp_path / "run").mkdir()
+  hold = "import sys, time; from bert_jax.locks import FolderLock\nwith FolderLock(sys.argv[1]) as lock: print(lock.take(alone=True), flush=True); time.sleep(60)"
+  other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+  try:
+    assert other.stdout.readline() == "True\n"
+    with pytest.raises(UserError, match="another process has been training in .* give another --workdir"):
+      run.pretrain_run(config, tmp_path / "run")
+    config.cluster.heartbeat_seconds = 60
+    threading.Timer(1.0, other.kill).start()
+    run.pretrain_run(config, tmp_path / "run")
+  finally:
+    other.kill()
+    other.communicate()
 
 
 def test_every_config_key_is_read_by_a_run(tmp_path, corpus, monkeypatch):  # noqa: F811
