@@ -24,7 +24,7 @@ class HostTimes(NamedTuple):
     process: the slowest one.
     host: its name.
     seconds: its own seconds per step.
-    median: of all processes.
+    median: of the others.
   """
 
   process: int
@@ -46,11 +46,12 @@ def share(own_seconds: float) -> HostTimes | None:
   client.key_value_set(f"{_FOLDER}/{jax.process_index()}", record, allow_overwrite=True)
   if jax.process_index() != 0:
     return None
-  return slowest({int(key.rpartition("/")[2]): json.loads(value) for key, value in client.key_value_dir_get(_FOLDER)})
+  records = {int(key.rpartition("/")[2]): json.loads(value) for key, value in client.key_value_dir_get(_FOLDER)}
+  return slowest(records) if len(records) > 1 else None
 
 
 def slowest(records: dict[int, dict]) -> HostTimes:
-  """HostTimes of {process: {"host": …, "seconds": …}}."""
+  """HostTimes of {process: {"host": …, "seconds": …}}, two of them at least."""
   process = max(records, key=lambda number: records[number]["seconds"])
-  median = statistics.median(record["seconds"] for record in records.values())
+  median = statistics.median(record["seconds"] for number, record in records.items() if number != process)
   return HostTimes(process, records[process]["host"], records[process]["seconds"], median)
