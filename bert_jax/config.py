@@ -120,6 +120,12 @@ def default_config() -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(nested).lock()
 
 
+def encoder_of(config: ml_collections.ConfigDict) -> models_config.EncoderConfig:
+  """The encoder that the group `model` of a config describes: the preset, with the fields that are set. Raises UserError."""
+  overrides = {name: config.model[name] for name in MODEL_FIELDS if config.model[name] is not None}
+  return models_config.encoder_config(config.model.preset, **overrides)
+
+
 def meaning(key: str) -> str:
   """The one-line meaning of a key such as "prepare.seq_length"."""
   return KEYS[key][1]

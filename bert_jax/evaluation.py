@@ -24,7 +24,7 @@ def make_evaluator(task: Task, mesh: Mesh, batches: Callable[[], Iterable[dict[s
     mesh: where parameters live.
     batches: returns the validation batches from the first one on.
   """
-  step = jax.jit(make_eval_step(task, seed=MASK_SEED), out_shardings=sharding.replicated(mesh))
+  step = jax.jit(make_eval_step(task, seed=MASK_SEED, mesh=mesh), out_shardings=sharding.replicated(mesh))
 
   def evaluate(params, after_batch: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
     total = {}

@@ -101,6 +101,11 @@ def row_keys(seed: int, epoch: jax.Array, index: jax.Array) -> jax.Array:
   return jax.vmap(lambda e, i: jax.random.fold_in(jax.random.fold_in(base, e), i))(epoch, index)
 
 
+def dropout_keys(keys: jax.Array) -> jax.Array:
+  """Keys [B] for the dropout of rows in training, from the keys [B] of their masks."""
+  return jax.vmap(lambda key: jax.random.fold_in(key, 2))(keys)  # 1 cuts rows into spans, below
+
+
 def settings_of(group) -> MaskSettings:
   """The settings that the group `masking` of a config holds.
 

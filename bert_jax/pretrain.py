@@ -50,12 +50,10 @@ def make_task(
     tokens = jnp.sum(inputs.segment_ids > 0).astype(jnp.float32)
     return (inputs._replace(input_ids=masked.input_ids), masked), global_weights, tokens
 
-  def loss(params, microbatch: tuple[ModelInputs, Masked], global_weights, key) -> tuple[jax.Array, Sums]:
+  def loss(params, microbatch: tuple[ModelInputs, Masked], global_weights, dropout_keys) -> tuple[jax.Array, Sums]:
     inputs, masked = microbatch
-    output = model.apply(
-        {"params": params}, inputs, masked.positions, deterministic=key is None, rngs={} if key is None else {"dropout": key}
-    )
-    mlm = losses.cross_entropy(output.mlm_logits, masked.labels, masked.weights)
+    output = model.apply({"params": params}, inputs, masked.positions, dropout_keys)
+    mlm = losses.cross_entropy(output.padded_mlm_logits, masked.labels, masked.weights)
     sums = {"mlm_loss": (mlm.loss, mlm.weight), "mlm_accuracy": (mlm.correct, mlm.weight)}
     total = mlm.loss / jnp.maximum(global_weights["mlm"], 1.0)
     if pairs:
@@ -75,4 +73,4 @@ def make_task(
       means["perplexity"] = math.exp(min(means["mlm_loss"], 700.0))
     return means
 
-  return Task(init, prepare, loss, metrics)
+  return Task(init, prepare, loss, metrics, model.dtype)

@@ -8,12 +8,13 @@ import numpy as np
 
 from bert_jax import config as configs
 from bert_jax import pretrain
+from bert_jax.config import encoder_of
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.pairs import PAIR_OBJECTIVES
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.masking import default_max_predictions, settings_of
-from bert_jax.models.config import EncoderConfig, encoder_config
+from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.training.train_step import Task
 
@@ -29,12 +30,6 @@ def read_run_config(folder: str | pathlib.Path):
     raise UserError(f"{path} is not the config of a run: {error}") from error
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
-
-
-def encoder_of(config) -> EncoderConfig:
-  """The encoder that the group `model` of a config describes: the preset, with the fields that are set."""
-  overrides = {name: config.model[name] for name in configs.MODEL_FIELDS if config.model[name] is not None}
-  return encoder_config(config.model.preset, **overrides)
 
 
 def resolve(config: ml_collections.ConfigDict, corpus: Corpus, tokenizer: Tokenizer) -> ml_collections.ConfigDict:

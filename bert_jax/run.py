@@ -302,7 +302,7 @@ def training_batches(corpus: Corpus, config: ml_collections.ConfigDict, position
   size = config.data.batch_size
   return input_pipeline.train_batches(
       corpus.train, batch_size=size, seed=config.seed, start=position, steps=config.total_steps, loader=config.data.loader,
-      process_index=jax.process_index(), process_count=jax.process_count(),
+      process_rows=sharding.rows_of_process(sharding.make_mesh(config), config.data.batch_size),
   )  # fmt: skip
 
 
@@ -310,7 +310,7 @@ def validation_batches(corpus: Corpus, config: ml_collections.ConfigDict):
   """Host batches of the validation split, in order, the last one filled up."""
   return input_pipeline.evaluation_batches(
       corpus.validation, batch_size=config.data.batch_size, max_rows=config.eval_rows,
-      process_index=jax.process_index(), process_count=jax.process_count(),
+      process_rows=sharding.rows_of_process(sharding.make_mesh(config), config.data.batch_size),
   )  # fmt: skip
 
 

@@ -7,7 +7,6 @@ import numpy as np
 from bert_jax import config as configs
 from bert_jax import pretrain
 from bert_jax.batch import SpecialIds
-from bert_jax.models.config import encoder_config
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.training import sharding, train_state
 from bert_jax.training import optimizer as optimizers
@@ -35,9 +34,8 @@ def tiny_config(**overrides):
 
 def tiny_model(config):
   """The model of `tiny_config`, in the dtypes that it says."""
-  fields = {name: config.model[name] for name in configs.MODEL_FIELDS if config.model[name] is not None}
   dtypes = {name: jnp.dtype(config.model[name]) for name in ("dtype", "param_dtype")}
-  return PretrainingModel(encoder_config(config.model.preset, **fields), **dtypes, remat=config.model.remat)
+  return PretrainingModel(configs.encoder_of(config), **dtypes, remat=config.model.remat)
 
 
 def tiny_task(config, continuation=np.zeros(VOCAB, bool)):
@@ -74,7 +72,8 @@ def run_steps(config, steps, devices=1, change=lambda step, batch: batch):
   shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
   state = train_state.fresh(task.init, optimizer, abstract, config.seed)
   step = jax.jit(
-      make_train_step(task, optimizer, optimizers.make_schedule(config), seed=config.seed, microbatches=config.optimizer.microbatches),
+      make_train_step(task, optimizer, optimizers.make_schedule(config), seed=config.seed, microbatches=config.optimizer.microbatches,
+                      mesh=mesh),
       in_shardings=(shardings, sharding.batch_sharding(mesh)), out_shardings=(shardings, sharding.replicated(mesh)),
   )  # fmt: skip
   reports = []

@@ -6,8 +6,8 @@ out the same batches, bit for bit: tf.data, and plain threads where TensorFlow
 is not installed. Nothing is shuffled or skipped, so a stream that begins at
 position 10 million yields its first batch as soon as one that begins at 0.
 
-With n processes, each one reads only its own rows of every global batch:
-process h takes rows [h * B / n, (h + 1) * B / n), B being the global batch size.
+With several processes, each one reads only its own rows of every global batch,
+those that its devices hold (training/sharding.py `rows_of_process`).
 """
 
 import atexit
@@ -65,8 +65,7 @@ def train_batches(
     start: int,
     steps: int,
     loader: str,
-    process_index: int = 0,
-    process_count: int = 1,
+    process_rows: np.ndarray | None = None,
 ) -> Iterator[HostBatch]:
   """This process's part of `steps` global batches, made ahead of time in the background.
 
@@ -77,30 +76,28 @@ def train_batches(
     start: position of the first example in the whole run (64 bits), 0 in a new run.
     steps: how many batches.
     loader: "tfdata" or "threads".
-    process_index: which process this is.
-    process_count: how many share a batch.
+    process_rows: int64 [n], ascending, the rows of a global batch that this process reads; None: all of them.
 
   Returns:
-    A generator of batches as in batch.HOST_BATCH, with B = batch_size / process_count. Close it, or leave it
+    A generator of batches as in batch.HOST_BATCH, with B = n. Close it, or leave it
     to the garbage collector; its threads end with it.
 
   Raises:
-    UserError: the batch does not divide over the processes, an empty split, no TensorFlow for "tfdata", an
-      unknown loader: all of them at once, not at the first batch.
+    UserError: an empty split, no TensorFlow for "tfdata", an unknown loader: all of them at once, not at the
+      first batch.
   """
-  rows = _rows_of_process(split, batch_size, process_index, process_count)
-  offsets = np.arange(rows.start, rows.stop, dtype=np.int64)
+  offsets = _offsets(split, batch_size, process_rows)
   load = lambda position: load_batch(split, position + offsets, seed=seed)
   positions = range(start, start + steps * batch_size, batch_size)
   if loader == "tfdata":
-    return _tfdata(_import_tensorflow(), load, positions, split, len(rows))
+    return _tfdata(_import_tensorflow(), load, positions, split, len(offsets))
   if loader == "threads":
     return _threads(load, positions)
   raise UserError(f"config key 'data.loader' must be 'tfdata' or 'threads'; it is {loader!r}")
 
 
 def evaluation_batches(
-    split: Rows, *, batch_size: int, max_rows: int = 0, process_index: int = 0, process_count: int = 1
+    split: Rows, *, batch_size: int, max_rows: int = 0, process_rows: np.ndarray | None = None
 ) -> Iterator[HostBatch]:
   """This process's part of a pass over a split, in the order of its rows, at the epoch kept for evaluation.
 
@@ -111,20 +108,20 @@ def evaluation_batches(
     split: the rows to evaluate.
     batch_size: rows in a global batch.
     max_rows: stop after so many rows; 0: all.
-    process_index: which process this is.
-    process_count: how many share a batch.
+    process_rows: int64 [n], ascending, the rows of a global batch that this process reads; None: all of them.
 
   Returns:
-    A generator of batches as in batch.HOST_BATCH, with B = batch_size / process_count.
+    A generator of batches as in batch.HOST_BATCH, with B = n.
 
   Raises:
-    UserError: the batch does not divide over the processes, or an empty split.
+    UserError: an empty split.
   """
-  own = _rows_of_process(split, batch_size, process_index, process_count)
+  own = _offsets(split, batch_size, process_rows)
   total = min(split.num_rows, max_rows or split.num_rows)
 
   def load(first: int) -> HostBatch:
-    rows = np.arange(first + own.start, min(first + own.stop, total), dtype=np.int64)
+    rows = first + own
+    rows = rows[rows < total]  # the last ones, since they ascend
     batch = split.gather(rows) | {"index": rows.astype(np.uint32)}
     filled = {name: _fill_up(array, len(own)) for name, array in batch.items()}
     return filled | {"epoch": np.full(len(own), EVALUATION_EPOCH, np.uint32)}
@@ -137,20 +134,14 @@ def _fill_up(array: np.ndarray, num_rows: int) -> np.ndarray:
   return np.pad(array, [(0, num_rows - len(array))] + [(0, 0)] * (array.ndim - 1))
 
 
-def _rows_of_process(split: Rows, batch_size: int, process_index: int, process_count: int) -> range:
-  """Which rows of a global batch this process reads, after checking that this can work."""
-  if batch_size < 1 or batch_size % process_count:
-    raise UserError(
-        f"data.batch_size={batch_size} does not divide over {process_count} processes; "
-        f"choose a multiple of {process_count}"
-    )
+def _offsets(split: Rows, batch_size: int, process_rows: np.ndarray | None) -> np.ndarray:
+  """int64 [n]: which rows of a global batch are read here, after checking that this can work."""
   if not 1 <= split.num_rows <= 2**32:  # batch.HOST_BATCH has 32 bits for the index of a row
     raise UserError(
         f"a corpus split must have 1 to {2**32:,} rows, this one has {split.num_rows:,}; "
         f"prepare the corpus from {'less' if split.num_rows else 'more'} text"
     )
-  share = batch_size // process_count
-  return range(process_index * share, (process_index + 1) * share)
+  return np.arange(batch_size, dtype=np.int64) if process_rows is None else process_rows
 
 
 def _threads(load: Callable[[int], HostBatch], positions: range) -> Iterator[HostBatch]:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.errors import UserError
+from bert_jax.models.dropout import dropout
 
 
 def dot_product_attention(
@@ -24,7 +25,7 @@ def dot_product_attention(
     segment_ids_BxL: jax.Array,
     *,
     dropout_rate: float = 0.0,
-    dropout_key: jax.Array | None = None,
+    dropout_keys_B: jax.Array | None = None,
     implementation: str = "auto",
 ) -> jax.Array:
   """Attends within packed sequences.
@@ -35,7 +36,7 @@ def dot_product_attention(
     value_BxLxNxD: [B, L, N, D].
     segment_ids_BxL: integer [B, L], 0 for padding.
     dropout_rate: share of attention probabilities that are dropped.
-    dropout_key: a PRNG key, or None for no dropout.
+    dropout_keys_B: PRNG keys [B], one for every row, or None for no dropout.
     implementation: 'auto' or a key of IMPLEMENTATIONS.
 
   Returns:
@@ -45,7 +46,7 @@ def dot_product_attention(
     UserError: the implementation is unknown.
   """
   return resolve(implementation)(
-      query_BxLxNxD, key_BxLxNxD, value_BxLxNxD, segment_ids_BxL, dropout_rate, dropout_key
+      query_BxLxNxD, key_BxLxNxD, value_BxLxNxD, segment_ids_BxL, dropout_rate, dropout_keys_B
   )
 
 
@@ -56,7 +57,7 @@ def attention_mask(segment_ids_BxL: jax.Array) -> jax.Array:
   return (key_Bx1xK != 0) & ((query_BxQx1 == key_Bx1xK) | (query_BxQx1 == 0))
 
 
-def _xla_attention(query_BxQxNxD, key_BxKxNxD, value_BxKxNxD, segment_ids_BxL, dropout_rate, dropout_key):
+def _xla_attention(query_BxQxNxD, key_BxKxNxD, value_BxKxNxD, segment_ids_BxL, dropout_rate, dropout_keys_B):
   """Plain einsums that XLA fuses; scores and softmax in float32 at least."""
   softmax_dtype = jnp.promote_types(query_BxQxNxD.dtype, jnp.float32)
   scaled_BxQxNxD = query_BxQxNxD * jnp.asarray(query_BxQxNxD.shape[-1] ** -0.5, query_BxQxNxD.dtype)
@@ -66,9 +67,7 @@ def _xla_attention(query_BxQxNxD, key_BxKxNxD, value_BxKxNxD, segment_ids_BxL, d
   # A finite minimum, not -inf: a row of nothing but padding then gets a uniform average instead of NaN.
   masked_BxNxQxK = jnp.where(mask_Bx1xQxK, scores_BxNxQxK, jnp.finfo(softmax_dtype).min)
   probs_BxNxQxK = jax.nn.softmax(masked_BxNxQxK, axis=-1).astype(value_BxKxNxD.dtype)
-  if dropout_key is not None and dropout_rate > 0:
-    keep_BxNxQxK = jax.random.bernoulli(dropout_key, 1 - dropout_rate, probs_BxNxQxK.shape)
-    probs_BxNxQxK = jnp.where(keep_BxNxQxK, probs_BxNxQxK / (1 - dropout_rate), 0)
+  probs_BxNxQxK = dropout(probs_BxNxQxK, dropout_rate, dropout_keys_B)
   return jnp.einsum("bnqk,bknd->bqnd", probs_BxNxQxK, value_BxKxNxD)
 
 

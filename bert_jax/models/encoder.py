@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from bert_jax.errors import UserError
 from bert_jax.models.config import EncoderConfig
+from bert_jax.models.dropout import fold
 from bert_jax.models.layers import Block, Dtype, Embeddings
 
 
@@ -55,8 +56,7 @@ class Encoder(nn.Module):
   def setup(self):
     if self.remat not in REMAT:
       raise UserError(f"model.remat: expected one of {', '.join(REMAT)}; got {self.remat!r}")
-    # `deterministic` (argument 3, counting self) decides what is traced, so it stays a Python bool.
-    block = Block if self.remat == "none" else nn.remat(Block, static_argnums=(3,), policy=REMAT[self.remat])
+    block = Block if self.remat == "none" else nn.remat(Block, policy=REMAT[self.remat])
     self.embeddings = Embeddings(self.config, self.dtype, self.param_dtype)
     # Flax names the members of a list by attribute and number: layer_0, layer_1, …
     self.layer = [block(self.config, self.dtype, self.param_dtype, self.attention)
@@ -68,8 +68,7 @@ class Encoder(nn.Module):
       token_type_ids: jax.Array,
       position_ids: jax.Array,
       segment_ids: jax.Array,
-      *,
-      deterministic: bool = True,
+      dropout_keys: jax.Array | None = None,
   ) -> EncoderOutput:
     """Encodes token ids.
 
@@ -78,7 +77,7 @@ class Encoder(nn.Module):
       token_type_ids: int [B, L], below type_vocab_size.
       position_ids: int [B, L], counted within each sequence.
       segment_ids: int [B, L], which packed sequence a token belongs to, 0 for padding.
-      deterministic: False for dropout, which needs the PRNG stream 'dropout'.
+      dropout_keys: PRNG keys [B], one for every row, or None for no dropout.
 
     Returns:
       EncoderOutput, in `dtype`.
@@ -90,9 +89,9 @@ class Encoder(nn.Module):
     if input_ids.shape[1] > limit:
       raise UserError(f"rows of {input_ids.shape[1]} tokens do not fit a model of {limit} positions; "
                       "raise model.max_position_embeddings or use shorter rows")
-    x_BxLxH = self.embeddings(input_ids, token_type_ids, position_ids, deterministic=deterministic)
+    x_BxLxH = self.embeddings(input_ids, token_type_ids, position_ids, fold(dropout_keys, 0))
     hidden_states = [x_BxLxH]
-    for layer in self.layer:
-      x_BxLxH = layer(x_BxLxH, segment_ids, deterministic)
+    for number, layer in enumerate(self.layer, start=1):
+      x_BxLxH = layer(x_BxLxH, segment_ids, fold(dropout_keys, number))
       hidden_states.append(x_BxLxH)
     return EncoderOutput(x_BxLxH, tuple(hidden_states))

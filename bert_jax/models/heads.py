@@ -1,7 +1,7 @@
 """What stands on top of the encoder in pretraining: pooler, MLM head, NSP head.
 
-Shape legend: H hidden width, V vocabulary (V' with the padding rows), … any
-leading axes.
+Shape legend: B rows, K positions to predict, H hidden width, V vocabulary (V'
+with the padding rows), … any leading axes.
 """
 
 from flax import linen as nn
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.models.config import EncoderConfig
-from bert_jax.models.layers import Dtype, dense, gelu, layer_norm
+from bert_jax.models.layers import Dtype, dense, gelu, layer_norm, named
 
 
 class Pooler(nn.Module):
@@ -33,28 +33,27 @@ class MlmHead(nn.Module):
   param_dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, word_embeddings_VxH: jax.Array) -> jax.Array:
+  def __call__(self, x_BxKxH: jax.Array, word_embeddings_VxH: jax.Array) -> jax.Array:
     """Scores every word of the vocabulary.
 
     Args:
-      x: [..., H], encoder outputs at the positions to predict.
+      x_BxKxH: [B, K, H], encoder outputs at the positions to predict.
       word_embeddings_VxH: [V', H], the encoder's own table, padding rows included.
 
     Returns:
-      Logits [..., V] in float32 at least, of the true vocabulary.
+      Logits [B, K, V'] in float32 at least; those of padding rows are the lowest number there is, which gives
+      these rows a probability and a gradient of zero.
     """
     config = self.config
-    x = dense(self, config.hidden_size, "dense")(x)
-    x = gelu(x)
-    x = layer_norm(self, "layer_norm")(x)
+    x_BxKxH = dense(self, config.hidden_size, "dense")(x_BxKxH)
+    x_BxKxH = layer_norm(self, "layer_norm")(gelu(x_BxKxH))
     bias_V = self.param("bias", nn.initializers.zeros, (config.padded_vocab_size,), self.param_dtype)
     logits_dtype = jnp.promote_types(self.dtype, jnp.float32)
     words_VxH = word_embeddings_VxH.astype(self.dtype)
-    logits = jnp.einsum("...h,vh->...v", x, words_VxH, preferred_element_type=logits_dtype)
-    # The product runs over the padded table; cutting its result gives the padding rows a gradient of zero.
-    logits = logits[..., : config.vocab_size]
-    bias = bias_V[: config.vocab_size].astype(logits_dtype)
-    return logits + bias.reshape((1,) * (logits.ndim - 1) + (-1,))
+    logits_BxKxV = jnp.einsum("bkh,vh->bkv", x_BxKxH, words_VxH, preferred_element_type=logits_dtype)
+    logits_BxKxV = named(logits_BxKxV + bias_V.astype(logits_dtype)[None, None, :], "batch", "predictions", "vocab")
+    is_word_V = jnp.arange(config.padded_vocab_size) < config.vocab_size
+    return jnp.where(is_word_V[None, None, :], logits_BxKxV, jnp.finfo(logits_dtype).min)
 
 
 class NspHead(nn.Module):

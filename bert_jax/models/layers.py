@@ -5,8 +5,11 @@ google-research/bert `modeling.py`: LayerNorm after each residual sum, dropout
 just before it. Parameters are kept in `param_dtype`, the sums run in `dtype`,
 and LayerNorm statistics and softmax in float32 at least.
 
+Activations that several devices may share say what their axes are (`named`);
+which of them a mesh splits is none of the model's business.
+
 Shape legend: B rows, L tokens, H hidden width, I feed-forward width, N heads,
-D head width.
+D head width, C the three of query, key and value.
 """
 
 from typing import Any
@@ -17,6 +20,7 @@ import jax.numpy as jnp
 
 from bert_jax.models import attention
 from bert_jax.models.config import EncoderConfig
+from bert_jax.models.dropout import dropout, fold
 
 Dtype = Any
 
@@ -50,6 +54,14 @@ def sinusoids(config: EncoderConfig) -> nn.initializers.Initializer:
     return (2.5 * config.initializer_range * waves).astype(dtype)
 
   return init
+
+
+def named(x: jax.Array, *axes: str | None) -> jax.Array:
+  """x, with names for its axes: "batch", "length", "predictions", "hidden", "heads", "mlp", "vocab".
+
+  Where the axes of a mesh are assigned to names (training/sharding.py), x is split accordingly; elsewhere this does nothing.
+  """
+  return nn.with_logical_constraint(x, axes)
 
 
 def dense(owner: nn.Module, features: int, name: str | None = None) -> nn.Dense:
@@ -122,15 +134,30 @@ class Embeddings(nn.Module):
     self.position_embeddings = table(positions, positions, position_init)
     self.token_type_embeddings = table(config.type_vocab_size, config.type_vocab_size)
     self.layer_norm = layer_norm(self)
-    self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
   def __call__(
-      self, ids_BxL: jax.Array, token_types_BxL: jax.Array, positions_BxL: jax.Array, *, deterministic: bool
+      self, ids_BxL: jax.Array, token_types_BxL: jax.Array, positions_BxL: jax.Array, dropout_keys_B: jax.Array | None
   ) -> jax.Array:
     x_BxLxH = self.word_embeddings(ids_BxL)
     x_BxLxH += self.position_embeddings(positions_BxL)
     x_BxLxH += self.token_type_embeddings(token_types_BxL)
-    return self.dropout(self.layer_norm(x_BxLxH), deterministic=deterministic)
+    x_BxLxH = named(x_BxLxH, "batch", "length", "hidden")
+    return dropout(self.layer_norm(x_BxLxH), self.config.hidden_dropout_prob, dropout_keys_B)
+
+
+class Projection(nn.Module):
+  """The parameters of a dense layer, for a caller that multiplies several at once: kernel [H, N, D] and bias [N, D]."""
+
+  config: EncoderConfig
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self) -> tuple[jax.Array, jax.Array]:
+    config = self.config
+    heads = (config.num_attention_heads, config.head_dim)
+    kernel = self.param("kernel", weight_init(config), (config.hidden_size, config.hidden_size), self.param_dtype)
+    bias = self.param("bias", nn.initializers.zeros, (config.hidden_size,), self.param_dtype)
+    return kernel.reshape(config.hidden_size, *heads), bias.reshape(heads)
 
 
 class SelfAttention(nn.Module):
@@ -142,22 +169,22 @@ class SelfAttention(nn.Module):
   attention: str = "auto"
 
   @nn.compact
-  def __call__(self, x_BxLxH: jax.Array, segment_ids_BxL: jax.Array, *, deterministic: bool) -> jax.Array:
+  def __call__(self, x_BxLxH: jax.Array, segment_ids_BxL: jax.Array, dropout_keys_B: jax.Array | None) -> jax.Array:
     config = self.config
-
-    def heads(name: str) -> jax.Array:
-      y_BxLxH = dense(self, config.hidden_size, name)(x_BxLxH)
-      return y_BxLxH.reshape(*y_BxLxH.shape[:2], config.num_attention_heads, config.head_dim)
-
-    dropped = not deterministic and config.attention_probs_dropout_prob > 0
+    # One product for the three: larger, and where devices share the heads, its gradient is one sum over them, not three.
+    kernels, biases = zip(*(Projection(config, self.param_dtype, name=name)() for name in ("query", "key", "value")))
+    kernel_HxCxNxD = jnp.stack(kernels, axis=1).astype(self.dtype)
+    bias_CxNxD = jnp.stack(biases).astype(self.dtype)
+    y_BxLxCxNxD = jnp.einsum("blh,hcnd->blcnd", x_BxLxH, kernel_HxCxNxD) + bias_CxNxD[None, None]
+    y_BxLxCxNxD = named(y_BxLxCxNxD, "batch", "length", None, "heads", None)
     y_BxLxNxD = attention.dot_product_attention(
-        heads("query"), heads("key"), heads("value"), segment_ids_BxL,
-        dropout_rate=config.attention_probs_dropout_prob,
-        dropout_key=self.make_rng("dropout") if dropped else None,
-        implementation=self.attention,
-    )
+        *(y_BxLxCxNxD[:, :, which] for which in range(3)), segment_ids_BxL,
+        dropout_rate=config.attention_probs_dropout_prob, dropout_keys_B=fold(dropout_keys_B, 0), implementation=self.attention,
+    )  # fmt: skip
+    y_BxLxNxD = named(y_BxLxNxD, "batch", "length", "heads", None)
     y_BxLxH = dense(self, config.hidden_size, "output")(y_BxLxNxD.reshape(x_BxLxH.shape))
-    y_BxLxH = nn.Dropout(config.hidden_dropout_prob)(y_BxLxH, deterministic=deterministic)
+    y_BxLxH = named(y_BxLxH, "batch", "length", "hidden")
+    y_BxLxH = dropout(y_BxLxH, config.hidden_dropout_prob, fold(dropout_keys_B, 1))
     return layer_norm(self, "layer_norm")(x_BxLxH + y_BxLxH)
 
 
@@ -169,12 +196,12 @@ class FeedForward(nn.Module):
   param_dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BxLxH: jax.Array, *, deterministic: bool) -> jax.Array:
+  def __call__(self, x_BxLxH: jax.Array, dropout_keys_B: jax.Array | None) -> jax.Array:
     config = self.config
     y_BxLxI = dense(self, config.intermediate_size, "intermediate")(x_BxLxH)
-    y_BxLxI = gelu(y_BxLxI)
-    y_BxLxH = dense(self, config.hidden_size, "output")(y_BxLxI)
-    y_BxLxH = nn.Dropout(config.hidden_dropout_prob)(y_BxLxH, deterministic=deterministic)
+    y_BxLxI = named(gelu(y_BxLxI), "batch", "length", "mlp")
+    y_BxLxH = named(dense(self, config.hidden_size, "output")(y_BxLxI), "batch", "length", "hidden")
+    y_BxLxH = dropout(y_BxLxH, config.hidden_dropout_prob, dropout_keys_B)
     return layer_norm(self, "layer_norm")(x_BxLxH + y_BxLxH)
 
 
@@ -187,8 +214,8 @@ class Block(nn.Module):
   attention: str = "auto"
 
   @nn.compact
-  def __call__(self, x_BxLxH: jax.Array, segment_ids_BxL: jax.Array, deterministic: bool) -> jax.Array:
+  def __call__(self, x_BxLxH: jax.Array, segment_ids_BxL: jax.Array, dropout_keys_B: jax.Array | None) -> jax.Array:
     x_BxLxH = SelfAttention(self.config, self.dtype, self.param_dtype, self.attention, name="attention")(
-        x_BxLxH, segment_ids_BxL, deterministic=deterministic)
+        x_BxLxH, segment_ids_BxL, fold(dropout_keys_B, 0))
     return FeedForward(self.config, self.dtype, self.param_dtype, name="feed_forward")(
-        x_BxLxH, deterministic=deterministic)
+        x_BxLxH, fold(dropout_keys_B, 1))

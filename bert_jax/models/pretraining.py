@@ -29,7 +29,9 @@ class ModelOutput(NamedTuple):
     hidden_states: num_hidden_layers + 1 arrays [B, L, H], see EncoderOutput.
     pooled_output: [B, S, H], tanh(dense([CLS] vector)) for each packed sequence.
     masked_output: [B, K, H], sequence_output at the masked positions.
-    mlm_logits: float32 [B, K, V].
+    padded_mlm_logits: float32 [B, K, V'], V' being V with the padding rows of the word embeddings; these have a
+      probability of 0. What a loss wants: cutting the padding off would move logits between devices that share the vocabulary.
+    mlm_logits: float32 [B, K, V], the same without padding.
     nsp_logits: float32 [B, S, 2]; index 0: B follows A.
   """
 
@@ -37,6 +39,7 @@ class ModelOutput(NamedTuple):
   hidden_states: tuple[jax.Array, ...]
   pooled_output: jax.Array | None
   masked_output: jax.Array
+  padded_mlm_logits: jax.Array | None
   mlm_logits: jax.Array | None
   nsp_logits: jax.Array | None
 
@@ -73,31 +76,32 @@ class PretrainingModel(nn.Module):
       self.nsp_head = NspHead(self.config, self.dtype, self.param_dtype)
 
   def __call__(
-      self, inputs: ModelInputs, masked_positions: jax.Array | None, *, deterministic: bool = True
+      self, inputs: ModelInputs, masked_positions: jax.Array | None, dropout_keys: jax.Array | None = None
   ) -> ModelOutput:
     """Runs encoder and heads.
 
     Args:
       inputs: see ModelInputs; of it, labels and weights are not read.
       masked_positions: int [B, K], the positions to predict, or None for all of them.
-      deterministic: False for dropout, which needs the PRNG stream 'dropout'.
+      dropout_keys: PRNG keys [B], one for every row, or None for no dropout.
 
     Returns:
       ModelOutput. The MLM head runs on [B, K, H] only, so that with K of L
       positions nothing of size [B, L, V] is ever made.
     """
     x_BxLxH, hidden_states = self.encoder(
-        inputs.input_ids, inputs.token_type_ids, inputs.position_ids, inputs.segment_ids,
-        deterministic=deterministic)
+        inputs.input_ids, inputs.token_type_ids, inputs.position_ids, inputs.segment_ids, dropout_keys)
     masked_BxKxH = x_BxLxH if masked_positions is None else _gather(x_BxLxH, masked_positions)
     pooled_BxSxH = self.pooler(_gather(x_BxLxH, inputs.cls_positions)) if "pooler" in self.heads else None
     word_embeddings_VxH = self.encoder.embeddings.word_embeddings.embedding
+    padded_BxKxV = self.mlm_head(masked_BxKxH, word_embeddings_VxH) if "mlm" in self.heads else None
     return ModelOutput(
         sequence_output=x_BxLxH,
         hidden_states=hidden_states,
         pooled_output=pooled_BxSxH,
         masked_output=masked_BxKxH,
-        mlm_logits=self.mlm_head(masked_BxKxH, word_embeddings_VxH) if "mlm" in self.heads else None,
+        padded_mlm_logits=padded_BxKxV,
+        mlm_logits=None if padded_BxKxV is None else padded_BxKxV[:, :, : self.config.vocab_size],
         nsp_logits=self.nsp_head(pooled_BxSxH) if "nsp" in self.heads else None,
     )
 

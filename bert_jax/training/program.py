@@ -30,9 +30,10 @@ def make_program(task: Task, config: ml_collections.ConfigDict, mesh: Mesh) -> P
   """Puts the step of a task together. Raises UserError for a schedule or a mesh that does not fit."""
   schedule, optimizer = optimizers.make_schedule(config), optimizers.make_optimizer(config)
   state = train_state.abstract(task.init, optimizer, mesh, config.seed)
+  sharding.check_sharded(mesh, state)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
   train_step = jax.jit(
-      make_train_step(task, optimizer, schedule, seed=config.seed, microbatches=config.optimizer.microbatches),
+      make_train_step(task, optimizer, schedule, seed=config.seed, microbatches=config.optimizer.microbatches, mesh=mesh),
       in_shardings=(shardings, sharding.batch_sharding(mesh)),
       out_shardings=(shardings, sharding.replicated(mesh)),
       donate_argnums=0,

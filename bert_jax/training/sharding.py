@@ -1,63 +1,88 @@
-"""Where every array lives: one mesh, and one table from parameter paths to mesh axes.
+"""Where every array lives: one mesh, and one table from names of axes to mesh axes.
 
 What was called pjit is `jax.jit` with shardings: arrays carry a NamedSharding,
-`in_shardings` and `out_shardings` state what goes in and comes out, and the
-compiler inserts the collectives. The model knows nothing of this file.
+`in_shardings` and `out_shardings` state what goes in and comes out.
 
 The mesh has three axes. `data` and `fsdp` both split the batch; `fsdp` splits
 the parameters and moments as well (ZeRO-3); `tensor` splits the matrices of a
-layer among devices that work on the same rows.
+layer among devices that work on the same rows (Megatron). PARAMETERS names the
+dimensions of every parameter, the model names those of its activations
+(models/layers.py `named`), and AXES says which mesh axes a name stands for.
+What a step does with it is in data_parallel.py.
 """
 
+import math
 import re
-from typing import Any
+from typing import Any, Sequence
 
 import jax
 import ml_collections
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from bert_jax import config as configs
 from bert_jax.errors import UserError
 
-BATCH_AXES = ("data", "fsdp")
+MESH_AXES = ("data", "fsdp", "tensor")
 
-# (pattern at the end of a parameter's path, mesh axes of its dimensions). The first match counts; no match is an error.
-RULES = (
-    ("word_embeddings/embedding", P("tensor", "fsdp")),
-    ("(position|token_type)_embeddings/embedding", P(None, "fsdp")),
-    ("attention/(query|key|value)/kernel", P("fsdp", "tensor")),
-    ("attention/(query|key|value)/bias", P("tensor")),
-    ("attention/output/kernel", P("tensor", "fsdp")),
-    ("feed_forward/intermediate/kernel", P("fsdp", "tensor")),
-    ("feed_forward/intermediate/bias", P("tensor")),
-    ("feed_forward/output/kernel", P("tensor", "fsdp")),
-    ("(attention|feed_forward)/output/bias", P()),
-    ("layer_norm/(scale|bias)", P()),
-    ("(pooler|mlm_head)/dense/kernel", P("fsdp", None)),
-    ("(pooler|mlm_head|nsp_head)/dense/bias", P()),
-    ("mlm_head/bias", P("tensor")),
-    ("nsp_head/dense/kernel", P()),
+# Name of an axis -> the mesh axes that split it. A name that stands for nothing is not split.
+AXES: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "length": (),
+    "predictions": (),
+    "hidden": (),  # the width of activations
+    "embed": ("fsdp",),  # the same width in parameters
+    "heads": ("tensor",),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+}
+
+# (pattern at the end of a parameter's path, names of its dimensions). The first match counts; no match is an error.
+PARAMETERS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    ("word_embeddings/embedding", ("vocab", "embed")),
+    ("position_embeddings/embedding", (None, "embed")),
+    ("token_type_embeddings/embedding", (None, None)),
+    ("attention/(query|key|value)/kernel", ("embed", "heads")),
+    ("attention/(query|key|value)/bias", ("heads",)),
+    ("attention/output/kernel", ("heads", "embed")),
+    ("feed_forward/intermediate/kernel", ("embed", "mlp")),
+    ("feed_forward/intermediate/bias", ("mlp",)),
+    ("feed_forward/output/kernel", ("mlp", "embed")),
+    ("(attention|feed_forward)/output/bias", (None,)),
+    ("layer_norm/(scale|bias)", (None,)),
+    ("(pooler|mlm_head)/dense/kernel", ("embed", None)),
+    ("(pooler|mlm_head|nsp_head)/dense/bias", (None,)),
+    ("mlm_head/bias", ("vocab",)),
+    ("nsp_head/dense/kernel", (None, None)),
 )
 
+# Parameters of fewer numbers may live on every device: gathering them would take longer than they are worth.
+LARGE = 2**16
 
-def make_mesh(config: ml_collections.ConfigDict, devices=None) -> Mesh:
+
+def make_mesh(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
   """The mesh of `config.mesh` over all devices; the axis at -1 takes what is left.
 
   Raises:
-    UserError: the axes do not multiply to the number of devices, or the batch does not divide.
+    UserError: the axes do not multiply to the number of devices, slices are not whole, or the batch or the heads do not divide.
   """
   devices = jax.devices() if devices is None else devices
-  sizes = {name: config.mesh[name] for name in ("data", "fsdp", "tensor")}
+  sizes = {name: config.mesh[name] for name in MESH_AXES}
   open_axes = [name for name, size in sizes.items() if size == -1]
-  fixed = int(np.prod([size for size in sizes.values() if size != -1]))
+  fixed = math.prod(size for size in sizes.values() if size != -1)
   asked = ", ".join(f"mesh.{name}={size}" for name, size in sizes.items())
   if len(open_axes) > 1 or any(size != -1 and size < 1 for size in sizes.values()):
     raise UserError(f"{asked}: axes are positive, and at most one of them is -1 (what is left)")
   if open_axes and len(devices) % fixed == 0:
     sizes[open_axes[0]] = len(devices) // fixed
-  if int(np.prod(list(sizes.values()))) != len(devices):
+  if math.prod(sizes.values()) != len(devices):
     raise UserError(f"{asked} does not fit {len(devices)} devices; set one axis to -1 and let the others divide {len(devices)}")
+  heads = configs.encoder_of(config).num_attention_heads
+  if heads % sizes["tensor"]:
+    raise UserError(f"mesh.tensor={sizes['tensor']} does not divide the {heads} attention heads, which it splits; "
+                    f"choose one of {_divisors(heads)}")  # fmt: skip
   rows, microbatches, split = config.data.batch_size, config.optimizer.microbatches, sizes["data"] * sizes["fsdp"]
   if rows % (microbatches * split):
     near = max(1, rows // (microbatches * split)) * microbatches * split
@@ -66,12 +91,44 @@ def make_mesh(config: ml_collections.ConfigDict, devices=None) -> Mesh:
         f"{f' in {microbatches} microbatches' if microbatches > 1 else ''}; the nearest size that does is {near}"
     )
   # Auto axes: the compiler propagates shardings (make_mesh's default, Explicit, asks every operation for one).
-  return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 3, devices=devices)
+  return Mesh(arrange(devices, sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def arrange(devices: Sequence[Any], sizes: dict[str, int]) -> np.ndarray:
+  """Devices in the order of the mesh, [data, fsdp, tensor], so that what talks most sits closest.
+
+  Slices of TPUs, which only the data centre's network connects, lie along `data`, whose sums are taken once a step. GPUs and
+  CPUs keep the order of their processes, which puts the devices of a host next to each other.
+
+  Raises:
+    UserError: several slices, and a mesh.data that they do not divide.
+  """
+  shape = tuple(sizes[name] for name in MESH_AXES)
+  if devices[0].platform != "tpu":
+    return np.array(devices, object).reshape(shape)
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  if sizes["data"] % slices:
+    raise UserError(f"mesh.data={sizes['data']} is not a multiple of the {slices} slices, between which only the data axis may lie; "
+                    f"the largest mesh.fsdp x mesh.tensor is {len(devices) // slices}, the devices of a slice")  # fmt: skip
+  if slices == 1:
+    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+  within = (sizes["data"] // slices, sizes["fsdp"], sizes["tensor"])
+  return mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, allow_split_physical_axes=True)
+
+
+def _divisors(number: int) -> str:
+  return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
+
+
+def spec(*names: str | None) -> P:
+  """The PartitionSpec of an array whose dimensions have these names; None and names that stand for nothing are not split."""
+  axes = [AXES[name] if name else () for name in names]
+  return P(*(one if len(one) > 1 else one[0] if one else None for one in axes))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Rows of a batch over the data and fsdp axes."""
-  return NamedSharding(mesh, P(BATCH_AXES))
+  return NamedSharding(mesh, spec("batch"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -79,39 +136,112 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P())
 
 
-def state_shardings(mesh: Mesh, state: Any) -> Any:
-  """NamedShardings for a train state (or parameters): moments live where their parameters do.
+def state_specs(state: Any) -> Any:
+  """PartitionSpecs for a train state (or parameters): moments live where their parameters do.
 
   Args:
-    mesh: the mesh.
     state: pytree of arrays or ShapeDtypeStructs.
 
   Raises:
-    ValueError: a parameter that no rule of RULES names.
+    ValueError: a parameter that PARAMETERS does not name.
+  """
+
+  def one(path, leaf):
+    if leaf.ndim == 0:
+      return P()
+    name = _name(path)
+    for pattern, names in PARAMETERS:
+      if re.search(f"(^|/){pattern}$", name):
+        return spec(*names)
+    raise ValueError(f"no sharding rule names the parameter {name} of shape {leaf.shape}; add one to sharding.PARAMETERS")
+
+  return jax.tree_util.tree_map_with_path(one, state)
+
+
+def state_shardings(mesh: Mesh, state: Any) -> Any:
+  """NamedShardings for a train state or parameters, see `state_specs`.
+
+  Raises:
+    ValueError: a parameter that PARAMETERS does not name.
     UserError: a mesh axis that does not divide the dimension it splits.
   """
 
-  def sharding(path, leaf):
-    if leaf.ndim == 0:
-      return NamedSharding(mesh, P())
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    for pattern, spec in RULES:
-      if re.search(f"(^|/){pattern}$", name):
-        _check_divides(mesh, name, leaf.shape, spec)
-        return NamedSharding(mesh, spec)
-    raise ValueError(f"no sharding rule names the parameter {name} of shape {leaf.shape}; add one to sharding.RULES")
+  def one(path, leaf, where):
+    for size, axis in zip(leaf.shape, where):
+      if axis is not None and size % mesh.shape[axis]:
+        raise UserError(f"mesh.{axis}={mesh.shape[axis]} does not divide a dimension of {size} of the parameter {_name(path)} {leaf.shape}")
+    return NamedSharding(mesh, where)
 
-  return jax.tree_util.tree_map_with_path(sharding, state)
+  return jax.tree_util.tree_map_with_path(one, state, state_specs(state))
 
 
-def _check_divides(mesh: Mesh, name: str, shape: tuple[int, ...], spec: P) -> None:
-  for size, axis in zip(shape, spec):
-    if axis is not None and size % mesh.shape[axis]:
-      raise UserError(f"mesh.{axis}={mesh.shape[axis]} does not divide a dimension of {size} of the parameter {name} {shape}")
+def _name(path) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def check_sharded(mesh: Mesh, state: Any, *, large: int = LARGE) -> None:
+  """Checks that every large array of a state is spread as the mesh promises.
+
+  The promise does not come from the table above: `fsdp` divides everything large, `tensor` also the layers and the
+  vocabulary. An array that is larger on a device than that is a hole in the table, and memory lost on every device.
+
+  Args:
+    mesh: the mesh.
+    state: arrays or ShapeDtypeStructs with shardings, in memory or planned.
+    large: numbers from which an array counts as large.
+
+  Raises:
+    ValueError: an array that is not; it is named, with the bytes that a device holds of it, and should hold.
+  """
+  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+    name, size = _name(path), math.prod(leaf.shape)
+    parts = mesh.shape["fsdp"] * (mesh.shape["tensor"] if re.search("layer_[0-9]+/|word_embeddings", name) else 1)
+    holds = math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    should = -(-size // parts) * leaf.dtype.itemsize
+    if size >= large and holds != should:
+      raise ValueError(
+          f"{name} of shape {leaf.shape} is not spread as the mesh promises: a device holds {holds:,} bytes of it and should hold {should:,}, "
+          f"a part in {parts} (mesh.fsdp={mesh.shape['fsdp']}, mesh.tensor={mesh.shape['tensor']}); mend sharding.PARAMETERS"
+      )
+
+
+def rows_of_process(mesh: Mesh, batch_size: int, devices: Sequence[jax.Device] | None = None) -> np.ndarray:
+  """Which rows of a global batch the devices of this process hold.
+
+  With mesh.tensor across processes, several processes hold the same rows; and where the mesh puts the devices in another
+  order than the processes, the rows are no contiguous range.
+
+  Args:
+    mesh: the mesh.
+    batch_size: rows in a global batch.
+    devices: those of this process; they can be given for tests.
+
+  Returns:
+    int64 [rows of this process], ascending.
+  """
+  where = batch_sharding(mesh).devices_indices_map((batch_size,))
+  own = set(mesh.local_devices if devices is None else devices)
+  pieces = {index[0].indices(batch_size) for device, index in where.items() if device in own}
+  return np.unique(np.concatenate([np.arange(*piece, dtype=np.int64) for piece in pieces] or [np.zeros(0, np.int64)]))
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """This process's rows of a global batch, on its devices."""
-  sharding = batch_sharding(mesh)
+  """Global arrays from the rows of this process.
+
+  Args:
+    batch: arrays whose first dimension is the rows of `rows_of_process`, in that order.
+    mesh: the mesh.
+  """
+  sharding, split = batch_sharding(mesh), mesh.shape["data"] * mesh.shape["fsdp"]
+  parts = rows_of_process(mesh, split)  # with one row for each part of the batch
+
+  def put(array: np.ndarray) -> jax.Array:
+    rows, left = divmod(len(array), len(parts))
+    if left:
+      raise ValueError(f"{len(array)} rows for {len(parts)} parts of a batch; expected those of rows_of_process")
+    place = {part * rows: number * rows for number, part in enumerate(parts.tolist())}  # first row of a part -> where it is in `array`
+    piece = lambda index: array[place[index[0].start or 0] :][:rows]
+    return jax.make_array_from_callback((split * rows, *array.shape[1:]), sharding, piece)
+
   with jax.transfer_guard_host_to_device("allow"):  # the one copy that a step needs; with several processes JAX takes it for an oversight
-    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+    return {name: put(array) for name, array in batch.items()}

@@ -11,9 +11,11 @@ from typing import Any, Callable, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from bert_jax import masking
 from bert_jax.training import optimizer as optimizers
+from bert_jax.training.data_parallel import on_own_rows, whole
 from bert_jax.training.train_state import TrainState
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]  # metric -> (Σ value, Σ weight); division comes last
@@ -26,14 +28,17 @@ class Task(NamedTuple):
     init: (key) -> parameters.
     prepare: (global host batch as in batch.HOST_BATCH, row keys [B], step or None in evaluation) -> (prepared
       batch, a pytree whose arrays all have B as the first dimension; {term: global weight}; real tokens in the batch).
-    loss: (params, microbatch, {term: global weight}, dropout key or None) -> (loss, Sums).
+    loss: (params, some rows of the prepared batch, {term: global weight}, dropout keys of these rows or None) -> (loss,
+      Sums). Both are sums over rows: those of all microbatches and devices are added.
     metrics: ({metric: value}) -> {metric: value}, adds what is derived, such as perplexity.
+    dtype: of the matrix products, in which parameters travel between devices; None: that of the parameters.
   """
 
   init: Callable[[jax.Array], Any]
   prepare: Callable[[dict, jax.Array, jax.Array | None], tuple[Any, dict[str, jax.Array], jax.Array]]
   loss: Callable[..., tuple[jax.Array, Sums]]
   metrics: Callable[[dict[str, float]], dict[str, float]]
+  dtype: Any = None
 
 
 class StepReport(NamedTuple):
@@ -54,27 +59,31 @@ class StepReport(NamedTuple):
   skipped: jax.Array
 
 
-def make_train_step(task: Task, optimizer: optax.GradientTransformation, schedule: Callable, *, seed: int, microbatches: int):
-  """Returns step(state, batch) -> (state, StepReport), to be jitted by the caller."""
+def make_train_step(
+    task: Task, optimizer: optax.GradientTransformation, schedule: Callable, *, seed: int, microbatches: int, mesh: Mesh | None = None
+):
+  """Returns step(state, batch) -> (state, StepReport), to be jitted by the caller; `mesh` None: on one device."""
+
+  def gradients_of(params, rows, global_weights):
+    """(loss and Sums, gradients) of a device's rows, one microbatch after the other."""
+
+    def one(part):
+      prepared, dropout_keys = part
+      loss = lambda params: task.loss(whole(params, mesh, task.dtype), prepared, global_weights, dropout_keys)
+      return jax.value_and_grad(loss, has_aux=True)(params)
+
+    if microbatches == 1:
+      return one(rows)
+    parts = jax.tree.map(lambda x: split_rows(x, microbatches), rows)
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts)))
+    total, _ = jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, one(part)), None), nothing, parts)
+    return total
 
   def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, StepReport]:
     keys = masking.row_keys(seed, batch["epoch"], batch["index"])
     prepared, global_weights, tokens = task.prepare(batch, keys, state.step)
-    dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
-
-    def gradient(index, microbatch):
-      key = jax.random.fold_in(dropout_key, index)
-      (loss, sums), grads = jax.value_and_grad(task.loss, has_aux=True)(state.params, microbatch, global_weights, key)
-      return loss, sums, grads
-
-    if microbatches == 1:
-      loss, sums, grads = gradient(0, prepared)
-    else:
-      parts = jax.tree.map(lambda x: split_rows(x, microbatches), prepared)
-      first = gradient(0, jax.tree.map(lambda x: x[0], parts))
-      rest = (jnp.arange(1, microbatches), jax.tree.map(lambda x: x[1:], parts))
-      add = lambda total, part: (jax.tree.map(jnp.add, total, gradient(*part)), None)
-      (loss, sums, grads), _ = jax.lax.scan(add, first, rest)
+    rows = prepared, masking.dropout_keys(keys)
+    (loss, sums), grads = on_own_rows(mesh, gradients_of)(state.params, rows, global_weights)
 
     grad_norm = optax.global_norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -95,18 +104,20 @@ def make_train_step(task: Task, optimizer: optax.GradientTransformation, schedul
 def split_rows(array: jax.Array, parts: int) -> jax.Array:
   """[B, …] -> [parts, B / parts, …], striped: row r goes to part r mod parts.
 
-  Contiguous parts would live on some of the devices only and be sent around; stripes stay where they are.
+  Stripes are the same for any number of devices that split the batch, where contiguous parts would not be.
   """
   return array.reshape(array.shape[0] // parts, parts, *array.shape[1:]).swapaxes(0, 1)
 
 
-def make_eval_step(task: Task, *, seed: int):
-  """Returns step(params, batch) -> Sums, without dropout, to be jitted by the caller."""
+def make_eval_step(task: Task, *, seed: int, mesh: Mesh | None = None):
+  """Returns step(params, batch) -> Sums, without dropout, to be jitted by the caller; `mesh` None: on one device."""
+
+  def sums_of(params, prepared, global_weights):
+    return task.loss(whole(params, mesh, task.dtype), prepared, global_weights, None)[1], None
 
   def step(params, batch: dict[str, jax.Array]) -> Sums:
     prepared, global_weights, _ = task.prepare(batch, masking.row_keys(seed, batch["epoch"], batch["index"]), None)
-    _, sums = task.loss(params, prepared, global_weights, None)
-    return sums
+    return on_own_rows(mesh, sums_of, training=False)(params, prepared, global_weights)[0]
 
   return step
 

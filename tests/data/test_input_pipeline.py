@@ -71,9 +71,12 @@ def test_both_loaders_give_the_same_batches(num_rows):
 @pytest.mark.parametrize("hosts", [2, 4, 8])
 def test_hosts_together_read_the_batch_that_one_host_reads(hosts, loader):
   alone = take(Rows(37), 5, loader=loader)  # 80 examples: epochs end inside of batches
-  parts = [take(Rows(37), 5, loader=loader, process_index=h, process_count=hosts) for h in range(hosts)]
-  for step, whole in enumerate(alone):
-    assert_equal(joined([part[step] for part in parts]), whole)
+  shares = [np.arange(16).reshape(hosts, -1), np.arange(16).reshape(-1, hosts).T]  # contiguous, and as another mesh may have them
+  for share in shares:
+    parts = [take(Rows(37), 5, loader=loader, process_rows=share[host]) for host in range(hosts)]
+    for step, whole in enumerate(alone):
+      found = joined([part[step] for part in parts])
+      assert_equal({name: array[np.argsort(share.ravel())] for name, array in found.items()}, whole)
 
 
 def test_an_epoch_may_end_inside_a_batch():
@@ -173,13 +176,11 @@ def test_the_interpreter_exits_quietly_in_the_middle_of_a_stream(loader):
   assert (done.returncode, done.stdout, done.stderr) == (0, "4\n", "")
 
 
-def test_a_batch_that_does_not_divide_over_the_processes_is_refused():
-  with pytest.raises(UserError, match="data.batch_size=10 does not divide over 4 processes"):
-    train_batches(Rows(50), batch_size=10, seed=0, start=0, steps=1, loader="threads", process_count=4)
-  with pytest.raises(UserError, match="does not divide"):
-    evaluation_batches(Rows(50), batch_size=10, process_count=4)
+def test_an_empty_split_and_an_unknown_loader_are_refused_at_once():
   with pytest.raises(UserError, match="this one has 0; prepare the corpus from more text"):
     train_batches(Rows(0), batch_size=10, seed=0, start=0, steps=1, loader="threads")
+  with pytest.raises(UserError, match="this one has 0"):
+    evaluation_batches(Rows(0), batch_size=10)
   with pytest.raises(UserError, match="data.loader"):
     train_batches(Rows(5), batch_size=10, seed=0, start=0, steps=1, loader="torch")
 
@@ -194,12 +195,12 @@ def test_without_tensorflow_the_remedy_is_named(monkeypatch):
 @pytest.mark.parametrize("num_rows, max_rows", [(1, 0), (20, 0), (21, 0), (21, 6), (3, 100), (8, 0)])
 def test_evaluation_reads_every_row_once_and_in_order(num_rows, max_rows, hosts):
   split = Rows(num_rows)
-  one_host = lambda h: evaluation_batches(
-      split, batch_size=8, max_rows=max_rows, process_index=h, process_count=hosts
-  )
-  parts = [list(one_host(h)) for h in range(hosts)]
+  share = np.arange(8).reshape(-1, hosts).T  # every host takes every so-many-th row
+  parts = [list(evaluation_batches(split, batch_size=8, max_rows=max_rows, process_rows=share[h])) for h in range(hosts)]
   assert len({len(part) for part in parts}) == 1  # no host waits for another in vain
-  whole = joined([joined([part[step] for part in parts]) for step in range(len(parts[0]))])
+  order = np.argsort(share.ravel())
+  steps = [joined([part[step] for part in parts]) for step in range(len(parts[0]))]
+  whole = joined([{name: array[order] for name, array in step.items()} for step in steps])
   count = min(num_rows, max_rows or num_rows)
   real = whole["sequences"].any(axis=(1, 2))
   np.testing.assert_array_equal(whole["index"][real], np.arange(count))

@@ -58,7 +58,7 @@ def test_dropout_drops_the_stated_share_and_keeps_the_mean():
   value = jnp.broadcast_to(jnp.eye(64)[None, :, None, :], (4, 64, 2, 64))
   segments = jnp.ones((4, 64), jnp.int32)
   dropped = attention.dot_product_attention(
-      query, key, value, segments, dropout_rate=0.25, dropout_key=jax.random.key(0))
+      query, key, value, segments, dropout_rate=0.25, dropout_keys_B=jax.random.split(jax.random.key(0), len(query)))
   kept = attention.dot_product_attention(query, key, value, segments)
   dropped, kept = np.asarray(dropped), np.asarray(kept)
   assert np.mean(dropped == 0) == pytest.approx(0.25, abs=0.01)

@@ -14,16 +14,15 @@ from bert_jax.models.encoder import Encoder
 IDS = ("input_ids", "token_type_ids", "position_ids", "segment_ids")
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _apply(encoder, deterministic, params, ids, key):
-  return encoder.apply({"params": params}, *ids, deterministic=deterministic, rngs={"dropout": key})
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(encoder, params, ids, dropout_keys):
+  return encoder.apply({"params": params}, *ids, dropout_keys)
 
 
 def _run(config, params, inputs, *, key=None, dtype=jnp.float32):
   """Runs the encoder, with dropout if there is a key."""
   ids = [getattr(inputs, name) for name in IDS]
-  rng = jax.random.key(0) if key is None else key
-  return _apply(Encoder(config, dtype), key is None, params["encoder"], ids, rng)
+  return _apply(Encoder(config, dtype), params["encoder"], ids, None if key is None else jax.random.split(key, len(ids[0])))
 
 
 def test_there_is_one_hidden_state_more_than_layers_and_the_last_is_the_output(config, params, rows):
@@ -37,30 +36,56 @@ def test_there_is_one_hidden_state_more_than_layers_and_the_last_is_the_output(c
   np.testing.assert_allclose(normal.var(-1), 1, atol=1e-3)
 
 
-def test_dropout_is_off_when_deterministic_and_keyed_otherwise(config, params, rows):
+def test_dropout_is_off_without_keys_and_follows_them(config, params, rows):
   off = _run(config, params, rows[0]).sequence_output
   on = [_run(config, params, rows[0], key=jax.random.key(seed)).sequence_output for seed in (0, 0, 1)]
   np.testing.assert_array_equal(on[0], on[1])
   assert np.abs(on[0] - on[2]).max() > 0.1 and np.abs(on[0] - off).max() > 0.1
 
 
-def test_remat_gives_the_same_gradients_with_dropout_and_recomputes(config, params, rows):
+def test_a_row_is_dropped_out_alike_in_any_batch(config, params, rows):
+  """So neither microbatches nor devices change a training step."""
+  ids, keys = [getattr(rows[0], name) for name in IDS], jax.random.split(jax.random.key(0), 2)
+  both = _apply(Encoder(config), params["encoder"], ids, keys).sequence_output
+  for row in range(2):
+    alone = _apply(Encoder(config), params["encoder"], [x[row : row + 1] for x in ids], keys[row : row + 1]).sequence_output
+    np.testing.assert_allclose(alone[0], both[row], atol=1e-5)
+  assert np.abs(_apply(Encoder(config), params["encoder"], ids, keys[::-1]).sequence_output - both).max() > 0.1
+
+
+@pytest.fixture(scope="module")
+def by_remat(config, params, rows):
+  """{policy: (gradients with dropout, jaxpr of the gradient, bytes kept from the forward pass for the backward pass)}."""
   config = dataclasses.replace(config, num_hidden_layers=1)
   ids = [getattr(rows[0], name) for name in IDS]
 
-  def gradient(remat):
-    encoder = Encoder(config, remat=remat)
-
+  def one(remat):
     def loss(p):
-      output = encoder.apply({"params": p}, *ids, deterministic=False, rngs={"dropout": jax.random.key(3)})
+      output = Encoder(config, remat=remat).apply({"params": p}, *ids, jax.random.split(jax.random.key(3), 2))
       return jnp.mean(output.sequence_output[:, 0] ** 3)
 
-    return jax.jit(jax.grad(loss)), str(jax.make_jaxpr(jax.grad(loss))(params["encoder"]))
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(lambda p: jax.vjp(loss, p)[1], params["encoder"])))
+    return jax.jit(jax.grad(loss))(params["encoder"]), str(jax.make_jaxpr(jax.grad(loss))(params["encoder"])), kept
 
-  (plain, plain_jaxpr), (remat, remat_jaxpr) = gradient("none"), gradient("full")
-  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
-               plain(params["encoder"]), remat(params["encoder"]))
-  assert remat_jaxpr.count("= erf") > plain_jaxpr.count("= erf")
+  return {remat: one(remat) for remat in ("none", "dots", "full")}
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_remat_gives_the_same_gradients_with_dropout(by_remat, remat):
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), by_remat["none"][0], by_remat[remat][0])
+
+
+def test_each_remat_policy_recomputes_what_it_says_and_keeps_less(by_remat):
+  count = lambda remat, operation: by_remat[remat][1].count(operation)
+  # The GELU is computed again by both; the six products with a parameter (three of them in one) by "full" alone.
+  assert count("none", "= erf") < count("dots", "= erf") == count("full", "= erf")
+  assert count("none", "= dot_general") < count("dots", "= dot_general") < count("full", "= dot_general")
+  assert by_remat["full"][2] < by_remat["dots"][2] < by_remat["none"][2]
+
+
+def test_an_unknown_remat_policy_is_refused(config, params, rows):
+  with pytest.raises(UserError, match="expected one of none, dots, full; got True"):
+    Encoder(config, remat=True).apply({"params": params["encoder"]}, *(getattr(rows[0], name) for name in IDS))
 
 
 def test_bfloat16_stays_near_float32_with_float32_parameters(config, params, rows):

@@ -56,6 +56,7 @@ def test_shapes_and_dtypes_of_every_output(config, params, rows):
         "sequence_output": ((2, 24, 32), dtype),
         "pooled_output": ((2, 2, 32), dtype),
         "masked_output": ((2, 4, 32), dtype),
+        "padded_mlm_logits": ((2, 4, 256), jnp.float32),
         "mlm_logits": ((2, 4, 130), jnp.float32),
         "nsp_logits": ((2, 2, 2), jnp.float32),
     }
@@ -161,8 +162,7 @@ def test_dropout_reaches_every_place_that_bert_has(config, params, rows):
   def run(**rates):
     none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = PretrainingModel(dataclasses.replace(config, **none | rates))
-    rngs = {"dropout": jax.random.key(0)}
-    return model.apply({"params": params}, *rows, deterministic=False, rngs=rngs).sequence_output
+    return model.apply({"params": params}, *rows, jax.random.split(jax.random.key(0), 2)).sequence_output
 
   still, off = run(), PretrainingModel(config).apply({"params": params}, *rows).sequence_output
   np.testing.assert_allclose(still, off, atol=1e-6)

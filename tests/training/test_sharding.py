@@ -1,31 +1,68 @@
 """sharding.py: one table, every parameter named in it, and the same training on any mesh."""
 
+import dataclasses
+import re
+
+from flax import linen as nn
 import jax
 import numpy as np
 import pytest
-from tests.pretraining_fixtures import losses, run_steps, tiny_config, tiny_task
+from tests.pretraining_fixtures import losses, run_steps, tiny_batch, tiny_config, tiny_task
 
 from bert_jax.errors import UserError
-from bert_jax.training import sharding, train_state
+from bert_jax.models import layers
 from bert_jax.training import optimizer as optimizers
+from bert_jax.training import sharding, train_state
+from bert_jax.training.program import make_program
+from bert_jax.training.train_step import make_eval_step
 
 MESHES = {
     "data 8": {"mesh.data": 8},
     "fsdp 8": {"mesh.data": 1, "mesh.fsdp": 8},
     "data 2 x fsdp 4": {"mesh.data": 2, "mesh.fsdp": 4},
+    "data 4 x tensor 2": {"mesh.data": 4, "mesh.tensor": 2},
     "fsdp 2 x tensor 2 x data 2": {"mesh.data": -1, "mesh.fsdp": 2, "mesh.tensor": 2},
 }
+DROPOUT = {"model.hidden_dropout_prob": 0.2, "model.attention_probs_dropout_prob": 0.2}
 
 
 @pytest.fixture(scope="module")
 def alone():
-  return run_steps(tiny_config(), 10)
+  """Losses and gradient norms of ten steps on one device, with dropout or without."""
+  return {name: run_steps(tiny_config(**overrides), 10)[1] for name, overrides in {"": {}, "dropout": DROPOUT}.items()}
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_ten_steps_on_eight_devices_give_the_losses_of_one(alone, mesh):
-  _, reports = run_steps(tiny_config(**MESHES[mesh]), 10, devices=8)
-  np.testing.assert_allclose(losses(reports), losses(alone[1]), atol=1e-5, rtol=0)
+@pytest.mark.parametrize("how", ["plainly", "dropout, 2 microbatches, remat dots", "2 microbatches, remat full"])
+def test_ten_steps_on_eight_devices_give_the_losses_of_one(alone, mesh, how):
+  """Dropout too is the same on any mesh, because its bits belong to the row."""
+  overrides = DROPOUT if "dropout" in how else {}
+  overrides = overrides | {"optimizer.microbatches": 2 if "micro" in how else 1, "model.remat": how.split()[-1] if "remat" in how else "none"}
+  _, reports = run_steps(tiny_config(**MESHES[mesh], **overrides), 10, devices=8)
+  expected = alone["dropout" if "dropout" in how else ""]
+  np.testing.assert_allclose(losses(reports), losses(expected), atol=1e-5, rtol=0)
+  np.testing.assert_allclose([report.grad_norm for report in reports], [report.grad_norm for report in expected], rtol=1e-4)
+
+
+@pytest.mark.parametrize("mesh", ["data 8", "data 2 x fsdp 4"])
+def test_an_evaluation_on_eight_devices_gives_the_sums_of_one(mesh):
+  config = tiny_config(**MESHES[mesh])
+  task, mesh = tiny_task(config), sharding.make_mesh(config)
+  params = task.init(jax.random.key(0))
+  expected = jax.jit(make_eval_step(task, seed=0))(params, tiny_batch(0))
+  found = jax.jit(make_eval_step(task, seed=0, mesh=mesh))(params, sharding.put_batch(tiny_batch(0), mesh))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
+
+
+def test_with_bfloat16_products_gradients_are_still_summed_in_float32():
+  """On eight devices, whose every sum over devices is read from the program."""
+  config = tiny_config(**MESHES["data 2 x fsdp 4"], **{"model.dtype": "bfloat16"})
+  program = make_program(tiny_task(config), config, sharding.make_mesh(config))
+  text = program.train_step.lower(program.state, sharding.put_batch(tiny_batch(0), sharding.make_mesh(config))).as_text()
+  sums = re.findall(r'"stablehlo\.(?:all_reduce|reduce_scatter)".*?\}\) : \(tensor<([^>]*)>', text, re.DOTALL)
+  gathers = re.findall(r'"stablehlo\.all_gather".*?: \(tensor<([^>]*)>', text)
+  assert len(sums) > 10 and {kind.split("x")[-1] for kind in sums} == {"f32"}
+  assert {kind.split("x")[-1] for kind in gathers} == {"bf16", "f32"}  # matrices, embeddings
 
 
 def test_fsdp_holds_an_eighth_of_every_matrix_and_of_its_moments_on_each_device():
@@ -42,7 +79,7 @@ def test_tensor_parallelism_splits_the_matrices_of_a_layer_and_their_moments():
   state = train_state.abstract(tiny_task(config).init, optimizers.make_optimizer(config), sharding.make_mesh(config), 0)
   for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.opt_state)):
     name = jax.tree_util.keystr(path, simple=True, separator="/")
-    if "/layer_0/" in name and name.endswith("kernel") or name.endswith("word_embeddings/embedding"):
+    if ("/layer_0/" in name and name.endswith("kernel")) or name.endswith("word_embeddings/embedding"):
       assert np.prod(leaf.sharding.shard_shape(leaf.shape)) * 4 == np.prod(leaf.shape), name
 
 
@@ -66,14 +103,101 @@ def test_a_parameter_that_no_rule_names_is_an_error(name):
     sharding.state_shardings(mesh, tree)
 
 
-def test_every_rule_is_used():
-  config = tiny_config()
+def names_of(config):
   state = train_state.abstract(tiny_task(config).init, optimizers.make_optimizer(config), sharding.make_mesh(config), 0)
-  names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(state.params)]
-  import re
+  return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(state.params)]
 
-  for pattern, _ in sharding.RULES:
+
+def test_every_rule_is_used_and_every_name_of_an_axis_is_known():
+  names = names_of(tiny_config())
+  for pattern, axes in sharding.PARAMETERS:
     assert any(re.search(f"(^|/){pattern}$", name) for name in names), f"no parameter is called {pattern}"
+    assert {axis for axis in axes if axis} <= set(sharding.AXES)
+  with jax.set_mesh(sharding.make_mesh(tiny_config())):  # the names that the model gives its activations
+    given, plain = set(), nn.with_logical_constraint
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(layers.nn, "with_logical_constraint", lambda x, axes: given.update(axes) or plain(x, axes))
+      jax.eval_shape(tiny_task(tiny_config()).init, jax.random.key(0))
+  assert {"batch", "hidden", "heads", "mlp", "vocab"} <= given
+  assert given - {None} <= set(sharding.AXES)
+
+
+def large_state(**overrides):
+  """(mesh, abstract state) of a model with matrices worth spreading."""
+  config = tiny_config(**{"model.hidden_size": 256, "model.intermediate_size": 512} | overrides)
+  mesh = sharding.make_mesh(config)
+  return mesh, train_state.abstract(tiny_task(config).init, optimizers.make_optimizer(config), mesh, 0)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_every_mesh_keeps_its_promise_of_spreading(mesh):
+  mesh, state = large_state(**MESHES[mesh])
+  sharding.check_sharded(mesh, state, large=2000)
+
+
+def test_an_array_that_is_not_spread_is_named_with_its_bytes(monkeypatch):
+  rules = dict(sharding.PARAMETERS) | {"feed_forward/output/kernel": (None, None)}
+  monkeypatch.setattr(sharding, "PARAMETERS", tuple(rules.items()))
+  mesh, state = large_state(**MESHES["fsdp 2 x tensor 2 x data 2"])
+  message = (r"params/encoder/layer_0/feed_forward/output/kernel of shape \(512, 256\) .* holds 524,288 bytes of it and should hold 131,072, "
+             r"a part in 4 \(mesh.fsdp=2, mesh.tensor=2\)")  # fmt: skip
+  with pytest.raises(ValueError, match=message):
+    sharding.check_sharded(mesh, state)
+  monkeypatch.undo()
+  mesh, state = large_state(**MESHES["fsdp 8"])
+  moments = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding.replicated(mesh)), state.opt_state)
+  with pytest.raises(ValueError, match="opt_state/.*/mu/.* a part in 8"):
+    sharding.check_sharded(mesh, state._replace(opt_state=moments))
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("order", ["of the mesh", "tensor across processes", "interleaved"])
+def test_processes_hold_the_rows_of_their_devices_and_all_rows_together(mesh, order):
+  mesh = sharding.make_mesh(tiny_config(**MESHES[mesh]))
+  devices = mesh.devices.transpose({"of the mesh": (0, 1, 2), "tensor across processes": (2, 0, 1), "interleaved": (1, 2, 0)}[order]).ravel()
+  shares = [sharding.rows_of_process(mesh, 16, devices=devices[4 * process :][:4]) for process in range(2)]
+  array = jax.device_put(np.arange(16), sharding.batch_sharding(mesh))
+  for process, rows in enumerate(shares):
+    held = [shard.data for shard in array.addressable_shards if shard.device in set(devices[4 * process :][:4])]
+    np.testing.assert_array_equal(rows, np.unique(np.concatenate(held)))
+  np.testing.assert_array_equal(np.unique(np.concatenate(shares)), np.arange(16))
+  if order == "tensor across processes" and mesh.shape["tensor"] == 2:
+    np.testing.assert_array_equal(shares[0], shares[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """What laying out a mesh reads of a TPU."""
+
+  id: int
+  slice_index: int
+  platform: str = "tpu"
+  device_kind: str = "TPU v4"
+  core_on_chip: int = 0
+
+  @property
+  def process_index(self):
+    return self.id // 4
+
+  @property
+  def coords(self):
+    return (self.id % 4 % 2, self.id % 4 // 2, self.id // 4 % 2)
+
+
+def test_slices_lie_along_the_data_axis():
+  chips = [Chip(number, number // 8) for number in range(16)]
+  mesh = sharding.arrange(chips[::-1], {"data": 4, "fsdp": 2, "tensor": 2})
+  assert mesh.shape == (4, 2, 2) and len(set(mesh.ravel())) == 16
+  for row in range(4):
+    assert {chip.slice_index for chip in mesh[row].ravel()} == {row // 2}
+  with pytest.raises(UserError, match="mesh.data=1 is not a multiple of the 2 slices.*the largest mesh.fsdp x mesh.tensor is 8"):
+    sharding.arrange(chips, {"data": 1, "fsdp": 16, "tensor": 1})
+
+
+def test_hosts_of_gpus_may_share_any_axis():
+  gpus = [Chip(number, number // 8, "gpu", "NVIDIA H100") for number in range(16)]
+  mesh = sharding.arrange(gpus, {"data": 1, "fsdp": 16, "tensor": 1})
+  assert [gpu.id for gpu in mesh.ravel()] == list(range(16))
 
 
 @pytest.mark.parametrize(
@@ -83,6 +207,7 @@ def test_every_rule_is_used():
         ({"mesh.fsdp": 3}, "mesh.fsdp=3.* does not fit 8 devices"),
         ({"mesh.data": -1, "mesh.fsdp": -1}, "at most one"),
         ({"mesh.fsdp": 0}, "positive"),
+        ({"mesh.data": 2, "mesh.tensor": 4}, "mesh.tensor=4 does not divide the 2 attention heads.*choose one of 1, 2"),
         ({"data.batch_size": 12}, "data.batch_size=12 does not divide over 8 devices.*nearest size that does is 8"),
         ({"data.batch_size": 8, "optimizer.microbatches": 2}, "data.batch_size=8 does not divide"),
     ],

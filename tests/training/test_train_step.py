@@ -77,11 +77,11 @@ def _nan_loss(task, params, part, weights, key):
   return loss * jnp.where(jnp.any(part[1].labels == 99) | jnp.any(part[0].input_ids[:, 1] == 99), jnp.nan, 1.0), sums
 
 
-def test_dropout_differs_from_step_to_step_and_is_the_same_again():
-  config = tiny_config(**{"model.hidden_dropout_prob": 0.5, "optimizer.learning_rate": 1e-30})
-  first, again = (losses(run_steps(config, 2, change=lambda step, batch: tiny_batch(0))[1]) for _ in range(2))
+def test_dropout_acts_in_training_and_is_the_same_again(whole):
+  config = tiny_config(**{"model.hidden_dropout_prob": 0.5})
+  first, again = (losses(run_steps(config, 2)[1]) for _ in range(2))
   np.testing.assert_array_equal(first, again)
-  assert first[0][0] != first[1][0]
+  assert np.abs(first - losses(whole[1])[:2]).max() > 1e-3
 
 
 def one_number_task(loss=lambda w: w):
@@ -89,9 +89,9 @@ def one_number_task(loss=lambda w: w):
   init = lambda key: {"dense": {"kernel": jnp.zeros(())}}
   prepare = lambda batch, keys, step: ({"keys": keys, "no_step": jnp.full(len(keys), step is None)}, {}, jnp.float32(0))
 
-  def with_keys(params, part, global_weights, key):
+  def with_keys(params, part, global_weights, dropout_keys):
     sums = {"rows": jax.random.key_data(part["keys"]), "no_step": part["no_step"].all()}
-    return loss(params["dense"]["kernel"]), sums | ({} if key is None else {"dropout": jax.random.key_data(key)})
+    return loss(params["dense"]["kernel"]), sums | ({} if dropout_keys is None else {"dropout": jax.random.key_data(dropout_keys)})
 
   return Task(init, prepare, with_keys, dict)
 
@@ -117,12 +117,19 @@ def test_the_masks_of_a_step_and_of_an_evaluation_follow_seed_epoch_and_row():
     assert sums["no_step"] and "dropout" not in sums, "an evaluation has neither a step nor dropout"
 
 
-def test_dropout_has_a_key_of_its_own_for_every_seed_step_and_microbatch():
+def test_dropout_has_a_key_of_its_own_for_every_seed_epoch_and_row():
   key = lambda **how: step_once(one_number_task(), **how)[2].sums["dropout"]
   first = key()
-  second_part = key(microbatches=2) - first  # keys of microbatches are summed like all sums
-  found = {tuple(np.asarray(one).tolist()) for one in (first, key(), second_part, key(number=1), key(seed=1))}
-  assert len(found) == 4
+  np.testing.assert_array_equal(key(number=1), first)  # a row comes once in an epoch
+  found = {tuple(row) for keys in (first, key(seed=1), key(epoch=6)) for row in np.asarray(keys).tolist()}
+  masks = {tuple(row) for row in np.asarray(step_once(one_number_task())[2].sums["rows"]).tolist()}
+  assert len(found) == 24 and not found & masks
+
+
+def test_dropout_does_not_depend_on_microbatches():
+  config = {"model.hidden_dropout_prob": 0.3, "model.attention_probs_dropout_prob": 0.3}
+  one, four = (losses(run_steps(tiny_config(**config, **{"optimizer.microbatches": parts}), 5)[1]) for parts in (1, 4))
+  np.testing.assert_allclose(four, one, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("bad", [lambda w: w + jax.lax.stop_gradient(jnp.inf), lambda w: jnp.sqrt(w)], ids=["loss", "gradient"])
