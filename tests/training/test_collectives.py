@@ -1,0 +1,125 @@
+"""What devices exchange in a training step compiled for TPUs: what theory says, and nothing else.
+
+The whole step is compiled ahead of time by the TPU compiler for eight chips, and its collectives are read from the HLO.
+"""
+
+import math
+
+import jax
+import pytest
+from tests.pretraining_fixtures import tiny_config
+
+from bert_jax import config as configs
+from bert_jax import pretrain
+from bert_jax.batch import SpecialIds
+from bert_jax.resolve import model_of
+from bert_jax.tools.ahead import DataFacts, Request, compile_ahead
+
+pytestmark = pytest.mark.slow  # minutes of compiling
+
+ROWS, LENGTH, PREDICTIONS, VOCAB, HIDDEN, LAYERS = 96, 72, 10, 1000, 128, 2
+MESHES = {
+    "data": dict(data=8),
+    "data, 4 microbatches": dict(data=8, microbatches=4),
+    "fsdp": dict(data=1, fsdp=8),
+    "data x fsdp": dict(data=2, fsdp=4),
+    "data x fsdp, 4 microbatches": dict(data=2, fsdp=4, microbatches=4),
+    "data x tensor": dict(data=4, tensor=2),
+    "fsdp x tensor": dict(data=1, fsdp=4, tensor=2),
+}
+TINY = 4096  # bytes; sums of losses and norms, and arrays that live on every device
+
+
+def config_of(data, fsdp=1, tensor=1, microbatches=1):
+  return tiny_config(**{
+      "mesh.data": data, "mesh.fsdp": fsdp, "mesh.tensor": tensor, "optimizer.microbatches": microbatches, "data.batch_size": ROWS,
+      "model.dtype": "bfloat16", "model.vocab_size": VOCAB, "model.hidden_size": HIDDEN, "model.num_hidden_layers": LAYERS,
+      "model.intermediate_size": 256, "model.max_position_embeddings": 512, "masking.max_predictions": PREDICTIONS,
+      "model.hidden_dropout_prob": 0.1, "model.attention_probs_dropout_prob": 0.1,
+  })  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def compiled():
+  """{mesh: what the TPU compiler made of the step}."""
+  pytest.importorskip("libtpu", reason="compiling for TPUs needs the extra [plan]")
+  data = DataFacts(VOCAB, LENGTH, 4, "nsp")
+  results = compile_ahead([Request(config_of(**mesh), "v5e:2x4", data) for mesh in MESHES.values()])
+  results = dict(zip(MESHES, results, strict=True))
+  for name, result in results.items():
+    assert hasattr(result, "traffic"), f"{name}: {result}"
+  return results
+
+
+def parameters(split_by_fsdp):
+  """Numbers in all parameters of the model that fsdp splits, or that it does not."""
+  config = config_of(8)
+  task = pretrain.make_task(model_of(config, configs.encoder_of(config)), config.masking, special=SpecialIds(0, 1, 2, 3, 4),
+                            continuation=[False] * VOCAB, pairs="nsp", total_steps=10)  # fmt: skip
+  shapes = jax.tree_util.tree_leaves_with_path(jax.eval_shape(task.init, jax.random.key(0)))
+  big = lambda path, leaf: leaf.ndim == 2 and "token_type" not in str(path) and "nsp_head" not in str(path)
+  return sum(math.prod(leaf.shape) for path, leaf in shapes if big(path, leaf) == split_by_fsdp)
+
+
+def of(result, kind=None, axis=None):
+  """Collectives that carry more than scalars and small vectors."""
+  return [one for one in result.traffic
+          if one.bytes > TINY and (kind is None or one.kind == kind) and (axis is None or axis in one.axes)]  # fmt: skip
+
+
+def carried(collectives):
+  return sum(one.bytes * one.times for one in collectives)
+
+
+def dtypes(collectives):
+  return {dtype for one in collectives for dtype, shape in one.arrays if math.prod(shape) > 1}
+
+
+@pytest.mark.parametrize("mesh", ["data", "data, 4 microbatches"])
+def test_data_parallelism_sums_every_gradient_once_a_step_in_float32(compiled, mesh):
+  found = of(compiled[mesh])
+  assert {one.kind for one in found} == {"all-reduce"} and dtypes(found) == {"f32"}
+  gradients = 4 * (parameters(True) + parameters(False))
+  assert gradients <= carried(found) <= gradients + 100  # and the sums of the loss
+
+
+@pytest.mark.parametrize("mesh", ["fsdp", "data x fsdp", "data x fsdp, 4 microbatches"])
+def test_fsdp_gathers_parameters_and_scatters_gradients_once_a_microbatch_at_most(compiled, mesh):
+  """The TPU compiler may sum what the program scatters and cut out each device's part; and take sums of a loop after it."""
+  result, microbatches = compiled[mesh], MESHES[mesh].get("microbatches", 1)
+  split, other = parameters(True), parameters(False)
+  assert {one.kind for one in of(result)} <= {"all-gather", "reduce-scatter", "all-reduce"}
+  gathers = of(result, "all-gather")
+  # In bfloat16, but for tables that are looked up: a gather in float32 is twice as large.
+  assert 2 * split * microbatches <= carried(gathers) <= 4 * split * microbatches
+  sums = [one for one in of(result) if one.kind != "all-gather"]
+  assert dtypes(sums) == {"f32"}
+  within = [one for one in sums if one.axes == ("fsdp",)]
+  assert any(one.kind == "reduce-scatter" for one in within)
+  assert 4 * split <= carried(within) <= 4 * split * microbatches + 4 * other + 100
+  between = [one for one in sums if one not in within]
+  if result.mesh["data"] > 1:  # a device's own part, once a step
+    assert 4 * split // result.mesh["fsdp"] <= carried(between) <= 4 * split // result.mesh["fsdp"] + 4 * other + 100
+    assert {one.times for one in between} == {1}
+
+
+@pytest.mark.parametrize("mesh", ["data", "fsdp", "data x fsdp"])
+def test_neither_activations_nor_logits_leave_a_device(compiled, mesh):
+  """Rows, tokens and predictions are numbers that no parameter has as a dimension."""
+  result = compiled[mesh]
+  lengths = {ROWS, ROWS // 8, ROWS // 8 * LENGTH, ROWS // 8 * PREDICTIONS, LENGTH, PREDICTIONS}
+  for one in result.traffic:
+    for _, shape in one.arrays:
+      assert len(shape) <= 2 and not lengths & set(shape), one
+
+
+@pytest.mark.parametrize("mesh", ["data x tensor", "fsdp x tensor"])
+def test_tensor_parallelism_sums_activations_where_megatron_does(compiled, mesh):
+  """Twice forward and twice backward in a layer; the lookup of words; and backward of the logits."""
+  result = compiled[mesh]
+  rows = ROWS // (result.mesh["data"] * result.mesh["fsdp"])
+  shapes = [shape for one in of(result, axis="tensor") for _, shape in one.arrays for _ in range(one.times)]
+  assert {one.kind for one in of(result, axis="tensor")} == {"all-reduce"}
+  sums = {"layers and lookup": (rows, LENGTH, HIDDEN), "logits": (rows, PREDICTIONS, HIDDEN)}
+  assert shapes.count(sums["layers and lookup"]) == 4 * LAYERS + 1
+  assert shapes.count(sums["logits"]) == 1 and len(shapes) == 4 * LAYERS + 2
