@@ -132,6 +132,7 @@ class _Trainer:
     self._in_flight: tuple[int, int, StepReport] | None = None  # read one step late, so that the device never waits for the host
     self._stream: Iterator | None = None
     self._go_on_from(*self._restore_or_start())
+    sharding.check_sharded(run.mesh, self.state)
     self._first, self._stopping = self.step, around.preemption.poll()
     around.progress.begin(self.step)
 
