@@ -5,20 +5,8 @@ MLM head at the predicted positions only. A multiply-add is 2 FLOPs, and the
 backward pass costs twice the forward pass.
 """
 
+from bert_jax.chips import chip_of
 from bert_jax.models.config import EncoderConfig
-
-# Dense bfloat16 peak in FLOP/s by the name that `device.device_kind` starts with. Sources: the vendors' data sheets.
-PEAK_FLOPS = {
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA B200": 2250e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-}
-
 
 def train_flops_per_token(config: EncoderConfig, *, sequence_length: float, predicted_share: float) -> float:
   """FLOPs of forward and backward per real token.
@@ -40,7 +28,5 @@ def train_flops_per_token(config: EncoderConfig, *, sequence_length: float, pred
 
 def peak_flops(device_kind: str) -> float | None:
   """Peak of one chip in FLOP/s, or None where it is not known (no MFU is reported then)."""
-  for name in sorted(PEAK_FLOPS, key=len, reverse=True):
-    if device_kind.startswith(name):
-      return PEAK_FLOPS[name]
-  return None
+  chip = chip_of(device_kind)
+  return chip.flops if chip else None

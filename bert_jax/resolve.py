@@ -2,6 +2,7 @@
 
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
@@ -14,6 +15,7 @@ from bert_jax.data.pairs import PAIR_OBJECTIVES
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.masking import default_max_predictions, settings_of
+from bert_jax.models.attention import choose
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.training.train_step import Task
@@ -56,10 +58,10 @@ def resolve(config: ml_collections.ConfigDict, corpus: Corpus, tokenizer: Tokeni
   return config
 
 
-def model_of(config: ml_collections.ConfigDict, encoder: EncoderConfig) -> PretrainingModel:
-  """The Flax module of a config."""
+def model_of(config: ml_collections.ConfigDict, encoder: EncoderConfig, platform: str = "") -> PretrainingModel:
+  """The Flax module of a config; `platform` (tpu, gpu, cpu) is where it will run, empty: here."""
   dtypes = {name: jnp.dtype(config.model[name]) for name in ("dtype", "param_dtype")}
-  attention = "xla" if config.deterministic else config.model.attention
+  attention = "xla" if config.deterministic else choose(config.model.attention, platform or jax.default_backend())
   return PretrainingModel(encoder, **dtypes, remat=config.model.remat, attention=attention)
 
 

@@ -73,13 +73,23 @@ def _xla_attention(query_BxQxNxD, key_BxKxNxD, value_BxKxNxD, segment_ids_BxL, d
 
 # Kernels (cuDNN, splash) move in here, and `resolve` then chooses among them for 'auto'.
 IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {"xla": _xla_attention}
-AUTO = "xla"
+# What 'auto' stands for on a platform, as jax.default_backend() names it.
+AUTO = {"tpu": "xla", "gpu": "xla", "cpu": "xla"}
 
 
-def resolve(implementation: str) -> Callable[..., jax.Array]:
-  """Returns the function that 'auto' or a key of IMPLEMENTATIONS stands for."""
-  name = AUTO if implementation == "auto" else implementation
+def choose(implementation: str, platform: str) -> str:
+  """The key of IMPLEMENTATIONS that 'auto' or such a key stands for on a platform, which need not be this machine's.
+
+  Raises:
+    UserError: the implementation is unknown.
+  """
+  name = AUTO.get(platform, "xla") if implementation == "auto" else implementation
   if name not in IMPLEMENTATIONS:
     known = ", ".join(["auto", *IMPLEMENTATIONS])
     raise UserError(f"model.attention: expected one of {known}; got {implementation!r}")
-  return IMPLEMENTATIONS[name]
+  return name
+
+
+def resolve(implementation: str) -> Callable[..., jax.Array]:
+  """Returns the function that 'auto' (on this machine) or a key of IMPLEMENTATIONS stands for."""
+  return IMPLEMENTATIONS[choose(implementation, jax.default_backend())]

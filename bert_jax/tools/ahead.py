@@ -7,7 +7,7 @@ requests, so that its start is paid once. What the compiler prints is shown only
 """
 
 import contextlib
-import importlib.util
+import importlib.machinery
 import json
 import math
 import os
@@ -151,9 +151,9 @@ def compile_ahead(requests: Sequence[Request]) -> Iterator[Compiled | Failure]:
 
 
 def _library() -> str:
-  found = importlib.util.find_spec("libtpu")
+  found = importlib.machinery.PathFinder.find_spec("libtpu")  # the command line hides it from this process, see __main__.quiet
   if found is None or not found.submodule_search_locations:
-    raise UserError("plan compiles with libtpu, which is not installed: pip install 'libtpu==0.0.42.*' (or bert_jax with its extra [plan])")
+    raise UserError("plan compiles with libtpu, which is not installed: pip install -c constraints.txt -e '.[plan]'")
   return str(pathlib.Path(found.submodule_search_locations[0]) / "libtpu.so")
 
 
@@ -245,7 +245,7 @@ def compile_here(request: Request) -> Compiled:
   encoder = resolve.encoder_of(config)
   # Which ids are special, and which pieces continue a word, changes constants of the program and nothing else.
   task = pretrain.make_task(
-      resolve.model_of(config, encoder), config.masking, special=SpecialIds(0, 1, 2, 3, 4), continuation=np.arange(data.vocab_size) % 3 == 0,
+      resolve.model_of(config, encoder, "tpu"), config.masking, special=SpecialIds(0, 1, 2, 3, 4), continuation=np.arange(data.vocab_size) % 3 == 0,
       pairs=data.pairs, total_steps=config.total_steps,
   )  # fmt: skip
   program = make_program(task, config, mesh)

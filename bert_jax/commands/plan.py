@@ -1,0 +1,34 @@
+"""`plan`: what a run takes on machines that are not here."""
+
+import argparse
+import json
+
+HELP = "compile the training step for a TPU pod on a machine without one: does it fit, what bounds it, what does the run take"
+EXAMPLE = """  python -m bert_jax plan --config=configs/bert_large.py:phase2 --topology=v5e:16x16
+  python -m bert_jax plan --config=configs/bert_base.py:phase1 --topology=v5e:4x4 --sweep
+  python -m bert_jax plan --config=configs/bert_base.py:phase1 --topology=h100:8        (by formula)"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument("--config", required=True, metavar="FILE.py[:variant]", help="the config file")
+  parser.add_argument("--topology", required=True, metavar="CHIP:SHAPE", help="as v5e:16x16, v5p:4x4x4, v5e:16x16*2 (two slices), h100:8")
+  parser.add_argument("--steps", type=int, metavar="N", help="updates that the run takes (default: to where the config ends it)")
+  parser.add_argument("--sweep", action="store_true", help="try meshes, microbatches and model.remat, and rank them")
+  parser.add_argument("--compile", type=int, default=4, metavar="N", help="with --sweep: how many of the best by formula to compile (default: 4)")
+  parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(options: argparse.Namespace) -> int:
+  from bert_jax import config as configs
+  from bert_jax.chips import parse_topology
+  from bert_jax.tools import plan
+
+  config = configs.load_config(options.config, options.overrides)
+  topology = parse_topology(options.topology)
+  if options.sweep:
+    plans, considered = plan.sweep(config, topology, compiled=options.compile, steps=options.steps)
+    print(json.dumps([plan.as_json(one) for one in plans]) if options.json else plan.sweep_text(plans, considered))
+    return 0 if plans and plans[0].fits else 1
+  found = plan.make_plan(config, topology, steps=options.steps)
+  print(json.dumps(plan.as_json(found)) if options.json else plan.text(found))
+  return 0 if found.fits else 1

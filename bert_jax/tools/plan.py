@@ -1,0 +1,336 @@
+"""What a run takes on a pod that is not here: the step compiled for it (ahead.py), counted, and told.
+
+For TPUs the real training step is compiled by the TPU compiler. For GPUs there
+is none to take along, so their figures come from a formula and say so.
+"""
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import ml_collections
+from etils import epath
+
+from bert_jax import config as configs
+from bert_jax import flops
+from bert_jax.chips import Topology
+from bert_jax.data.corpus import read_manifest
+from bert_jax.data.pairs import PAIR_OBJECTIVES
+from bert_jax.errors import UserError
+from bert_jax.masking import default_max_predictions, settings_of
+from bert_jax.models.attention import choose
+from bert_jax.tools import ahead, estimate
+from bert_jax.training import sharding
+
+GIB = 2**30
+# Rows of packed pairs hold 97.9 to 99.8 % tokens on Wikipedia at length 512 (docs/performance.md, docs/corpus.md).
+ASSUMED_PACKING = 0.98
+
+
+class Facts(NamedTuple):
+  """What a plan needs of the data.
+
+  Attributes:
+    data: what decides the program.
+    tokens_per_row: real tokens, padding excluded.
+    sequence_length: mean length of the sequence that a token belongs to.
+    source: where these come from.
+  """
+
+  data: ahead.DataFacts
+  tokens_per_row: float
+  sequence_length: float
+  source: str
+
+
+class Plan(NamedTuple):
+  """A run on a topology.
+
+  Attributes:
+    config: resolved. topology, mesh, facts: what was planned.
+    compiled: by the compiler; None where a formula had to do, or the step was not compiled.
+    failure: why it was not; None else.
+    formula: by formula.
+    steps: updates of the run.
+  """
+
+  config: ml_collections.ConfigDict
+  topology: Topology
+  mesh: dict[str, int]
+  facts: Facts
+  compiled: ahead.Compiled | None
+  failure: ahead.Failure | None
+  formula: estimate.Formula
+  steps: int
+
+  @property
+  def needed_bytes(self) -> float:
+    """Memory that a chip would have to have."""
+    if self.compiled:
+      return self.compiled.needed_bytes
+    return (self.failure.needed_bytes if self.failure else 0) or self.formula.needed_bytes
+
+  @property
+  def fits(self) -> bool:
+    """Whether a chip has it."""
+    return self.failure is None and self.needed_bytes <= self.topology.chip.hbm_bytes
+
+  @property
+  def times(self) -> estimate.Times:
+    """Least seconds of a step."""
+    return estimate.times_of_compiled(self.compiled, self.topology) if self.compiled else self.formula.times
+
+  @property
+  def tokens(self) -> float:
+    """Real tokens in a step."""
+    return self.config.data.batch_size * self.facts.tokens_per_row
+
+  @property
+  def model_flops(self) -> float:
+    """Of a step over all chips."""
+    return _model_flops(self.config, self.facts)
+
+  def mfu(self, seconds: float) -> float:
+    """Model FLOPs utilisation of a step of so many seconds."""
+    return self.model_flops / (seconds * self.topology.chips * self.topology.chip.flops)
+
+  def chip_hours(self, seconds: float) -> float:
+    """Of the run, if its steps take so many seconds."""
+    return self.steps * seconds * self.topology.chips / 3600
+
+
+def make_plan(config: ml_collections.ConfigDict, topology: Topology, *, steps: int | None = None) -> Plan:
+  """Plans a run as its config says.
+
+  Raises:
+    UserError: the mesh or the batch does not fit the topology; libtpu is not installed.
+  """
+  facts = facts_of(config)
+  config = _resolved(config, facts)
+  mesh = _mesh(config, topology)
+  compiled = failure = None
+  if topology.chip.is_tpu:
+    (found,) = ahead.compile_ahead([_request(config, topology, facts)])
+    compiled, failure = (found, None) if isinstance(found, ahead.Compiled) else (None, found)
+    if failure and failure.kind != "memory":
+      raise UserError(f"--topology={topology.name}: {failure.message}")
+  return _plan(config, topology, mesh, facts, compiled, failure, steps)
+
+
+def sweep(config: ml_collections.ConfigDict, topology: Topology, *, compiled: int, steps: int | None = None) -> tuple[list[Plan], int]:
+  """Plans for the sensible meshes, microbatches and remat policies, the fastest that fits first.
+
+  Args:
+    config, topology, steps: as for make_plan.
+    compiled: how many of the best by formula are compiled (TPUs).
+
+  Returns:
+    (plans, how many were considered).
+
+  Raises:
+    UserError: no combination divides the devices and the batch.
+  """
+  facts = facts_of(config)
+  candidates, chips = [], topology.chips
+  powers = [2**power for power in range(int(math.log2(chips)) + 1)]
+  heads = configs.encoder_of(config).num_attention_heads
+  for fsdp, tensor, microbatches, remat in itertools.product({*powers, chips}, (1, 2, 4, 8), (1, 2, 4, 8, 16), ("none", "dots", "full")):
+    if chips % (fsdp * tensor) or heads % tensor:
+      continue
+    one = configs.from_json(configs.to_json(config))
+    one.mesh.update(data=chips // (fsdp * tensor), fsdp=fsdp, tensor=tensor)
+    one.optimizer.microbatches, one.model.remat = microbatches, remat
+    if one.data.batch_size % (chips // tensor * microbatches) or (topology.slices > 1 and one.mesh.data % topology.slices):
+      continue
+    one = _resolved(one, facts)
+    candidates.append(_plan(one, topology, _mesh(one, topology), facts, None, None, steps))
+  if not candidates:
+    raise UserError(f"data.batch_size={config.data.batch_size} divides over no mesh of {chips} chips; make it a multiple of {chips}")
+  # What does not fit by formula is kept behind: the formula may be wrong by a third.
+  rank = lambda plan: (plan.failure is not None, plan.needed_bytes > 1.3 * topology.chip.hbm_bytes, round(plan.times.apart, 5), plan.needed_bytes)
+  candidates.sort(key=rank)
+  if not topology.chip.is_tpu:
+    return candidates[:compiled], len(candidates)
+  chosen = candidates[:compiled]
+  results = ahead.compile_ahead([_request(plan.config, topology, facts) for plan in chosen])
+  plans = [plan._replace(compiled=found) if isinstance(found, ahead.Compiled) else plan._replace(failure=found)
+           for plan, found in zip(chosen, results)]  # fmt: skip
+  plans.sort(key=lambda plan: (not plan.fits, plan.times.apart))
+  return plans, len(candidates)
+
+
+def facts_of(config: ml_collections.ConfigDict) -> Facts:
+  """Figures of the corpus where that is there, else what the config and the preset say of it."""
+  folder, encoder = config.data.corpus, configs.encoder_of(config)
+  if folder and (epath.Path(folder) / "manifest.json").exists():
+    manifest = read_manifest(folder)
+    counts, objective = manifest["splits"]["train"]["counts"], manifest["objective"]
+    data = ahead.DataFacts(manifest["vocab_size"] if "vocab_size" in manifest else encoder.vocab_size, manifest["seq_length"], manifest["max_sequences"],
+                           objective if objective in PAIR_OBJECTIVES else "")  # fmt: skip
+    mean = counts["row_tokens"] / max(counts["sequences"], 1)
+    return Facts(data, counts["row_tokens"] / counts["rows"], mean, f"the corpus {folder}")
+  length, objective = config.prepare.seq_length, config.prepare.objective
+  vocabulary = encoder.vocab_size if config.prepare.tokenizer or config.model.vocab_size else config.prepare.vocab_size
+  data = ahead.DataFacts(vocabulary, length, config.prepare.max_sequences, objective if objective in PAIR_OBJECTIVES else "",
+                         bool(config.prepare.word_segmenter))  # fmt: skip
+  return Facts(data, ASSUMED_PACKING * length, length,
+               f"assumed, for {folder or 'the corpus'} is not here: rows of {length}, {ASSUMED_PACKING:.0%} tokens, one sequence each, "
+               f"vocabulary {vocabulary:,}")  # fmt: skip
+
+
+def _resolved(config: ml_collections.ConfigDict, facts: Facts) -> ml_collections.ConfigDict:
+  config = configs.from_json(configs.to_json(config))
+  config.model.vocab_size = facts.data.vocab_size
+  if config.masking.max_predictions is None:
+    config.masking.max_predictions = default_max_predictions(settings_of(config.masking).highest_rate, facts.data.seq_length)
+  return config
+
+
+def _mesh(config: ml_collections.ConfigDict, topology: Topology) -> dict[str, int]:
+  """Sizes of the axes; the same refusals as in a run, from stand-ins for the devices."""
+  stand_in = type("StandIn", (), {"platform": "cpu"})
+  return dict(zip(sharding.MESH_AXES, sharding.make_mesh(config, [stand_in() for _ in range(topology.chips)]).devices.shape))
+
+
+def _request(config, topology: Topology, facts: Facts) -> ahead.Request:
+  return ahead.Request(config, topology.name, facts.data)
+
+
+def _plan(config, topology, mesh, facts, compiled, failure, steps) -> Plan:
+  encoder = configs.encoder_of(config)
+  formula = estimate.by_formula(config, encoder, topology, mesh, seq_length=facts.data.seq_length, model_flops=_model_flops(config, facts))
+  return Plan(config, topology, mesh, facts, compiled, failure, formula, steps or configs.last_step(config))
+
+
+def _model_flops(config, facts: Facts) -> float:
+  per_token = flops.train_flops_per_token(configs.encoder_of(config), sequence_length=facts.sequence_length, predicted_share=config.masking.rate)
+  return per_token * config.data.batch_size * facts.tokens_per_row
+
+
+def text(plan: Plan) -> str:
+  """The plan for people; the verdict first."""
+  chip, config, times = plan.topology.chip, plan.config, plan.times
+  how = "compiled for it" if plan.compiled else "BY FORMULA, NOT COMPILED" if plan.failure is None else "not compiled: it does not fit"
+  rows = [("verdict", _verdict(plan)), ("", ""),
+          ("topology", f"{plan.topology.name}, {plan.topology.chips} chips on {plan.topology.hosts} hosts"
+                       + (f" ({plan.topology.accelerator_type})" if plan.topology.accelerator_type else "") + f"; {how}"),
+          ("mesh", ", ".join(f"{axis}={size}" for axis, size in plan.mesh.items())
+                   + f"; {config.optimizer.microbatches} microbatch(es); remat {config.model.remat}; attention {config.model.attention} is "
+                   + choose(config.model.attention, "tpu" if chip.is_tpu else "gpu")),
+          ("batch", _batch(plan)), ("data", plan.facts.source), ("", "")]  # fmt: skip
+  encoder = configs.encoder_of(config)
+  rows += [("parameters", f"{estimate.count_parameters(encoder) / 1e6:,.1f} M"), *_memory(plan), ("", "")]
+  rows.append(("model FLOPs", f"{_engineering(plan.model_flops)} a step, {_engineering(plan.model_flops / plan.topology.chips)} a chip"))
+  if plan.compiled:
+    rows.append(("compiled FLOPs", f"{_engineering(plan.compiled.cost.get('flops', 0))} a chip, padding and the optimizer included"))
+    rows += _collectives(plan.compiled)
+  rows += [("", ""), *_step(plan)] if plan.failure is None else []
+  width = max(len(name) for name, _ in rows) + 2
+  return "\n".join(f"{name:<{width}}{value}".rstrip() for name, value in rows)
+
+
+def _verdict(plan: Plan) -> str:
+  chip = plan.topology.chip
+  size = f"{plan.needed_bytes / GIB:.1f} of {chip.hbm_bytes / GIB:.1f} GiB a chip"
+  if not plan.fits:
+    return (f"DOES NOT FIT: {size}. Raise mesh.fsdp, optimizer.microbatches or model.remat (dots, full), or take more chips; "
+            "--sweep looks for what fits")  # fmt: skip
+  rows = plan.config.data.batch_size / (plan.mesh["data"] * plan.mesh["fsdp"])
+  small = f"; only {rows:g} row(s) a chip: fewer chips would do nearly the same work" if rows < 4 and plan.times.bound_by != "compute" else ""
+  return f"fits: {size}; bound by {plan.times.bound_by}{small}"
+
+
+def _batch(plan: Plan) -> str:
+  config, split = plan.config, plan.mesh["data"] * plan.mesh["fsdp"]
+  return (f"{config.data.batch_size} rows of {plan.facts.data.seq_length} = {plan.tokens:,.0f} tokens; "
+          f"{config.data.batch_size / split:g} rows a chip and step")  # fmt: skip
+
+
+def _memory(plan: Plan) -> list[tuple[str, str]]:
+  gib = lambda count: f"{count / GIB:7.2f} GiB"
+  if plan.compiled is None:
+    form = plan.formula
+    rows = [("  parameters", form.parameters), ("  moments", form.moments), ("  gradients", form.gradients), ("  activations", form.activations)]
+  else:
+    memory, state = plan.compiled.memory, plan.compiled.state
+    rows = [("  parameters", state["parameters"]), ("  moments", state["moments"]),
+            ("  batch, step", max(0, memory["arguments"] - sum(state.values()))),
+            ("  gradients, activations", memory["temporaries"]),
+            ("  outputs not in place", memory["outputs"] - memory["aliased"]), ("  program", memory["code"])]  # fmt: skip
+  label = "memory a chip" if plan.compiled else "memory a chip (formula)"
+  return [(label, f"{gib(plan.needed_bytes)} of {plan.topology.chip.hbm_bytes / GIB:.1f} GiB"), *((name, gib(size)) for name, size in rows)]
+
+
+def _collectives(compiled: ahead.Compiled) -> list[tuple[str, str]]:
+  totals: dict[tuple[str, str], list[float]] = {}
+  for one in compiled.traffic:
+    axes = " x ".join(one.axes) if one.axes else "?"
+    total = totals.setdefault((one.kind, axes), [0, 0.0, 0.0])
+    total[0] += one.times
+    total[1] += one.times * one.bytes
+    total[2] += one.times * one.sent_bytes
+  rows = [(f"  {kind}", f"over {axes}: {count:,.0f} a step, {size / 2**20:,.1f} MiB, {sent / 2**20:,.1f} MiB sent by each chip")
+          for (kind, axes), (count, size, sent) in sorted(totals.items(), key=lambda item: -item[1][2])]  # fmt: skip
+  return [("collectives", "" if rows else "none"), *rows]
+
+
+def _engineering(number: float) -> str:
+  """1.53 P: FLOPs with a prefix."""
+  for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9)):
+    if number >= size:
+      return f"{number / size:,.2f} {prefix}"
+  return f"{number:,.0f}"
+
+
+def _step(plan: Plan) -> list[tuple[str, str]]:
+  times = plan.times
+  ms = lambda seconds: f"{1000 * seconds:,.2f} ms"
+  rows = [("step, at least", f"{ms(times.roofline)} if all overlaps, {ms(times.apart)} if nothing does: compute {ms(times.compute)}, "
+                             f"memory {ms(times.memory)}, network {ms(times.network)}")]  # fmt: skip
+  if plan.compiled:
+    seconds, source = estimate.compilers_seconds(plan.compiled, plan.topology)
+    rows.append(("step, by the compiler", f"{ms(seconds)} ({source})"))
+  for label, seconds in (("all overlaps", times.roofline), ("nothing overlaps", times.apart)):
+    rows.append((f"  {label}", f"{plan.tokens / seconds:,.0f} tokens/s, MFU {plan.mfu(seconds):.1%}, "
+                               f"{plan.chip_hours(seconds):,.1f} chip-hours for {plan.steps:,} steps ({plan.steps * seconds / 3600:,.1f} h)"))  # fmt: skip
+  if plan.config.init_optimizer:
+    rows.append(("", "the step that init_optimizer starts at is not known here, and steps are counted from 0: give --steps=N"))
+  return rows
+
+
+def sweep_text(plans: list[Plan], considered: int) -> str:
+  """A table of plans, and the flags of the best."""
+  topology = plans[0].topology
+  how = f"the {len(plans)} best by formula were compiled" if topology.chip.is_tpu else f"BY FORMULA, NOT COMPILED: the best {len(plans)}"
+  lines = [f"{topology.name}: {considered} combinations of mesh, microbatches and remat; {how}", "",
+           f"{'data':>5}{'fsdp':>6}{'tensor':>8}{'micro':>7}  {'remat':<6}{'GiB':>7}{'step':>20}{'tokens/s':>14}{'MFU':>8}  bound by"]  # fmt: skip
+  for plan in plans:
+    mesh, times = plan.mesh, plan.times
+    step = f"{1000 * times.roofline:.1f} to {1000 * times.apart:.1f} ms" if plan.fits else "does not fit"
+    line = (f"{mesh['data']:>5}{mesh['fsdp']:>6}{mesh['tensor']:>8}{plan.config.optimizer.microbatches:>7}  {plan.config.model.remat:<6}"
+            f"{plan.needed_bytes / GIB:>7.1f}{step:>20}")  # fmt: skip
+    lines.append(line + (f"{plan.tokens / times.apart:>14,.0f}{plan.mfu(times.apart):>8.1%}  {times.bound_by}" if plan.fits else ""))
+  best = plans[0]
+  flags = " ".join(f"--config.mesh.{axis}={size}" for axis, size in best.mesh.items())
+  lines += ["", "tokens/s and MFU: if nothing overlaps", ""]
+  if best.fits:
+    lines.append(f"best: {flags} --config.optimizer.microbatches={best.config.optimizer.microbatches} --config.model.remat={best.config.model.remat}")
+  else:
+    lines.append("none of these fits: take more chips, or shorter rows")
+  return "\n".join(lines)
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+  """The plan for programs."""
+  times, compiled = plan.times, plan.compiled
+  return {
+      "topology": plan.topology.name, "chips": plan.topology.chips, "mesh": plan.mesh, "compiled": compiled is not None, "fits": plan.fits,
+      "bound_by": times.bound_by, "needed_bytes": plan.needed_bytes, "hbm_bytes": plan.topology.chip.hbm_bytes,
+      "microbatches": plan.config.optimizer.microbatches, "remat": plan.config.model.remat,
+      "memory": compiled.memory | compiled.state if compiled else plan.formula._replace(times=None)._asdict(),
+      "collectives": [one._asdict() for one in compiled.traffic] if compiled else None,
+      "model_flops": plan.model_flops, "tokens_per_step": plan.tokens, "seconds": times._asdict() | {"roofline": times.roofline, "apart": times.apart},
+      "mfu": {"roofline": plan.mfu(times.roofline), "apart": plan.mfu(times.apart)}, "steps": plan.steps,
+      "chip_hours": {"roofline": plan.chip_hours(times.roofline), "apart": plan.chip_hours(times.apart)},
+      "assumptions": plan.facts.source, "failure": plan.failure.message if plan.failure else None,
+  }  # fmt: skip
