@@ -212,7 +212,7 @@ def text(plan: Plan) -> str:
   chip, config, times = plan.topology.chip, plan.config, plan.times
   how = "compiled for it" if plan.compiled else "BY FORMULA, NOT COMPILED" if plan.failure is None else "not compiled: it does not fit"
   rows = [("verdict", _verdict(plan)), ("", ""),
-          ("topology", f"{plan.topology.name}, {plan.topology.chips} chips on {plan.topology.hosts} hosts"
+          ("topology", f"{plan.topology.name}, {plan.topology.chips} chip{'s' * (plan.topology.chips > 1)} on {plan.topology.hosts} host{'s' * (plan.topology.hosts > 1)}"
                        + (f" ({plan.topology.accelerator_type})" if plan.topology.accelerator_type else "") + f"; {how}"),
           ("mesh", ", ".join(f"{axis}={size}" for axis, size in plan.mesh.items())
                    + f"; {config.optimizer.microbatches} microbatch(es); remat {config.model.remat}; attention {config.model.attention} is "
