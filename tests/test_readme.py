@@ -13,7 +13,7 @@ from bert_jax import config as configs
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 READMES = ("README.md", "README.zh-CN.md")
-PAGES = (*READMES, "docs/corpus.md", "docs/run.md", "docs/report.md", "docs/performance.md", "launch/README.md", "launch/README.zh-CN.md")
+PAGES = (*READMES, "docs/corpus.md", "docs/run.md", "docs/report.md", "docs/plan.md", "docs/performance.md", "launch/README.md", "launch/README.zh-CN.md")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
 GROUPS = {key.partition(".")[0] for key in configs.KEYS if "." in key}
 NOT_CONFIG_STEPS = {"skipped_steps", "window_steps"}  # names of metrics
