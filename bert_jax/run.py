@@ -113,7 +113,7 @@ def _set_up(config: ml_collections.ConfigDict, root: pathlib.Path, say, preparin
   if is_finished(root, config):
     say(f"{root} has already trained its {configs.last_step(config):,} steps; evaluating it again.\n"
         "To train anew, give another --workdir or remove this one.")  # fmt: skip
-  if peak_flops() is None:
+  if peak_flops() is None and metrics.next_attempt(root) == 0:  # said once
     say(f"MFU is not reported: the peak of {jax.devices()[0].device_kind!r} is not known here")
 
   task = pretraining_task(config, model_of(config, encoder), corpus, tokenizer)

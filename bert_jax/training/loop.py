@@ -270,5 +270,6 @@ class _Trainer:
             "give back what it had, or start another run with a new --workdir and --config.init_from"
         )
     position = int(restored.host["position"])
+    self._around.progress.line(f"going on from step {restored.step:,}")
     writer.event("restore", step=restored.step, position=position, seconds=round(time.perf_counter() - began, 3))
     return restored.state, restored.step, position, int(restored.host.get("bad_in_a_row", 0))
