@@ -215,7 +215,7 @@ def text(plan: Plan) -> str:
           ("topology", f"{plan.topology.name}, {plan.topology.chips} chip{'s' * (plan.topology.chips > 1)} on {plan.topology.hosts} host{'s' * (plan.topology.hosts > 1)}"
                        + (f" ({plan.topology.accelerator_type})" if plan.topology.accelerator_type else "") + f"; {how}"),
           ("mesh", ", ".join(f"{axis}={size}" for axis, size in plan.mesh.items())
-                   + f"; {config.optimizer.microbatches} microbatch(es); remat {config.model.remat}; attention {config.model.attention} is "
+                   + f"; microbatches {config.optimizer.microbatches}; remat {config.model.remat}; attention {config.model.attention} is "
                    + choose(config.model.attention, "tpu" if chip.is_tpu else "gpu")),
           ("batch", _batch(plan)), ("data", plan.facts.source), ("", "")]  # fmt: skip
   encoder = configs.encoder_of(config)
@@ -236,7 +236,7 @@ def _verdict(plan: Plan) -> str:
     return (f"DOES NOT FIT: {size}. Raise mesh.fsdp, optimizer.microbatches or model.remat (dots, full), or take more chips; "
             "--sweep looks for what fits")  # fmt: skip
   rows = plan.config.data.batch_size / (plan.mesh["data"] * plan.mesh["fsdp"])
-  small = f"; only {rows:g} row(s) a chip: fewer chips would do nearly the same work" if rows < 4 and plan.times.bound_by != "compute" else ""
+  small = f"; only {rows:g} row{'s' * (rows > 1)} a chip: fewer chips would do nearly the same work" if rows < 4 and plan.times.bound_by != "compute" else ""
   return f"fits: {size}; bound by {plan.times.bound_by}{small}"
 
 
@@ -293,7 +293,7 @@ def _step(plan: Plan) -> list[tuple[str, str]]:
   for label, seconds in (("all overlaps", times.roofline), ("nothing overlaps", times.apart)):
     rows.append((f"  {label}", f"{plan.tokens / seconds:,.0f} tokens/s, MFU {plan.mfu(seconds):.1%}, "
                                f"{plan.chip_hours(seconds):,.1f} chip-hours for {plan.steps:,} steps ({plan.steps * seconds / 3600:,.1f} h)"))  # fmt: skip
-  if plan.config.init_optimizer:
+  if plan.config.init_optimizer and plan.steps == configs.last_step(plan.config):
     rows.append(("", "the step that init_optimizer starts at is not known here, and steps are counted from 0: give --steps=N"))
   return rows
 
