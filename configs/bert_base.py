@@ -6,6 +6,8 @@ Command:   python -m bert_jax prepare --source='wikiextractor:wiki/*/wiki_*.bz2'
                --seq_length=128 --out=data/wiki-128           (and --seq_length=512 --out=data/wiki-512)
            python -m bert_jax pretrain --config=configs/bert_base.py:phase1 --workdir=runs/base-128
            python -m bert_jax pretrain --config=configs/bert_base.py:phase2 --workdir=runs/base-512
+Pod:       by plan, not run: a TPU v5e:4x4 holds phase 1 (2.1 of 16.0 GiB a chip); its 900,000 steps take 33 chip-hours if
+           everything overlaps, 77 if nothing does: python -m bert_jax plan --config=configs/bert_base.py:phase1 --topology=v5e:4x4
 Hardware:  expected: one GPU of 80 GB or more, or a TPU v5e-16; nothing of this was run yet.
 Cost:      expected: 42.6 G tokens (29.5 G of them in rows of 128) and 2.4e19 FLOPs by the formula of bert_jax/flops.py.
            At 40 % of the bf16 peak: 17 hours on one H200, or 84 chip-hours of TPU v5e. Not run.
