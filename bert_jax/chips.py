@@ -1,7 +1,8 @@
 """What the accelerators can do, and the TPU topologies that are for rent.
 
 Peaks are what the vendors publish: dense bfloat16, decimal bandwidths. Nothing
-here was measured by us.
+here was measured by us, and not every figure was looked up: those marked
+QUOTED are as they are commonly quoted. Check them before you rely on them.
 """
 
 import math
@@ -11,6 +12,7 @@ from bert_jax.errors import UserError
 
 GIB = 2**30
 _TPU_DOCS = "docs.cloud.google.com/tpu/docs"
+QUOTED = "commonly quoted, not looked up"
 
 
 class Chip(NamedTuple):
@@ -53,15 +55,15 @@ class Chip(NamedTuple):
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", "TPU v4", 275e12, 32 * GIB, 1228e9, 50e9, 3.1e9, 3, 4, f"{_TPU_DOCS}/v4"),
+        Chip("v4", "TPU v4", 275e12, 32 * GIB, 1200e9, 50e9, 3.1e9, 3, 4, f"{_TPU_DOCS}/v4; links and network: {QUOTED}"),
         Chip("v5e", "TPU v5 lite", 197e12, 16 * GIB, 819e9, 50e9, 3.1e9, 2, 4, f"{_TPU_DOCS}/v5e"),
         Chip("v5p", "TPU v5", 459e12, 95 * GIB, 2765e9, 100e9, 6.2e9, 3, 4, f"{_TPU_DOCS}/v5p"),
         Chip("v6e", "TPU v6 lite", 918e12, 32 * GIB, 1638e9, 100e9, 12.5e9, 2, 4, f"{_TPU_DOCS}/v6e"),
-        Chip("a100-40gb", "NVIDIA A100-SXM4-40GB", 312e12, 40e9, 1555e9, 300e9, 25e9, 0, 8, "NVIDIA A100 data sheet"),
-        Chip("a100-80gb", "NVIDIA A100", 312e12, 80e9, 2039e9, 300e9, 25e9, 0, 8, "NVIDIA A100 data sheet (SXM)"),
-        Chip("h100", "NVIDIA H100", 989e12, 80e9, 3350e9, 450e9, 50e9, 0, 8, "NVIDIA H100 data sheet (SXM)"),
-        Chip("h200", "NVIDIA H200", 989e12, 141e9, 4800e9, 450e9, 50e9, 0, 8, "NVIDIA H200 data sheet (SXM)"),
-        Chip("b200", "NVIDIA B200", 2250e12, 180e9, 7700e9, 900e9, 50e9, 0, 8, "NVIDIA HGX B200 data sheet"),
+        Chip("a100-40gb", "NVIDIA A100-SXM4-40GB", 312e12, 40e9, 1555e9, 300e9, 25e9, 0, 8, QUOTED),
+        Chip("a100-80gb", "NVIDIA A100", 312e12, 80e9, 2039e9, 300e9, 25e9, 0, 8, QUOTED),
+        Chip("h100", "NVIDIA H100", 989e12, 80e9, 3350e9, 450e9, 50e9, 0, 8, QUOTED),
+        Chip("h200", "NVIDIA H200", 989e12, 141e9, 4800e9, 450e9, 50e9, 0, 8, QUOTED),
+        Chip("b200", "NVIDIA B200", 2250e12, 180e9, 7700e9, 900e9, 50e9, 0, 8, QUOTED),
     )
 }
 
@@ -109,7 +111,7 @@ class Topology(NamedTuple):
     return names.get(self.chip.name, "")
 
   def wraps(self, dimension: int) -> bool:
-    """Whether the links of a dimension of the torus close to a ring: 16 chips of a v5e or v6e, whole cubes of 4 of a v4 or v5p."""
+    """Whether the links of a dimension of the torus close to a ring. Assumed: 16 chips of a v5e or v6e, whole cubes of 4 of a v4 or v5p."""
     size = self.shape[dimension]
     return size == 16 if self.chip.dimensions == 2 else min(self.shape) >= 4 and size % 4 == 0
 

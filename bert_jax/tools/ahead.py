@@ -169,7 +169,7 @@ def _one_child(requests: Sequence[Request], library: str) -> Iterator[Compiled |
       "TPU_WORKER_HOSTNAMES": "localhost",
       "TPU_LIBRARY_PATH": library,
       "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nothing is run: there is no device to fight for
-      "LIBTPU_INIT_ARGS": "--fibers_default_thread_stack_size=8388608",  # with its 64 KiB, the compiler overflows now and then
+      "LIBTPU_INIT_ARGS": "--fibers_default_thread_stack_size=8388608",  # a precaution: the compiler was seen to overflow a stack once
   }
   with tempfile.TemporaryFile() as noise:
     child = subprocess.Popen([sys.executable, "-c", _MAIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise, env=environment)

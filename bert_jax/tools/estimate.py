@@ -69,7 +69,7 @@ def compilers_seconds(compiled: Compiled, topology: Topology) -> tuple[float, st
   """(seconds, where they come from) by the compiler: its own estimate, or, where that is no number of seconds, its counts of FLOPs and bytes."""
   own = compiled.cost.get("seconds", 0.0)
   if own > 0 and math.isfinite(own):
-    return own, "its own estimate"
+    return own, "its own estimate, which is no time at all for some other programs: not to be built on"
   chip = topology.chip
   counted = max(compiled.cost.get("flops", 0.0) / chip.flops, compiled.cost.get("bytes", 0.0) / chip.hbm_bandwidth)
   return counted, "its counts of FLOPs and bytes, which hold operands several times; its own estimate is not usable"
