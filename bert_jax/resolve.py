@@ -2,7 +2,6 @@
 
 import pathlib
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
@@ -59,9 +58,9 @@ def resolve(config: ml_collections.ConfigDict, corpus: Corpus, tokenizer: Tokeni
 
 
 def model_of(config: ml_collections.ConfigDict, encoder: EncoderConfig, platform: str = "") -> PretrainingModel:
-  """The Flax module of a config; `platform` (tpu, gpu, cpu) is where it will run, empty: here."""
+  """The Flax module of a config; `platform` (tpu, gpu, cpu) is where it will run, empty: anywhere."""
   dtypes = {name: jnp.dtype(config.model[name]) for name in ("dtype", "param_dtype")}
-  attention = "xla" if config.deterministic else choose(config.model.attention, platform or jax.default_backend())
+  attention = "xla" if config.deterministic else choose(config.model.attention, platform)
   return PretrainingModel(encoder, **dtypes, remat=config.model.remat, attention=attention)
 
 

@@ -73,8 +73,8 @@ def _xla_attention(query_BxQxNxD, key_BxKxNxD, value_BxKxNxD, segment_ids_BxL, d
 
 # Kernels (cuDNN, splash) move in here, and `resolve` then chooses among them for 'auto'.
 IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {"xla": _xla_attention}
-# What 'auto' stands for on a platform, as jax.default_backend() names it.
-AUTO = {"tpu": "xla", "gpu": "xla", "cpu": "xla"}
+# What 'auto' stands for on a platform, as jax.default_backend() names it; where that is not said, what runs everywhere.
+AUTO = {"tpu": "xla", "gpu": "xla", "cpu": "xla", "": "xla"}
 
 
 def choose(implementation: str, platform: str) -> str:
@@ -83,7 +83,7 @@ def choose(implementation: str, platform: str) -> str:
   Raises:
     UserError: the implementation is unknown.
   """
-  name = AUTO.get(platform, "xla") if implementation == "auto" else implementation
+  name = AUTO.get(platform, AUTO[""]) if implementation == "auto" else implementation
   if name not in IMPLEMENTATIONS:
     known = ", ".join(["auto", *IMPLEMENTATIONS])
     raise UserError(f"model.attention: expected one of {known}; got {implementation!r}")
@@ -91,5 +91,5 @@ def choose(implementation: str, platform: str) -> str:
 
 
 def resolve(implementation: str) -> Callable[..., jax.Array]:
-  """Returns the function that 'auto' (on this machine) or a key of IMPLEMENTATIONS stands for."""
-  return IMPLEMENTATIONS[choose(implementation, jax.default_backend())]
+  """Returns the function that 'auto' (on any platform) or a key of IMPLEMENTATIONS stands for. Asks no device: models are traced without."""
+  return IMPLEMENTATIONS[choose(implementation, "")]

@@ -76,7 +76,7 @@ TINY = ("--config.model.preset=bert-tiny", "--config.prepare.seq_length=128", "-
 
 def in_process(*words):
   """The command in a process of its own: what people see, noise included."""
-  return subprocess.run([sys.executable, "-m", "bert_jax", "plan", *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
+  return subprocess.run([sys.executable, "-m", "bert_jax", "plan", *words], cwd=ROOT, capture_output=True, text=True, timeout=900)
 
 
 @pytest.mark.slow
