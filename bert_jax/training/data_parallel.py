@@ -42,6 +42,7 @@ def on_own_rows(
   """
   if mesh is None or mesh.size == 1:
     return fn
+  split = tuple(axis for axis in ROW_AXES if mesh.shape[axis] > 1)  # a sum over one device is none, and the compiler refuses it beside `tensor`
   names = [(name, "tensor" if axes == ("tensor",) else None) for name, axes in sharding.AXES.items()]
 
   def run(params, rows, shared):
@@ -52,8 +53,8 @@ def on_own_rows(
         sums, gradients = fn(params, rows, shared)
       if training:
         # What `whole` has scattered is summed over fsdp already.
-        gradients = jax.tree.map(lambda g, spec: jax.lax.psum(g, tuple(a for a in ROW_AXES if a not in spec)), gradients, specs)
-      return jax.lax.psum(sums, ROW_AXES), gradients
+        gradients = jax.tree.map(lambda g, spec: _sum(g, tuple(a for a in split if a not in spec)), gradients, specs)
+      return _sum(sums, split), gradients
 
     return jax.shard_map(
         one_device, mesh=mesh, in_specs=(specs, P(ROW_AXES), P()), out_specs=(P(), specs if training else None),
@@ -61,6 +62,10 @@ def on_own_rows(
     )(params, rows, shared)  # fmt: skip
 
   return run
+
+
+def _sum(tree: Any, axes: tuple[str, ...]) -> Any:
+  return jax.lax.psum(tree, axes) if axes else tree
 
 
 def whole(params: Any, mesh: Mesh | None, dtype: Any = None) -> Any:
