@@ -34,7 +34,7 @@ from bert_jax.errors import EXIT_STALLED, UserError
 from bert_jax.inference import Model, load_model
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pretraining import PretrainingModel
-from bert_jax.resolve import encoder_of, model_of, pretraining_task, read_run_config, resolve
+from bert_jax.resolve import model_of, pretraining_task, read_run_config, resolve
 from bert_jax.training import checkpoint, checkpoint_reading, loop, metrics, sharding
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training.jumps import Jumps, read_jumps
@@ -101,13 +101,13 @@ def _set_up(config: ml_collections.ConfigDict, root: pathlib.Path, say, preparin
   if root.exists() and not root.is_dir():
     raise UserError(f"--workdir={root} is a file; a run needs a folder of its own")
   # What the config alone decides is refused before a corpus is prepared.
-  encoder_of(config)
+  configs.encoder_of(config)
   mesh = sharding.make_mesh(config)
   optimizers.make_schedule(config)
   agreement.on_first(lambda: _prepare_if_missing(config, say, preparing))
   corpus, tokenizer = agreement.together(lambda: _corpus_and_tokenizer(config))
   config = resolve(config, corpus, tokenizer)
-  encoder = encoder_of(config)
+  encoder = configs.encoder_of(config)
   start = _initial_parameters(config, encoder, tokenizer, say)
   agreement.on_first(lambda: adopt(root, config, corpus.folder / "tokenizer"))
   if is_finished(root, config):

@@ -242,7 +242,7 @@ def compile_here(request: Request) -> Compiled:
   """Compiles a request in this process, which must be a child: see compile_ahead."""
   config, data = request.config, request.data
   mesh = sharding.make_mesh(config, topology_devices(parse_topology(request.topology)))
-  encoder = resolve.encoder_of(config)
+  encoder = configs.encoder_of(config)
   # Which ids are special, and which pieces continue a word, changes constants of the program and nothing else.
   task = pretrain.make_task(
       resolve.model_of(config, encoder, "tpu"), config.masking, special=SpecialIds(0, 1, 2, 3, 4), continuation=np.arange(data.vocab_size) % 3 == 0,
