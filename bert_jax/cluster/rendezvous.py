@@ -109,8 +109,8 @@ def _gather(cluster: Cluster, introduction: dict[str, Any], seconds: float) -> l
         refusal = (f"process {number} on {message['about']['host']} was told of {count} processes, "
                    f"process 0 on {introduction['host']} of {cluster.num_processes}; give all of them the same number")  # fmt: skip
       elif number in here:
-        refusal = (f"both {here[number]['host']} and {message['about']['host']} are process {number}; "
-                   "every process needs a number of its own")  # fmt: skip
+        hosts = sorted((here[number]["host"], message["about"]["host"]))  # whichever came first
+        refusal = f"both {hosts[0]} and {hosts[1]} are process {number}; every process needs a number of its own"
       else:
         here[number] = message["about"]
     missing = [number for number in range(cluster.num_processes) if number not in here]
