@@ -191,6 +191,10 @@ def _tfdata(
 
   dataset = tf.data.Dataset.range(positions.start, positions.stop, positions.step)
   dataset = dataset.map(load_tensors, num_parallel_calls=_WORKERS, deterministic=True).prefetch(_AHEAD)
+  # There is nothing to tune, and the thread that would do so sleeps up to a minute at a time: closing the stream waits for it.
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  dataset = dataset.with_options(options)
 
   def batches() -> Iterator[HostBatch]:
     for position, batch in zip(positions, dataset.as_numpy_iterator()):

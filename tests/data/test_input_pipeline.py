@@ -176,6 +176,34 @@ def test_the_interpreter_exits_quietly_in_the_middle_of_a_stream(loader):
   assert (done.returncode, done.stdout, done.stderr) == (0, "4\n", "")
 
 
+def test_no_thread_of_tensorflow_tunes_the_stream(monkeypatch):
+  """It wakes up ever more rarely, and a stream that is closed waits for it: 20 s after a run of a minute, in half of all runs."""
+  import tensorflow as tf
+
+  tuned = []
+  plain = tf.data.Dataset.as_numpy_iterator
+
+  def as_numpy_iterator(dataset):
+    tuned.append(dataset.options().autotune.enabled)
+    return plain(dataset)
+
+  monkeypatch.setattr(tf.data.Dataset, "as_numpy_iterator", as_numpy_iterator)
+  take(Rows(37), 2, loader="tfdata")
+  assert tuned == [False]
+
+
+@pytest.mark.slow
+def test_a_stream_that_was_open_for_long_is_closed_at_once():
+  stream = train_batches(Rows(37), batch_size=16, seed=0, start=0, steps=10**9, loader="tfdata")
+  end = time.monotonic() + 12
+  while time.monotonic() < end:
+    next(stream)
+    time.sleep(0.002)
+  began = time.monotonic()
+  stream.close()
+  assert time.monotonic() - began < 0.5
+
+
 def test_an_empty_split_and_an_unknown_loader_are_refused_at_once():
   with pytest.raises(UserError, match="this one has 0; prepare the corpus from more text"):
     train_batches(Rows(0), batch_size=10, seed=0, start=0, steps=1, loader="threads")
