@@ -26,7 +26,9 @@ MESHES = {
     "data x fsdp, 4 microbatches": dict(data=2, fsdp=4, microbatches=4),
     "data x tensor": dict(data=4, tensor=2),
     "fsdp x tensor": dict(data=1, fsdp=4, tensor=2),
+    "data between slices, fsdp within": dict(data=2, fsdp=8),
 }
+SLICES = {"data between slices, fsdp within": "v5e:2x4*2"}
 TINY = 4096  # bytes; sums of losses and norms, and arrays that live on every device
 
 
@@ -44,7 +46,7 @@ def compiled():
   """{mesh: what the TPU compiler made of the step}."""
   pytest.importorskip("libtpu", reason="compiling for TPUs needs the extra [plan]")
   data = DataFacts(VOCAB, LENGTH, 4, "nsp")
-  results = compile_ahead([Request(config_of(**mesh), "v5e:2x4", data) for mesh in MESHES.values()])
+  results = compile_ahead([Request(config_of(**mesh), SLICES.get(name, "v5e:2x4"), data) for name, mesh in MESHES.items()])
   results = dict(zip(MESHES, results, strict=True))
   for name, result in results.items():
     assert hasattr(result, "traffic"), f"{name}: {result}"
@@ -83,24 +85,29 @@ def test_data_parallelism_sums_every_gradient_once_a_step_in_float32(compiled, m
   assert gradients <= carried(found) <= gradients + 100  # and the sums of the loss
 
 
-@pytest.mark.parametrize("mesh", ["fsdp", "data x fsdp", "data x fsdp, 4 microbatches"])
-def test_fsdp_gathers_parameters_and_scatters_gradients_once_a_microbatch_at_most(compiled, mesh):
-  """The TPU compiler may sum what the program scatters and cut out each device's part; and take sums of a loop after it."""
+@pytest.mark.parametrize("mesh", ["fsdp", "data x fsdp", "data x fsdp, 4 microbatches", "data between slices, fsdp within"])
+def test_fsdp_gathers_parameters_and_scatters_gradients_once_a_microbatch(compiled, mesh):
   result, microbatches = compiled[mesh], MESHES[mesh].get("microbatches", 1)
-  split, other = parameters(True), parameters(False)
-  assert {one.kind for one in of(result)} <= {"all-gather", "reduce-scatter", "all-reduce"}
-  gathers = of(result, "all-gather")
+  split, other, fsdp = parameters(True), parameters(False), result.mesh["fsdp"]
   # In bfloat16, but for tables that are looked up: a gather in float32 is twice as large.
+  gathers, scatters, sums = (of(result, kind) for kind in ("all-gather", "reduce-scatter", "all-reduce"))
+  assert len(gathers) + len(scatters) + len(sums) == len(of(result))
+  assert {one.axes for one in gathers + scatters} == {("fsdp",)} and dtypes(scatters + sums) == {"f32"}
   assert 2 * split * microbatches <= carried(gathers) <= 4 * split * microbatches
-  sums = [one for one in of(result) if one.kind != "all-gather"]
-  assert dtypes(sums) == {"f32"}
-  within = [one for one in sums if one.axes == ("fsdp",)]
-  assert any(one.kind == "reduce-scatter" for one in within)
-  assert 4 * split <= carried(within) <= 4 * split * microbatches + 4 * other + 100
-  between = [one for one in sums if one not in within]
-  if result.mesh["data"] > 1:  # a device's own part, once a step
-    assert 4 * split // result.mesh["fsdp"] <= carried(between) <= 4 * split // result.mesh["fsdp"] + 4 * other + 100
-    assert {one.times for one in between} == {1}
+  assert carried(scatters) == 4 * split * microbatches
+  # Once a step: what no device of fsdp shares with another, and with data each device's own part of the rest.
+  own_part = 4 * split // fsdp if result.mesh["data"] > 1 else 0
+  assert 4 * other + own_part <= carried(sums) <= 4 * other + own_part + 200
+  assert {one.times for one in sums} == {1}
+
+
+def test_slices_exchange_each_device_s_own_part_of_the_gradients_and_nothing_else(compiled):
+  """The network between slices is far slower than the one within: parameters are neither gathered nor scattered over it."""
+  result = compiled["data between slices, fsdp within"]
+  across = [one for one in of(result) if one.slices > 1]
+  own_part = 4 * parameters(True) // result.mesh["fsdp"]
+  assert {one.kind for one in across} == {"all-reduce"}
+  assert own_part <= carried(across) <= own_part + 4 * parameters(False) + 200
 
 
 @pytest.mark.parametrize("mesh", ["data", "fsdp", "data x fsdp"])
@@ -110,7 +117,8 @@ def test_neither_activations_nor_logits_leave_a_device(compiled, mesh):
   lengths = {ROWS, ROWS // 8, ROWS // 8 * LENGTH, ROWS // 8 * PREDICTIONS, LENGTH, PREDICTIONS}
   for one in result.traffic:
     for _, shape in one.arrays:
-      assert len(shape) <= 2 and not lengths & set(shape), one
+      whole = shape[1:] if one.kind == "reduce-scatter" else shape  # which is cut into what each device gets
+      assert len(whole) <= 2 and not lengths & set(whole), one
 
 
 @pytest.mark.parametrize("mesh", ["data x tensor", "fsdp x tensor"])
