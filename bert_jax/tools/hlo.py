@@ -4,7 +4,9 @@ A collective may stand there in several disguises, and each is counted once:
 alone; split into `-start` and `-done`; inside an `async-start`; inside a fusion
 (the TPU compiler's all-reduce-scatter is a reduce-scatter); or cut into a chain of
 fusions that share its `chain_id`, each of which does a part of it beside other work.
-One in a loop happens as often as the loop turns, where that is known.
+One in a loop happens as often as the loop turns, where that is known. What slices of TPUs
+send to each other goes through their hosts: a send and a receive that name the collective
+which they are a part of.
 """
 
 import math
@@ -21,6 +23,7 @@ _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)
 _ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,<=]*)\]")
 _CALLED = re.compile(r"\b(calls|body|condition|to_apply|branch_computations|true_computation|false_computation)=\{?(%?[\w.\-]+(?:, ?%[\w.\-]+)*)")
 _COLLECTIVE = re.compile(f"^({'|'.join(KINDS)})(-start)?$")
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_target="\{([\d,]+)\}x[^"]*",_xla_megascale_transfer_type="(\w+)"')
 
 
 class Collective(NamedTuple):
@@ -74,6 +77,9 @@ def collectives(text: str, *, num_devices: int) -> list[Collective]:
   found, chains = [], set()
   for name, turn in turns.items():
     for line in computations.get(name, ()):
+      if line.opcode == "send" and (between := _BETWEEN_SLICES.search(line.rest)):
+        found.append(_between_slices(line, between[1].count(",") + 1, between[2], turn, num_devices))
+        continue
       match = _COLLECTIVE.match(line.opcode)
       if not match:
         continue
@@ -195,6 +201,14 @@ def _collective(line: _Line, kind: str, started: bool, computation: str, turns: 
   if kind == "all-reduce" and "all-reduce-scatter" in computation:
     kind = "reduce-scatter"
   return Collective(kind, line.name, arrays, sum(map(_bytes, arrays)), groups, turns.times, turns.known, line.source or turns.source)
+
+
+def _between_slices(line: _Line, slices: int, transfer: str, turns: _Turns, num_devices: int) -> Collective:
+  """A collective of the devices that have the same place in every slice; slices are the outermost blocks of the mesh."""
+  kind = transfer.lower().replace("_", "-")
+  arrays = _arrays(line.type)[:1]  # a send hands on its operand, a number and a token
+  groups = np.arange(num_devices).reshape(slices, -1).T
+  return Collective(kind if kind in KINDS else "collective-permute", line.name, arrays, sum(map(_bytes, arrays)), groups, turns.times, turns.known, line.source or turns.source)
 
 
 def _result(type_text: str, kind: str) -> str:

@@ -137,6 +137,20 @@ LOOP = """%fused_compare (i: s32[]) -> pred[] {
 """
 
 
+def test_what_slices_send_through_their_hosts_is_the_collective_that_it_is_a_part_of():
+  attributes = ('_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_host_transfer_rendezvous="psum.383_0",_xla_megascale_reduce_operation="SUM",'
+                '_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"')  # fmt: skip
+  rest = f"channel_id=35, is_host_transfer=true, frontend_attributes={{{attributes}}}, backend_config={{}}"
+  (one,) = read(f"  %send.19 = (f32[2,8,128]{{2,1,0:T(8,128)}}, u32[], token[]) send(%bitcast.38, %after-all.19), {rest}\n"
+                f"  %recv.19 = (f32[2,8,128]{{2,1,0:T(8,128)}}, u32[], token[]) recv(%after-all.20), {rest}")  # fmt: skip
+  assert one.kind == "all-reduce" and one.arrays == (("f32", (2, 8, 128)),)
+  assert one.groups.tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
+
+
+def test_a_send_to_the_host_is_no_collective():
+  assert read("  %send = (f32[8,128]{1,0}, u32[], token[]) send(%param, %after-all), channel_id=2, is_host_transfer=true") == []
+
+
 def test_a_collective_in_a_loop_happens_as_often_as_its_condition_says():
   (one,) = read("  %w = (s32[], f32[8,128]{1,0}) while(%param), condition=%cond, body=%body", LOOP)
   assert (one.times, one.times_known) == (7, True)
