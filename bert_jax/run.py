@@ -67,13 +67,11 @@ def pretrain_run(
     Preempted: the processes were told to stop, and have saved.
     PeerLost: another process has died.
   """
-  if cluster is not None:
-    rendezvous.check_alike(
-        rendezvous.meet(cluster, rendezvous.introduce(configs.flatten(config), str(workdir)), seconds=config.cluster.connect_seconds)
-    )
-    distributed.initialize(cluster, connect_seconds=config.cluster.connect_seconds, heartbeat_seconds=config.cluster.heartbeat_seconds)
-  speaks = jax.process_index() == 0  # one process reports for all
-  with Peers() as peers:
+  with _meet(config, str(workdir), cluster) as peers:
+    if cluster is not None:
+      distributed.initialize(cluster, connect_seconds=config.cluster.connect_seconds, heartbeat_seconds=config.cluster.heartbeat_seconds,
+                             on_lost=peers.on_lost if cluster.num_processes > 1 else None)  # fmt: skip
+    speaks = jax.process_index() == 0  # one process reports for all
     try:
       setup = _set_up(config, pathlib.Path(workdir), say if speaks else lambda text: None, preparing)
       params, last = _train(setup, peers, profile)
@@ -86,6 +84,17 @@ def pretrain_run(
       if not isinstance(reason, PeerLost):
         peers.tell(str(reason) or type(reason).__name__, 1)
       raise reason from (error if reason is not error else error.__cause__)
+
+
+def _meet(config: ml_collections.ConfigDict, workdir: str, cluster: Cluster | None) -> Peers:
+  """The other processes of the run, after all have met. Raises UserError where they were not started alike."""
+  if cluster is None:
+    return Peers()
+  connections = {}
+  about = rendezvous.introduce(configs.flatten(config), workdir)
+  introductions = rendezvous.meet(cluster, about, seconds=config.cluster.connect_seconds, keep=connections)
+  rendezvous.check_alike(introductions)
+  return Peers(cluster.process_id, [about["host"] for about in introductions], connections)
 
 
 class _Setup(NamedTuple):
@@ -154,7 +163,7 @@ def _train(setup: _Setup, peers: Peers, profile: tuple[int, int] | None):
             root / "checkpoints", every_steps=config.checkpoint.every_steps, keep_last=config.checkpoint.keep_last,
             keep_best=config.checkpoint.keep_best, on_event=writer.event)),
         writer=writer,
-        progress=stack.enter_context(metrics.Progress(end, active=speaks)),
+        progress=stack.enter_context(Progress(end, active=speaks)),
         watchdog=stack.enter_context(Watchdog(
             start_seconds=config.watchdog.start_seconds, step_seconds=config.watchdog.step_seconds,
             dump=root / "stalls" / f"{name}.txt", on_stall=on_stall)),

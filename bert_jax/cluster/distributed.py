@@ -10,9 +10,11 @@ coordination service.
 """
 
 import contextlib
+import ctypes
 import os
 import socket
-from typing import Any, Mapping, NamedTuple
+import sys
+from typing import Any, Callable, Iterator, Mapping, NamedTuple
 
 import jax
 from jax._src import clusters
@@ -62,7 +64,9 @@ def detect(
   return _scheduled() or Cluster(f"{LOOPBACK}:{_free_port()}", 1, 0, "alone")
 
 
-def initialize(cluster: Cluster, *, connect_seconds: int, heartbeat_seconds: int) -> None:
+def initialize(
+    cluster: Cluster, *, connect_seconds: int, heartbeat_seconds: int, on_lost: Callable[[], None] | None = None
+) -> None:
   """Starts JAX's coordination service among the processes; to be called before JAX's first use.
 
   A process that is alone and has used JAX already (a notebook, a test) goes on without it: a SIGTERM then ends it
@@ -71,7 +75,9 @@ def initialize(cluster: Cluster, *, connect_seconds: int, heartbeat_seconds: int
   Args:
     cluster: from `detect`; with several processes, all of them have met before (rendezvous.py).
     connect_seconds: after which JAX gives up.
-    heartbeat_seconds: silence after which JAX ends the processes that are left.
+    heartbeat_seconds: silence after which a process counts as lost.
+    on_lost: called in a thread of JAX's when it has lost process 0, or hears from there that another one is lost; JAX ends this
+      process when it returns. None: JAX ends it at once, with a C++ stack trace and exit code 134.
   """
   where = {}
   if cluster.num_processes == 1:
@@ -79,12 +85,64 @@ def initialize(cluster: Cluster, *, connect_seconds: int, heartbeat_seconds: int
     jax.config.update("jax_cpu_collectives_implementation", None)
     where = {"coordinator_bind_address": cluster.coordinator, "cluster_detection_method": "deactivate"}
   already_used = contextlib.nullcontext() if cluster.num_processes > 1 else contextlib.suppress(RuntimeError)
-  with already_used:
+  with already_used, _calling(on_lost) if on_lost else contextlib.nullcontext():
     jax.distributed.initialize(
         cluster.coordinator, cluster.num_processes, cluster.process_id, local_device_ids=cluster.local_device_ids,
         initialization_timeout=connect_seconds, heartbeat_timeout_seconds=heartbeat_seconds,
         shutdown_timeout_seconds=heartbeat_seconds, **where,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _calling(on_lost: Callable[[], None]) -> Iterator[None]:
+  """A context in which JAX's client of the coordination service is made with a callback of ours.
+
+  jaxlib takes a callback, but cannot hand it the status in Python (0.10.2; std::bad_cast), and that exception
+  of C++, which nobody catches, would end the process. What C++ calls then can be set, and is the second way to `on_lost`.
+  """
+  if not _before_terminate(b"St8bad_cast", on_lost):
+    yield
+    return
+  jaxlib, make_client = jax_distributed._jax, jax_distributed._jax.get_distributed_runtime_client
+  callback = lambda status: (on_lost(), os.abort())
+  jaxlib.get_distributed_runtime_client = lambda *args, **kwargs: make_client(*args, missed_heartbeat_callback=callback, **kwargs)
+  try:
+    yield
+  finally:
+    jaxlib.get_distributed_runtime_client = make_client
+
+
+_terminate_handlers = []  # C++ keeps no reference
+
+
+def _before_terminate(kind: bytes, call: Callable[[], None]) -> bool:
+  """Sees to it that `call` is called where an uncaught exception of C++ of this kind ends the process, before it does. False where that cannot be."""
+  handler_type = ctypes.CFUNCTYPE(None)
+  try:
+    cxx = ctypes.CDLL("libstdc++.so.6")
+    set_handler, current_kind = cxx._ZSt13set_terminatePFvvE, cxx.__cxa_current_exception_type
+  except (OSError, AttributeError):  # no GNU C++ library
+    return False
+  set_handler.restype, set_handler.argtypes = handler_type, [handler_type]
+  current_kind.restype = ctypes.c_void_p
+
+  def handle() -> None:
+    found = current_kind()  # a std::type_info: a table of functions, then the name
+    if found and ctypes.c_char_p.from_address(found + ctypes.sizeof(ctypes.c_void_p)).value == kind:
+      call()
+    before()
+
+  _terminate_handlers.append(handler_type(handle))
+  before = set_handler(_terminate_handlers[-1])
+  return True
+
+
+def keep_stdout_for_python() -> None:
+  """From now on nothing but Python writes to standard output: Gloo, which connects CPUs, has a line there for every connection."""
+  sys.stdout.flush()
+  own = os.dup(1)
+  os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+  sys.stdout = os.fdopen(own, "w", buffering=1, encoding=sys.stdout.encoding, errors=sys.stdout.errors)
 
 
 def client() -> Any:

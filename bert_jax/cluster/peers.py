@@ -1,29 +1,46 @@
-"""The other processes of the run: why one of them ended, and that the rest end with it.
+"""The other processes of the run: that one of them has gone, why it ended, and that the rest end with it.
 
-JAX's processes share their fate: where one is missing, the next collective fails or waits. A process
-that ends for a reason of its own tells it first; the others hear of it in the middle
-of whatever they wait for, say the same, and end with the same exit code.
+JAX's processes share their fate: where one is missing, the next collective fails or waits. So the
+connections over which the processes have met (rendezvous.py) stay open, from process 0 to every other one,
+and a thread of each process listens. What it may hear:
+
+    a word      a process ends for a reason of its own: the others say the same and end with the same exit code
+    goodbye     a process has come to its end; that its connection closes now means nothing
+    the end     of a connection without either: that process was killed, or has crashed
+    nothing     for a while. Whether this is too long JAX decides, whose heartbeats come from a thread that needs not
+                wait for Python; the beats on our connections say which process it is
+
+Process 0 passes on what it hears, so that everybody names the same process. A process that hears that
+another one is gone ends at once, in the middle of whatever it waits for, with one message and exit code 76.
 """
 
-import contextlib
 import json
 import os
+import selectors
+import socket
 import sys
 import threading
 import time
-from typing import Callable
+from typing import Any, Callable, Mapping, Sequence
 
 import jax
 
 from bert_jax.cluster import distributed
+from bert_jax.cluster.preemption import Preempted
 from bert_jax.errors import EXIT_PEER_LOST, UserError
 
-_KEY = "bert_jax/ended"
-_LISTEN_SECONDS = 1.0
-# The first process holds the coordination service: it stays until the others have heard.
-_FAREWELL_SECONDS = 5 * _LISTEN_SECONDS
+_BEAT_SECONDS = 1.0
+_SILENT_SECONDS = 3 * _BEAT_SECONDS  # a process may be a beat late
+# A process that hears why another one ends waits so long for its own verdict: often both have met the same mistake.
+_OWN_VERDICT_SECONDS = 1.0
+# Process 0 holds JAX's service: it stays until the others have heard. And others wait so long for its word.
+_FAREWELL_SECONDS = 5.0
+_EVENT_SECONDS = 2.0  # a file system may hang, too
 # How the loss of a peer reads in an error of the runtime: Gloo on CPU, NCCL on GPU, gRPC for the rest.
 _SIGNS = ("Gloo", "NCCL", "Connection closed by peer", "Connection reset", "UNAVAILABLE", "heartbeat", "Socket closed", "CANCELLED", "ABORTED")
+_AGAIN = "Start the run again: it goes on from its newest checkpoint"
+_GONE = "another process of this run is gone"  # tools/goodput.py knows such an end by these words
+_GOODBYE = {"goodbye": True}
 
 
 class PeerLost(Exception):
@@ -31,59 +48,163 @@ class PeerLost(Exception):
 
 
 class Peers:
-  """Listens for processes that end. Use as a context manager around a run; alone, it does nothing."""
+  """Watches the other processes. Use as a context manager around a run; alone, it does nothing."""
 
-  def __init__(self):
-    self.on_told: Callable[[str], None] = lambda message: None  # hears why another process ended, before this one does
-    self._stopped = threading.Event()
-    self._thread = threading.Thread(target=self._listen, name="bert_jax-peers", daemon=True)
+  def __init__(self, number: int = 0, hosts: Sequence[str] = (), connections: Mapping[int, socket.socket] | None = None):
+    """
+    Args:
+      number: of this process.
+      hosts: the names of the machines of all processes.
+      connections: by process number, open ones (rendezvous.meet): of process 0 to all others, of the others to process 0.
+    """
+    self.on_told: Callable[[str], None] = lambda message: None  # hears why this process is about to end, before it does
+    self._number, self._hosts = number, hosts
+    self._connections = dict(connections or {})
+    self._heard = dict.fromkeys(self._connections, time.monotonic())
+    self._unfinished = dict.fromkeys(self._connections, b"")
+    self._sending = threading.Lock()
+    self._last_word = threading.Lock()  # whoever ends this process because of another one keeps it for ever
+    self._stopped = threading.Event()  # this process ends in its own way
+    self._alarm = threading.Event()  # JAX says that somebody is gone
+    self._thread = threading.Thread(target=self._watch, name="bert_jax-peers", daemon=True)
 
   def __enter__(self) -> "Peers":
-    if jax.process_count() > 1:
+    if self._connections:
       self._thread.start()
     return self
 
-  def __exit__(self, *_) -> None:
-    self._stopped.set()
+  def __exit__(self, kind, error, traceback) -> None:
+    if error is None or isinstance(error, Preempted):
+      with self._last_word:
+        self._stopped.set()
+      self._send(_GOODBYE)
+    elif isinstance(error, KeyboardInterrupt):
+      self.tell("interrupted by Ctrl-C", 130)
+    else:
+      self.tell(str(error) or type(error).__name__, 1)
     if self._thread.is_alive():
       self._thread.join()
+    for connection in self._connections.values():
+      connection.close()
 
   def tell(self, message: str, code: int) -> None:
-    """Tells the others why this process ends; returns when they have had the time to hear it."""
-    if jax.process_count() == 1:
-      return
-    self._stopped.set()
-    record = {"message": f"process {jax.process_index()} on {distributed.host_name()}: {message}", "code": code}
-    try:
-      distributed.client().key_value_set(_KEY, json.dumps(record))
-    except Exception:  # somebody was first, or the service has gone: the others know
-      return
-    if jax.process_index() == 0:
-      time.sleep(_FAREWELL_SECONDS)
+    """Tells the others why this process ends, once; returns when they have had the time to hear it."""
+    with self._last_word:
+      if self._stopped.is_set():
+        return
+      self._stopped.set()
+    self._send({"message": f"{self._name(self._number)}: {message}", "code": code})
+    self._farewell()
 
   def explain(self, error: Exception) -> Exception:
-    """PeerLost where an error of the runtime comes from a peer's death, after giving that peer's own words a chance; else the error."""
+    """PeerLost where an error of the runtime comes from a peer's death, if nobody has come to know more about it; else the error."""
     if isinstance(error, (UserError, PeerLost)) or jax.process_count() == 1 or not any(sign in str(error) for sign in _SIGNS):
       return error
     first_line = " ".join(str(error).split())[:200]
     if "context initialization failed" in first_line:
       return UserError(f"the processes have met but cannot connect to each other ({first_line}). On CPU, each host's own name, here "
                        f"{distributed.host_name()}, must stand for an address that the others can reach: look at /etc/hosts on all of them")  # fmt: skip
-    time.sleep(_FAREWELL_SECONDS)  # a peer that has told why ends this process here, by `_listen`
-    return PeerLost(f"another process of this run is gone ({first_line}). Start the run again: it goes on from its newest checkpoint")
+    self._alarm.set()
+    time.sleep(_FAREWELL_SECONDS)  # the thread ends this process here, if it finds out who is gone
+    message = f"{_GONE} ({first_line}). {_AGAIN}"
+    self.tell(message, EXIT_PEER_LOST)
+    return PeerLost(message)
 
-  def _listen(self) -> None:
-    client = distributed.client()
-    while not self._stopped.wait(_LISTEN_SECONDS):
-      try:
-        record = json.loads(client.key_value_try_get(_KEY))
-      except Exception:  # nobody has ended
-        continue
-      if not self._stopped.is_set():
-        print(f"error: {record['message']}", file=sys.stderr, flush=True)
-        with contextlib.suppress(Exception):
-          self.on_told(record["message"])
-        leave(record["code"])
+  def on_lost(self) -> None:
+    """For JAX, which calls it in a thread of its own when it has lost a process: ends this one, unless it is just ending anyway."""
+    self._alarm.set()
+    time.sleep(_FAREWELL_SECONDS)  # our own thread knows more, and is given the time to say it
+    self._end(f"{_GONE}, says JAX, and not which. {_AGAIN}", EXIT_PEER_LOST)
+    time.sleep(_FAREWELL_SECONDS)
+
+  def _watch(self) -> None:
+    with selectors.DefaultSelector() as selector:
+      for number, connection in self._connections.items():
+        selector.register(connection, selectors.EVENT_READ, number)
+      beat = time.monotonic()
+      while not self._stopped.is_set():
+        for key, _ in selector.select(_BEAT_SECONDS / 5):
+          if not self._hear(key.data):
+            selector.unregister(key.fileobj)
+        if self._alarm.is_set():
+          self._name_the_silent()
+        if time.monotonic() >= beat:
+          beat = time.monotonic() + _BEAT_SECONDS
+          self._send(None)
+
+  def _hear(self, number: int) -> bool:
+    """Reads what has come from a process; False where there will be no more."""
+    try:
+      received = self._connections[number].recv(65536)
+    except OSError:
+      received = b""
+    self._heard[number] = time.monotonic()
+    *lines, self._unfinished[number] = (self._unfinished[number] + received).split(b"\n")
+    for message in (json.loads(line) for line in lines if line):
+      if message == _GOODBYE:
+        del self._heard[number]
+        return False
+      self._send(message, besides=number)
+      if not self._stopped.wait(_OWN_VERDICT_SECONDS):
+        self._end(message["message"], message["code"])
+    if not received:
+      self._lost(number, "its connection closed without a word: it was killed, or has crashed, or its machine went down. Look at its log")
+    return bool(received)
+
+  def _name_the_silent(self) -> None:
+    now = time.monotonic()
+    number, heard = min(self._heard.items(), key=lambda pair: pair[1], default=(0, now))
+    if now - heard > _SILENT_SECONDS:
+      self._lost(number, f"it has been silent for {now - heard:.0f} s: it is frozen, or cut off from the network")
+
+  def _lost(self, number: int, how: str) -> None:
+    del self._heard[number]
+    if not self._stopped.is_set():
+      message = f"{_GONE}: {self._name(number)}; {how}. {_AGAIN}"
+      self._send({"message": message, "code": EXIT_PEER_LOST})
+      self._end(message, EXIT_PEER_LOST)
+
+  def _end(self, message: str, code: int) -> None:
+    """Ends this process, unless it ends in its own way: says why, and leaves the others the time to hear it."""
+    self._last_word.acquire()
+    if self._stopped.is_set():
+      self._last_word.release()
+      return
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    event = threading.Thread(target=self.on_told, args=(message,), daemon=True)
+    event.start()
+    event.join(_EVENT_SECONDS)
+    self._farewell()
+    leave(code)
+
+  def _farewell(self) -> None:
+    """Process 0 waits until the others have closed their connections."""
+    deadline = time.monotonic() + _FAREWELL_SECONDS
+    if self._number == 0:
+      for number in list(self._heard):
+        connection = self._connections[number]
+        try:
+          connection.shutdown(socket.SHUT_WR)
+          while (left := deadline - time.monotonic()) > 0:
+            connection.settimeout(left)
+            if not connection.recv(65536):
+              break
+        except OSError:  # closed, or time is up
+          pass
+
+  def _send(self, message: dict[str, Any] | None, besides: int = -1) -> None:
+    """Sends a message, or a beat, to everybody this process is connected to."""
+    line = (json.dumps(message) if message else "").encode() + b"\n"
+    with self._sending:
+      for number in set(self._heard) - {besides}:
+        try:
+          self._connections[number].settimeout(_BEAT_SECONDS)
+          self._connections[number].sendall(line)
+        except OSError:  # that it has gone will be heard
+          pass
+
+  def _name(self, number: int) -> str:
+    return f"process {number} on {self._hosts[number]}" if self._hosts else f"process {number}"
 
 
 def leave(code: int = EXIT_PEER_LOST) -> None:

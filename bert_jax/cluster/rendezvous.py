@@ -6,7 +6,7 @@ over plain TCP: everyone sends one line of JSON about itself (its config, its
 code, its versions) to process 0, which waits until all are there and sends
 everybody the whole list, or the reason why not. Each then comes to the same
 verdict, so that a mistake is the same message on every process. The port is
-free again when JAX takes it.
+free again when JAX takes it; the connections may stay open (peers.py).
 """
 
 import hashlib
@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import selectors
 import socket
 import time
 from typing import Any
@@ -24,6 +25,7 @@ from bert_jax.errors import UserError
 
 MAX_LINE = 2**20
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_SEND_SECONDS = 5.0  # of a connection that takes no answer
 _ANSWER_SECONDS = 10  # what process 0 is given to answer when its own time is up
 
 
@@ -47,20 +49,31 @@ def code_fingerprint() -> str:
   return digest.hexdigest()[:12]
 
 
-def meet(cluster: Cluster, introduction: dict[str, Any], *, seconds: float) -> list[dict[str, Any]]:
+def meet(
+    cluster: Cluster, introduction: dict[str, Any], *, seconds: float, keep: dict[int, socket.socket] | None = None
+) -> list[dict[str, Any]]:
   """What all processes say of themselves, in the order of their numbers.
 
   Args:
     cluster: who is expected.
     introduction: what this process says, any JSON.
     seconds: how long to wait.
+    keep: takes the open connections by process number, on process 0 those to all others, on the others that to process 0;
+      None: they are closed.
 
   Raises:
     UserError: process 0 could not be reached, or somebody did not come; the same on every process that came.
   """
   if cluster.num_processes == 1:
     return [introduction]
-  return _gather(cluster, introduction, seconds) if cluster.process_id == 0 else _report(cluster, introduction, seconds)
+  meet_others = _gather if cluster.process_id == 0 else _report
+  introductions, connections = meet_others(cluster, introduction, seconds)
+  if keep is None:
+    for connection in connections.values():
+      connection.close()
+  else:
+    keep.update(connections)
+  return introductions
 
 
 def check_alike(introductions: list[dict[str, Any]]) -> None:
@@ -87,63 +100,96 @@ def check_alike(introductions: list[dict[str, Any]]) -> None:
                     "Start all of them with the same command and the same installation")  # fmt: skip
 
 
-def _gather(cluster: Cluster, introduction: dict[str, Any], seconds: float) -> list[dict[str, Any]]:
+Met = tuple[list[dict[str, Any]], dict[int, socket.socket]]  # what all say of themselves, and open connections by process number
+
+
+def _gather(cluster: Cluster, introduction: dict[str, Any], seconds: float) -> Met:
   """Process 0: waits for everybody, then answers everybody."""
-  deadline = time.monotonic() + seconds
-  here: dict[int, dict[str, Any]] = {0: introduction}
-  connections, refusal = [], ""
-  with _listen(cluster, deadline) as listener:
-    while len(here) < cluster.num_processes and not refusal and time.monotonic() < deadline:
-      listener.settimeout(max(0.01, deadline - time.monotonic()))
-      try:
-        connection, _ = listener.accept()
-      except TimeoutError:
-        break
-      message = _read_line(connection, seconds=min(5.0, max(0.1, deadline - time.monotonic())))
-      if not isinstance(message, dict) or "process" not in message:
-        connection.close()  # a port scanner, a health check
-        continue
-      connections.append(connection)
-      number, count = message["process"], message["processes"]
-      if count != cluster.num_processes:
-        refusal = (f"process {number} on {message['about']['host']} was told of {count} processes, "
-                   f"process 0 on {introduction['host']} of {cluster.num_processes}; give all of them the same number")  # fmt: skip
-      elif number in here:
-        hosts = sorted((here[number]["host"], message["about"]["host"]))  # whichever came first
-        refusal = f"both {hosts[0]} and {hosts[1]} are process {number}; every process needs a number of its own"
-      else:
-        here[number] = message["about"]
-    missing = [number for number in range(cluster.num_processes) if number not in here]
-    if missing and not refusal:
-      there = ", ".join(f"{number} ({about['host']})" for number, about in sorted(here.items()))
-      refusal = (f"waited {seconds:.0f} s at {cluster.coordinator} for {_numbers(missing)} of {cluster.num_processes}; {there} came. "
-                 "Look at the logs of those that are missing, and whether they can reach that address")  # fmt: skip
-    answer = {"refusal": refusal} if refusal else {"about": [here[number] for number in range(cluster.num_processes)]}
-    for connection in connections:
-      _send_line(connection, answer)
+  deadline, refusal = time.monotonic() + seconds, ""
+  received: dict[socket.socket, bytes] = {}  # of all that are connected, strangers among them
+  here: dict[socket.socket | None, dict[str, Any]] = {None: {"process": 0, "processes": cluster.num_processes, "about": introduction}}
+  with _listen(cluster, deadline) as listener, selectors.DefaultSelector() as selector:
+    selector.register(listener, selectors.EVENT_READ)
+    while len(here) < cluster.num_processes and not refusal and (left := deadline - time.monotonic()) > 0:
+      for key, _ in selector.select(left):
+        if key.fileobj is listener:
+          connection, _ = listener.accept()
+          connection.settimeout(_SEND_SECONDS)
+          received[connection] = b""
+          selector.register(connection, selectors.EVENT_READ)
+          continue
+        connection, part = key.fileobj, _receive(key.fileobj)
+        received[connection] += part
+        if not part or len(received[connection]) > MAX_LINE:  # a port scanner, a health check; or a process that has ended again
+          selector.unregister(connection)
+          connection.close()
+          del received[connection]
+          here.pop(connection, None)
+        elif connection not in here and (message := _introduction(received[connection])):
+          refusal = refusal or _refusal(message, list(here.values()), cluster.num_processes)
+          here[connection] = message
+  numbers = {message["process"]: message["about"] for message in here.values()}
+  missing = [number for number in range(cluster.num_processes) if number not in numbers]
+  if missing and not refusal:
+    there = ", ".join(f"{number} ({about['host']})" for number, about in sorted(numbers.items()))
+    refusal = (f"waited {seconds:.0f} s at {cluster.coordinator} for {_numbers(missing)} of {cluster.num_processes}; {there} came. "
+               "Look at the logs of those that are missing, and whether they can reach that address")  # fmt: skip
+  introductions = [] if refusal else [numbers[number] for number in range(cluster.num_processes)]
+  connections = {}
+  for connection in received:
+    if connection in here:
+      _send_line(connection, {"refusal": refusal} if refusal else {"about": introductions})
+    if connection not in here or refusal:
       connection.close()
+    else:
+      connections[here[connection]["process"]] = connection
   if refusal:
     raise UserError(refusal)
-  return answer["about"]
+  return introductions, connections
 
 
-def _report(cluster: Cluster, introduction: dict[str, Any], seconds: float) -> list[dict[str, Any]]:
+def _introduction(line: bytes) -> dict[str, Any] | None:
+  """What a process has sent; None where it is not all there, or nothing that one of ours would send."""
+  try:
+    message = json.loads(line) if line.endswith(b"\n") else None
+    ours = 0 <= int(message["process"]) < int(message["processes"]) and isinstance(message["about"]["host"], str)
+  except (ValueError, LookupError, TypeError):
+    return None
+  return message if ours else None
+
+
+def _refusal(message: dict[str, Any], here: list[dict[str, Any]], num_processes: int) -> str:
+  """Why process 0 cannot take a process in beside those that are here (itself the first); empty where it can."""
+  number, count, host = message["process"], message["processes"], message["about"]["host"]
+  if count != num_processes:
+    return (f"process {number} on {host} was told of {count} processes, process 0 on {here[0]['about']['host']} of {num_processes}; "
+            "give all of them the same number")  # fmt: skip
+  twin = next((other["about"]["host"] for other in here if other["process"] == number), None)
+  if twin is not None:
+    first, second = sorted((twin, host))  # whichever came first
+    return f"both {first} and {second} are process {number}; every process needs a number of its own"
+  return ""
+
+
+def _report(cluster: Cluster, introduction: dict[str, Any], seconds: float) -> Met:
   """The others: tell process 0 that they are there, and wait for its answer."""
   host, _, port = cluster.coordinator.rpartition(":")
   began, reason = time.monotonic(), "nobody answers"
   while (left := began + seconds - time.monotonic()) > 0:
     try:
-      with socket.create_connection((host.strip("[]"), int(port)), timeout=min(5.0, left)) as connection:
-        _send_line(connection, {"process": cluster.process_id, "processes": cluster.num_processes, "about": introduction})
-        # Process 0 may have begun to wait later than this one.
-        answer = _read_line(connection, seconds=seconds + _ANSWER_SECONDS)
-      if isinstance(answer, dict) and "refusal" in answer:
-        raise UserError(answer["refusal"])
-      if isinstance(answer, dict) and "about" in answer:
-        return answer["about"]
-      reason = "somebody else is listening there, or it ended"
+      connection = socket.create_connection((host.strip("[]"), int(port)), timeout=min(5.0, left))
     except OSError as error:
       reason = error.strerror or str(error) or type(error).__name__
+    else:
+      _send_line(connection, {"process": cluster.process_id, "processes": cluster.num_processes, "about": introduction})
+      # Process 0 may have begun to wait later than this one.
+      answer = _read_line(connection, seconds=seconds + _ANSWER_SECONDS)
+      if isinstance(answer, dict) and "about" in answer:
+        return answer["about"], {0: connection}
+      connection.close()
+      if isinstance(answer, dict) and "refusal" in answer:
+        raise UserError(answer["refusal"])
+      reason = "what answers there is no process of this run, or ended while it waited for the others"
     time.sleep(min(0.2, max(0.0, left)))
   raise UserError(
       f"process {cluster.process_id} of {cluster.num_processes} on {introduction['host']} waited {seconds:.0f} s for process 0 "
@@ -173,6 +219,14 @@ def _send_line(connection: socket.socket, message: dict[str, Any]) -> None:
     connection.sendall(json.dumps(message).encode() + b"\n")
   except OSError:
     pass  # it has gone; whoever waits for it will say so
+
+
+def _receive(connection: socket.socket) -> bytes:
+  """What has come; nothing where the connection has closed."""
+  try:
+    return connection.recv(65536)
+  except OSError:
+    return b""
 
 
 def _read_line(connection: socket.socket, *, seconds: float) -> Any:

@@ -43,6 +43,8 @@ def run(options: argparse.Namespace) -> int:
 
   start_jax()
   cluster = distributed.detect(options.coordinator, options.num_processes, options.process_id)
+  if cluster.num_processes > 1 and "NCCL_DEBUG" not in os.environ:
+    distributed.keep_stdout_for_python()
   try:
     metrics = runs.pretrain_run(config, options.workdir, cluster=cluster, profile=options.profile, preparing=progress_bar)
   except Preempted as stop:

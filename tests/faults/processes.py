@@ -21,8 +21,9 @@ QUICK = ("export.format=", "log_every_steps=1", "model.hidden_dropout_prob=0.0",
 
 _MAIN = """
 import sys
+from bert_jax.__main__ import main, quiet
+quiet()
 {sabotage}
-from bert_jax.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -73,6 +74,7 @@ class Processes:
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONUNBUFFERED": "1",
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "TF_CPP_MIN_LOG_LEVEL": "3",  # JAX has set another one here
     }  # fmt: skip
     self._processes = {}
     for number in range(count):
