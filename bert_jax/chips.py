@@ -1,8 +1,8 @@
 """What the accelerators can do, and the TPU topologies that are for rent.
 
-Peaks are what the vendors publish: dense bfloat16, decimal bandwidths. Nothing
-here was measured by us, and not every figure was looked up: those marked
-QUOTED are as they are commonly quoted. Check them before you rely on them.
+Peaks are what the vendors publish: dense bfloat16, decimal bandwidths. Each row
+names where its figures were read. Nothing here was measured by us, and clouds
+differ in the network between hosts: that is what to check before renting.
 """
 
 import math
@@ -11,8 +11,6 @@ from typing import NamedTuple
 from bert_jax.errors import UserError
 
 GIB = 2**30
-_TPU_DOCS = "docs.cloud.google.com/tpu/docs"
-QUOTED = "commonly quoted, not looked up"
 
 
 class Chip(NamedTuple):
@@ -20,19 +18,20 @@ class Chip(NamedTuple):
 
   Attributes:
     name: as it stands in topologies, e.g. "v5e".
-    device_kind: what the kind that JAX reports (`device.device_kind`) begins with.
+    device_kinds: what JAX calls it (`device.device_kind`). A PCIe form of the same peak is among them;
+      forms of another peak (H100 PCIe, a part of a GPU) are not.
     flops: dense bfloat16 peak, FLOP/s.
     hbm_bytes: memory.
     hbm_bandwidth: bytes/s.
-    link_bandwidth: of one link to a neighbour, bytes/s in one direction. GPUs: all NVLinks together.
+    link_bandwidth: of one link to a neighbour, bytes/s in one direction. GPUs: all NVLinks of one together.
     network_bandwidth: of the data centre's network, per chip, bytes/s in one direction.
     dimensions: of the torus of links; 0 for GPUs, whose hosts have a switch.
     chips_per_host: in a slice of several hosts.
-    source: of these numbers.
+    source: where these figures were read, November 2026.
   """
 
   name: str
-  device_kind: str
+  device_kinds: tuple[str, ...]
   flops: float
   hbm_bytes: float
   hbm_bandwidth: float
@@ -48,24 +47,31 @@ class Chip(NamedTuple):
     return self.dimensions > 0
 
 
-# TPU: Google gives the links of a chip in both directions together: 4 of them (2 dimensions) or 6 (3 dimensions).
-# The network per chip: v5e and v4 from the network cards of a host (v5e: 2 x 100 Gbit/s for 8 chips; v4: 100 Gbit/s for
-# 4 chips). GPUs: memory in GB as sold; NVLink in both directions together, halved here; one 400 Gbit/s card (A100: 200)
-# per GPU, as in NVIDIA's DGX systems of that generation. Clouds differ: the network is what to check before renting.
+_TPU = "docs.cloud.google.com/tpu/docs"
+_BOOK = "jax-ml.github.io/scaling-book"  # Austin et al., "How to Scale Your Model"
+# TPU: Google gives the links of a chip in both directions together: 4 of them (2 dimensions) or 6 (3 dimensions), and the
+# network of v5e and v6e by the pod of 256 chips. Of a v4 it gives what all links carry in an all-reduce: 1.1 PB/s / 4096 / 6.
+# GPU: the SXM form, memory as sold (GB); NVIDIA gives peaks with sparsity, which is half of them without, and NVLink in
+# both directions together; one network card per GPU as in NVIDIA's DGX systems.
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", "TPU v4", 275e12, 32 * GIB, 1200e9, 50e9, 3.1e9, 3, 4, f"{_TPU_DOCS}/v4; links and network: {QUOTED}"),
-        Chip("v5e", "TPU v5 lite", 197e12, 16 * GIB, 819e9, 50e9, 3.1e9, 2, 4, f"{_TPU_DOCS}/v5e"),
-        Chip("v5p", "TPU v5", 459e12, 95 * GIB, 2765e9, 100e9, 6.2e9, 3, 4, f"{_TPU_DOCS}/v5p"),
-        Chip("v6e", "TPU v6 lite", 918e12, 32 * GIB, 1638e9, 100e9, 12.5e9, 2, 4, f"{_TPU_DOCS}/v6e"),
-        Chip("a100-40gb", "NVIDIA A100-SXM4-40GB", 312e12, 40e9, 1555e9, 300e9, 25e9, 0, 8, QUOTED),
-        Chip("a100-80gb", "NVIDIA A100", 312e12, 80e9, 2039e9, 300e9, 25e9, 0, 8, QUOTED),
-        Chip("h100", "NVIDIA H100", 989e12, 80e9, 3350e9, 450e9, 50e9, 0, 8, QUOTED),
-        Chip("h200", "NVIDIA H200", 989e12, 141e9, 4800e9, 450e9, 50e9, 0, 8, QUOTED),
-        Chip("b200", "NVIDIA B200", 2250e12, 180e9, 7700e9, 900e9, 50e9, 0, 8, QUOTED),
+        Chip("v4", ("TPU v4",), 275e12, 32 * GIB, 1200e9, 45e9, 6.25e9, 3, 4, f"{_TPU}/v4; network: {_BOOK}/tpus"),
+        Chip("v5e", ("TPU v5 lite", "TPU v5e"), 197e12, 16 * GIB, 819e9, 50e9, 3.1e9, 2, 4, f"{_TPU}/v5e"),
+        Chip("v5p", ("TPU v5", "TPU v5p"), 459e12, 95 * GIB, 2765e9, 100e9, 6.25e9, 3, 4, f"{_TPU}/v5p"),
+        Chip("v6e", ("TPU v6 lite", "TPU v6e"), 918e12, 32 * GIB, 1638e9, 100e9, 12.5e9, 2, 4, f"{_TPU}/v6e"),
+        Chip("a100-40gb", ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE-40GB"), 312e12, 40e9, 1555e9, 300e9, 25e9, 0, 8,
+             f"glennklockwood.com/garden/processors/A100 (after NVIDIA's datasheet); NVLink: {_BOOK}/gpus; network: not found, 200 Gbit/s assumed"),
+        Chip("a100-80gb", ("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe"), 312e12, 80e9, 2039e9, 300e9, 25e9, 0, 8,
+             f"glennklockwood.com/garden/processors/A100 (after NVIDIA's datasheet); NVLink: {_BOOK}/gpus; network: not found, 200 Gbit/s assumed"),
+        Chip("h100", ("NVIDIA H100 80GB HBM3",), 989e12, 80e9, 3350e9, 450e9, 50e9, 0, 8,
+             f"archive-lib.hpctech.co.jp/gpuproduct/nvidia-h100.html (NVIDIA's table); network: {_BOOK}/gpus"),
+        Chip("h200", ("NVIDIA H200",), 989e12, 141e9, 4800e9, 450e9, 50e9, 0, 8,
+             f"{_BOOK}/gpus; NVLink, network: github.com/mlcommons/inference_results_v4.1, NVIDIA/systems/H200-SXM-141GBx8"),
+        Chip("b200", ("NVIDIA B200",), 2250e12, 180e9, 8000e9, 900e9, 50e9, 0, 8,
+             f"{_BOOK}/gpus; memory, NVLink, network: docs.nvidia.com/dgx/dgxb200-user-guide"),
     )
-}
+}  # fmt: skip
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
@@ -111,7 +117,10 @@ class Topology(NamedTuple):
     return names.get(self.chip.name, "")
 
   def wraps(self, dimension: int) -> bool:
-    """Whether the links of a dimension of the torus close to a ring. Assumed: 16 chips of a v5e or v6e, whole cubes of 4 of a v4 or v5p."""
+    """Whether the links of a dimension of the torus close to a ring: 16 chips of a v5e or v6e, whole cubes of 4 of a v4 or v5p.
+
+    Source: How to Scale Your Model, part 2 (jax-ml.github.io/scaling-book/tpus).
+    """
     size = self.shape[dimension]
     return size == 16 if self.chip.dimensions == 2 else min(self.shape) >= 4 and size % 4 == 0
 
@@ -143,5 +152,4 @@ def _known(only: str = "") -> str:
 
 def chip_of(device_kind: str) -> Chip | None:
   """The chip that JAX calls so, or None where it is not known here."""
-  fitting = [chip for chip in CHIPS.values() if device_kind.startswith(chip.device_kind)]
-  return max(fitting, key=lambda chip: len(chip.device_kind), default=None)
+  return next((chip for chip in CHIPS.values() if device_kind in chip.device_kinds), None)

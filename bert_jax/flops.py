@@ -5,8 +5,11 @@ MLM head at the predicted positions only. A multiply-add is 2 FLOPs, and the
 backward pass costs twice the forward pass.
 """
 
+from typing import Mapping
+
 from bert_jax.chips import chip_of
 from bert_jax.models.config import EncoderConfig
+
 
 def train_flops_per_token(config: EncoderConfig, *, sequence_length: float, predicted_share: float) -> float:
   """FLOPs of forward and backward per real token.
@@ -17,13 +20,18 @@ def train_flops_per_token(config: EncoderConfig, *, sequence_length: float, pred
 
   Args:
     config: the encoder.
-    sequence_length: s, mean length of the sequence that a token belongs to (not of the row).
+    sequence_length: s, mean length of a sequence (not of the row, which may hold several).
     predicted_share: p, predicted tokens per real token.
   """
   h, f, n = config.hidden_size, config.intermediate_size, config.num_hidden_layers
   layers = n * (8 * h * h + 4 * h * f + 4 * sequence_length * h)
   head = predicted_share * (2 * h * h + 2 * h * config.vocab_size)
   return 3.0 * (layers + head)
+
+
+def mean_sequence_length(counts: Mapping[str, int]) -> float:
+  """Of the rows that a corpus counts so, see the manifest in data/corpus.py."""
+  return counts["row_tokens"] / max(counts["sequences"], 1)
 
 
 def peak_flops(device_kind: str) -> float | None:

@@ -26,9 +26,9 @@ def run(options: argparse.Namespace) -> int:
   config = configs.load_config(options.config, options.overrides)
   topology = parse_topology(options.topology)
   if options.sweep:
-    plans, considered = plan.sweep(config, topology, compiled=options.compile, steps=options.steps)
-    print(json.dumps([plan.as_json(one) for one in plans]) if options.json else plan.sweep_text(plans, considered))
-    return 0 if plans and plans[0].fits else 1
+    tried = plan.sweep(config, topology, compiled=options.compile, steps=options.steps)
+    print(json.dumps([plan.as_json(one) for one in tried.plans]) if options.json else plan.sweep_text(tried))
+    return 0 if tried.plans[0].fits else 1
   found = plan.make_plan(config, topology, steps=options.steps)
   print(json.dumps(plan.as_json(found)) if options.json else plan.text(found))
   return 0 if found.fits else 1

@@ -33,7 +33,11 @@ from bert_jax.training import sharding
 from bert_jax.training.program import make_program
 
 _MAIN = "from bert_jax.tools import ahead; ahead.serve()"
-_CAPACITY = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
+# How the compiler says that a chip has too little memory: all that it takes, or the temporaries alone; and what a chip has.
+_OUT_OF_MEMORY = (
+    re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm"),
+    re.compile(r"required for HLO temporaries \(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)"),
+)
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -76,7 +80,7 @@ class Traffic(NamedTuple):
 
   Attributes:
     axes: mesh axes that it goes along; None where the HLO does not tell.
-    dimensions: dimensions of the torus that its groups extend in.
+    spans: chips that a group extends over in each dimension of the torus.
     slices: slices that a group extends over.
   The others: see hlo.Collective.
   """
@@ -90,7 +94,7 @@ class Traffic(NamedTuple):
   times: int
   times_known: bool
   source: str
-  dimensions: tuple[int, ...]
+  spans: tuple[int, ...]
   slices: int
 
 
@@ -102,7 +106,9 @@ class Compiled(NamedTuple):
     mesh: axis -> devices.
     state: bytes of the train state by kind: "parameters", "moments".
     memory: bytes by kind: "arguments", "outputs", "aliased" (outputs in the place of arguments), "temporaries", "code".
-    cost: "flops", "bytes" (accessed), and where the compiler gives it "seconds".
+    flops: of a whole step.
+    own_seconds: of a step, by the compiler's own cost model; None where it has no usable figure.
+    microbatches: turns of the loop over them.
     traffic: the collectives.
   """
 
@@ -110,7 +116,9 @@ class Compiled(NamedTuple):
   mesh: dict[str, int]
   state: dict[str, int]
   memory: dict[str, int]
-  cost: dict[str, float]
+  flops: float
+  own_seconds: float | None
+  microbatches: int
   traffic: tuple[Traffic, ...]
 
   @property
@@ -126,12 +134,14 @@ class Failure(NamedTuple):
   Attributes:
     kind: "user" (the config does not fit the topology), "memory" (the step does not fit the chip) or "compiler" (anything else).
     message: for the user.
-    needed_bytes: with "memory": what a chip would have to have; 0 where the compiler does not say.
+    needed_bytes: with "memory": what a chip would have to have, at least; 0 where the compiler does not say.
+    hbm_bytes: with "memory": what it has for programs; 0 where the compiler does not say.
   """
 
   kind: str
   message: str
   needed_bytes: int = 0
+  hbm_bytes: int = 0
 
 
 def compile_ahead(requests: Sequence[Request]) -> Iterator[Compiled | Failure]:
@@ -221,11 +231,16 @@ def _answer(request: Request) -> Compiled | Failure:
   except UserError as error:
     return Failure("user", str(error))
   except jax.errors.JaxRuntimeError as error:
-    found = _CAPACITY.search(str(error))
-    if found or "RESOURCE_EXHAUSTED" in str(error):
-      needed = round(float(found[1]) * _UNITS[found[2]]) if found else 0
-      return Failure("memory", str(error), needed)
-    return Failure("compiler", str(error)[:2000])
+    return failure_of(str(error))
+
+
+def failure_of(message: str) -> Failure:
+  """What a message of the compiler means."""
+  found = next(filter(None, (form.search(message) for form in _OUT_OF_MEMORY)), None)
+  if found:
+    size = lambda number, unit: round(float(number) * _UNITS[unit])
+    return Failure("memory", message, size(found[1], found[2]), size(found[3], found[4]))
+  return Failure("memory" if "RESOURCE_EXHAUSTED" in message else "compiler", message[:2000])
 
 
 def topology_devices(topology: Topology) -> list[jax.Device]:
@@ -245,7 +260,7 @@ def compile_here(request: Request) -> Compiled:
   encoder = configs.encoder_of(config)
   # Which ids are special, and which pieces continue a word, changes constants of the program and nothing else.
   task = pretrain.make_task(
-      resolve.model_of(config, encoder, "tpu"), config.masking, special=SpecialIds(0, 1, 2, 3, 4), continuation=np.arange(data.vocab_size) % 3 == 0,
+      resolve.model_of(config, encoder, "tpu", seq_length=data.seq_length), config.masking, special=SpecialIds(0, 1, 2, 3, 4), continuation=np.arange(data.vocab_size) % 3 == 0,
       pairs=data.pairs, total_steps=config.total_steps,
   )  # fmt: skip
   program = make_program(task, config, mesh)
@@ -255,8 +270,7 @@ def compile_here(request: Request) -> Compiled:
   text = compiled.as_text()
   if request.hlo_file:
     pathlib.Path(request.hlo_file).write_text(text, encoding="utf-8")
-  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-  figures = {"flops": cost.get("flops"), "bytes": cost.get("bytes accessed"), "seconds": cost.get("optimal_seconds")}
+  memory, cost, microbatches = compiled.memory_analysis(), compiled.cost_analysis(), config.optimizer.microbatches
   return Compiled(
       seconds=seconds,
       mesh=dict(mesh.shape),
@@ -265,9 +279,29 @@ def compile_here(request: Request) -> Compiled:
           "arguments": memory.argument_size_in_bytes, "outputs": memory.output_size_in_bytes, "aliased": memory.alias_size_in_bytes,
           "temporaries": memory.temp_size_in_bytes, "code": memory.generated_code_size_in_bytes,
       },
-      cost={name: float(value) for name, value in figures.items() if value is not None},
+      # The compiler counts the body of a loop once. What stands outside of the loop over microbatches, the optimizer, is about a hundredth.
+      flops=float(cost.get("flops", 0.0)) * microbatches,
+      own_seconds=own_seconds(cost.get("optimal_seconds"), text, microbatches),
+      microbatches=microbatches,
       traffic=tuple(_traffic(collective, mesh) for collective in hlo.collectives(text, num_devices=mesh.size)),
   )  # fmt: skip
+
+
+def own_seconds(said: float | None, text: str, microbatches: int) -> float | None:
+  """Seconds of a step by the compiler's cost model, or None where it has no usable figure.
+
+  XLA's HloCostAnalysis books -1 s for a custom call, "unknown", which makes many sums negative: this takes them out, so
+  that the calls cost nothing (most of them only rename memory). A loop it counts as one turn.
+
+  Args:
+    said: `optimal_seconds` of the cost analysis.
+    text: the HLO text.
+    microbatches: turns of the loop over them.
+  """
+  if said is None or not math.isfinite(said) or microbatches > 1:
+    return None
+  seconds = said + hlo.uncosted_calls(text)
+  return seconds if seconds > 0 else None
 
 
 def _abstract_batch(config: ml_collections.ConfigDict, data: DataFacts, mesh) -> dict[str, jax.ShapeDtypeStruct]:
@@ -283,14 +317,13 @@ def _bytes_per_chip(tree: Any) -> int:
 
 
 def _traffic(collective: hlo.Collective, mesh) -> Traffic:
-  dimensions, slices = (), 1
+  spans, slices = (), 1
   if collective.groups is not None:
     devices = mesh.devices.reshape(-1)
-    places = np.array([device.coords for device in devices])[collective.groups]  # [groups, group size, dimensions]
-    slice_of = np.array([getattr(device, "slice_index", None) or 0 for device in devices])[collective.groups]
-    dimensions = tuple(int(axis) for axis in np.nonzero((places != places[:, :1]).any(axis=(0, 1)))[0])
-    slices = len(set(slice_of[0].tolist()))
+    first = [devices[place] for place in collective.groups[0]]
+    spans = tuple(len(set(places)) for places in zip(*(device.coords for device in first)))
+    slices = len({getattr(device, "slice_index", None) or 0 for device in first})
   return Traffic(
       collective.kind, hlo.mesh_axes(collective.groups, dict(mesh.shape)), collective.group_size, collective.arrays, collective.bytes,
-      collective.sent_bytes, collective.times, collective.times_known, collective.source, dimensions, slices,
+      collective.sent_bytes, collective.times, collective.times_known, collective.source, spans, slices,
   )  # fmt: skip

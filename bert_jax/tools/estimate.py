@@ -14,9 +14,9 @@ import ml_collections
 
 from bert_jax.chips import Topology
 from bert_jax.models.config import EncoderConfig
-from bert_jax.tools.ahead import Compiled
+from bert_jax.tools.ahead import Compiled, Traffic
 
-# Of a backward pass that recomputes: forward passes besides the usual three parts of a step.
+# Forward passes that are computed again, besides the three thirds of a step.
 _RECOMPUTED = {"none": 0.0, "dots": 0.05, "full": 1.0}
 
 
@@ -50,29 +50,28 @@ class Times(NamedTuple):
 
 
 def times_of_compiled(compiled: Compiled, topology: Topology) -> Times:
-  """Of a compiled step: its FLOPs; the least traffic of its buffers (what goes in and out once, temporaries written and read once); its collectives."""
+  """Of a compiled step: its FLOPs; the least traffic of its buffers; its collectives.
+
+  What goes in and what comes out passes the memory once, and temporaries (activations, summed gradients) are written and
+  read for every microbatch.
+  """
   chip, memory = topology.chip, compiled.memory
-  moved = memory["arguments"] + memory["outputs"] + 2 * memory["temporaries"]
-  network = 0.0
-  for traffic in compiled.traffic:
-    if traffic.slices > 1:
-      bandwidth = chip.network_bandwidth
-    else:
-      # Each dimension of the torus that the groups extend in has a link in both directions, and a ring uses both.
-      links = sum(2 if topology.wraps(dimension) else 1 for dimension in traffic.dimensions) or 1
-      bandwidth = links * chip.link_bandwidth
-    network += traffic.times * traffic.sent_bytes / bandwidth
-  return Times(compiled.cost.get("flops", 0.0) / chip.flops, moved / chip.hbm_bandwidth, network)
+  moved = memory["arguments"] + memory["outputs"] + 2 * memory["temporaries"] * compiled.microbatches
+  network = sum(traffic.times * traffic.sent_bytes / _bandwidth(traffic, topology) for traffic in compiled.traffic)
+  return Times(compiled.flops / chip.flops, moved / chip.hbm_bandwidth, network)
 
 
-def compilers_seconds(compiled: Compiled, topology: Topology) -> tuple[float, str]:
-  """(seconds, where they come from) by the compiler: its own estimate, or, where that is no number of seconds, its counts of FLOPs and bytes."""
-  own = compiled.cost.get("seconds", 0.0)
-  if own > 0 and math.isfinite(own):
-    return own, "its own estimate, which is no time at all for some other programs: not to be built on"
-  chip = topology.chip
-  counted = max(compiled.cost.get("flops", 0.0) / chip.flops, compiled.cost.get("bytes", 0.0) / chip.hbm_bandwidth)
-  return counted, "its counts of FLOPs and bytes, which hold operands several times; its own estimate is not usable"
+def _bandwidth(traffic: Traffic, topology: Topology) -> float:
+  """Bytes/s that a chip can send in a collective.
+
+  Each dimension of the torus that a group extends in has a link; it has two, in both directions, where the group fills a
+  dimension that closes to a ring.
+  """
+  if traffic.slices > 1:
+    return topology.chip.network_bandwidth
+  fills = lambda dimension, span: span == topology.shape[dimension] and topology.wraps(dimension)
+  links = sum(2 if fills(dimension, span) else 1 for dimension, span in enumerate(traffic.spans) if span > 1)
+  return max(links, 1) * topology.chip.link_bandwidth
 
 
 class Formula(NamedTuple):
@@ -109,7 +108,7 @@ def by_formula(
   """Memory and time of a step, where there is no compiler for the target, and to leave out what need not be compiled.
 
   Activations kept for the backward pass, in numbers per token and layer (h wide, f in the feed-forward layer, a heads, s tokens in a row):
-  none 10 h + 3 f + 2 a s, dots 6 h + f + a s, full h; what one layer needs at a time comes on top, and 4 bytes for every logit.
+  none 10 h + 3 f + 2 a s, dots 6 h + f + a s, full h; what one layer needs at a time comes on top, and 4 bytes for every logit and for its gradient.
 
   Args:
     config: with optimizer.microbatches, data.batch_size, model.dtype, model.param_dtype, model.remat.
@@ -129,30 +128,42 @@ def by_formula(
   kept = {"none": all_of_a_layer, "dots": 6 * h + (f + scores) / tensor, "full": h}[config.model.remat]
   logits = rows * (config.masking.max_predictions or 0.16 * seq_length) * encoder.padded_vocab_size / tensor * 4 * 2
   activations = tokens * width * (n * kept + all_of_a_layer) + logits
+  written = tokens * width * n * all_of_a_layer + logits  # also what is not kept passes the memory
   gathered = count * width / tensor if fsdp > 1 else 0
   times = Times(
       model_flops * (1 + _RECOMPUTED[config.model.remat] / 3) / topology.chips / chip.flops,
-      (parameters * 7 + 2 * activations) / chip.hbm_bandwidth,
+      (parameters * 7 + 2 * written * config.optimizer.microbatches) / chip.hbm_bandwidth,
       _network_seconds(config, topology, mesh, count=count, tokens=tokens, width=width, encoder=encoder),
   )
   return Formula(parameters, 2 * parameters, parameters * 4 / size + gathered, activations, times)
 
 
 def _network_seconds(config, topology: Topology, mesh, *, count: int, tokens: float, width: int, encoder: EncoderConfig) -> float:
-  """Gradients over data and fsdp, parameters over fsdp for every microbatch, activations over tensor."""
-  chip, (data, fsdp, tensor) = topology.chip, (mesh["data"], mesh["fsdp"], mesh["tensor"])
-  share = lambda parts: (parts - 1) / parts
-  microbatches = config.optimizer.microbatches
-  weights = 4.0 * count / tensor
-  sent = 2 * share(data) * weights / fsdp + share(fsdp) * microbatches * (weights + weights / 4 * width)
+  """Gradients over data once, over fsdp for every microbatch; parameters over fsdp for every microbatch; activations over tensor.
+
+  Axes fill a slice of TPUs, or a host of GPUs, from the last of the mesh to the first. Sums and gathers are taken within
+  it, and each of its chips passes on its part to the others.
+  """
+  chip, microbatches, room = topology.chip, config.optimizer.microbatches, topology.chip.chips_per_host
+  fast = one_link = chip.link_bandwidth
   if chip.is_tpu:
-    bandwidth = chip.link_bandwidth * 2 * chip.dimensions if topology.slices == 1 else chip.network_bandwidth
-    inner = chip.link_bandwidth * 2
-  else:
-    inner = chip.link_bandwidth
-    bandwidth = chip.link_bandwidth if topology.chips <= chip.chips_per_host else chip.network_bandwidth
-  activations = microbatches * tokens * encoder.hidden_size * width * encoder.num_hidden_layers * 4 * 2 * share(tensor)
-  return sent / bandwidth + activations / inner
+    room = math.prod(topology.shape)
+    fast = one_link * max(1, sum(2 if topology.wraps(dimension) else 1 for dimension, size in enumerate(topology.shape) if size > 1))
+  inside = {}
+  for axis in ("tensor", "fsdp", "data"):
+    inside[axis] = min(mesh[axis], room)
+    room = max(1, room // inside[axis])
+  share = lambda parts: (parts - 1) / parts
+
+  def seconds(axis: str, size: float, bandwidth: float) -> float:
+    """Of gathering, or of summing and scattering, `size` bytes."""
+    within = inside[axis]
+    return size * (share(within) / bandwidth + share(mesh[axis] / within) / within / chip.network_bandwidth)
+
+  weights = 4.0 * count / mesh["tensor"]
+  activations = microbatches * tokens * encoder.hidden_size * width * encoder.num_hidden_layers
+  return (2 * seconds("data", weights / mesh["fsdp"], fast) + microbatches * seconds("fsdp", weights + weights / 4 * width, fast)
+          + 4 * 2 * seconds("tensor", activations, one_link))  # fmt: skip
 
 
 def _size(dtype: str) -> int:

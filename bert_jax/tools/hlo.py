@@ -92,6 +92,15 @@ def collectives(text: str, *, num_devices: int) -> list[Collective]:
   return found
 
 
+def uncosted_calls(text: str) -> int:
+  """Custom calls of the entry that XLA's cost analysis books as -1 s, -1 FLOP and -1 byte each ("unknown").
+
+  So it was found to be: those in fusions do not count, nor those that only allocate; of a conditional the dearer branch counts.
+  """
+  computations, entry = _parse(text)
+  return sum(line.opcode == "custom-call" and 'custom_call_target="AllocateBuffer"' not in line.rest for line in computations.get(entry, ()))
+
+
 def mesh_axes(groups: np.ndarray | None, mesh: dict[str, int]) -> tuple[str, ...] | None:
   """The mesh axes that a collective goes along.
 

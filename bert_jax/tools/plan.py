@@ -6,7 +6,7 @@ is none to take along, so their figures come from a formula and say so.
 
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import Any, Iterator, NamedTuple
 
 import ml_collections
 from etils import epath
@@ -18,11 +18,13 @@ from bert_jax.data.corpus import read_manifest
 from bert_jax.data.pairs import PAIR_OBJECTIVES
 from bert_jax.errors import UserError
 from bert_jax.masking import default_max_predictions, settings_of
-from bert_jax.models.attention import choose
+from bert_jax.resolve import attention_of
 from bert_jax.tools import ahead, estimate
 from bert_jax.training import sharding
 
 GIB = 2**30
+MICROBATCHES = (1, 2, 4, 8, 16)  # that a sweep tries
+REMAT = ("none", "dots", "full")  # by what they save
 # Rows of packed pairs hold 97.9 to 99.8 % tokens on Wikipedia at length 512 (docs/performance.md, docs/corpus.md).
 ASSUMED_PACKING = 0.98
 
@@ -33,7 +35,7 @@ class Facts(NamedTuple):
   Attributes:
     data: what decides the program.
     tokens_per_row: real tokens, padding excluded.
-    sequence_length: mean length of the sequence that a token belongs to.
+    sequence_length: mean length of a sequence.
     source: where these come from.
   """
 
@@ -73,7 +75,12 @@ class Plan(NamedTuple):
   @property
   def fits(self) -> bool:
     """Whether a chip has it."""
-    return self.failure is None and self.needed_bytes <= self.topology.chip.hbm_bytes
+    return self.failure is None and self.needed_bytes <= self.hbm_bytes
+
+  @property
+  def hbm_bytes(self) -> float:
+    """Memory of a chip: where the step does not fit, what the compiler says that programs may use of it."""
+    return (self.failure.hbm_bytes if self.failure else 0) or self.topology.chip.hbm_bytes
 
   @property
   def times(self) -> estimate.Times:
@@ -99,6 +106,20 @@ class Plan(NamedTuple):
     return self.steps * seconds * self.topology.chips / 3600
 
 
+class Sweep(NamedTuple):
+  """Plans to choose from.
+
+  Attributes:
+    plans: the fastest that fits first; at least one.
+    considered: combinations of mesh, microbatches and remat that divide chips, heads and batch.
+    worthwhile: of these, those that do not save memory where there is enough.
+  """
+
+  plans: list[Plan]
+  considered: int
+  worthwhile: int
+
+
 def make_plan(config: ml_collections.ConfigDict, topology: Topology, *, steps: int | None = None) -> Plan:
   """Plans a run as its config says.
 
@@ -117,46 +138,56 @@ def make_plan(config: ml_collections.ConfigDict, topology: Topology, *, steps: i
   return _plan(config, topology, mesh, facts, compiled, failure, steps)
 
 
-def sweep(config: ml_collections.ConfigDict, topology: Topology, *, compiled: int, steps: int | None = None) -> tuple[list[Plan], int]:
-  """Plans for the sensible meshes, microbatches and remat policies, the fastest that fits first.
+def sweep(config: ml_collections.ConfigDict, topology: Topology, *, compiled: int, steps: int | None = None) -> Sweep:
+  """Plans for the sensible meshes, microbatches and remat policies.
+
+  More microbatches, and recomputing, save memory and nothing else: they are tried on a mesh only where less of both may
+  not fit by formula.
 
   Args:
     config, topology, steps: as for make_plan.
-    compiled: how many of the best by formula are compiled (TPUs).
-
-  Returns:
-    (plans, how many were considered).
+    compiled: how many of the best by formula are compiled (TPUs) or shown (GPUs).
 
   Raises:
     UserError: no combination divides the devices and the batch.
   """
   facts = facts_of(config)
-  candidates, chips = [], topology.chips
-  powers = [2**power for power in range(int(math.log2(chips)) + 1)]
-  heads = configs.encoder_of(config).num_attention_heads
-  for fsdp, tensor, microbatches, remat in itertools.product({*powers, chips}, (1, 2, 4, 8), (1, 2, 4, 8, 16), ("none", "dots", "full")):
+  candidates = list(_candidates(config, topology, facts, steps))
+  if not candidates:
+    raise UserError(f"data.batch_size={config.data.batch_size} divides over no mesh of {topology.chips} chips; make it a multiple of {topology.chips}")
+  worthwhile = [one for one in candidates if not any(_saves_needlessly(one, other) for other in candidates)]
+  # What does not fit by formula is kept behind: the formula may be wrong by a third.
+  worthwhile.sort(key=lambda plan: (plan.needed_bytes > 1.3 * topology.chip.hbm_bytes, round(plan.times.apart, 5), plan.needed_bytes))
+  plans = worthwhile[:compiled]
+  if topology.chip.is_tpu:
+    results = ahead.compile_ahead([_request(plan.config, topology, facts) for plan in plans])
+    plans = [plan._replace(compiled=found) if isinstance(found, ahead.Compiled) else plan._replace(failure=found)
+             for plan, found in zip(plans, results)]  # fmt: skip
+  plans.sort(key=lambda plan: (not plan.fits, plan.times.apart if plan.fits else plan.needed_bytes))
+  return Sweep(plans, len(candidates), len(worthwhile))
+
+
+def _candidates(config: ml_collections.ConfigDict, topology: Topology, facts: Facts, steps: int | None) -> Iterator[Plan]:
+  """Every mesh of powers of two that divides the chips, the heads and the batch, with all microbatches and policies, by formula."""
+  chips, heads = topology.chips, configs.encoder_of(config).num_attention_heads
+  powers = {2**power for power in range(int(math.log2(chips)) + 1)}
+  for fsdp, tensor, microbatches, remat in itertools.product(sorted({*powers, chips}), (1, 2, 4, 8), MICROBATCHES, REMAT):
     if chips % (fsdp * tensor) or heads % tensor:
       continue
     one = configs.from_json(configs.to_json(config))
     one.mesh.update(data=chips // (fsdp * tensor), fsdp=fsdp, tensor=tensor)
     one.optimizer.microbatches, one.model.remat = microbatches, remat
-    if one.data.batch_size % (chips // tensor * microbatches) or (topology.slices > 1 and one.mesh.data % topology.slices):
+    if one.data.batch_size % (chips // tensor * microbatches) or one.mesh.data % topology.slices:
       continue
     one = _resolved(one, facts)
-    candidates.append(_plan(one, topology, _mesh(one, topology), facts, None, None, steps))
-  if not candidates:
-    raise UserError(f"data.batch_size={config.data.batch_size} divides over no mesh of {chips} chips; make it a multiple of {chips}")
-  # What does not fit by formula is kept behind: the formula may be wrong by a third.
-  rank = lambda plan: (plan.failure is not None, plan.needed_bytes > 1.3 * topology.chip.hbm_bytes, round(plan.times.apart, 5), plan.needed_bytes)
-  candidates.sort(key=rank)
-  if not topology.chip.is_tpu:
-    return candidates[:compiled], len(candidates)
-  chosen = candidates[:compiled]
-  results = ahead.compile_ahead([_request(plan.config, topology, facts) for plan in chosen])
-  plans = [plan._replace(compiled=found) if isinstance(found, ahead.Compiled) else plan._replace(failure=found)
-           for plan, found in zip(chosen, results)]  # fmt: skip
-  plans.sort(key=lambda plan: (not plan.fits, plan.times.apart))
-  return plans, len(candidates)
+    yield _plan(one, topology, _mesh(one, topology), facts, None, None, steps)
+
+
+def _saves_needlessly(one: Plan, other: Plan) -> bool:
+  """Whether `one` saves more memory than `other`, on the same mesh, which has room to spare (the formula may be wrong by a third)."""
+  more = lambda plan: (plan.config.optimizer.microbatches, REMAT.index(plan.config.model.remat))
+  saves = more(one) != more(other) and all(mine >= its for mine, its in zip(more(one), more(other)))
+  return one.mesh == other.mesh and saves and 1.3 * other.needed_bytes <= one.topology.chip.hbm_bytes
 
 
 def facts_of(config: ml_collections.ConfigDict) -> Facts:
@@ -165,10 +196,9 @@ def facts_of(config: ml_collections.ConfigDict) -> Facts:
   if folder and (epath.Path(folder) / "manifest.json").exists():
     manifest = read_manifest(folder)
     counts, objective = manifest["splits"]["train"]["counts"], manifest["objective"]
-    data = ahead.DataFacts(manifest["vocab_size"] if "vocab_size" in manifest else encoder.vocab_size, manifest["seq_length"], manifest["max_sequences"],
-                           objective if objective in PAIR_OBJECTIVES else "")  # fmt: skip
-    mean = counts["row_tokens"] / max(counts["sequences"], 1)
-    return Facts(data, counts["row_tokens"] / counts["rows"], mean, f"the corpus {folder}")
+    data = ahead.DataFacts(manifest["vocab_size"], manifest["seq_length"], manifest["max_sequences"],
+                           objective if objective in PAIR_OBJECTIVES else "", bool(manifest["word_segmenter"]))  # fmt: skip
+    return Facts(data, counts["row_tokens"] / counts["rows"], flops.mean_sequence_length(counts), f"the corpus {folder}")
   length, objective = config.prepare.seq_length, config.prepare.objective
   vocabulary = encoder.vocab_size if config.prepare.tokenizer or config.model.vocab_size else config.prepare.vocab_size
   data = ahead.DataFacts(vocabulary, length, config.prepare.max_sequences, objective if objective in PAIR_OBJECTIVES else "",
@@ -212,17 +242,17 @@ def text(plan: Plan) -> str:
   chip, config, times = plan.topology.chip, plan.config, plan.times
   how = "compiled for it" if plan.compiled else "BY FORMULA, NOT COMPILED" if plan.failure is None else "not compiled: it does not fit"
   rows = [("verdict", _verdict(plan)), ("", ""),
-          ("topology", f"{plan.topology.name}, {plan.topology.chips} chip{'s' * (plan.topology.chips > 1)} on {plan.topology.hosts} host{'s' * (plan.topology.hosts > 1)}"
+          ("topology", f"{plan.topology.name}, {_counted(plan.topology.chips, 'chip')} on {_counted(plan.topology.hosts, 'host')}"
                        + (f" ({plan.topology.accelerator_type})" if plan.topology.accelerator_type else "") + f"; {how}"),
           ("mesh", ", ".join(f"{axis}={size}" for axis, size in plan.mesh.items())
-                   + f"; microbatches {config.optimizer.microbatches}; remat {config.model.remat}; attention {config.model.attention} is "
-                   + choose(config.model.attention, "tpu" if chip.is_tpu else "gpu")),
+                   + f"; remat {config.model.remat}; attention {config.model.attention} is "
+                   + attention_of(config, configs.encoder_of(config), "tpu" if chip.is_tpu else "gpu", plan.facts.data.seq_length)),
           ("batch", _batch(plan)), ("data", plan.facts.source), ("", "")]  # fmt: skip
   encoder = configs.encoder_of(config)
   rows += [("parameters", f"{estimate.count_parameters(encoder) / 1e6:,.1f} M"), *_memory(plan), ("", "")]
   rows.append(("model FLOPs", f"{_engineering(plan.model_flops)} a step, {_engineering(plan.model_flops / plan.topology.chips)} a chip"))
   if plan.compiled:
-    rows.append(("compiled FLOPs", f"{_engineering(plan.compiled.cost.get('flops', 0))} a chip, padding and the optimizer included"))
+    rows.append(("compiled FLOPs", f"{_engineering(plan.compiled.flops)} a chip, padding and the optimizer included"))
     rows += _collectives(plan.compiled)
   rows += [("", ""), *_step(plan)] if plan.failure is None else []
   width = max(len(name) for name, _ in rows) + 2
@@ -230,26 +260,35 @@ def text(plan: Plan) -> str:
 
 
 def _verdict(plan: Plan) -> str:
-  chip = plan.topology.chip
-  size = f"{plan.needed_bytes / GIB:.1f} of {chip.hbm_bytes / GIB:.1f} GiB a chip"
+  size = f"{plan.needed_bytes / GIB:.1f} of {plan.hbm_bytes / GIB:.1f} GiB a chip"
   if not plan.fits:
-    return (f"DOES NOT FIT: {size}. Raise mesh.fsdp, optimizer.microbatches or model.remat (dots, full), or take more chips; "
-            "--sweep looks for what fits")  # fmt: skip
-  rows = plan.config.data.batch_size / (plan.mesh["data"] * plan.mesh["fsdp"])
-  small = f"; only {rows:g} row{'s' * (rows > 1)} a chip: fewer chips would do nearly the same work" if rows < 4 and plan.times.bound_by != "compute" else ""
+    return (f"DOES NOT FIT: {'at least ' if plan.failure else ''}{size}. Raise mesh.fsdp, optimizer.microbatches or model.remat (dots, full), "
+            "or take more chips; --sweep looks for what fits")  # fmt: skip
+  rows = _rows(plan)
+  small = f"; only {_counted(rows, 'row')} a chip: fewer chips would take fewer chip-hours" if rows < 4 and plan.times.bound_by != "compute" else ""
   return f"fits: {size}; bound by {plan.times.bound_by}{small}"
 
 
+def _rows(plan: Plan) -> float:
+  """Of a step, on a chip."""
+  return plan.config.data.batch_size / (plan.mesh["data"] * plan.mesh["fsdp"])
+
+
+def _counted(number: float, noun: str) -> str:
+  """1 row, 4 rows, 0.5 rows."""
+  return f"{number:,g} {noun}" + ("" if number == 1 else "es" if noun.endswith("ch") else "s")
+
+
 def _batch(plan: Plan) -> str:
-  config, split = plan.config, plan.mesh["data"] * plan.mesh["fsdp"]
-  return (f"{config.data.batch_size} rows of {plan.facts.data.seq_length} = {plan.tokens:,.0f} tokens; "
-          f"{config.data.batch_size / split:g} rows a chip and step")  # fmt: skip
+  size, microbatches = plan.config.data.batch_size, plan.config.optimizer.microbatches
+  return (f"{_counted(size, 'row')} of {plan.facts.data.seq_length} = {plan.tokens:,.0f} tokens; {_counted(_rows(plan), 'row')} a chip and step, "
+          f"in {_counted(microbatches, 'microbatch')}")  # fmt: skip
 
 
 def _memory(plan: Plan) -> list[tuple[str, str]]:
   gib = lambda count: f"{count / GIB:7.2f} GiB"
+  form, whole = plan.formula, plan.needed_bytes if plan.compiled else plan.formula.needed_bytes
   if plan.compiled is None:
-    form = plan.formula
     rows = [("  parameters", form.parameters), ("  moments", form.moments), ("  gradients", form.gradients), ("  activations", form.activations)]
   else:
     memory, state = plan.compiled.memory, plan.compiled.state
@@ -258,13 +297,13 @@ def _memory(plan: Plan) -> list[tuple[str, str]]:
             ("  gradients, activations", memory["temporaries"]),
             ("  outputs not in place", memory["outputs"] - memory["aliased"]), ("  program", memory["code"])]  # fmt: skip
   label = "memory a chip" if plan.compiled else "memory a chip (formula)"
-  return [(label, f"{gib(plan.needed_bytes)} of {plan.topology.chip.hbm_bytes / GIB:.1f} GiB"), *((name, gib(size)) for name, size in rows)]
+  return [(label, f"{gib(whole)} of {plan.topology.chip.hbm_bytes / GIB:.1f} GiB"), *((name, gib(size)) for name, size in rows)]
 
 
 def _collectives(compiled: ahead.Compiled) -> list[tuple[str, str]]:
   totals: dict[tuple[str, str], list[float]] = {}
   for one in compiled.traffic:
-    axes = " x ".join(one.axes) if one.axes else "?"
+    axes = (" x ".join(one.axes) if one.axes else "?") + (", between slices" if one.slices > 1 else "")
     total = totals.setdefault((one.kind, axes), [0, 0.0, 0.0])
     total[0] += one.times
     total[1] += one.times * one.bytes
@@ -288,8 +327,7 @@ def _step(plan: Plan) -> list[tuple[str, str]]:
   rows = [("step, at least", f"{ms(times.roofline)} if all overlaps, {ms(times.apart)} if nothing does: compute {ms(times.compute)}, "
                              f"memory {ms(times.memory)}, network {ms(times.network)}")]  # fmt: skip
   if plan.compiled:
-    seconds, source = estimate.compilers_seconds(plan.compiled, plan.topology)
-    rows.append(("step, by the compiler", f"{ms(seconds)} ({source})"))
+    rows.append(("step, by the compiler", _own_estimate(plan.compiled, ms)))
   for label, seconds in (("all overlaps", times.roofline), ("nothing overlaps", times.apart)):
     rows.append((f"  {label}", f"{plan.tokens / seconds:,.0f} tokens/s, MFU {plan.mfu(seconds):.1%}, "
                                f"{plan.chip_hours(seconds):,.1f} chip-hours for {plan.steps:,} steps ({plan.steps * seconds / 3600:,.1f} h)"))  # fmt: skip
@@ -298,23 +336,31 @@ def _step(plan: Plan) -> list[tuple[str, str]]:
   return rows
 
 
-def sweep_text(plans: list[Plan], considered: int) -> str:
+def _own_estimate(compiled: ahead.Compiled, ms) -> str:
+  if compiled.own_seconds is not None:
+    return f"{ms(compiled.own_seconds)}, by its own cost model; what that does not know is left out"
+  return "no estimate: its cost model " + ("counts the loop over microbatches once" if compiled.microbatches > 1 else "gives no number of seconds")
+
+
+def sweep_text(found: Sweep) -> str:
   """A table of plans, and the flags of the best."""
-  topology = plans[0].topology
-  how = f"the {len(plans)} best by formula were compiled" if topology.chip.is_tpu else f"BY FORMULA, NOT COMPILED: the best {len(plans)}"
-  lines = [f"{topology.name}: {considered} combinations of mesh, microbatches and remat; {how}", "",
-           f"{'data':>5}{'fsdp':>6}{'tensor':>8}{'micro':>7}  {'remat':<6}{'GiB':>7}{'step':>20}{'tokens/s':>14}{'MFU':>8}  bound by"]  # fmt: skip
+  plans, topology = found.plans, found.plans[0].topology
+  best = "the best by formula was" if len(plans) == 1 else f"the {len(plans)} best by formula were"
+  how = f"{best} compiled" if topology.chip.is_tpu else f"BY FORMULA, NOT COMPILED: the best {len(plans)}"
+  lines = [f"{topology.name}: {_counted(found.considered, 'combination')} of mesh, microbatches and remat, {found.worthwhile:,} worth a try "
+           f"(the others save memory that is not short); {how}", "",
+           f"{'data':>5}{'fsdp':>6}{'tensor':>8}{'microbatches':>14}  {'remat':<6}{'GiB':>7}{'step, at least':>20}{'tokens/s':>14}{'MFU':>8}  bound by"]  # fmt: skip
   for plan in plans:
     mesh, times = plan.mesh, plan.times
     step = f"{1000 * times.roofline:.1f} to {1000 * times.apart:.1f} ms" if plan.fits else "does not fit"
-    line = (f"{mesh['data']:>5}{mesh['fsdp']:>6}{mesh['tensor']:>8}{plan.config.optimizer.microbatches:>7}  {plan.config.model.remat:<6}"
+    line = (f"{mesh['data']:>5}{mesh['fsdp']:>6}{mesh['tensor']:>8}{plan.config.optimizer.microbatches:>14}  {plan.config.model.remat:<6}"
             f"{plan.needed_bytes / GIB:>7.1f}{step:>20}")  # fmt: skip
     lines.append(line + (f"{plan.tokens / times.apart:>14,.0f}{plan.mfu(times.apart):>8.1%}  {times.bound_by}" if plan.fits else ""))
-  best = plans[0]
-  flags = " ".join(f"--config.mesh.{axis}={size}" for axis, size in best.mesh.items())
-  lines += ["", "tokens/s and MFU: if nothing overlaps", ""]
-  if best.fits:
-    lines.append(f"best: {flags} --config.optimizer.microbatches={best.config.optimizer.microbatches} --config.model.remat={best.config.model.remat}")
+  lines += ["", "step: if all overlaps to if nothing does; tokens/s and MFU: if nothing does", ""]
+  first = plans[0]
+  if first.fits:
+    flags = " ".join(f"--config.mesh.{axis}={size}" for axis, size in first.mesh.items())
+    lines.append(f"best: {flags} --config.optimizer.microbatches={first.config.optimizer.microbatches} --config.model.remat={first.config.model.remat}")
   else:
     lines.append("none of these fits: take more chips, or shorter rows")
   return "\n".join(lines)
@@ -325,9 +371,10 @@ def as_json(plan: Plan) -> dict[str, Any]:
   times, compiled = plan.times, plan.compiled
   return {
       "topology": plan.topology.name, "chips": plan.topology.chips, "mesh": plan.mesh, "compiled": compiled is not None, "fits": plan.fits,
-      "bound_by": times.bound_by, "needed_bytes": plan.needed_bytes, "hbm_bytes": plan.topology.chip.hbm_bytes,
+      "bound_by": times.bound_by, "needed_bytes": plan.needed_bytes, "hbm_bytes": plan.hbm_bytes,
       "microbatches": plan.config.optimizer.microbatches, "remat": plan.config.model.remat,
       "memory": compiled.memory | compiled.state if compiled else plan.formula._replace(times=None)._asdict(),
+      "compiled_flops": compiled.flops if compiled else None, "compilers_seconds": compiled.own_seconds if compiled else None,
       "collectives": [one._asdict() for one in compiled.traffic] if compiled else None,
       "model_flops": plan.model_flops, "tokens_per_step": plan.tokens, "seconds": times._asdict() | {"roofline": times.roofline, "apart": times.apart},
       "mfu": {"roofline": plan.mfu(times.roofline), "apart": plan.mfu(times.apart)}, "steps": plan.steps,

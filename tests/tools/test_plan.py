@@ -63,12 +63,86 @@ def test_a_corpus_that_is_there_gives_its_own_figures(tmp_path, corpus):  # noqa
 
 
 def test_a_sweep_ranks_what_fits_before_what_does_not(capsys):
-  code, out, _ = run(capsys, f"--config={LARGE}:phase2", "--topology=h100:8", "--sweep", "--compile=6")
-  assert code == 0 and "BY FORMULA, NOT COMPILED" in out and "best: --config.mesh.data=" in out
-  plans, considered = plan.sweep(configs.load_config(f"{LARGE}:phase2"), parse_topology("h100:8"), compiled=50)
-  assert considered > 50 and [one.fits for one in plans] == sorted((one.fits for one in plans), reverse=True)
+  code, out, _ = run(capsys, f"--config={LARGE}:phase2", "--topology=a100-40gb:8", "--sweep", "--compile=6")
+  assert code == 0 and "BY FORMULA, NOT COMPILED: the best 6" in out and "best: --config.mesh.data=" in out
+  plans = plan.sweep(configs.load_config(f"{LARGE}:phase2"), parse_topology("a100-40gb:8"), compiled=500).plans
+  assert [one.fits for one in plans] == sorted((one.fits for one in plans), reverse=True) and not plans[-1].fits
   speeds = [one.times.apart for one in plans if one.fits]
   assert speeds == sorted(speeds) and len({str(one.config.mesh) for one in plans}) > 1
+
+
+def test_a_sweep_saves_memory_only_where_it_may_be_short():
+  base = plan.sweep(configs.load_config(f"{BASE}:phase1"), parse_topology("h100:8"), compiled=500)
+  assert base.considered > 100 and base.worthwhile == len(base.plans) < 12
+  assert {(one.config.optimizer.microbatches, one.config.model.remat) for one in base.plans} == {(1, "none")}
+  short = plan.sweep(configs.load_config(f"{LARGE}:phase2"), parse_topology("a100-40gb:8"), compiled=500)
+  assert {one.config.model.remat for one in short.plans} == {"none", "dots", "full"} and short.worthwhile > base.worthwhile
+  assert len({one.config.optimizer.microbatches for one in short.plans}) > 1
+
+
+def test_a_sweep_of_slices_lays_only_the_data_axis_between_them():
+  found = plan.sweep(configs.load_config(f"{BASE}:phase1"), parse_topology("h100:8"), compiled=500)
+  assert {one.mesh["data"] for one in found.plans} == {1, 2, 4, 8}
+  slices = plan._candidates(configs.load_config(f"{BASE}:phase1"), parse_topology("v5e:2x2*2"), plan.facts_of(configs.load_config(f"{BASE}:phase1")), None)
+  assert {one.mesh["data"] for one in slices} == {2, 4, 8}
+
+
+def compiled_as(monkeypatch, result):
+  """Puts a result in the place of the compiler."""
+  monkeypatch.setattr(ahead, "compile_ahead", lambda requests: [result for _ in requests])
+
+
+MIB = 2**20
+STEP = ahead.Compiled(
+    seconds=100.0, mesh={"data": 16, "fsdp": 1, "tensor": 1}, state={"parameters": 400 * MIB, "moments": 800 * MIB},
+    memory={"arguments": 1210 * MIB, "outputs": 1205 * MIB, "aliased": 1200 * MIB, "temporaries": 1024 * MIB, "code": 100 * MIB},
+    flops=1.97e12, own_seconds=0.0187, microbatches=1,
+    traffic=(ahead.Traffic("all-reduce", ("data",), 16, (("f32", (400 * MIB // 4,)),), 400 * MIB, 750 * MIB, 2, True, "", (4, 4), 1),
+             ahead.Traffic("all-reduce", ("data",), 2, (("f32", (MIB,)),), 4 * MIB, 4 * MIB, 1, True, "", (1, 1), 2)),
+)  # fmt: skip
+
+
+def test_every_figure_of_a_compiled_step_is_that_of_a_count_by_hand(capsys, monkeypatch):
+  compiled_as(monkeypatch, STEP)
+  code, out, _ = run(capsys, f"--config={BASE}:phase1", "--topology=v5e:4x4", "--json")
+  found = json.loads(out)
+  assert code == 0 and found["needed_bytes"] == (1210 + 1205 - 1200 + 1024 + 100) * MIB
+  seconds = found["seconds"]
+  assert seconds["compute"] == pytest.approx(0.01)
+  assert seconds["memory"] == pytest.approx((1210 + 1205 + 2 * 1024) * MIB / 819e9)
+  assert seconds["network"] == pytest.approx(2 * 750 * MIB / 100e9 + 4 * MIB / 3.1e9)
+  assert seconds["roofline"] == max(seconds[kind] for kind in ("compute", "memory", "network")) and found["bound_by"] == "the network between chips"
+  assert seconds["apart"] == pytest.approx(seconds["compute"] + seconds["memory"] + seconds["network"])
+  tokens = 256 * 128 * 0.98
+  per_token = 3 * (12 * (8 * 768**2 + 4 * 768 * 3072 + 4 * 128 * 768) + 0.15 * (2 * 768**2 + 2 * 768 * 30522))
+  assert found["tokens_per_step"] == pytest.approx(tokens) and found["model_flops"] == pytest.approx(tokens * per_token)
+  assert found["mfu"]["apart"] == pytest.approx(tokens * per_token / (seconds["apart"] * 16 * 197e12))
+  assert found["steps"] == 900_000 and found["chip_hours"]["roofline"] == pytest.approx(900_000 * 16 * seconds["roofline"] / 3600)
+
+
+def test_a_compiled_step_is_told_in_words_and_numbers_that_agree(capsys, monkeypatch):
+  compiled_as(monkeypatch, STEP)
+  _, out, _ = run(capsys, f"--config={BASE}:phase1", "--topology=v5e:4x4", "--config.optimizer.microbatches=2")
+  assert "16 rows a chip and step, in 2 microbatches" in out and "16 chips on 4 hosts" in out
+  assert "over data: 2 a step, 800.0 MiB, 1,500.0 MiB sent by each chip" in out and "over data, between slices: 1 a step" in out
+  assert "step, by the compiler     18.70 ms" in out
+  _, out, _ = run(capsys, f"--config={BASE}:phase1", "--topology=v5e:1x1", "--config.data.batch_size=1")
+  assert "1 row of 128 = 125 tokens; 1 row a chip and step, in 1 microbatch\n" in out and "1 chip on 1 host " in out
+  assert "only 1 row a chip" in out.splitlines()[0]
+
+
+@pytest.mark.parametrize("microbatches, said", [(1, "gives no number of seconds"), (4, "counts the loop over microbatches once")])
+def test_where_the_compiler_has_no_estimate_it_is_said_why_and_no_number_is_shown(capsys, monkeypatch, microbatches, said):
+  compiled_as(monkeypatch, STEP._replace(own_seconds=None, microbatches=microbatches))
+  _, out, _ = run(capsys, f"--config={BASE}:phase1", "--topology=v5e:4x4")
+  assert f"step, by the compiler     no estimate: its cost model {said}\n" in out
+
+
+def test_what_the_compiler_says_of_a_step_that_does_not_fit_is_in_the_verdict(capsys, monkeypatch):
+  compiled_as(monkeypatch, ahead.Failure("memory", "no room", round(20.28 * 2**30), round(15.75 * 2**30)))
+  code, out, _ = run(capsys, f"--config={BASE}:phase1", "--topology=v5e:4x4")
+  assert code == 1 and "DOES NOT FIT: at least 20.3 of 15.8 GiB a chip" in out.splitlines()[0]
+  assert "memory a chip (formula)" in out and "tokens/s" not in out
 
 
 TINY = ("--config.model.preset=bert-tiny", "--config.prepare.seq_length=128", "--config.data.batch_size=64")
@@ -83,17 +157,26 @@ def in_process(*words):
 def test_the_real_step_is_compiled_for_a_pod_without_a_word_from_libraries():
   done = in_process(f"--config={BASE}:phase1", "--topology=v5e:2x4", "--config.mesh.fsdp=2", *TINY)
   assert done.returncode == 0 and done.stderr == "", done.stderr
-  assert "compiled for it" in done.stdout and "mesh" in done.stdout and "all-gather" in done.stdout and "step, by the compiler" in done.stdout
+  assert "compiled for it" in done.stdout and "all-gather" in done.stdout and "by its own cost model" in done.stdout
   found = json.loads(in_process(f"--config={BASE}:phase1", "--topology=v5e:2x4", "--json", *TINY).stdout)
   assert found["compiled"] and found["mesh"] == {"data": 8, "fsdp": 1, "tensor": 1}
   (gradients,) = [one for one in found["collectives"] if one["bytes"] > 1e6]
   assert gradients["kind"] == "all-reduce" and gradients["axes"] == ["data"] and gradients["bytes"] == pytest.approx(found["memory"]["parameters"], rel=0.01)
+  assert found["memory"]["moments"] == pytest.approx(2 * found["memory"]["parameters"], rel=0.001)
+  assert 1 < found["compiled_flops"] * 8 / found["model_flops"] < 1.3 and 0 < found["compilers_seconds"] < 0.1
+
+
+@pytest.mark.slow
+def test_microbatches_change_the_memory_of_a_step_and_not_what_it_computes():
+  one, four = (json.loads(in_process(f"--config={BASE}:phase1", "--topology=v5e:2x2", "--json", *TINY, f"--config.optimizer.microbatches={count}").stdout)
+               for count in (1, 4))  # fmt: skip
+  assert four["compiled_flops"] == pytest.approx(one["compiled_flops"], rel=0.05) and four["compilers_seconds"] is None
 
 
 @pytest.mark.slow
 def test_a_step_that_does_not_fit_a_chip_is_said_so_with_what_it_would_take():
   done = in_process(f"--config={BASE}:phase1", "--topology=v5e:1x1", *TINY, "--config.data.batch_size=65536")
-  assert done.returncode == 1 and done.stdout.startswith("verdict") and "DOES NOT FIT" in done.stdout.splitlines()[0], done.stdout + done.stderr
+  assert done.returncode == 1 and "DOES NOT FIT: at least " in done.stdout.splitlines()[0] and "of 15.8 GiB" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.slow

@@ -1,0 +1,44 @@
+"""ahead.py without the compiler: what its messages and its estimate of the time mean."""
+
+import pytest
+
+from bert_jax.tools import ahead
+
+ENTRY = """HloModule jit_step, is_scheduled=true
+
+%fused (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %inner = f32[8]{0} custom-call(%p), custom_call_target="GatherScatterIndicesBitpacked"
+}
+
+ENTRY %main (param: f32[8]) -> f32[8] {
+  %param = f32[8]{0} parameter(0)
+  %a = f32[8]{0} custom-call(%param), custom_call_target="ConcatBitcast"
+  %room = f32[8]{0} custom-call(), custom_call_target="AllocateBuffer"
+  ROOT %b = f32[8]{0} custom-call(%a), custom_call_target="ZeroCrop"
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "message, kind, needed, has",
+    [
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 17.50G of 15.75G hbm. Exceeded by 1.75G", "memory", 17.5, 15.75),
+        ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (20.28G) exceeds available HBM (15.75G).", "memory", 20.28, 15.75),
+        ("RESOURCE_EXHAUSTED: something else", "memory", 0, 0),
+        ("INTERNAL: a check failed", "compiler", 0, 0),
+    ],
+)
+def test_what_a_chip_would_need_is_read_from_the_message_of_the_compiler(message, kind, needed, has):
+  failure = ahead.failure_of(message)
+  assert failure.kind == kind and failure.needed_bytes == pytest.approx(needed * 2**30, abs=1) and failure.hbm_bytes == pytest.approx(has * 2**30, abs=1)
+
+
+def test_the_compilers_time_is_freed_of_the_second_that_it_books_off_for_every_call_it_does_not_know():
+  assert ahead.own_seconds(-1.98, ENTRY, 1) == pytest.approx(0.02), "two of the entry: neither that of a fusion nor that which allocates"
+  assert ahead.own_seconds(0.5, ENTRY.replace("custom-call", "copy"), 1) == 0.5
+
+
+@pytest.mark.parametrize("said, microbatches", [(None, 1), (float("nan"), 1), (float("inf"), 1), (-2.5, 1), (0.5, 4)])
+def test_the_compilers_time_is_none_where_it_is_no_time_of_a_whole_step(said, microbatches):
+  assert ahead.own_seconds(said, ENTRY, microbatches) is None
