@@ -325,8 +325,7 @@ def validation_batches(corpus: Corpus, config: ml_collections.ConfigDict):
 
 def flops_per_token(encoder: EncoderConfig, config: ml_collections.ConfigDict, corpus: Corpus) -> float:
   """Training FLOPs per real token of this corpus under this masking rate."""
-  counts = corpus.manifest["counts"]
-  mean_length = counts["row_tokens"] / max(counts["sequences"], 1)
+  mean_length = flops.mean_sequence_length(corpus.manifest["counts"])
   return flops.train_flops_per_token(encoder, sequence_length=mean_length, predicted_share=config.masking.rate)
 
 
