@@ -6,11 +6,11 @@ Command:   python -m bert_jax prepare --source='wikiextractor:wiki/*/wiki_*.bz2'
                --seq_length=128 --out=data/wiki-128           (and --seq_length=512 --out=data/wiki-512)
            python -m bert_jax pretrain --config=configs/bert_large.py:phase1 --workdir=runs/large-128
            python -m bert_jax pretrain --config=configs/bert_large.py:phase2 --workdir=runs/large-512
-Pod:       by plan, not run: a TPU v5e:8x8 holds phase 1; its 900,000 steps take 424 chip-hours if everything overlaps, 747 if
-           nothing does: python -m bert_jax plan --config=configs/bert_large.py:phase1 --topology=v5e:8x8
-Hardware:  expected: eight GPUs of 80 GB, or a TPU v5e-64; nothing of this was run yet.
-Cost:      expected: 42.6 G tokens (29.5 G of them in rows of 128) and 8.2e19 FLOPs by the formula of bert_jax/flops.py.
-           At 40 % of the bf16 peak: 57 hours on one H200, or 290 chip-hours of TPU v5e. Not run.
+Hardware:  not run yet. By `plan`, which compiles the step for a TPU pod:
+           python -m bert_jax plan --config=configs/bert_large.py:phase1 --topology=v5e:4x4
+           python -m bert_jax plan --config=configs/bert_large.py:phase2 --topology=v5e:8x8 --steps=100000
+Cost:      expected, not run: 42.6 G tokens (29.5 G of them in rows of 128) and 8.2e19 FLOPs by the formula of bert_jax/flops.py.
+           At 40 % of the bf16 peak that is 290 chip-hours of TPU v5e, or 57 hours on one H200.
 Result:    expected from the paper's release: masked-LM accuracy about 0.72 or more, NSP accuracy above 0.97. Not run.
 
 Batch sizes are in rows, and a row of this corpus may hold several packed pairs: 256 rows hold at least the

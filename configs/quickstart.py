@@ -3,8 +3,8 @@
 Paper:     the objectives and the layer of Devlin et al. 2018, arXiv 1810.04805; the size is ours.
 Command:   make pretrain
            (python -m bert_jax pretrain --config=configs/quickstart.py --workdir=runs/quickstart)
-Hardware:  2 CPU cores, 2 GB of memory, no download.
-Pod:       fits a TPU v5e:1x1 by plan --config=configs/quickstart.py --topology=v5e:1x1; not run there.
+Hardware:  2 CPU cores, 2 GB of memory, no download. It fits any TPU too, by plan, not run there:
+           python -m bert_jax plan --config=configs/quickstart.py --topology=v5e:1x1
 Cost:      3 min 53 s on two cores, installing included (about 2 min of it training).
 Result:    eval/mlm_loss 4.23, 1.72 nats below the corpus's unigram entropy; eval/nsp_accuracy 0.762 over 3,426 pairs
            (majority 0.542). It learns which words go together in documentation; it is no model for anything else.

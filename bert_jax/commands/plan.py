@@ -14,15 +14,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--topology", required=True, metavar="CHIP:SHAPE", help="as v5e:16x16, v5p:4x4x4, v5e:16x16*2 (two slices), h100:8")
   parser.add_argument("--steps", type=int, metavar="N", help="updates that the run takes (default: to where the config ends it)")
   parser.add_argument("--sweep", action="store_true", help="try meshes, microbatches and model.remat, and rank them")
-  parser.add_argument("--compile", type=int, default=4, metavar="N", help="with --sweep: how many of the best by formula to compile (default: 4)")
+  parser.add_argument("--compile", type=int, default=4, metavar="N", help="with --sweep: how many to compile: the config as it is, and the best by formula (default: 4)")
   parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def run(options: argparse.Namespace) -> int:
   from bert_jax import config as configs
   from bert_jax.chips import parse_topology
+  from bert_jax.errors import UserError
   from bert_jax.tools import plan
 
+  for name, value in (("steps", options.steps), ("compile", options.compile)):
+    if value is not None and value < 1:
+      raise UserError(f"--{name}={value}: expected a number from 1")
   config = configs.load_config(options.config, options.overrides)
   topology = parse_topology(options.topology)
   if options.sweep:

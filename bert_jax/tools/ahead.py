@@ -3,7 +3,8 @@
 libtpu, the compiler, is loaded in a child process only: an ordinary command shall
 neither load it nor look for TPUs. The child reads requests as JSON from its
 standard input and writes a line of JSON for each; one child serves many
-requests, so that its start is paid once. What the compiler prints is shown only where it failed.
+requests, so that its start is paid once, until it has grown too large: the compiler keeps memory of every program.
+What the compiler prints is shown only where it failed.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import math
 import os
 import pathlib
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -38,6 +40,7 @@ _OUT_OF_MEMORY = (
     re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm"),
     re.compile(r"required for HLO temporaries \(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)"),
 )
+_LARGE = 3 * 2**20  # KiB; a child that has grown to this leaves what is left to another
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -168,7 +171,7 @@ def _library() -> str:
 
 
 def _one_child(requests: Sequence[Request], library: str) -> Iterator[Compiled | Failure]:
-  """Results of one child, which ends with the last request or with the first that kills it."""
+  """Results of one child, which ends with the last request, when it has grown too large, or with the request that kills it."""
   topology = parse_topology(requests[0].topology)
   environment = os.environ | {
       "JAX_PLATFORMS": "cpu",
@@ -190,11 +193,12 @@ def _one_child(requests: Sequence[Request], library: str) -> Iterator[Compiled |
       for line in child.stdout:
         yield _from_line(line)
         done += 1
+      child.wait()
     finally:
       child.kill()
       child.wait()
       child.stdout.close()
-    if done < len(requests):
+    if done < len(requests) and (child.returncode or not done):
       noise.seek(0)
       words = noise.read().decode(errors="replace").strip().splitlines()
       yield Failure("compiler", f"the compiler ended with code {child.returncode}: " + "; ".join(words[-3:]))
@@ -222,6 +226,8 @@ def serve() -> None:
     parts = json.loads(line)
     request = Request(configs.from_json(parts["config"]), parts["topology"], DataFacts(*parts["data"]), parts["hlo_file"])
     print(json.dumps(_answer(request)._asdict()), file=answers, flush=True)
+    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > _LARGE:
+      return
     jax.clear_caches()
 
 

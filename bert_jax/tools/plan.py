@@ -110,11 +110,13 @@ class Sweep(NamedTuple):
   """Plans to choose from.
 
   Attributes:
+    config: as it was given.
     plans: the fastest that fits first; at least one.
     considered: combinations of mesh, microbatches and remat that divide chips, heads and batch.
     worthwhile: of these, those that do not save memory where there is enough.
   """
 
+  config: ml_collections.ConfigDict
   plans: list[Plan]
   considered: int
   worthwhile: int
@@ -146,7 +148,7 @@ def sweep(config: ml_collections.ConfigDict, topology: Topology, *, compiled: in
 
   Args:
     config, topology, steps: as for make_plan.
-    compiled: how many of the best by formula are compiled (TPUs) or shown (GPUs).
+    compiled: how many are compiled (TPUs) or shown (GPUs): the config as it is, and the best by formula.
 
   Raises:
     UserError: no combination divides the devices and the batch.
@@ -154,25 +156,28 @@ def sweep(config: ml_collections.ConfigDict, topology: Topology, *, compiled: in
   facts = facts_of(config)
   candidates = list(_candidates(config, topology, facts, steps))
   if not candidates:
-    raise UserError(f"data.batch_size={config.data.batch_size} divides over no mesh of {topology.chips} chips; make it a multiple of {topology.chips}")
+    raise UserError(f"data.batch_size={config.data.batch_size} and the model divide over no mesh of {topology.chips} chips; "
+                    f"make data.batch_size a multiple of {topology.chips}")  # fmt: skip
   worthwhile = [one for one in candidates if not any(_saves_needlessly(one, other) for other in candidates)]
   # What does not fit by formula is kept behind: the formula may be wrong by a third.
   worthwhile.sort(key=lambda plan: (plan.needed_bytes > 1.3 * topology.chip.hbm_bytes, round(plan.times.apart, 5), plan.needed_bytes))
-  plans = worthwhile[:compiled]
+  # The config as it is comes along, for comparison.
+  own = [one for one in candidates if _as_in(one, config)]
+  plans = own + [one for one in worthwhile if not _as_in(one, config)][: max(0, compiled - len(own))]
   if topology.chip.is_tpu:
     results = ahead.compile_ahead([_request(plan.config, topology, facts) for plan in plans])
     plans = [plan._replace(compiled=found) if isinstance(found, ahead.Compiled) else plan._replace(failure=found)
              for plan, found in zip(plans, results)]  # fmt: skip
   plans.sort(key=lambda plan: (not plan.fits, plan.times.apart if plan.fits else plan.needed_bytes))
-  return Sweep(plans, len(candidates), len(worthwhile))
+  return Sweep(config, plans, len(candidates), len(worthwhile))
 
 
 def _candidates(config: ml_collections.ConfigDict, topology: Topology, facts: Facts, steps: int | None) -> Iterator[Plan]:
-  """Every mesh of powers of two that divides the chips, the heads and the batch, with all microbatches and policies, by formula."""
-  chips, heads = topology.chips, configs.encoder_of(config).num_attention_heads
+  """Every mesh of powers of two that divides the chips, the model and the batch, with all microbatches and policies, by formula."""
+  chips, encoder = topology.chips, configs.encoder_of(config)
   powers = {2**power for power in range(int(math.log2(chips)) + 1)}
   for fsdp, tensor, microbatches, remat in itertools.product(sorted({*powers, chips}), (1, 2, 4, 8), MICROBATCHES, REMAT):
-    if chips % (fsdp * tensor) or heads % tensor:
+    if chips % (fsdp * tensor) or encoder.num_attention_heads % tensor or encoder.hidden_size % fsdp:
       continue
     one = configs.from_json(configs.to_json(config))
     one.mesh.update(data=chips // (fsdp * tensor), fsdp=fsdp, tensor=tensor)
@@ -181,6 +186,12 @@ def _candidates(config: ml_collections.ConfigDict, topology: Topology, facts: Fa
       continue
     one = _resolved(one, facts)
     yield _plan(one, topology, _mesh(one, topology), facts, None, None, steps)
+
+
+def _as_in(one: Plan, config: ml_collections.ConfigDict) -> bool:
+  """Whether a candidate has the mesh (but for an axis at -1), the microbatches and the policy of a config."""
+  mesh = all(config.mesh[axis] in (-1, size) for axis, size in one.mesh.items())
+  return mesh and one.config.optimizer.microbatches == config.optimizer.microbatches and one.config.model.remat == config.model.remat
 
 
 def _saves_needlessly(one: Plan, other: Plan) -> bool:
@@ -260,7 +271,7 @@ def text(plan: Plan) -> str:
 
 
 def _verdict(plan: Plan) -> str:
-  size = f"{plan.needed_bytes / GIB:.1f} of {plan.hbm_bytes / GIB:.1f} GiB a chip"
+  size = f"{_tenths(plan.needed_bytes / GIB)} of {plan.hbm_bytes / GIB:.1f} GiB a chip"
   if not plan.fits:
     return (f"DOES NOT FIT: {'at least ' if plan.failure else ''}{size}. Raise mesh.fsdp, optimizer.microbatches or model.remat (dots, full), "
             "or take more chips; --sweep looks for what fits")  # fmt: skip
@@ -315,10 +326,14 @@ def _collectives(compiled: ahead.Compiled) -> list[tuple[str, str]]:
 
 def _engineering(number: float) -> str:
   """1.53 P: FLOPs with a prefix."""
-  for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9)):
+  for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
     if number >= size:
       return f"{number / size:,.2f} {prefix}"
   return f"{number:,.0f}"
+
+
+def _tenths(number: float) -> str:
+  return f"{number:,.1f}" if number >= 0.05 else "under 0.1"
 
 
 def _step(plan: Plan) -> list[tuple[str, str]]:
@@ -330,7 +345,7 @@ def _step(plan: Plan) -> list[tuple[str, str]]:
     rows.append(("step, by the compiler", _own_estimate(plan.compiled, ms)))
   for label, seconds in (("all overlaps", times.roofline), ("nothing overlaps", times.apart)):
     rows.append((f"  {label}", f"{plan.tokens / seconds:,.0f} tokens/s, MFU {plan.mfu(seconds):.1%}, "
-                               f"{plan.chip_hours(seconds):,.1f} chip-hours for {plan.steps:,} steps ({plan.steps * seconds / 3600:,.1f} h)"))  # fmt: skip
+                               f"{_tenths(plan.chip_hours(seconds))} chip-hours for {_counted(plan.steps, 'step')} ({_tenths(plan.steps * seconds / 3600)} h)"))  # fmt: skip
   if plan.config.init_optimizer and plan.steps == configs.last_step(plan.config):
     rows.append(("", "the step that init_optimizer starts at is not known here, and steps are counted from 0: give --steps=N"))
   return rows
@@ -345,18 +360,19 @@ def _own_estimate(compiled: ahead.Compiled, ms) -> str:
 def sweep_text(found: Sweep) -> str:
   """A table of plans, and the flags of the best."""
   plans, topology = found.plans, found.plans[0].topology
-  best = "the best by formula was" if len(plans) == 1 else f"the {len(plans)} best by formula were"
-  how = f"{best} compiled" if topology.chip.is_tpu else f"BY FORMULA, NOT COMPILED: the best {len(plans)}"
+  how = f"{len(plans)} compiled" if topology.chip.is_tpu else f"BY FORMULA, NOT COMPILED; {len(plans)} shown"
   lines = [f"{topology.name}: {_counted(found.considered, 'combination')} of mesh, microbatches and remat, {found.worthwhile:,} worth a try "
-           f"(the others save memory that is not short); {how}", "",
-           f"{'data':>5}{'fsdp':>6}{'tensor':>8}{'microbatches':>14}  {'remat':<6}{'GiB':>7}{'step, at least':>20}{'tokens/s':>14}{'MFU':>8}  bound by"]  # fmt: skip
+           "(the others save memory that is not short)", f"{how}: the config as it is (*), and the best by formula", "",
+           f"  {'data':>5}{'fsdp':>6}{'tensor':>8}{'microbatches':>14}  {'remat':<6}{'GiB':>7}{'step, at least':>20}{'tokens/s':>14}{'MFU':>8}  bound by"]  # fmt: skip
   for plan in plans:
     mesh, times = plan.mesh, plan.times
-    step = f"{1000 * times.roofline:.1f} to {1000 * times.apart:.1f} ms" if plan.fits else "does not fit"
-    line = (f"{mesh['data']:>5}{mesh['fsdp']:>6}{mesh['tensor']:>8}{plan.config.optimizer.microbatches:>14}  {plan.config.model.remat:<6}"
+    step = (f"{1000 * times.roofline:.1f} to {1000 * times.apart:.1f} ms" if plan.fits else
+            "not compiled" if plan.failure and plan.failure.kind != "memory" else "does not fit")  # fmt: skip
+    line = (f"{'*' if _as_in(plan, found.config) else '':<2}{mesh['data']:>5}{mesh['fsdp']:>6}{mesh['tensor']:>8}{plan.config.optimizer.microbatches:>14}  {plan.config.model.remat:<6}"
             f"{plan.needed_bytes / GIB:>7.1f}{step:>20}")  # fmt: skip
     lines.append(line + (f"{plan.tokens / times.apart:>14,.0f}{plan.mfu(times.apart):>8.1%}  {times.bound_by}" if plan.fits else ""))
   lines += ["", "step: if all overlaps to if nothing does; tokens/s and MFU: if nothing does", ""]
+  lines += sorted({f"not compiled: {plan.failure.message}\n" for plan in plans if plan.failure and plan.failure.kind != "memory"})
   first = plans[0]
   if first.fits:
     flags = " ".join(f"--config.mesh.{axis}={size}" for axis, size in first.mesh.items())

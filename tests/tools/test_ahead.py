@@ -1,6 +1,7 @@
 """ahead.py without the compiler: what its messages and its estimate of the time mean."""
 
 import pytest
+from tests.pretraining_fixtures import tiny_config
 
 from bert_jax.tools import ahead
 
@@ -42,3 +43,27 @@ def test_the_compilers_time_is_freed_of_the_second_that_it_books_off_for_every_c
 @pytest.mark.parametrize("said, microbatches", [(None, 1), (float("nan"), 1), (float("inf"), 1), (-2.5, 1), (0.5, 4)])
 def test_the_compilers_time_is_none_where_it_is_no_time_of_a_whole_step(said, microbatches):
   assert ahead.own_seconds(said, ENTRY, microbatches) is None
+
+
+def answers(monkeypatch, child):
+  """What compile_ahead makes of three requests, with this program in the place of the compiler."""
+  monkeypatch.setattr(ahead, "_library", lambda: "")
+  monkeypatch.setattr(ahead, "_MAIN", child)
+  return list(ahead.compile_ahead([ahead.Request(tiny_config(), "v5e:1x1", ahead.DataFacts(150, 32, 4, "nsp"))] * 3))
+
+
+ONE = """import sys; sys.stdin.readline(); print('{"kind": "user", "message": "an answer"}', flush=True)"""
+
+
+def test_a_child_that_leaves_after_an_answer_is_followed_by_another(monkeypatch):
+  assert answers(monkeypatch, ONE) == [ahead.Failure("user", "an answer")] * 3
+
+
+def test_a_child_that_dies_costs_the_request_it_died_of_and_is_followed_by_another(monkeypatch):
+  found = answers(monkeypatch, ONE + "; sys.exit('overflowed its stack')")
+  assert [failure.message for failure in found] == ["an answer", "the compiler ended with code 1: overflowed its stack", "an answer"]
+
+
+def test_a_child_that_never_answers_is_told_once_for_each_request(monkeypatch):
+  found = answers(monkeypatch, "import sys; sys.stdin.read()")
+  assert [failure.kind for failure in found] == ["compiler"] * 3

@@ -66,7 +66,10 @@ def formula(topology="h100:8", mesh=None, **changes):
 
 def test_by_formula_fsdp_splits_the_state_and_remat_and_microbatches_save_activations():
   plain, split = formula(), formula(mesh={"data": 1, "fsdp": 8, "tensor": 1})
+  assert plain.parameters == gradients() and plain.moments == 2 * plain.parameters, "float32, and two moments of Adam"
   assert split.parameters == plain.parameters / 8 and split.moments == plain.moments / 8
+  heads = formula(mesh={"data": 4, "fsdp": 1, "tensor": 2})
+  assert heads.parameters == plain.parameters / 2 and heads.moments == plain.moments / 2
   none, dots, full = (formula(**{"model.remat": remat}) for remat in ("none", "dots", "full"))
   assert none.activations > dots.activations > full.activations and full.times.compute > dots.times.compute > none.times.compute == 1.0
   assert full.times.compute == pytest.approx(4 / 3), "a forward pass more, of the three parts of a step"
@@ -101,3 +104,10 @@ def test_by_formula_slices_of_tpus_are_joined_by_the_network_and_chips_by_their_
   assert rings == pytest.approx(2 * 255 / 256 * gradients() / (4 * 50e9)), "both directions of two rings"
   flat = formula("v5e:8x8", {"data": 64, "fsdp": 1, "tensor": 1}).times.network
   assert flat == pytest.approx(2 * 63 / 64 * gradients() / (2 * 50e9))
+
+
+def test_by_formula_the_tensor_axis_sums_activations_twice_a_layer_and_pass():
+  config = configs.encoder_of(tiny_config())
+  found = formula("h100:2", {"data": 1, "fsdp": 1, "tensor": 2}).times.network
+  activations = 64 * 32 * config.hidden_size * 4 * config.num_hidden_layers  # rows, tokens, width, float32, layers
+  assert found == pytest.approx(4 * (2 * 1 / 2) * activations / 450e9)

@@ -161,6 +161,17 @@ def test_the_noted_trip_count_of_a_loop_comes_first():
   assert (one.times, one.times_known) == (12, True)
 
 
+def test_a_loop_in_a_loop_turns_as_often_as_both():
+  outer = LOOP + """
+%outer (state.2: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
+  %state.2 = (s32[], f32[8,128]{1,0}) parameter(0)
+  ROOT %w.2 = (s32[], f32[8,128]) while(%state.2), condition=%cond, body=%body
+}
+"""
+  (one,) = read('  %w = (s32[], f32[8,128]{1,0}) while(%param), condition=%cond, body=%outer, backend_config={"known_trip_count":{"n":"12"}}', outer)
+  assert (one.times, one.times_known) == (84, True)
+
+
 def test_a_loop_of_unknown_length_counts_as_one_turn_and_says_so():
   (one,) = read("  %w = (s32[], f32[8,128]{1,0}) while(%param), condition=%cond, body=%body", LOOP.replace("direction=LT", "direction=EQ"))
   assert (one.times, one.times_known) == (1, False)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -42,6 +43,9 @@ def test_what_does_not_fit_is_said_first_with_the_remedies_and_is_exit_code_1(ca
         (["--topology=h100:3"], "data.batch_size=256 does not divide over 3 devices"),
         (["--topology=h100:8", "--config.mesh.tensor=5"], "does not fit 8 devices"),
         (["--topology=h100:8", "--config.mesh.fsdp=-1"], "at most one of them is -1"),
+        (["--topology=h100:8", "--steps=0"], "--steps=0: expected a number from 1"),
+        (["--topology=h100:8", "--sweep", "--compile=0"], "--compile=0: expected a number from 1"),
+        (["--topology=h100:8", "--sweep", "--config.data.batch_size=3"], "make data.batch_size a multiple of 8"),
     ],
 )
 def test_mistakes_are_one_line(capsys, words, said):
@@ -62,9 +66,17 @@ def test_a_corpus_that_is_there_gives_its_own_figures(tmp_path, corpus):  # noqa
   assert 0 < facts.sequence_length <= facts.tokens_per_row <= 32
 
 
+def test_where_words_begin_is_part_of_the_batch_of_a_corpus_that_stores_it(corpus, monkeypatch):  # noqa: F811
+  config = configs.load_config(f"{BASE}:phase1", [f"data.corpus={corpus}"])
+  assert not plan.facts_of(config).data.word_starts
+  manifest = plan.read_manifest(corpus)
+  monkeypatch.setattr(plan, "read_manifest", lambda folder: manifest | {"word_segmenter": "jieba"})
+  assert plan.facts_of(config).data.word_starts
+
+
 def test_a_sweep_ranks_what_fits_before_what_does_not(capsys):
   code, out, _ = run(capsys, f"--config={LARGE}:phase2", "--topology=a100-40gb:8", "--sweep", "--compile=6")
-  assert code == 0 and "BY FORMULA, NOT COMPILED: the best 6" in out and "best: --config.mesh.data=" in out
+  assert code == 0 and "BY FORMULA, NOT COMPILED; 6 shown" in out and "best: --config.mesh.data=" in out
   plans = plan.sweep(configs.load_config(f"{LARGE}:phase2"), parse_topology("a100-40gb:8"), compiled=500).plans
   assert [one.fits for one in plans] == sorted((one.fits for one in plans), reverse=True) and not plans[-1].fits
   speeds = [one.times.apart for one in plans if one.fits]
@@ -85,6 +97,30 @@ def test_a_sweep_of_slices_lays_only_the_data_axis_between_them():
   assert {one.mesh["data"] for one in found.plans} == {1, 2, 4, 8}
   slices = plan._candidates(configs.load_config(f"{BASE}:phase1"), parse_topology("v5e:2x2*2"), plan.facts_of(configs.load_config(f"{BASE}:phase1")), None)
   assert {one.mesh["data"] for one in slices} == {2, 4, 8}
+
+
+def test_a_sweep_shows_the_config_as_it_is_beside_the_best(capsys):
+  full = ["optimizer.microbatches=4", "model.remat=full", "mesh.data=4", "mesh.fsdp=2"]
+  _, out, _ = run(capsys, f"--config={BASE}:phase1", "--topology=h100:8", "--sweep", "--compile=3", *(f"--config.{key}" for key in full))
+  (own,) = [line for line in out.splitlines() if line.startswith("*")]
+  assert own.split()[1:6] == ["4", "2", "1", "4", "full"] and "best: --config.mesh.data=1 --config.mesh.fsdp=8" in out
+  _, out, _ = run(capsys, f"--config={BASE}:phase1", "--topology=h100:8", "--sweep", "--compile=1")
+  assert [line.split()[1:4] for line in out.splitlines() if line.startswith("*")] == [["8", "1", "1"]]
+
+
+def test_a_sweep_tries_no_more_microbatches_or_shards_than_divide_the_batch_and_the_model():
+  config = configs.load_config(f"{LARGE}:phase2", ["data.batch_size=768"])
+  found = list(plan._candidates(config, parse_topology("a100-40gb:24"), plan.facts_of(config), None))
+  assert {one.config.optimizer.microbatches for one in found if one.mesh["tensor"] == 1} == {1, 2, 4, 8, 16}
+  assert {one.mesh["fsdp"] for one in found} == {1, 2, 4, 8}, "24 would not divide the width of 1024"
+  few = configs.load_config(f"{LARGE}:phase2", ["data.batch_size=24"])
+  assert {one.config.optimizer.microbatches for one in plan._candidates(few, parse_topology("h100:8"), plan.facts_of(few), None) if one.mesh["tensor"] == 1} == {1}
+
+
+def test_what_of_a_sweep_was_not_compiled_is_not_said_not_to_fit(capsys, monkeypatch):
+  compiled_as(monkeypatch, ahead.Failure("compiler", "INTERNAL: a check failed"))
+  code, out, _ = run(capsys, f"--config={BASE}:phase1", "--topology=v5e:4x4", "--sweep", "--compile=1")
+  assert code == 1 and "\n1 compiled: " in out and "does not fit" not in out and "not compiled: INTERNAL" in out
 
 
 def compiled_as(monkeypatch, result):
@@ -182,12 +218,38 @@ def test_a_step_that_does_not_fit_a_chip_is_said_so_with_what_it_would_take():
 @pytest.mark.slow
 def test_a_sweep_compiles_the_best_and_gives_their_flags():
   done = in_process(f"--config={BASE}:phase1", "--topology=v5e:2x2", "--sweep", "--compile=2", *TINY)
-  assert done.returncode == 0 and "the 2 best by formula were compiled" in done.stdout and "best: --config.mesh.data=" in done.stdout, done.stderr
+  assert done.returncode == 0 and "\n2 compiled: " in done.stdout and "best: --config.mesh.data=" in done.stdout, done.stderr
+
+
+VARIANTS = {"bert_base": ["phase1", "phase2"], "bert_large": ["phase1", "phase2"], "quickstart": [""]}
+
+
+def stated(name):
+  """{variant: words of the command} of the plans that the header of a config states."""
+  header = (ROOT / "configs" / f"{name}.py").read_text(encoding="utf-8").split('"""')[1]
+  found = re.findall(rf"python -m bert_jax plan (--config=configs/{name}\.py:?(\w*) --topology=.*)", header)
+  return {variant: command.split() for command, variant in found}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs").glob("*.py")))
+def test_the_header_of_every_config_names_a_pod_that_each_of_its_variants_divides_over_and_fits_by_formula(name, capsys, monkeypatch):
+  assert sorted(stated(name)) == VARIANTS[name]
+  monkeypatch.chdir(ROOT)
+  compiled_as(monkeypatch, STEP)
+  for words in stated(name).values():
+    code, out, err = run(capsys, *words)
+    assert code == 0 and "fits: " in out.splitlines()[0], out + err
+    config = configs.load_config(words[0].partition("=")[2])
+    found = plan.make_plan(config, parse_topology(words[1].partition("=")[2]))
+    assert found.formula.needed_bytes < found.topology.chip.hbm_bytes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config, topology", [(f"{QUICKSTART}", "v5e:1x1"), (f"{BASE}:phase1", "v5e:4x4"), (f"{LARGE}:phase1", "v5e:8x8")])
-def test_every_config_fits_the_pod_that_its_header_names(config, topology):
-  assert f"--topology={topology}" in pathlib.Path(config.partition(":")[0]).read_text()
-  done = in_process(f"--config={config}", f"--topology={topology}")
+@pytest.mark.parametrize("name, variant", [("quickstart", ""), ("bert_base", "phase1")])
+def test_what_the_header_of_a_config_says_of_its_pod_is_what_plan_prints(name, variant):
+  words = stated(name)[variant]
+  done = in_process(*words)
   assert done.returncode == 0 and "fits: " in done.stdout.splitlines()[0], done.stdout + done.stderr
+  header = (ROOT / "configs" / f"{name}.py").read_text(encoding="utf-8").split('"""')[1]
+  said = re.search(re.escape(" ".join(words)) + r"\n +([\d.]+ of [\d.]+ GiB a chip)", header)
+  assert said is None or f"fits: {said[1]}" in done.stdout
