@@ -48,13 +48,13 @@ setup(
     extras_require={
         "cuda": ["jax[cuda12]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
-        "gcs": ["gcsfs"],  # gs:// sources
+        "gcs": ["gcsfs"],  # gs:// sources and run folders
         "s3": ["s3fs"],
         "http": ["aiohttp", "requests"],
         "zh": ["jieba>=0.42.1"],
         "beam": ["apache-beam>=2.60"],
         "plan": [LIBTPU],
-        "test": ["pytest", "torch", "transformers>=5", "sentence-transformers>=5", "jieba>=0.42.1", "apache-beam>=2.60", LIBTPU, *LAUNCH_TESTS],
+        "test": ["pytest", "gcsfs", "torch", "transformers>=5", "sentence-transformers>=5", "jieba>=0.42.1", "apache-beam>=2.60", LIBTPU, *LAUNCH_TESTS],
     },
     entry_points={"console_scripts": ["bert-jax = bert_jax.__main__:main"]},
 )

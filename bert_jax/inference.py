@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax import storage
 from bert_jax.batch import ModelInputs
 from bert_jax.convert import folder as hf_folder
 from bert_jax.data.tokenizer import Tokenizer, encode_batch, load_tokenizer
@@ -63,11 +64,12 @@ def load_model(path: str | pathlib.Path) -> Model:
   Raises:
     UserError: neither of the two, or one that is damaged.
   """
-  folder = pathlib.Path(path)
+  folder = storage.folder(path)
   if not folder.is_dir():
     raise UserError(f"no folder {str(path)!r}; --model takes a run folder (--workdir of pretrain) or a Hugging Face BERT folder")
   if (folder / "checkpoints").is_dir():
     return load_checkpoint(folder / "checkpoints")
+  folder = storage.fetch(folder)
   config, params, heads = hf_folder.read_folder(folder)
   tokenizer = load_tokenizer(folder)
   if tokenizer.vocab_size > config.vocab_size:
@@ -77,14 +79,15 @@ def load_model(path: str | pathlib.Path) -> Model:
 
 def load_checkpoint(path: str | pathlib.Path) -> Model:
   """Loads a checkpoint of a run, WORKDIR/checkpoints/STEP, or the newest good one under WORKDIR/checkpoints. Raises UserError."""
-  path = pathlib.Path(path)
+  path = storage.folder(path)
   checkpoints, step = (path, None) if path.name == "checkpoints" else (path.parent, path.name)
   if step is not None and not (step.isdigit() and path.is_dir()):
     raise UserError(f"{path} is not a checkpoint; they are called WORKDIR/checkpoints/STEP")
   folder = checkpoints.parent
   config = read_run_config(folder)
   params, _ = checkpoint_reading.restore_params(checkpoints, step=None if step is None else int(step))
-  return Model(encoder_of(config), params, load_tokenizer(folder / "tokenizer"), HEADS, str(path), folder / "tokenizer")
+  tokenizer = storage.fetch(folder / "tokenizer")
+  return Model(encoder_of(config), params, load_tokenizer(tokenizer), HEADS, str(path), tokenizer)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -122,7 +125,8 @@ def make_inputs(model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[
   return ModelInputs(
       input_ids=pad(rows, special.pad), token_type_ids=pad(types, 0),
       position_ids=np.broadcast_to(np.arange(length, dtype=np.int32), segments.shape), segment_ids=segments,
-      cls_positions=first_column, sequence_weights=np.ones((len(rows), 1), np.float32), sequence_labels=first_column,
+      cls_positions=first_column, sequence_lengths=np.array([[len(row)] for row in rows], np.int32),
+      sequence_weights=np.ones((len(rows), 1), np.float32), sequence_labels=first_column,
   )  # fmt: skip
 
 

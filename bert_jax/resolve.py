@@ -1,13 +1,13 @@
 """From a config and a corpus to what a run is made of: the resolved config, the encoder, the model, the task."""
 
-import pathlib
+import os
 
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from bert_jax import config as configs
-from bert_jax import pretrain
+from bert_jax import pretrain, storage
 from bert_jax.config import encoder_of
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.pairs import PAIR_OBJECTIVES
@@ -20,9 +20,9 @@ from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.training.train_step import Task
 
 
-def read_run_config(folder: str | pathlib.Path):
+def read_run_config(folder: str | os.PathLike):
   """The resolved config of a run folder. Raises UserError if the folder holds none."""
-  path = pathlib.Path(folder) / "config.json"
+  path = storage.folder(folder) / "config.json"
   try:
     return configs.from_json(path.read_text(encoding="utf-8"))
   except FileNotFoundError as error:

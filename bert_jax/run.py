@@ -9,8 +9,9 @@ import contextlib
 import pathlib
 import platform
 import shutil
+import tempfile
 import time
-from typing import Callable, ContextManager, NamedTuple
+from typing import Callable, ContextManager, Iterator, NamedTuple
 
 import jax
 import ml_collections
@@ -18,10 +19,10 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from bert_jax import config as configs
-from bert_jax import atomic, evaluation, flops, locks
+from bert_jax import atomic, evaluation, flops, locks, storage
 from bert_jax.cluster import agreement, distributed, rendezvous
 from bert_jax.cluster.distributed import Cluster
-from bert_jax.cluster.peers import PeerLost, Peers
+from bert_jax.cluster.peers import PeerLost, Peers, leave
 from bert_jax.cluster.preemption import Preempted, Preemption
 from bert_jax.cluster.watchdog import Watchdog
 from bert_jax.convert import folder as hf_folder
@@ -30,17 +31,18 @@ from bert_jax.data.corpus import Corpus, open_corpus
 from bert_jax.data.prepare import PrepareSettings, Progress, prepare_corpus
 from bert_jax.data.staging import stage
 from bert_jax.data.tokenizer import Tokenizer, load_tokenizer
-from bert_jax.errors import EXIT_STALLED, UserError
+from bert_jax.errors import EXIT_PREEMPTED, EXIT_STALLED, UserError
 from bert_jax.inference import Model, load_model
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.resolve import model_of, pretraining_task, read_run_config, resolve
-from bert_jax.training import checkpoint, checkpoint_reading, loop, metrics, sharding
+from bert_jax.training import checkpoint, checkpoint_reading, loop, metrics, progress, sharding
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training.jumps import Jumps, read_jumps
 from bert_jax.training.profile import Profile
 from bert_jax.training.train_state import TrainState
 
+TOKENIZER_FILE = "tokenizer.json"
 Preparing = Callable[[], ContextManager[Progress | None]]
 
 
@@ -71,10 +73,11 @@ def pretrain_run(
     if cluster is not None:
       distributed.initialize(cluster, connect_seconds=config.cluster.connect_seconds, heartbeat_seconds=config.cluster.heartbeat_seconds,
                              on_lost=peers.on_lost if cluster.num_processes > 1 else None)  # fmt: skip
-    speaks = jax.process_index() == 0  # one process reports for all
+    speaks, preemption = jax.process_index() == 0, Preemption()  # one process reports for all
     try:
-      setup = _set_up(config, pathlib.Path(workdir), say if speaks else lambda text: None, preparing)
-      params, last = _train(setup, peers, profile)
+      with _starting(peers, preemption):
+        setup = _set_up(config, storage.folder(workdir), say if speaks else lambda text: None, preparing)
+      params, last = _train(setup, peers, preemption, profile)
       _export(setup, params)
       return last
     except Preempted:
@@ -97,15 +100,34 @@ def _meet(config: ml_collections.ConfigDict, workdir: str, cluster: Cluster | No
   return Peers(cluster.process_id, [about["host"] for about in introductions], connections)
 
 
+@contextlib.contextmanager
+def _starting(peers: Peers, preemption: Preemption) -> Iterator[None]:
+  """While a run is set up: a SIGTERM ends what is being done on all processes. Raises Preempted."""
+
+  def tell() -> None:
+    peers.tell("told to stop by a SIGTERM, before training had begun", EXIT_PREEMPTED)
+
+  def end() -> None:
+    tell()
+    leave(EXIT_PREEMPTED)
+
+  try:
+    with preemption.while_starting(end):
+      yield
+  except Preempted:
+    tell()  # others may be waiting for this process where nothing interrupts them
+    raise
+
+
 class _Setup(NamedTuple):
   """A run that is ready to train: what the loop needs, the folder, the encoder."""
 
   run: loop.Run
-  root: pathlib.Path
+  root: epath.Path
   encoder: EncoderConfig
 
 
-def _set_up(config: ml_collections.ConfigDict, root: pathlib.Path, say, preparing) -> _Setup:
+def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say, preparing) -> _Setup:
   """Everything before training. Raises UserError, the same on every process."""
   if root.exists() and not root.is_dir():
     raise UserError(f"--workdir={root} is a file; a run needs a folder of its own")
@@ -136,14 +158,15 @@ def _set_up(config: ml_collections.ConfigDict, root: pathlib.Path, say, preparin
   return _Setup(run, root, encoder)
 
 
-def _train(setup: _Setup, peers: Peers, profile: tuple[int, int] | None):
+def _train(setup: _Setup, peers: Peers, preemption: Preemption, profile: tuple[int, int] | None):
   """(parameters, metrics of the last evaluation) of a run, with everything that stands around the loop."""
   run, root = setup.run, setup.root
   config, end = run.config, configs.last_step(run.config)
   speaks = jax.process_index() == 0
   with contextlib.ExitStack() as stack:
-    lock = stack.enter_context(locks.FolderLock(root))
-    agreement.on_first(lambda: _take(lock, root, seconds=config.cluster.heartbeat_seconds))
+    if not storage.is_remote(root):  # where there are no locks, the writer of events sees to it
+      lock = stack.enter_context(locks.FolderLock(root))
+      agreement.on_first(lambda: _take(lock, root, seconds=config.cluster.heartbeat_seconds))
     attempt = agreement.from_first(metrics.next_attempt(root))
     name = f"attempt-{attempt:04d}-process-{jax.process_index():04d}"
     writer = stack.enter_context(metrics.MetricsWriter(root, attempt, active=speaks))
@@ -152,22 +175,24 @@ def _train(setup: _Setup, peers: Peers, profile: tuple[int, int] | None):
                  host=distributed.host_name(), code=rendezvous.code_fingerprint())  # fmt: skip
 
     peers.on_told = lambda message: writer.event("fail", message=message)
+    # The stacks of a run that stands still must not wait for a store that may be what stands still.
+    stalls = pathlib.Path(tempfile.gettempdir(), "bert_jax-stalls") if storage.is_remote(root) else root / "stalls"
 
     def on_stall(seconds: float) -> None:
       if speaks:
         writer.event("stall", seconds=round(seconds, 1), process=jax.process_index())
-      peers.tell(f"nothing has happened for {seconds:.0f} s; it was ended, and its stacks are in {root / 'stalls'}", EXIT_STALLED)
+      peers.tell(f"nothing has happened for {seconds:.0f} s; it was ended, and its stacks are in {stalls}", EXIT_STALLED)
 
     around = loop.Around(
         checkpoints=stack.enter_context(checkpoint.Checkpoints(
             root / "checkpoints", every_steps=config.checkpoint.every_steps, keep_last=config.checkpoint.keep_last,
             keep_best=config.checkpoint.keep_best, on_event=writer.event)),
         writer=writer,
-        progress=stack.enter_context(Progress(end, active=speaks)),
+        progress=stack.enter_context(progress.Progress(end, active=speaks)),
         watchdog=stack.enter_context(Watchdog(
             start_seconds=config.watchdog.start_seconds, step_seconds=config.watchdog.step_seconds,
-            dump=root / "stalls" / f"{name}.txt", on_stall=on_stall)),
-        preemption=Preemption(),
+            dump=stalls / f"{name}.txt", on_stall=on_stall)),
+        preemption=preemption,
         jumps=Jumps(root, agreement.on_first(lambda: read_jumps(root))),
         profile=Profile(profile, root / "profile" / name),
     )  # fmt: skip
@@ -201,8 +226,8 @@ def _export(setup: _Setup, params) -> None:
   if not export_format:
     return
   whole = multihost_utils.process_allgather(params, tiled=True) if jax.process_count() > 1 else jax.device_get(params)
-  tokenizer = setup.root / "tokenizer"
-  agreement.on_first(lambda: hf_folder.write_folder(setup.root / "export", whole, setup.encoder, tokenizer, format=export_format))
+  agreement.on_first(lambda: hf_folder.write_folder(
+      setup.root / "export", whole, setup.encoder, storage.fetch(setup.root / "tokenizer"), format=export_format))  # fmt: skip
 
 
 def is_finished(workdir: str, config: ml_collections.ConfigDict) -> bool:
@@ -228,8 +253,8 @@ def _prepare_if_missing(config: ml_collections.ConfigDict, say, preparing) -> No
   if folder and config.data.source and not config.data.mixture and not epath.Path(folder).exists():
     say(f"Preparing the corpus {folder} from {config.data.source}")
     settings = PrepareSettings(**{name: config.prepare[name] for name in PrepareSettings._fields})
-    with preparing() as progress:
-      prepare_corpus([config.data.source], folder, settings, progress=progress, say=say)
+    with preparing() as shown:
+      prepare_corpus([config.data.source], folder, settings, progress=shown, say=say)
 
 
 def _corpus_and_tokenizer(config: ml_collections.ConfigDict) -> tuple[Corpus, Tokenizer]:
@@ -246,7 +271,7 @@ def _tokenizer(corpus: Corpus) -> Tokenizer:
   return tokenizer
 
 
-def adopt(root: pathlib.Path, config: ml_collections.ConfigDict, tokenizer_folder: pathlib.Path) -> None:
+def adopt(root: epath.Path, config: ml_collections.ConfigDict, tokenizer_folder: pathlib.Path) -> None:
   """Takes `root` as the folder of this run, or as the place where it goes on. Raises UserError for another run's folder."""
   path = root / "config.json"
   if path.exists():
@@ -262,8 +287,11 @@ def adopt(root: pathlib.Path, config: ml_collections.ConfigDict, tokenizer_folde
     raise UserError(f"{root} is not empty and holds no run of ours (no config.json); choose another --workdir")
   root.mkdir(parents=True, exist_ok=True)
   if not path.exists():  # the first thing in the folder: by it, what was stopped after it is known as ours
-    atomic.write_text(path, configs.to_json(config))
-  if not (root / "tokenizer").exists():
+    storage.write_text(path, configs.to_json(config))
+  if storage.is_remote(root):
+    if not (root / "tokenizer" / TOKENIZER_FILE).exists():
+      storage.send(tokenizer_folder, root / "tokenizer", last=TOKENIZER_FILE)
+  elif not (root / "tokenizer").exists():
     with atomic.new_folder(root / "tokenizer") as partial:
       for file in tokenizer_folder.iterdir():
         shutil.copyfile(file, partial / file.name)
@@ -280,7 +308,7 @@ def evaluate_model(path: str, corpus_folder: str | None, *, batch_size: int, row
   model = load_model(path)
   if "mlm" not in model.heads:
     raise UserError(f"{path} has no masked-language-model head to evaluate")
-  is_run = (pathlib.Path(path) / "checkpoints").is_dir()
+  is_run = (storage.folder(path) / "checkpoints").is_dir()
   if not corpus_folder and not is_run:
     raise UserError("--corpus is needed: a Hugging Face folder does not say which corpus it belongs to")
   own = read_run_config(path) if is_run else configs.default_config()
@@ -339,14 +367,14 @@ def _initial_parameters(config: ml_collections.ConfigDict, encoder: EncoderConfi
   """Returns Run.start: None to begin from scratch, else what takes over the parameters of init_from."""
   if not (config.init_from or config.init_optimizer):
     return None
-  if config.init_optimizer and not (pathlib.Path(config.init_from) / "checkpoints").is_dir():
+  if config.init_optimizer and not (storage.folder(config.init_from) / "checkpoints").is_dir():
     raise UserError(f"init_optimizer needs a run folder with checkpoints; {config.init_from} has none")
   source = load_model(config.init_from)
   _check_fits(source, encoder, tokenizer)
 
   def start(fresh: TrainState, abstract: TrainState) -> TrainState:
     if config.init_optimizer:
-      state, host = checkpoint_reading.restore_state(pathlib.Path(config.init_from) / "checkpoints", abstract)
+      state, host = checkpoint_reading.restore_state(storage.folder(config.init_from) / "checkpoints", abstract)
       say(f"Starting from {config.init_from}: parameters, moments and step {host['step']}")
       return state
     missing = sorted(set(fresh.params) - set(source.params))

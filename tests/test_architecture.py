@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "bert_jax"
 
 # From the ground up. Every module of the package stands in exactly one place.
 FLOORS = (
-    ("errors", "atomic", "locks"),
+    ("errors", "atomic", "locks", "storage"),
     (  # 0: model math, pure
         "models.config", "config", "batch", "masking", "losses", "models.dropout", "models.attention", "models.layers", "models.encoder",
         "models.heads", "models.pretraining", "chips", "flops",
@@ -24,7 +24,7 @@ FLOORS = (
     ("cluster.distributed", "cluster.rendezvous", "cluster.agreement", "cluster.preemption", "cluster.watchdog", "cluster.peers", "cluster.stragglers"),  # 2: starting, stopping and watching processes
     (  # 2: training
         "training.optimizer", "training.sharding", "training.data_parallel", "training.train_state", "training.checksums", "training.orbax_noise",
-        "training.checkpoint_folder", "training.checkpoint_files", "training.checkpoint_reading", "training.checkpoint", "training.metrics", "training.train_step",
+        "training.checkpoint_folder", "training.checkpoint_files", "training.checkpoint_reading", "training.checkpoint", "training.metrics", "training.progress", "training.train_step",
         "training.program", "training.jumps", "training.profile", "training.window", "training.loop",
     ),
     ("pretrain", "resolve", "inference", "evaluation", "run", "tools.inspect", "tools.history", "tools.goodput", "tools.report", "tools.figures", "tools.samples", "tools.svg", "tools.page_style", "tools.report_page",

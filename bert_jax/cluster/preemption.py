@@ -7,10 +7,24 @@ it off without a word, so there must be none.
 
 A moment is a tick: every step and every batch of an evaluation is one, in the same
 order on every process, so that a long evaluation does not use up the time that is
-left for a last checkpoint.
+left for a last checkpoint. Before training there are no steps: there the ticks come by the clock.
 """
 
+import concurrent.futures
+import contextlib
+import signal
+import threading
+import time
+from typing import Callable, Iterator
+
 from jax.experimental import multihost_utils
+
+TICK_SECONDS = 1.0  # before training
+# A moment is a number that every process has to pass: so many ticks, then, are before training, be they ticked or not.
+_TICKS_BEFORE_TRAINING = 100_000
+# What is under way is given so long to clean up; a call into C++ that waits for another process hears of nothing.
+_GRACE_SECONDS = 10.0
+_INTERRUPT = signal.SIGUSR2  # not SIGINT, which a shell lets its background jobs ignore
 
 
 class Preempted(Exception):
@@ -30,6 +44,49 @@ class Preemption:
 
   def __init__(self):
     self._ticks, self._noticed = 0, False
+
+  @contextlib.contextmanager
+  def while_starting(self, leave: Callable[[], None]) -> Iterator[None]:
+    """Interrupts what the main thread does in this block as soon as the processes are told to stop.
+
+    A corpus may be prepared or copied here, for hours. What is under way sees a KeyboardInterrupt, and leaves what it has finished.
+
+    Args:
+      leave: called in a thread, and has to end the process, where that does not end the block in time.
+
+    Raises:
+      Preempted: told to stop, and the block has ended.
+    """
+    ended = threading.Event()
+    ticking = threading.Thread(target=self._tick, args=(ended, leave), name="bert_jax-preemption", daemon=True)
+    before = signal.signal(_INTERRUPT, signal.default_int_handler)
+    try:
+      ticking.start()
+      try:
+        yield
+      except Exception as error:
+        if isinstance(error.__cause__, concurrent.futures.BrokenExecutor):
+          time.sleep(2 * TICK_SECONDS)  # a SIGTERM to all processes of a group ends the workers before we hear of it
+        raise
+      finally:
+        ended.set()
+        ticking.join()
+    except BaseException as error:
+      if not self._noticed:
+        raise
+      raise Preempted(0) from error
+    finally:
+      signal.signal(_INTERRUPT, before)
+    while self._ticks < _TICKS_BEFORE_TRAINING:
+      self.poll()
+
+  def _tick(self, ended: threading.Event, leave: Callable[[], None]) -> None:
+    while self._ticks < _TICKS_BEFORE_TRAINING and not ended.wait(TICK_SECONDS):
+      if self.poll():
+        signal.pthread_kill(threading.main_thread().ident, _INTERRUPT)
+        if not ended.wait(_GRACE_SECONDS):
+          leave()
+        return
 
   def poll(self) -> bool:
     """One tick; True from the moment that all processes agree on. Costs about a tenth of a microsecond."""

@@ -32,9 +32,10 @@ def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_or_model(workdir: str | None, model: str | None) -> str:
   """The folder that --workdir or --model names. Raises UserError for a --workdir without checkpoints."""
+  from bert_jax import storage
   from bert_jax.errors import UserError
 
-  if workdir and not os.path.isdir(os.path.join(workdir, "checkpoints")):
+  if workdir and not (storage.folder(workdir) / "checkpoints").is_dir():
     raise UserError(f"--workdir={workdir} is no run folder with checkpoints; a Hugging Face folder is given as --model")
   return workdir or model
 

@@ -1,7 +1,6 @@
 """`export`: a run or checkpoint as a folder for PyTorch."""
 
 import argparse
-import pathlib
 
 HELP = "write a trained model as a folder that transformers or sentence-transformers loads"
 EXAMPLE = """  python -m bert_jax export --workdir=runs/quickstart --out=my-bert
@@ -31,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
   if options.pooling and options.format != "sentence-transformers":
     raise UserError(f"--pooling={options.pooling} is stored in folders of sentence-transformers only: add --format=sentence-transformers")
   if options.checkpoint:
-    model = inference.load_checkpoint(pathlib.Path(options.checkpoint))
+    model = inference.load_checkpoint(options.checkpoint)
   else:
     model = inference.load_model(run_or_model(options.workdir, options.model))
   head = options.head or folder.DEFAULT_HEAD[options.format]

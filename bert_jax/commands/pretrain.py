@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import pathlib
 import sys
 import traceback
 
@@ -51,6 +50,8 @@ def run(options: argparse.Namespace) -> int:
     if cluster.process_id == 0:
       saved = f"step {stop.step:,} is saved" if stop.step else "nothing was trained yet"
       print(f"stopped by a SIGTERM: {saved}, and the same command goes on from there", file=sys.stderr)
+    if cluster.num_processes > 1 and not stop.step:
+      peers.leave(EXIT_PREEMPTED)  # some were interrupted where the end of the interpreter would wait for them
     return EXIT_PREEMPTED
   except Exception as error:
     if cluster.num_processes == 1:
@@ -60,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"error: {error}" if lost or isinstance(error, UserError) else traceback.format_exc(), file=sys.stderr, flush=True)
     peers.leave(EXIT_PEER_LOST if lost else 1)
   if cluster.process_id == 0:
-    print_result(pathlib.Path(options.workdir), config, metrics)
+    print_result(options.workdir, config, metrics)
   return 0
 
 
@@ -92,13 +93,14 @@ def check_source_is_meant(config, overrides: list[str]) -> None:
     )
 
 
-def print_result(workdir: pathlib.Path, config, metrics: dict[str, float]) -> None:
+def print_result(workdir: str, config, metrics: dict[str, float]) -> None:
   """The last lines of a run: how good it is, and where everything lies."""
+  from bert_jax import storage
   from bert_jax.data.corpus import read_manifest
   from bert_jax.data.pairs import PAIR_OBJECTIVES
 
   loss, compared = metrics["eval/mlm_loss"], ""
-  if config.data.corpus:  # of a mixture nobody knows the entropy
+  if config.data.corpus and not storage.is_remote(config.data.corpus):  # of a mixture nobody knows the entropy
     entropy = read_manifest(config.data.corpus)["unigram_entropy"]
     side = "below" if loss <= entropy else "above"
     compared = f", {abs(entropy - loss):.2f} {side} the unigram entropy of the training split ({entropy:.3f})"
@@ -112,7 +114,8 @@ def print_result(workdir: pathlib.Path, config, metrics: dict[str, float]) -> No
   for name, value in figures:
     print(f"  eval/{name:<14} {value}")
   places = {"checkpoints": "checkpoints", "metrics": "metrics", "tensorboard": "TensorBoard", "export": "PyTorch model"}
-  there = {what: workdir / name for name, what in places.items() if (workdir / name).is_dir()}
+  root = storage.folder(workdir)
+  there = {what: root / name for name, what in places.items() if (root / name).is_dir()}
   print("In the run folder:")
   for what, path in there.items():
     print(f"  {what:<19} {path}")

@@ -6,7 +6,7 @@ besides what that library needs to turn token vectors into one per text, in the
 layout that its versions 5 and 6 both load.
 
 A folder appears whole or not at all: it is written beside its place under
-another name, then renamed.
+another name, then renamed; in an object store its config.json comes last.
 """
 
 from collections.abc import Mapping
@@ -14,12 +14,15 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import tempfile
 from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
+from etils import epath
 
+from bert_jax import storage
 from bert_jax.convert import bert
 from bert_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from bert_jax.errors import UserError
@@ -89,6 +92,12 @@ def write_folder(
   _one_of("format", format, FORMATS)
   _one_of("pooling", pooling, POOLINGS)
   head = head or DEFAULT_HEAD[format]
+  if storage.is_remote(out):
+    with tempfile.TemporaryDirectory() as made_in:
+      settings = dict(head=head, format=format, pooling=pooling, normalize=normalize)
+      write_folder(pathlib.Path(made_in, "model"), params, config, tokenizer_dir, **settings)
+      _send(pathlib.Path(made_in, "model"), storage.folder(out))
+    return
   out = pathlib.Path(out)
   _check_replaceable(out)
   tokenizer = load_tokenizer(tokenizer_dir)
@@ -242,21 +251,36 @@ def _check_replaceable(out: pathlib.Path) -> None:
   remedy = "choose another folder, or move this one away"
   if not out.is_dir() or out.is_symlink():
     raise UserError(f"{out} exists and is not a plain folder; {remedy}")
-  names = {file.name for file in out.iterdir()}
+  _check_only_ours(out, {file.name for file in out.iterdir()})
+
+
+def _check_only_ours(out: pathlib.Path | epath.Path, names: set[str], *, half: bool = False) -> None:
+  """Refuses a folder with files that are not those of an earlier export; `half`: one without its config.json was ours, too."""
+  remedy = "choose another folder, or move this one away"
   if not names:
     return
-  if not _is_export(out):
+  if not (_is_export(out) or half and "config.json" not in names):
     raise UserError(f"{out} exists and is not an earlier export of bert_jax; {remedy}")
   foreign = sorted(names - _OWN_FILES)
   if foreign:
     raise UserError(f"{out} is an earlier export, but also holds {', '.join(foreign)}; {remedy}")
 
 
-def _is_export(folder: pathlib.Path) -> bool:
+def _is_export(folder: pathlib.Path | epath.Path) -> bool:
   try:
     return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("producer") == _PRODUCER
   except (OSError, ValueError, AttributeError):
     return False
+
+
+def _send(folder: pathlib.Path, out: epath.Path) -> None:
+  """To an object store, which has no rename: while config.json is away, the folder is no model. Raises UserError."""
+  try:
+    with storage.failures(out):
+      _check_only_ours(out, {file.name for file in out.iterdir()} if out.exists() else set(), half=True)
+      storage.send(folder, out, last="config.json")
+  except OSError as error:
+    raise UserError(f"cannot write {out}: {error}; the same command writes it again") from error
 
 
 def _move_into_place(partial: pathlib.Path, out: pathlib.Path) -> None:

@@ -18,10 +18,12 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from bert_jax import config as configs
+from bert_jax import storage
 from bert_jax.data.corpus import read_manifest
 from bert_jax.data.pairs import PAIR_OBJECTIVES
 from bert_jax.errors import UserError
 from bert_jax.tools import goodput, history
+from bert_jax.training.checkpoint_folder import step_folders, step_of
 from bert_jax.training.metrics import read_events, read_lines
 
 # Rows of the table: metric without its prefix, format, and which end is the good one.
@@ -70,7 +72,7 @@ def read_run(workdir: str | os.PathLike) -> RunRecord:
   Raises:
     UserError: this is no run folder, or the run has not logged anything yet.
   """
-  root = epath.Path(workdir)
+  root = storage.folder(workdir)
   try:
     config = json.loads((root / "config.json").read_text(encoding="utf-8"))
   except FileNotFoundError:
@@ -314,8 +316,7 @@ def settings(run: RunRecord) -> list[str]:
 
 def _places(run: RunRecord) -> list[tuple[str, str]]:
   folder = run.workdir / "checkpoints"
-  names = [path.name for path in folder.iterdir()] if folder.exists() else []
-  steps = sorted(int(name) for name in names if name.isdecimal())
+  steps = [step_of(path) for path in step_folders(folder)]
   places = [("checkpoints", f"{folder}  (steps {', '.join(map(str, steps))})" if steps else "none yet")]
   if (run.workdir / "export").exists():
     places.append(("Hugging Face folder", str(run.workdir / "export")))

@@ -12,9 +12,7 @@ import statistics
 import time
 from typing import Any, Iterable, Sequence
 
-from etils import epath
-
-from bert_jax import __version__, atomic
+from bert_jax import __version__, storage
 from bert_jax.data.pairs import PAIR_OBJECTIVES
 from bert_jax.errors import UserError
 from bert_jax.tools import goodput, history, page_style, report
@@ -39,10 +37,7 @@ def write_page(run: RunRecord, drawn: Samples, out: str | os.PathLike) -> None:
   """
   text = page(run, drawn)
   try:
-    if "://" in os.fspath(out):
-      epath.Path(out).write_text(text, encoding="utf-8")  # an object appears whole
-    else:
-      atomic.write_text(out, text)
+    storage.write_text(out, text)
   except OSError as error:
     raise UserError(f"cannot write the page {out}: {error.strerror or error}; say where it may go: --html=FILE.html") from error
 

@@ -15,10 +15,8 @@ Damage is never deleted. `checkpoints/300` becomes
 `checkpoints/set-aside/300-REASON`, so that step 300 can be saved again, and the
 newest good checkpoint before it is used. A folder with neither the commit
 marker nor the metadata that Orbax writes just before it never was a
-checkpoint: its save was killed, and it is removed. On an object store, which
-has no rename, `checkpoint_folder.set_aside` would write a marker object into the
-step's folder, `step_folders` would pass over folders that have one, and a step
-saved again would need another folder name; nothing else would change.
+checkpoint: its save was killed, and it is removed. An object store, which has no
+rename, gets a marker object instead; checkpoint_folder.py tells how.
 
 With several processes the first one tidies up and names the candidates, and a
 candidate counts as read only when every process has read it (agreement.py), so
@@ -32,6 +30,7 @@ from typing import Any, Callable, NamedTuple
 import jax
 from etils import epath
 
+from bert_jax import storage
 from bert_jax.cluster.agreement import from_first, on_first
 from bert_jax.errors import UserError
 from bert_jax.training import checkpoint_files
@@ -129,7 +128,7 @@ class Checkpoints:
     self.wait()
     damaged = self._tidy_up()
     for step in from_first(sorted(self._saved, reverse=True)):
-      began, path = time.perf_counter(), self._directory / str(step)
+      began, path = time.perf_counter(), self._folder_of(step)
       try:
         state, host = read_state(path, abstract_state)
       except (UserError, MemoryError):
@@ -155,9 +154,10 @@ class Checkpoints:
 
     A process that is killed between the last array and the marker of its first save leaves just that.
     """
-    for step in from_first(folders.unmarked(self._directory)):
-      path = self._directory / str(step)
-      on_first(lambda: folders.put_back(self._directory, step))
+    for name in from_first(folders.unmarked(self._directory)):
+      path = self._directory / name
+      step = folders.step_of(path)
+      on_first(lambda: folders.put_back(self._directory, name))
       try:
         state, host = read_state(path, abstract_state)
       except (UserError, MemoryError):
@@ -222,7 +222,8 @@ class Checkpoints:
     records = {name: (str(a.dtype), tuple(a.shape), facts[name].checksum) for name, a in arrays.items()}
     manifest = folders.encode(Manifest(step, host, metrics, records))
     try:
-      response = checkpoint_files.save_async(self._directory / str(step), arrays, manifest)
+      path = self._folder_of(step)
+      response = checkpoint_files.save_async(path, arrays, manifest)
     except Exception as error:
       self._fail(step, error)
     self._pending = _Pending(step, metrics, response, time.perf_counter())
@@ -257,7 +258,11 @@ class Checkpoints:
     for old in sorted(set(self._saved) - self._worth_keeping()):
       del self._saved[old]
       if jax.process_index() == 0:
-        folders.remove(self._directory / str(old))
+        folders.remove(folders.folder_of(self._directory, old))
+
+  def _folder_of(self, step: int) -> epath.Path:
+    """Where a step lies or will lie; the first process looks, for what it has just set aside others may not see yet."""
+    return self._directory / from_first(folders.folder_of(self._directory, step).name if jax.process_index() == 0 else None)
 
   def _worth_keeping(self) -> set[int]:
     last = sorted(self._saved)[-self._keep_last :]
@@ -270,7 +275,9 @@ class Checkpoints:
     path = self._directory / str(step)
     if jax.process_index() == 0:
       try:
-        folders.remove(path)
+        with storage.failures(path):
+          path = folders.folder_of(self._directory, step)
+          folders.remove(path)
       except OSError:
         pass  # it has no commit marker, so it does not count; the next start removes it
     saved = ", ".join(map(str, sorted(self._saved)))
@@ -291,10 +298,10 @@ class Checkpoints:
     for path in folders.step_folders(self._directory) if jax.process_index() == 0 else ():
       try:
         folders.check_committed(path)
-        self._saved[int(path.name)] = folders.read_manifest(path).metrics
+        self._saved[folders.step_of(path)] = folders.read_manifest(path).metrics
       except Damaged as damage:
         if damage.reason == "unfinished":
-          self._on_event("verify", step=int(path.name), ok=False, reason=damage.found, removed=True)
+          self._on_event("verify", step=folders.step_of(path), ok=False, reason=damage.found, removed=True)
           say(f"checkpoint {path.name}: {damage.found}; removed")
           folders.remove(path)
           continue
@@ -305,8 +312,8 @@ class Checkpoints:
 
   def _condemn(self, path: epath.Path, damage: Damaged) -> None:
     """Reports a damaged checkpoint and moves it out of the way."""
-    self._saved.pop(int(path.name), None)
+    self._saved.pop(folders.step_of(path), None)
     if jax.process_index() == 0:
       where = folders.set_aside(path, damage.reason)
-      self._on_event("verify", step=int(path.name), ok=False, reason=damage.found, set_aside=str(where))
+      self._on_event("verify", step=folders.step_of(path), ok=False, reason=damage.found, set_aside=str(where))
       say(f"checkpoint {path.name} is damaged: {damage.found}; set aside as {where}")

@@ -2,21 +2,35 @@
 
 Plain files, JSON and names; reading and writing arrays is the business of
 checkpoint.py, which describes the layout.
+
+A damaged checkpoint leaves by a rename where there is one. In an object store
+it stays where it is, and a marker object of the same name says that it does
+not count; a step that is saved again gets another folder:
+
+    a file system                         an object store
+    checkpoints/300/                      checkpoints/300/  does not count any more
+                                          checkpoints/300.2/
+                set-aside/300-REASON/                 set-aside/300-REASON  the marker
+
+Readers take both, so that a copy of a run folder on another kind of storage is the same run.
 """
 
 import hashlib
 import json
+import re
 from typing import Any, NamedTuple
 
 import jax
 from etils import epath
 
+from bert_jax import storage
 from bert_jax.errors import UserError
 
 # What Orbax calls the files that decide whether a folder counts, in the order in which it writes them.
 COMMIT_METADATA, COMMIT_MARKER = "_CHECKPOINT_METADATA", "commit_success.txt"
 MANIFEST_FILE = "manifest/data.json"
 SET_ASIDE, UNMARKED = "set-aside", "-no-commit-marker"
+_STEP_FOLDER = re.compile(r"(\d+)(?:\.(\d+))?")
 FORMAT = 1
 
 
@@ -73,7 +87,11 @@ def read_manifest(path: epath.Path) -> Manifest:
     intact = loaded["sha256"] == _digest(content)
   except PermissionError as error:
     raise UserError(f"{path / MANIFEST_FILE} cannot be read: permission denied") from error
+  except FileNotFoundError as error:
+    raise Damaged("manifest", f"{MANIFEST_FILE} is missing") from error
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    if isinstance(error, OSError) and storage.is_remote(path):  # the way there, not what lies there
+      raise UserError(f"{path / MANIFEST_FILE} cannot be read: {error}; try again, or give this machine the right to read it") from error
     raise Damaged("manifest", f"{MANIFEST_FILE} cannot be read ({type(error).__name__}: {error})") from error
   if not intact:
     raise Damaged("manifest", f"{MANIFEST_FILE} has been altered")
@@ -115,16 +133,31 @@ def check_fits(path: epath.Path, manifest: Manifest, abstract: dict[str, Any]) -
 
 
 def step_folders(directory: epath.Path) -> list[epath.Path]:
-  """Folders named by a step, in the order of steps, whatever is in them."""
+  """Folders named by a step, in the order of steps, whatever is in them; without those that a marker has set aside."""
   if not directory.exists():
     return []
-  folders = [path for path in directory.iterdir() if path.name.isdecimal() and path.is_dir()]
-  return sorted(folders, key=lambda path: int(path.name))
+  marked = _marked(directory)
+  folders = [path for path in directory.iterdir() if _STEP_FOLDER.fullmatch(path.name) and path.name not in marked and path.is_dir()]
+  return sorted(folders, key=lambda path: (step_of(path), path.name))
+
+
+def step_of(path: epath.Path) -> int:
+  """The step of one of `step_folders`: 300 for "300" and for "300.2"."""
+  return int(path.name.partition(".")[0])
+
+
+def folder_of(directory: epath.Path, step: int) -> epath.Path:
+  """Where a step lies, or will be saved: the first of the names 300, 300.2, 300.3 … that no marker has set aside."""
+  marked, name, number = _marked(directory), str(step), 1
+  while name in marked:
+    number += 1
+    name = f"{step}.{number}"
+  return directory / name
 
 
 def committed_steps(directory: epath.Path) -> list[int]:
   """Steps whose folders have the commit marker, ascending."""
-  return [int(path.name) for path in step_folders(directory) if (path / COMMIT_MARKER).exists()]
+  return [step_of(path) for path in step_folders(directory) if (path / COMMIT_MARKER).exists()]
 
 
 def check_committed(path: epath.Path) -> None:
@@ -142,8 +175,11 @@ def check_committed(path: epath.Path) -> None:
 
 
 def set_aside(path: epath.Path, reason: str) -> epath.Path:
-  """Moves a step's folder away, under a name that is still free, and returns it. Needs a rename."""
+  """Moves a step's folder away, under a name that is still free, and returns where it lies; in an object store a marker has to do."""
   parent, number = path.parent / SET_ASIDE, 1
+  if storage.is_remote(path):
+    storage.write_text(parent / f"{path.name}-{reason}", f"{path} is damaged ({reason}) and does not count\n")
+    return path
   parent.mkdir(parents=True, exist_ok=True)
   target = parent / f"{path.name}-{reason}"
   while target.exists():
@@ -153,24 +189,37 @@ def set_aside(path: epath.Path, reason: str) -> epath.Path:
   return target
 
 
-def unmarked(directory: epath.Path) -> list[int]:
-  """Steps that were set aside for nothing but a missing commit marker, the newest first."""
-  aside = directory / SET_ASIDE
-  names = [path.name for path in aside.iterdir()] if aside.exists() else []
-  return sorted((int(name.partition("-")[0]) for name in names if name.endswith(UNMARKED)), reverse=True)
+def unmarked(directory: epath.Path) -> list[str]:
+  """Names of the step folders that were set aside for nothing but a missing commit marker, the newest first."""
+  names = [path.name.removesuffix(UNMARKED) for path in _aside(directory) if path.name.endswith(UNMARKED)]
+  return sorted(names, key=lambda name: (step_of(directory / name), name), reverse=True)
 
 
-def put_back(directory: epath.Path, step: int) -> None:
-  """Gives a step of `unmarked` its marker and its place again: it may be read now, and has to be verified."""
-  path = directory / SET_ASIDE / f"{step}{UNMARKED}"
-  (path / COMMIT_MARKER).write_text("written again: only the marker was missing\n")
-  path.rename(directory / str(step))
+def put_back(directory: epath.Path, name: str) -> None:
+  """Gives a folder of `unmarked` its commit marker and its place again: it may be read now, and has to be verified."""
+  aside, path = directory / SET_ASIDE / f"{name}{UNMARKED}", directory / name
+  moved = aside.is_dir()
+  storage.write_text((aside if moved else path) / COMMIT_MARKER, "written again: only the marker was missing\n")
+  if moved:
+    aside.rename(path)
+  else:
+    aside.unlink()
 
 
 def has_damage(directory: epath.Path) -> bool:
   """Whether anything but empty folders was ever set aside here."""
+  return any("-empty" not in path.name for path in _aside(directory))
+
+
+def _aside(directory: epath.Path) -> list[epath.Path]:
+  """What was set aside: folders that were moved, or the markers of those that could not be."""
   aside = directory / SET_ASIDE
-  return aside.exists() and any("-empty" not in path.name for path in aside.iterdir())
+  return list(aside.iterdir()) if aside.exists() else []
+
+
+def _marked(directory: epath.Path) -> set[str]:
+  """The names of folders that lie where they were saved, and do not count."""
+  return {path.name.partition("-")[0] for path in _aside(directory) if not path.is_dir()}
 
 
 def remove(path: epath.Path) -> None:

@@ -12,12 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from bert_jax import storage
 from bert_jax.cluster.agreement import together
 from bert_jax.errors import UserError
 from bert_jax.training import checkpoint_files
 from bert_jax.training import checkpoint_folder as folders
 from bert_jax.training.checkpoint_folder import Damaged, Manifest
 from bert_jax.training.checksums import array_facts, numpy_checksum
+
+# How TensorStore says that an object store was not reached, or did not let us in.
+_UNREACHED = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "ABORTED", "CURL")
 
 
 def restore_params(directory, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -83,23 +87,28 @@ def diagnose(path: epath.Path, error: Exception) -> Damaged:
 
   Raises:
     RuntimeError: nothing is wrong with it, so `error` has another cause.
+    UserError: an object store does not answer: what lies there may be sound.
   """
   try:
     manifest = together(lambda: folders.read_manifest(path))
     arrays = together(lambda: checkpoint_files.load(path, _on_host(manifest)))
     folders.compare_checksums(manifest, {name: numpy_checksum(array) for name, array in arrays.items()})
-  except MemoryError:
+  except (UserError, MemoryError):
     raise
   except Damaged as damage:
     return damage
   except Exception as failure:
+    if storage.is_remote(path) and any(sign in str(failure) for sign in _UNREACHED):
+      raise UserError(f"{path} cannot be read ({folders.short(failure)}); nothing is set aside. Try again, or look at this machine's rights "
+                      "and network") from failure  # fmt: skip
     return Damaged("unreadable", f"it cannot be read ({folders.short(failure)})")
   raise RuntimeError(f"{path} is sound, but restoring it failed: {folders.short(error)}") from error
 
 
 def checkpoints_folder(directory) -> epath.Path:
   """A folder of checkpoints as an absolute path."""
-  return epath.Path(directory).expanduser().resolve()  # TensorStore takes absolute paths only
+  path = storage.folder(directory)
+  return path if storage.is_remote(path) else path.expanduser().resolve()  # TensorStore takes absolute paths only
 
 
 def say(text: str) -> None:
@@ -115,7 +124,7 @@ def _newest_sound(directory: epath.Path, step: int | None, read):
     there = f"there are {', '.join(map(str, steps))}" if steps else "the run has saved none yet"
     raise UserError(f"no checkpoint {'' if step is None else f'{step} '}in {directory}: {there}")
   for candidate in reversed(steps) if step is None else [step]:
-    path = directory / str(candidate)
+    path = folders.folder_of(directory, candidate)
     try:
       return read(path)
     except (UserError, MemoryError):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from etils import epath
 
-from bert_jax import atomic
+from bert_jax import storage
 from bert_jax.errors import UserError
 
 
@@ -46,7 +46,8 @@ def read_jumps(workdir: str | os.PathLike) -> list[Jump]:
   """
   path = epath.Path(workdir) / FILE
   try:
-    return [Jump(**record) for record in json.loads(path.read_text())] if path.exists() else []
+    with storage.failures(path):
+      return [Jump(**record) for record in json.loads(path.read_text())] if path.exists() else []
   except (OSError, ValueError, TypeError) as error:
     raise UserError(f"{path} cannot be read ({error}); it says where this run left out data. "
                     "Mend it, or remove it if the run may see that data again") from error  # fmt: skip
@@ -76,4 +77,4 @@ class Jumps:
     """Adds a jump; with `write` it is on disk when this returns."""
     self._jumps.append(jump)
     if write:
-      atomic.write_text(self._path, json.dumps([jump._asdict() for jump in self._jumps], indent=1) + "\n")
+      storage.write_text(self._path, json.dumps([jump._asdict() for jump in self._jumps], indent=1) + "\n")

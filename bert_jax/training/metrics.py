@@ -1,4 +1,4 @@
-"""What a run tells: metrics and events as JSON lines, TensorBoard scalars, and the line on the terminal.
+"""What a run tells in its folder: metrics and events as JSON lines, and TensorBoard scalars.
 
     WORKDIR/metrics/attempt-0000.jsonl            {"step": 100, "time": …, "train/mlm_loss": 6.1, …}
     WORKDIR/metrics/attempt-0000-part-0001.jsonl  goes on where that one has reached 256 KiB
@@ -22,12 +22,11 @@ import re
 import sys
 import tempfile
 import time
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, Iterator
 
-import tqdm
 from etils import epath
 
-from bert_jax.data.pairs import PAIR_OBJECTIVES
+from bert_jax import storage
 from bert_jax.errors import UserError
 
 PART_BYTES = 2**18
@@ -48,7 +47,7 @@ class MetricsWriter:
       attempt: see next_attempt.
       active: False on all processes but the first: then nothing is ever written.
     """
-    self._active, self._workdir = active, epath.Path(workdir)
+    self._active, self._workdir, self._attempt = active, epath.Path(workdir), attempt
     self._metrics = _Lines(self._workdir / "metrics", attempt)
     self._events = _Lines(self._workdir / "events", attempt)
     self._tensorboard = _TensorBoard(self._workdir / "tensorboard", attempt)
@@ -76,13 +75,25 @@ class MetricsWriter:
       self.flush()
 
   def flush(self) -> None:
-    """Writes what there is."""
+    """Writes what there is. Raises UserError where another process has taken the run over."""
     if self._active:
+      self._check_newest()
       self._metrics.flush()
       self._events.flush()
       with _told_plainly(self._workdir):
         self._tensorboard.flush()
       self._written = time.monotonic()
+
+  def _check_newest(self) -> None:
+    """An object store has no locks: there the attempt that was started last goes on, and an older one ends when it sees it."""
+    if storage.is_remote(self._workdir):
+      newer = self._workdir / "events" / f"attempt-{self._attempt + 1:04d}.jsonl"
+      with _told_plainly(newer), storage.failures(newer):
+        taken_over = newer.exists()
+      if taken_over:
+        self._active = False
+        raise UserError(f"another process has begun to train in {self._workdir} ({newer.name} is there), and goes on with it; this one ends. "
+                        "Start one process only, or give each its own --workdir")  # fmt: skip
 
   def close(self) -> None:
     """Writes what there is."""
@@ -157,7 +168,9 @@ class _Lines:
       return
     part = f"-part-{self._part:04d}" if self._part else ""
     text = "".join(self._lines)
-    _write_whole(self._folder / f"attempt-{self._attempt:04d}{part}.jsonl", text.encode())
+    path = self._folder / f"attempt-{self._attempt:04d}{part}.jsonl"
+    with _told_plainly(path):
+      storage.write_bytes(path, text.encode())
     self._changed = False
     if len(text) >= PART_BYTES:
       self._part, self._lines = self._part + 1, []
@@ -165,18 +178,6 @@ class _Lines:
 
 def _json(value: Any) -> Any:
   return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write_whole(path: epath.Path, data: bytes) -> None:
-  """Replaces a file so that a reader, or a crash, finds either the old contents or the new ones."""
-  with _told_plainly(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if _is_remote(path):
-      path.write_bytes(data)  # an object appears whole or not at all
-    else:
-      partial = pathlib.Path(f"{path}.partial")
-      partial.write_bytes(data)
-      os.replace(partial, path)
 
 
 @contextlib.contextmanager
@@ -191,10 +192,6 @@ def _told_plainly(path: epath.Path) -> Iterator[None]:
     ) from error
 
 
-def _is_remote(path: epath.Path) -> bool:
-  return "://" in os.fspath(path)
-
-
 def _now() -> float:
   return round(time.time(), 3)
 
@@ -204,7 +201,7 @@ class _TensorBoard:
 
   def __init__(self, folder: epath.Path, attempt: int):
     self._folder, self._attempt, self._part = folder, attempt, 0
-    self._staging = tempfile.TemporaryDirectory() if _is_remote(folder) else None
+    self._staging = tempfile.TemporaryDirectory() if storage.is_remote(folder) else None
     self._file = None
 
   def add(self, step: int, metrics: dict[str, float]) -> None:
@@ -235,7 +232,7 @@ class _TensorBoard:
       return
     (path,) = pathlib.Path(self._staging.name).iterdir()
     data = path.read_bytes()
-    _write_whole(self._folder / path.name, data)
+    storage.write_bytes(self._folder / path.name, data)
     if len(data) >= PART_BYTES:
       self.close()
       self._part += 1
@@ -259,142 +256,3 @@ def _import_tensorboardx() -> Any:
     if hide:
       del sys.modules["torch"]
   return tensorboardX
-
-
-class Shown(NamedTuple):
-  """A metric that the terminal shows, where a run has it.
-
-  Attributes:
-    name: what follows train/ or eval/.
-    label: for a column or an evaluation.
-    short: for the bar, which has to fit 80 columns.
-    format: of the value.
-  """
-
-  name: str
-  label: str
-  short: str
-  format: str
-
-
-SHOWN = (
-    Shown("mlm_loss", "mlm loss", "loss", "{:.3f}"),
-    Shown("mlm_accuracy", "mlm acc", "mlm", "{:.1%}"),
-    *(Shown(f"{name}_accuracy", f"{name} acc", name, "{:.1%}") for name in PAIR_OBJECTIVES),
-)
-# Evaluations have a line to themselves, and show more.
-SHOWN_OF_EVALUATION = SHOWN + tuple(Shown(f"{name}_majority", "majority", "majority", "{:.1%}") for name in PAIR_OBJECTIVES)
-HEADER_EVERY_LINES = 20
-
-
-class Progress:
-  """Where a run stands: a bar on a terminal, else one aligned line per update. Use as a context manager.
-
-      1,200/4,000 |█████▍            | loss 6.123 mlm 12.3% nsp 56.7% 25.1k tok/s 3:21 left
-  """
-
-  def __init__(
-      self, total_steps: int, *, active: bool = True, stream=None, clock: Callable[[], float] = time.monotonic
-  ):
-    """Shows nothing before `begin`.
-
-    Args:
-      total_steps: the step at which the run ends.
-      active: False on all processes but the first: then nothing is shown.
-      stream: default standard output.
-      clock: seconds, for the time left.
-    """
-    self._total, self._active, self._clock = total_steps, active, clock
-    self._stream = sys.stdout if stream is None else stream
-    self._bar = None
-    self._first: tuple[int, float] | None = None  # step and time of the first update
-    self._lines = 0
-
-  def begin(self, step: int) -> None:
-    """Training goes on from this step; compiling comes first."""
-    if self._active and self._stream.isatty():
-      self._bar = tqdm.tqdm(total=self._total, initial=step, file=self._stream, dynamic_ncols=True,
-                            bar_format=self._layout(step, "compiling the train step …"))  # fmt: skip
-
-  def update(self, step: int, metrics: dict[str, float]) -> None:
-    """Shows the metrics of a logged step (`train/…` and `tokens_per_second`)."""
-    seconds = self._seconds_left(step)
-    left = "…" if seconds is None else _duration(seconds)
-    speed = _thousands(metrics.get("tokens_per_second", math.nan))
-    values = _values(SHOWN, metrics, "train/")
-    if self._bar is not None:
-      text = " ".join(f"{shown.short} {value}" for shown, value in values)
-      self._bar.n = step
-      self._bar.bar_format = self._layout(step, f"{text} {speed} tok/s {left} left")
-      self._bar.refresh()
-      return
-    cells = [(self._step_width(), "step", f"{step:,}/{self._total:,}")]
-    cells += [(8, shown.label, value) for shown, value in values]
-    cells += [(7, "tok/s", speed), (8, "left", left)]
-    if self._lines % HEADER_EVERY_LINES == 0:
-      self.line("  ".join(f"{name:>{width}}" for width, name, _ in cells))
-    self._lines += 1
-    self.line("  ".join(f"{value:>{width}}" for width, _, value in cells))
-
-  def evaluation(self, step: int, metrics: dict[str, float]) -> None:
-    """Shows the metrics of an evaluation (`eval/…`) on a line that stays."""
-    cells = [f"{f'eval at {step:,}':>{self._step_width()}}"]
-    cells += [f"{shown.label} {value}" for shown, value in _values(SHOWN_OF_EVALUATION, metrics, "eval/")]
-    self.line("   ".join(cells))
-
-  def line(self, text: str) -> None:
-    """Prints a line, above the bar where there is one."""
-    if not self._active:
-      return
-    if self._bar is not None:
-      self._bar.write(text, file=self._stream)
-    else:
-      print(text, file=self._stream, flush=True)
-
-  def close(self) -> None:
-    """Leaves the bar as it stands and goes on below it."""
-    if self._bar is not None:
-      self._bar.close()
-      self._bar = None
-
-  def __enter__(self) -> "Progress":
-    return self
-
-  def __exit__(self, *_) -> None:
-    self.close()
-
-  def _step_width(self) -> int:
-    return max(2 * len(f"{self._total:,}") + 1, len("eval at ") + len(f"{self._total:,}"))
-
-  def _layout(self, step: int, text: str) -> str:
-    return f"{step:,}/{self._total:,} |{{bar}}| {text}"
-
-  def _seconds_left(self, step: int) -> float | None:
-    """From the mean speed since the first update, because compiling came before it; at that one not known."""
-    now = self._clock()
-    if self._first is None:
-      self._first = (step, now)
-      return None
-    first_step, first = self._first
-    return (now - first) / max(step - first_step, 1) * (self._total - step)
-
-
-def _values(which: tuple[Shown, ...], metrics: dict[str, float], prefix: str) -> list[tuple[Shown, str]]:
-  """Those that there are, as text."""
-  present = [shown for shown in which if prefix + shown.name in metrics]
-  return [(shown, shown.format.format(metrics[prefix + shown.name])) for shown in present]
-
-
-def _thousands(number: float) -> str:
-  """987, 25.1k, 1.53M."""
-  for size, unit, digits in ((1e6, "M", 2), (1e3, "k", 1)):
-    if number >= size:
-      return f"{number / size:.{digits}f}{unit}"
-  return f"{number:.0f}"
-
-
-def _duration(seconds: float) -> str:
-  """3:21 or 1:03:21."""
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

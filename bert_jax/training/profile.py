@@ -1,16 +1,20 @@
 """A trace of some steps, for xprof and Perfetto: `--profile=START:STOP`."""
 
 import contextlib
+import os
 import pathlib
+import tempfile
 from typing import Iterator
 
 import jax
+
+from bert_jax import storage
 
 
 class Profile:
   """Traces the steps START to STOP - 1 into a folder. Without steps it does nothing."""
 
-  def __init__(self, steps: tuple[int, int] | None, folder: pathlib.Path):
+  def __init__(self, steps: tuple[int, int] | None, folder: str | os.PathLike):
     """
     Args:
       steps: the first step to trace, and the first one not to; None for no trace.
@@ -18,12 +22,15 @@ class Profile:
     """
     self._start, self._stop = steps or (0, 0)
     self._folder, self._running = folder, False
+    self._made_in: tempfile.TemporaryDirectory | None = None
 
   @contextlib.contextmanager
   def step(self, number: int) -> Iterator[None]:
     """A context in which a step is dispatched; in the trace it is marked with its number."""
     if self._start <= number < self._stop and not self._running:
-      jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+      if storage.is_remote(self._folder):  # the profiler writes to file systems only
+        self._made_in = tempfile.TemporaryDirectory(prefix="bert_jax-profile-")
+      jax.profiler.start_trace(self._made_in.name if self._made_in else self._folder, create_perfetto_trace=True)
       self._running = True
     with jax.profiler.StepTraceAnnotation("train", step_num=number) if self._running else contextlib.nullcontext():
       yield
@@ -39,3 +46,6 @@ class Profile:
     if self._running:
       self._running = False
       jax.profiler.stop_trace()
+      if self._made_in:
+        storage.send(pathlib.Path(self._made_in.name), self._folder)
+        self._made_in.cleanup()

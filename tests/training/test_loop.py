@@ -22,7 +22,8 @@ from bert_jax.training import optimizer as optimizers
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.checkpoint_folder import committed_steps
 from bert_jax.training.jumps import Jumps, read_jumps
-from bert_jax.training.metrics import MetricsWriter, Progress, next_attempt, read_events, read_metrics
+from bert_jax.training.metrics import MetricsWriter, next_attempt, read_events, read_metrics
+from bert_jax.training.progress import Progress
 from bert_jax.training.profile import Profile
 from bert_jax.training.train_step import Task
 

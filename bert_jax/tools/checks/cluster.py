@@ -4,11 +4,12 @@ import collections
 import contextlib
 import errno
 import json
-import pathlib
 import socket
 import sys
 import time
 from typing import Any, Mapping, Sequence
+
+from etils import epath
 
 from bert_jax.cluster import rendezvous
 from bert_jax.cluster.distributed import Cluster, host_name
@@ -239,13 +240,13 @@ class Exchange:
       if self._own == 0:
         with contextlib.suppress(OSError, UserError):  # the checkpoints row says why
           path = str(stack.enter_context(storage.probe(self._context.workdir)) / "seen")
-          pathlib.Path(path).write_text(token)
+          epath.Path(path).write_text(token)
       path, token = self.from_first("probe", [path, token])
       if not path:
         return []
       sees = False
       with contextlib.suppress(OSError):
-        sees = pathlib.Path(path).read_text() == token
+        sees = epath.Path(path).read_text() == token
       seen = self.gather("sees", sees)  # process 0 leaves the block, and takes the file away, when all have looked
     blind = [number for number, value in enumerate(seen or []) if not value]
     if not blind:

@@ -1,11 +1,11 @@
 """What a run would refuse in its config by itself, whatever the machine."""
 
 import math
-import pathlib
 
 import jax
 
 from bert_jax import config as configs
+from bert_jax import storage
 from bert_jax.errors import UserError
 from bert_jax.tools.checks import row
 from bert_jax.tools.checks.context import Context
@@ -19,9 +19,9 @@ def settings(context: Context) -> Row:
   configs.encoder_of(config)
   optimizers.make_schedule(config)
   source = config.init_from
-  if source and not pathlib.Path(source).is_dir():
+  if source and not storage.folder(source).is_dir():
     raise UserError(f"init_from={source}: there is no such folder; give a run folder or a Hugging Face folder that every process can read")
-  if config.init_optimizer and not (pathlib.Path(source) / "checkpoints").is_dir():
+  if config.init_optimizer and not (storage.folder(source) / "checkpoints").is_dir():
     raise UserError(f"init_optimizer needs a run folder with checkpoints, {source} has none; give one, or set init_optimizer=False")
   parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(context.state.params))
   begins = f", starting from {source}" if source else ""

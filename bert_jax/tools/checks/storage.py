@@ -1,16 +1,20 @@
-"""Can the run folder hold this run, and does it? Writes a probe beside it, and takes it away again."""
+"""Can the run folder hold this run, and does it? Writes a probe beside it, or into it on an object store, and takes it away again."""
 
 import contextlib
 import errno
 import os
 import pathlib
+import secrets
 import shutil
 import tempfile
 import time
 from typing import Iterator
 
+from etils import epath
+
 from bert_jax import config as configs
 from bert_jax import run
+from bert_jax import storage as places
 from bert_jax.errors import UserError
 from bert_jax.resolve import read_run_config
 from bert_jax.tools.checks import row
@@ -30,12 +34,13 @@ _REMEDIES = {
 }
 
 
-def standing(folder: os.PathLike) -> pathlib.Path:
-  """The nearest folder that is there already, `folder` itself or one above it. Raises UserError for a file."""
+def standing(folder: os.PathLike) -> epath.Path:
+  """The nearest folder that is there already, `folder` itself or one above it; in an object store, where every folder is. Raises UserError for a file."""
   text = os.fspath(folder)
-  if "://" in text:
-    raise UserError(f"{text} is on an object store; mount it as a folder (gcsfuse, s3fs, a volume of the pod) and give that folder")
-  path = pathlib.Path(text).absolute()
+  path = places.folder(text)
+  if places.is_remote(text):
+    return path
+  path = path.absolute()
   while not path.exists():
     path = path.parent
   if not path.is_dir():
@@ -44,16 +49,24 @@ def standing(folder: os.PathLike) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def probe(workdir: os.PathLike) -> Iterator[pathlib.Path]:
-  """A folder to try things in, on the file system of the checkpoints; gone afterwards, and harmless if this process is killed."""
-  folder = pathlib.Path(tempfile.mkdtemp(prefix=".doctor.partial-", dir=standing(workdir / "checkpoints")))
+def probe(workdir: os.PathLike) -> Iterator[epath.Path]:
+  """A folder to try things in, where the checkpoints will be; gone afterwards, and harmless if this process is killed."""
+  where = standing(workdir / "checkpoints")
+  if places.is_remote(where):
+    folder = where.parent / f".doctor.partial-{secrets.token_hex(8)}"
+  else:
+    folder = epath.Path(tempfile.mkdtemp(prefix=".doctor.partial-", dir=where))
   try:
     yield folder
   finally:
-    shutil.rmtree(folder, ignore_errors=True)
+    if places.is_remote(where):
+      with contextlib.suppress(OSError), places.failures(folder):
+        folder.rmtree(missing_ok=True)
+    else:
+      shutil.rmtree(folder, ignore_errors=True)
 
 
-def place(context: Context) -> pathlib.Path | None:
+def place(context: Context) -> epath.Path | None:
   """The folder in which checkpoints will be made, or None where there is none, which the run folder row is about."""
   try:
     return standing(context.workdir / "checkpoints")
@@ -69,7 +82,7 @@ def checkpoints(context: Context) -> Row | list[Row]:
   try:
     with probe(context.workdir) as folder:
       seconds = _write(folder / "data")
-      broken = _semantics(folder)
+      broken = _semantics_of_store(folder) if places.is_remote(folder) else _semantics(pathlib.Path(folder))
   except OSError as error:
     return row.fail(f"{where}: {error.strerror or error}", _REMEDIES.get(error.errno, "choose another --workdir"))
   if broken:
@@ -84,18 +97,34 @@ def checkpoints(context: Context) -> Row | list[Row]:
   return row.ok(found)
 
 
-def _write(path: pathlib.Path) -> float:
+def _write(path: epath.Path) -> float:
   """Seconds to write PROBE_BYTES through to the disk. Raises OSError, also where they do not come back."""
   data = os.urandom(PROBE_BYTES)
   began = time.perf_counter()
-  with open(path, "wb") as file:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
+  if places.is_remote(path):
+    places.write_bytes(path, data)
+  else:
+    with open(path, "wb") as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())
   seconds = time.perf_counter() - began
-  if path.read_bytes() != data:
+  with places.failures(path):
+    came_back = path.read_bytes()
+  if came_back != data:
     raise OSError(errno.EIO, "what was written there came back altered")
   return seconds
+
+
+def _semantics_of_store(folder: epath.Path) -> str:
+  """What this object store does not do that runs rely on: everybody sees an object, its new contents and its end at once."""
+  with places.failures(folder):
+    for text in ("old", "new"):
+      (folder / "step" / "object").write_text(text)
+      if (folder / "step" / "object").read_text() != text or [path.name for path in (folder / "step").iterdir()] != ["object"]:
+        return "it does not show at once what was written"
+    (folder / "step").rmtree()
+    return "it still shows what was deleted" if (folder / "step").exists() else ""
 
 
 def _semantics(folder: pathlib.Path) -> str:
@@ -122,7 +151,7 @@ def _semantics(folder: pathlib.Path) -> str:
 def disk_space(context: Context) -> Row | list[Row]:
   """Free space against the checkpoints that will lie there together: those that are kept, and the one being written."""
   where, settings = place(context), context.config.checkpoint
-  if where is None:
+  if where is None or places.is_remote(where):
     return []
   free, together = shutil.disk_usage(where).free, max(2, settings.keep_last) + settings.keep_best + 1
   there = len(folders.step_folders(context.workdir / "checkpoints"))
@@ -138,20 +167,25 @@ def disk_space(context: Context) -> Row | list[Row]:
 def file_clock(context: Context) -> Row | list[Row]:
   """This machine's clock against that of the file system, and against what the run folder says has happened."""
   try:
-    with probe(context.workdir) as folder:
-      before = time.time()
-      (folder / "clock").write_text("tick")
-      ahead = (folder / "clock").stat().st_mtime - (before + time.time()) / 2
+    ahead = 0.0 if places.is_remote(context.workdir) else _ahead(context.workdir)
+    newest = max((event["time"] for event in metrics.read_events(context.workdir)), default=0.0)
   except (UserError, OSError):  # the rows of the run folder and of the checkpoints say why
     return []
   if abs(ahead) > CLOCK_SECONDS:
     return row.warn(f"the clock of the file system is {abs(ahead):.1f} s {'ahead' if ahead > 0 else 'behind'}",
                     "set the clocks of this machine and of its file server (NTP)")  # fmt: skip
-  newest = max((event["time"] for event in metrics.read_events(context.workdir)), default=0.0)
   if newest > time.time() + CLOCK_SECONDS:
     return row.warn(f"this machine's clock is {newest - time.time():.0f} s before the newest event of {context.workdir}: times and goodput would "
                     "make no sense", "set the clock of this machine (NTP)")  # fmt: skip
-  return row.ok(f"within {abs(ahead):.2f} s of the file system's")
+  return [] if places.is_remote(context.workdir) else row.ok(f"within {abs(ahead):.2f} s of the file system's")
+
+
+def _ahead(workdir: os.PathLike) -> float:
+  """Seconds by which the clock of the file system is ahead of this machine's."""
+  with probe(workdir) as folder:
+    before = time.time()
+    (folder / "clock").write_text("tick")
+    return os.stat(folder / "clock").st_mtime - (before + time.time()) / 2
 
 
 def run_folder(context: Context) -> Row | list[Row]:
@@ -187,7 +221,7 @@ def _saved(context: Context) -> list[Row]:
   for path in folders.step_folders(directory):
     try:
       folders.check_committed(path)
-      sound[int(path.name)] = folders.read_manifest(path)
+      sound[folders.step_of(path)] = folders.read_manifest(path)
     except folders.Damaged as damage:
       broken[path.name] = damage
   goes_on = f", and goes on from step {max(sound):,}" if sound else ""
@@ -205,7 +239,7 @@ def _saved(context: Context) -> list[Row]:
       rows.append(row.fail(f"no checkpoint in {directory} is sound", "restore one from a backup, or choose another --workdir"))
     return rows or [row.ok(f"{context.workdir} holds this run, without a checkpoint yet")]
   newest = max(sound)
-  rows += _belongs(context, directory / str(newest), sound[newest])
+  rows += _belongs(context, folders.folder_of(directory, newest), sound[newest])
   if run.is_finished(context.workdir, context.config):
     return rows or [row.ok(f"{context.workdir} has trained its {configs.last_step(context.config):,} steps")]
   return rows or [row.ok(f"{context.workdir} goes on from step {newest:,} ({len(sound)} checkpoints)")]

@@ -9,7 +9,9 @@ import time
 
 import numpy as np
 import pytest
+from etils import epath
 from tests.doctor_fixtures import context, small_disk
+from tests.object_store import in_this_process
 from tests.run_fixtures import corpus, tiny_run_config  # noqa: F401  (corpus is a fixture)
 
 from bert_jax import run
@@ -127,7 +129,7 @@ def test_a_file_system_without_the_semantics_of_posix_is_refused(tmp_path, corpu
 
 
 def test_what_comes_back_altered_is_refused(tmp_path, corpus, monkeypatch):  # noqa: F811
-  monkeypatch.setattr(storage.pathlib.Path, "read_bytes", lambda path: b"something else")
+  monkeypatch.setattr(type(epath.Path()), "read_bytes", lambda path: b"something else")
   found = storage.checkpoints(context(tmp_path, corpus))
   assert found.status == row.FAIL and "came back altered" in found.found
 
@@ -258,6 +260,22 @@ def test_a_checkpoint_of_another_model_or_corpus_fails(resumed, tmp_path, corpus
   assert found.status == row.FAIL and "belongs to another configuration" in found.found
 
 
-def test_an_object_store_is_refused_as_a_run_folder(tmp_path, corpus):  # noqa: F811
-  with pytest.raises(UserError, match="gs://bucket/run/checkpoints is on an object store; mount it"):
-    storage.run_folder(context(tmp_path, corpus, workdir="gs://bucket/run"))
+
+def test_an_object_store_is_tried_and_left_as_it_was(tmp_path, corpus, monkeypatch):  # noqa: F811
+  with in_this_process(monkeypatch) as store:
+    found = everything(context(tmp_path, corpus, workdir="gs://bucket/run"))
+    assert {name: one.status for name, (one,) in found.items()} == {"run_folder": row.OK, "checkpoints": row.OK}
+    assert "gs://bucket/run is new" in found["run_folder"][0].found and "8.4 MB written in" in found["checkpoints"][0].found
+    assert not store.objects and len(store.written) == 3 and not store.refused
+
+
+def test_an_object_store_that_keeps_what_was_deleted_is_refused(tmp_path, corpus, monkeypatch):  # noqa: F811
+  with in_this_process(monkeypatch) as store:
+    monkeypatch.setattr(store, "delete", lambda name: True)
+    found = storage.checkpoints(context(tmp_path, corpus, workdir="gs://bucket/run"))
+    assert found.status == row.FAIL and "still shows what was deleted" in found.found
+
+
+def test_another_store_than_googles_is_refused(tmp_path, corpus):  # noqa: F811
+  with pytest.raises(UserError, match="s3://bucket/run.*mount other stores"):
+    storage.run_folder(context(tmp_path, corpus, workdir="s3://bucket/run"))
