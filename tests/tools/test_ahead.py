@@ -1,5 +1,8 @@
 """ahead.py without the compiler: what its messages and its estimate of the time mean."""
 
+import types
+
+import numpy as np
 import pytest
 from tests.pretraining_fixtures import tiny_config
 
@@ -43,6 +46,18 @@ def test_the_compilers_time_is_freed_of_the_second_that_it_books_off_for_every_c
 @pytest.mark.parametrize("said, microbatches", [(None, 1), (float("nan"), 1), (float("inf"), 1), (-2.5, 1), (0.5, 4)])
 def test_the_compilers_time_is_none_where_it_is_no_time_of_a_whole_step(said, microbatches):
   assert ahead.own_seconds(said, ENTRY, microbatches) is None
+
+
+def test_a_collective_is_placed_on_the_torus_by_the_chips_of_its_groups():
+  devices = [types.SimpleNamespace(coords=(x, y, 0), slice_index=piece) for piece in (0, 1) for x in range(4) for y in range(2)]
+  mesh = types.SimpleNamespace(devices=np.array(devices, object).reshape(2, 8), shape={"data": 2, "fsdp": 8})
+  line = "  ROOT %r = f32[8]{{0}} all-reduce(%param), channel_id=1, replica_groups={groups}, to_apply=%sum"
+  text = "HloModule m\n\nENTRY %main (param: f32[8]) -> f32[8] {{\n  %param = f32[8]{{0}} parameter(0)\n" + line + "\n}}\n"
+  placed = lambda groups: ahead._traffic(*ahead.hlo.collectives(text.format(groups=groups), num_devices=16), mesh)
+  found = [placed(groups) for groups in ("{{0,1,2,3,4,5,6,7},{8,9,10,11,12,13,14,15}}", "{{0,2,4,6},{1,3,5,7}}", "{{0,8},{1,9}}")]
+  assert [(one.spans, one.slices) for one in found] == [((4, 2, 1), 1), ((4, 1, 1), 1), ((1, 1, 1), 2)]
+  assert [one.axes for one in found] == [("fsdp",), ("fsdp",), ("data",)]
+  assert placed("@unknown").spans == ()
 
 
 def answers(monkeypatch, child):

@@ -68,6 +68,11 @@ def test_by_formula_fsdp_splits_the_state_and_remat_and_microbatches_save_activa
   plain, split = formula(), formula(mesh={"data": 1, "fsdp": 8, "tensor": 1})
   assert plain.parameters == gradients() and plain.moments == 2 * plain.parameters, "float32, and two moments of Adam"
   assert split.parameters == plain.parameters / 8 and split.moments == plain.moments / 8
+  encoder = configs.encoder_of(tiny_config())
+  h, f, scores, layers = encoder.hidden_size, encoder.intermediate_size, encoder.num_attention_heads * 32, encoder.num_hidden_layers
+  layer, logits = 4 * 8 * 32 * (10 * h + 3 * f + 2 * scores), 8 * tiny_config().masking.max_predictions * encoder.padded_vocab_size * 8
+  assert plain.activations == pytest.approx((layers + 1) * layer + logits), "eight rows; every layer keeps its own, and one is at work"
+  assert plain.gradients == gradients() and split.gradients == pytest.approx(gradients() / 8 + gradients()), "gathered parameters beside its part"
   heads = formula(mesh={"data": 4, "fsdp": 1, "tensor": 2})
   assert heads.parameters == plain.parameters / 2 and heads.moments == plain.moments / 2
   none, dots, full = (formula(**{"model.remat": remat}) for remat in ("none", "dots", "full"))

@@ -63,7 +63,9 @@ def test_a_corpus_that_is_there_gives_its_own_figures(tmp_path, corpus):  # noqa
   config = configs.load_config(write_config(tmp_path), [f"data.corpus={corpus}"])
   facts = plan.facts_of(config)
   assert facts.source == f"the corpus {corpus}" and facts.data.seq_length == 32 and facts.data.vocab_size == 150
-  assert 0 < facts.sequence_length <= facts.tokens_per_row <= 32
+  counts = plan.read_manifest(corpus)["splits"]["train"]["counts"]
+  assert facts.tokens_per_row == counts["row_tokens"] / counts["rows"] < 32
+  assert facts.sequence_length == counts["row_tokens"] / counts["sequences"] < facts.tokens_per_row
 
 
 def test_where_words_begin_is_part_of_the_batch_of_a_corpus_that_stores_it(corpus, monkeypatch):  # noqa: F811
@@ -162,6 +164,10 @@ def test_a_compiled_step_is_told_in_words_and_numbers_that_agree(capsys, monkeyp
   assert "16 rows a chip and step, in 2 microbatches" in out and "16 chips on 4 hosts" in out
   assert "over data: 2 a step, 800.0 MiB, 1,500.0 MiB sent by each chip" in out and "over data, between slices: 1 a step" in out
   assert "step, by the compiler     18.70 ms" in out
+  kinds = [float(line.split()[-2]) for line in out.splitlines() if line.startswith("  ") and line.endswith(" GiB")]
+  assert kinds == [0.39, 0.78, 0.01, 1.00, 0.00, 0.10] and "memory a chip                2.28 GiB of 16.0 GiB" in out
+  verdicts = [run(capsys, f"--config={BASE}:phase1", "--topology=v5e:4x4", f"--config.data.batch_size={rows}")[1].splitlines()[0] for rows in (32, 64)]
+  assert "only 2 rows a chip" in verdicts[0] and "only" not in verdicts[1]
   _, out, _ = run(capsys, f"--config={BASE}:phase1", "--topology=v5e:1x1", "--config.data.batch_size=1")
   assert "1 row of 128 = 125 tokens; 1 row a chip and step, in 1 microbatch\n" in out and "1 chip on 1 host " in out
   assert "only 1 row a chip" in out.splitlines()[0]
