@@ -6,11 +6,12 @@ Command:   python -m bert_jax prepare --source='wikiextractor:wiki/*/wiki_*.bz2'
                --seq_length=128 --out=data/wiki-128           (and --seq_length=512 --out=data/wiki-512)
            python -m bert_jax pretrain --config=configs/bert_base.py:phase1 --workdir=runs/base-128
            python -m bert_jax pretrain --config=configs/bert_base.py:phase2 --workdir=runs/base-512
-Hardware:  not run yet. By `plan`, which compiles the step for a TPU pod, both phases fit a v5e:4x4, and one GPU of 80 GB by formula:
+Hardware:  not run yet. By `plan`, which compiles the step for a TPU pod (times: if all overlaps, to if nothing does):
            python -m bert_jax plan --config=configs/bert_base.py:phase1 --topology=v5e:4x4
                2.1 of 16.0 GiB a chip, 8.3 to 19.2 ms a step, 33 to 77 chip-hours
            python -m bert_jax plan --config=configs/bert_base.py:phase2 --topology=v5e:4x4 --steps=100000
                5.6 of 16.0 GiB a chip, 26.1 to 48.4 ms a step, 12 to 22 chip-hours
+           By its formula one GPU of 80 GB also holds phase 1, and phase 2 with optimizer.microbatches=2.
 Cost:      expected, not run: 42.6 G tokens (29.5 G of them in rows of 128) and 2.4e19 FLOPs by the formula of bert_jax/flops.py.
            At 40 % of the bf16 peak that is 84 chip-hours of TPU v5e (plan, for both phases: 45 if everything overlaps, 98 if
            nothing does) or 17 hours on one H200.
