@@ -49,6 +49,7 @@ class Chip(NamedTuple):
 
 _TPU = "docs.cloud.google.com/tpu/docs"
 _BOOK = "jax-ml.github.io/scaling-book"  # Austin et al., "How to Scale Your Model"
+_DGX = "docs.nvidia.com/dgx-basepod/reference-architecture-infrastructure-foundation-enterprise-ai"
 # TPU: Google gives the links of a chip in both directions together: 4 of them (2 dimensions) or 6 (3 dimensions), and the
 # network of v5e and v6e by the pod of 256 chips. Of a v4 it gives what all links carry in an all-reduce: 1.1 PB/s / 4096 / 6.
 # GPU: the SXM form, memory as sold (GB); NVIDIA gives peaks with sparsity, which is half of them without, and NVLink in
@@ -61,13 +62,13 @@ CHIPS = {
         Chip("v5p", ("TPU v5", "TPU v5p"), 459e12, 95 * GIB, 2765e9, 100e9, 6.25e9, 3, 4, f"{_TPU}/v5p"),
         Chip("v6e", ("TPU v6 lite", "TPU v6e"), 918e12, 32 * GIB, 1638e9, 100e9, 12.5e9, 2, 4, f"{_TPU}/v6e"),
         Chip("a100-40gb", ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE-40GB"), 312e12, 40e9, 1555e9, 300e9, 25e9, 0, 8,
-             f"glennklockwood.com/garden/processors/A100 (after NVIDIA's datasheet); NVLink: {_BOOK}/gpus; network: not found, 200 Gbit/s assumed"),
+             f"glennklockwood.com/garden/processors/A100 (after NVIDIA's datasheet); NVLink: {_BOOK}/gpus; network: system specifications of the DGX A100"),
         Chip("a100-80gb", ("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe"), 312e12, 80e9, 2039e9, 300e9, 25e9, 0, 8,
-             f"glennklockwood.com/garden/processors/A100 (after NVIDIA's datasheet); NVLink: {_BOOK}/gpus; network: not found, 200 Gbit/s assumed"),
+             f"glennklockwood.com/garden/processors/A100 (after NVIDIA's datasheet); NVLink: {_BOOK}/gpus; network: system specifications of the DGX A100"),
         Chip("h100", ("NVIDIA H100 80GB HBM3",), 989e12, 80e9, 3350e9, 450e9, 50e9, 0, 8,
-             f"archive-lib.hpctech.co.jp/gpuproduct/nvidia-h100.html (NVIDIA's table); network: {_BOOK}/gpus"),
+             f"archive-lib.hpctech.co.jp/gpuproduct/nvidia-h100.html (NVIDIA's table); network: {_DGX}"),
         Chip("h200", ("NVIDIA H200",), 989e12, 141e9, 4800e9, 450e9, 50e9, 0, 8,
-             f"{_BOOK}/gpus; NVLink, network: github.com/mlcommons/inference_results_v4.1, NVIDIA/systems/H200-SXM-141GBx8"),
+             f"{_BOOK}/gpus; NVLink: github.com/mlcommons/inference_results_v4.1, H200-SXM-141GBx8; network: {_DGX}"),
         Chip("b200", ("NVIDIA B200",), 2250e12, 180e9, 8000e9, 900e9, 50e9, 0, 8,
              f"{_BOOK}/gpus; memory, NVLink, network: docs.nvidia.com/dgx/dgxb200-user-guide"),
     )

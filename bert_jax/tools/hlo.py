@@ -58,8 +58,8 @@ class Collective(NamedTuple):
 
   @property
   def sent_bytes(self) -> float:
-    """Bytes that each device sends, once: by a ring, which no algorithm on a torus undercuts."""
-    share = (self.group_size - 1) / max(self.group_size, 1)
+    """Bytes that each device sends, once: by a ring, which no algorithm on a torus undercuts. As in a large group where the groups are not known."""
+    share = 1 - 1 / self.group_size if self.group_size else 1.0
     if self.kind in ("collective-permute", "collective-broadcast"):
       return float(self.bytes)
     return self.bytes * share * (2 if self.kind == "all-reduce" else 1)
@@ -217,7 +217,8 @@ def _between_slices(line: _Line, slices: int, transfer: str, turns: _Turns, num_
   kind = transfer.lower().replace("_", "-")
   arrays = _arrays(line.type)[:1]  # a send hands on its operand, a number and a token
   groups = np.arange(num_devices).reshape(slices, -1).T
-  return Collective(kind if kind in KINDS else "collective-permute", line.name, arrays, sum(map(_bytes, arrays)), groups, turns.times, turns.known, line.source or turns.source)
+  kind = kind if kind in KINDS else "collective-permute"
+  return Collective(kind, line.name, arrays, sum(map(_bytes, arrays)), groups, turns.times, turns.known, line.source or turns.source)
 
 
 def _result(type_text: str, kind: str) -> str:

@@ -368,8 +368,8 @@ def sweep_text(found: Sweep) -> str:
     mesh, times = plan.mesh, plan.times
     step = (f"{1000 * times.roofline:.1f} to {1000 * times.apart:.1f} ms" if plan.fits else
             "not compiled" if plan.failure and plan.failure.kind != "memory" else "does not fit")  # fmt: skip
-    line = (f"{'*' if _as_in(plan, found.config) else '':<2}{mesh['data']:>5}{mesh['fsdp']:>6}{mesh['tensor']:>8}{plan.config.optimizer.microbatches:>14}  {plan.config.model.remat:<6}"
-            f"{plan.needed_bytes / GIB:>7.1f}{step:>20}")  # fmt: skip
+    line = (f"{'*' if _as_in(plan, found.config) else '':<2}{mesh['data']:>5}{mesh['fsdp']:>6}{mesh['tensor']:>8}"
+            f"{plan.config.optimizer.microbatches:>14}  {plan.config.model.remat:<6}{plan.needed_bytes / GIB:>7.1f}{step:>20}")  # fmt: skip
     lines.append(line + (f"{plan.tokens / times.apart:>14,.0f}{plan.mfu(times.apart):>8.1%}  {times.bound_by}" if plan.fits else ""))
   lines += ["", "step: if all overlaps to if nothing does; tokens/s and MFU: if nothing does", ""]
   lines += sorted({f"not compiled: {plan.failure.message}\n" for plan in plans if plan.failure and plan.failure.kind != "memory"})

@@ -200,7 +200,7 @@ def test_groups_are_read_in_every_spelling(text, groups):
 
 def test_a_spelling_that_is_not_known_leaves_the_groups_open():
   (one,) = read("  %r = f32[8,128]{1,0} all-reduce(%param), channel_id=1, replica_groups=@mesh_5 {'a'}, to_apply=%sum", num_devices=4)
-  assert one.groups is None and one.group_size == 0
+  assert one.groups is None and one.group_size == 0 and one.sent_bytes == 2 * one.bytes
   assert hlo.mesh_axes(one.groups, {"data": 4}) is None
 
 
