@@ -128,6 +128,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
 
 class _Handler(http.server.BaseHTTPRequestHandler):
   protocol_version = "HTTP/1.1"
+  disable_nagle_algorithm = True  # an answer goes out in two pieces, and the second would wait for 40 ms
   store: ObjectStore
 
   def log_message(self, *_) -> None:

@@ -66,7 +66,7 @@ class Preemption:
         yield
       except Exception as error:
         if isinstance(error.__cause__, concurrent.futures.BrokenExecutor):
-          time.sleep(2 * TICK_SECONDS)  # a SIGTERM to all processes of a group ends the workers before we hear of it
+          time.sleep(3 * TICK_SECONDS)  # a SIGTERM to all processes of a group ends the workers before we hear of it
         raise
       finally:
         ended.set()
@@ -77,6 +77,8 @@ class Preemption:
       raise Preempted(0) from error
     finally:
       signal.signal(_INTERRUPT, before)
+    if self._noticed:
+      raise Preempted(0)
     while self._ticks < _TICKS_BEFORE_TRAINING:
       self.poll()
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from tests.object_store import in_this_process
 
+from bert_jax import storage
 from bert_jax.convert import bert, folder
 from bert_jax.errors import UserError
 
@@ -262,3 +264,21 @@ def test_shards_that_do_not_hold_what_the_index_lists_are_errors(copy, tensors):
   (path / "model-00002-of-00002.safetensors").unlink()
   with pytest.raises(UserError, match="model-00002-of-00002.safetensors: not a readable safetensors file"):
     folder.read_folder(path)
+
+
+def test_a_folder_in_an_object_store_is_the_same_and_is_replaced_only_if_it_was_ours(write, tmp_path, monkeypatch):
+  with in_this_process(monkeypatch) as store:
+    write("gs://bucket/model", format="sentence-transformers")
+    write(tmp_path / "here", format="sentence-transformers")
+    here = {path.relative_to(tmp_path / "here").as_posix(): path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
+    assert {name: store.objects[f"model/{name}"] for name in store.names("model/")} == here
+    assert store.written[-1][0] == "model/config.json" and not store.refused
+    store.delete("model/config.json")  # as a kill in the middle leaves it
+    write("gs://bucket/model")
+    _equal(folder.read_folder(storage.fetch("gs://bucket/model"))[1], folder.read_folder(write(tmp_path / "plain"))[1])
+    store.put("model/notes.txt", b"mine")
+    with pytest.raises(UserError, match="also holds notes.txt; choose another folder"):
+      write("gs://bucket/model")
+    store.put("other/config.json", b"{}")
+    with pytest.raises(UserError, match="not an earlier export"):
+      write("gs://bucket/other")

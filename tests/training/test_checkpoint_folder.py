@@ -6,7 +6,9 @@ import os
 
 import pytest
 from etils import epath
+from tests.object_store import in_this_process
 
+from bert_jax import storage
 from bert_jax.errors import UserError
 from bert_jax.training import checkpoint_folder as folders
 
@@ -96,3 +98,77 @@ def test_two_leaves_of_one_name_are_refused():
   assert folders.by_path({"a": [1, 2], "b": {"c": 3}}) == {"a/0": 1, "a/1": 2, "b/c": 3}
   with pytest.raises(ValueError, match="same path"):
     folders.by_path({"a/b": 1, "a": {"b": 2}})
+
+
+@pytest.fixture
+def stored(monkeypatch):
+  """(store, folder of checkpoints in it), with steps 3 and 7 saved."""
+  with in_this_process(monkeypatch) as store:
+    for step in (3, 7):
+      save(store, str(step))
+    yield store, storage.folder("gs://bucket/run/checkpoints")
+
+
+def save(store, name):
+  for part in ("state/data", "manifest/data.json", folders.COMMIT_METADATA, folders.COMMIT_MARKER):
+    store.put(f"run/checkpoints/{name}/{part}", b"something")
+
+
+def names(found):
+  return [path.name for path in found]
+
+
+def test_in_an_object_store_a_marker_sets_a_checkpoint_aside_and_its_step_can_be_saved_again(stored):
+  store, directory = stored
+  before = dict(store.objects)
+  folders.set_aside(folders.folder_of(directory, 7), "checksum")
+  assert names(folders.step_folders(directory)) == ["3"] and folders.committed_steps(directory) == [3]
+  assert folders.folder_of(directory, 7).name == "7.2" and folders.folder_of(directory, 3).name == "3"
+  save(store, "7.2")
+  assert names(folders.step_folders(directory)) == ["3", "7.2"] and folders.committed_steps(directory) == [3, 7]
+  folders.set_aside(folders.folder_of(directory, 7), "unreadable")
+  assert folders.folder_of(directory, 7).name == "7.3" and folders.has_damage(directory)
+  assert store.names("run/checkpoints/set-aside/") == ["7-checksum", "7.2-unreadable"]
+  assert before.items() <= store.objects.items() and not store.refused  # nothing was touched
+
+
+def test_in_an_object_store_a_checkpoint_that_lacks_its_marker_alone_is_put_back(stored):
+  store, directory = stored
+  store.delete(f"run/checkpoints/7/{folders.COMMIT_MARKER}")
+  with pytest.raises(folders.Damaged) as damage:
+    folders.check_committed(directory / "7")
+  folders.set_aside(directory / "7", damage.value.reason)
+  assert folders.unmarked(directory) == ["7"] and names(folders.step_folders(directory)) == ["3"]
+  folders.put_back(directory, "7")
+  assert folders.committed_steps(directory) == [3, 7] and not folders.unmarked(directory) and not folders.has_damage(directory)
+  folders.check_committed(directory / "7")
+
+
+def test_a_copy_of_such_a_folder_on_a_disk_is_the_same_run(stored, tmp_path):
+  store, directory = stored
+  folders.set_aside(directory / "7", "checksum")
+  save(store, "7.2")
+  here = epath.Path(storage.fetch(directory))
+  assert names(folders.step_folders(here)) == ["3", "7.2"] and folders.folder_of(here, 7).name == "7.2"
+  folders.set_aside(folders.folder_of(here, 7), "manifest")  # by a rename, here
+  assert names(folders.step_folders(here)) == ["3"] and folders.folder_of(here, 7).name == "7.2"
+  assert sorted(names((here / folders.SET_ASIDE).iterdir())) == ["7-checksum", "7.2-manifest"]
+
+
+def test_a_checkpoint_is_removed_from_an_object_store_marker_first(stored, monkeypatch):
+  store, directory = stored
+  gone, delete = [], store.delete
+  monkeypatch.setattr(store, "delete", lambda name: gone.append(name.rpartition("/")[2]) or delete(name))
+  folders.remove(directory / "3")
+  assert gone[:2] == [folders.COMMIT_METADATA, folders.COMMIT_MARKER] and not store.names("run/checkpoints/3/")
+
+
+def test_a_store_that_does_not_let_us_in_is_no_damage(stored, monkeypatch):
+  _, directory = stored
+
+  def refuse(*_, **__):
+    raise OSError("Forbidden: no storage.objects.get")
+
+  monkeypatch.setattr(type(directory), "read_text", refuse)
+  with pytest.raises(UserError, match="cannot be read: Forbidden"):
+    folders.read_manifest(directory / "3")

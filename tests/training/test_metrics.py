@@ -9,6 +9,7 @@ import sys
 
 import etils.epath.testing
 import pytest
+from tests.object_store import in_this_process
 
 from bert_jax.errors import UserError
 from bert_jax.training import metrics as metrics_module
@@ -204,6 +205,35 @@ def test_an_object_store_gets_whole_objects(bucket, tmp_path, monkeypatch):
   objects = tmp_path / "bucket" / "run"
   assert {path.name for path in objects.iterdir()} == {"metrics", "events", "tensorboard"}
   assert sorted(step for step, _, _ in tensorboard_scalars(objects / "tensorboard")) == list(range(80))
+
+
+def test_in_an_object_store_the_attempt_that_was_started_last_goes_on(monkeypatch):
+  with in_this_process(monkeypatch) as store:
+    older = MetricsWriter("gs://bucket/run", next_attempt("gs://bucket/run"))
+    older.event("start")
+    older.scalars(1, {"loss": 1.0})
+    newer = MetricsWriter("gs://bucket/run", next_attempt("gs://bucket/run"))
+    newer.event("start")
+    with pytest.raises(UserError, match="attempt-0001.jsonl is there.*this one ends"):
+      older.event("save", step=2)
+    older.close()  # says nothing more
+    newer.scalars(1, {"loss": 2.0})
+    newer.close()
+    assert store.names("run/events/") == ["attempt-0000.jsonl", "attempt-0001.jsonl"] and not store.refused
+    assert [record["loss"] for record in read_metrics("gs://bucket/run").values()] == [2.0]
+
+
+def test_a_long_attempt_in_an_object_store_writes_a_part_no_more_often_than_its_size_asks(monkeypatch):
+  """Whole objects, and yet not quadratic: ten times the lines cost ten times the bytes."""
+  monkeypatch.setattr(metrics_module, "PART_BYTES", 1000)
+  cost = {}
+  for lines in (40, 400):
+    with in_this_process(monkeypatch) as store, MetricsWriter("gs://bucket/run", 0) as writer:
+      for step in range(lines):
+        writer.scalars(step, {"loss": float(step)})
+        writer.flush()
+      cost[lines] = sum(size for _, size in store.written)
+  assert cost[400] < 11 * cost[40]
 
 
 def tensorboard_scalars(folder):
