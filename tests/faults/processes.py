@@ -52,7 +52,7 @@ class Processes:
   def __init__(
       self, folder: pathlib.Path, corpus: pathlib.Path, name: str, overrides: Sequence[str] = (), *, count: int = 2, devices: int = 1,
       sabotage: dict[int, str] | str = "", each: dict[int, Sequence[str]] | None = None, missing: Sequence[int] = (), flags: Sequence[str] = (),
-      host: str = "127.0.0.1", prefix: dict[int, Sequence[str]] | None = None,
+      host: str = "127.0.0.1", prefix: dict[int, Sequence[str]] | None = None, workdir: str = "", environ: dict[str, str] | None = None,
   ):  # fmt: skip
     """
     Args:
@@ -68,10 +68,12 @@ class Processes:
       flags: further flags of `pretrain`.
       host: address of process 0.
       prefix: words in front of the command by number: where it runs.
+      workdir: the run folder, where it is not to lie in `folder`.
+      environ: further variables of the environment.
     """
-    self.workdir = folder / name
+    self.workdir = workdir or folder / name
     port = free_port()
-    environment = os.environ | {
+    environment = os.environ | (environ or {}) | {
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONUNBUFFERED": "1",
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "TF_CPP_MIN_LOG_LEVEL": "3",  # JAX has set another one here

@@ -2,14 +2,19 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from tests.faults.processes import SLOW_STEPS, Processes, run
 from tests.object_store import BUCKET, ObjectStore
 from tests.run_fixtures import write_config
+
+from bert_jax.errors import EXIT_PREEMPTED
 
 # gcsfs takes an append for a new object, with a warning; here it is an error.
 _MAIN = """
@@ -104,3 +109,39 @@ def test_the_commands_around_a_run_take_it(store, folder, whole):
   for model in (run, f"{run}/export"):
     assert "mlm_loss" in bert_jax(store, folder, "evaluate", f"--model={model}", f"--corpus={folder / 'cache' / os.listdir(folder / 'cache')[0]}")
   assert not store.refused and not (folder / "gs:").exists()
+
+
+def test_two_processes_killed_in_the_middle_of_a_save_go_on_from_the_one_before(store, folder):
+  keys = (f"data.corpus=gs://{BUCKET}/corpus", f"data.cache_dir={folder / 'cache'}", *STEPS, "export.format=transformers")
+  how = lambda name: dict(workdir=f"gs://{BUCKET}/{name}", environ=store.environment)
+  run(folder, None, "two", keys, **how("two"))
+  with Processes(folder, None, "killed", keys, **how("killed")) as processes:
+    processes.wait_for(lambda: store.names("killed/checkpoints/8/"))
+    processes.signal(1, signal.SIGSTOP)  # a save is committed by all: now it stays where it is
+    time.sleep(1.0)
+    assert "killed/checkpoints/8/commit_success.txt" not in store.objects
+    for number in (0, 1):
+      processes.signal(number, signal.SIGKILL)
+    processes.ended(30)
+  ended = run(folder, None, "killed", keys, **how("killed"))
+  assert "checkpoint 8: its saving was interrupted; removed" in ended[0].output and "checkpoint 8" not in ended[1].output
+  assert [event["step"] for event in lines(store, "killed/events/") if event["event"] == "restore"] == [4]
+  assert exported(store, "killed").keys() == exported(store, "two").keys()
+  assert store.objects["killed/export/model.safetensors"] == store.objects["two/export/model.safetensors"]
+  assert not store.refused
+
+
+def test_a_sigterm_saves_there_too_and_a_second_process_takes_the_run_over(store, folder):
+  keys = (f"data.corpus=gs://{BUCKET}/corpus", f"data.cache_dir={folder / 'cache'}", "total_steps=4000", "checkpoint.every_steps=4000")
+  how = dict(workdir=f"gs://{BUCKET}/taken", environ=store.environment, count=1, sabotage=SLOW_STEPS)
+  with Processes(folder, None, "taken", keys, **how) as older:
+    older.wait_for_step(3)
+    with Processes(folder, None, "taken", keys, **how) as newer:
+      newer.wait_for_step(3)
+      (ended,) = older.ended(60)
+      assert ended.code == 1 and "another process has begun to train in gs://bucket/taken" in ended.output, ended.output
+      newer.signal(0, signal.SIGTERM)
+      (ended,) = newer.ended(60)
+      assert ended.code == EXIT_PREEMPTED, ended.output
+  (preempt,) = (event for event in lines(store, "taken/events/") if event["event"] == "preempt")
+  assert f"taken/checkpoints/{preempt['step']}/commit_success.txt" in store.objects
