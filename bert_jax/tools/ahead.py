@@ -254,6 +254,8 @@ def topology_devices(topology: Topology) -> list[jax.Device]:
   from jax.experimental import topologies
 
   how = {"num_slices": topology.slices} if topology.slices > 1 else {}
+  if topology.chip.name == "v4":
+    how["chip_config_name"] = "megacore"  # its two cores as one device, as in a run; later chips are so by default
   if math.prod(topology.shape) == 1:
     how["chips_per_host_bounds"] = [1, 1, 1]
   return list(topologies.get_topology_desc(platform="tpu", topology_name=topology.slice_name, **how).devices)

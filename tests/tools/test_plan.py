@@ -216,6 +216,15 @@ def test_microbatches_change_the_memory_of_a_step_and_not_what_it_computes():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5p:2x2x1", "v6e:2x2", "v5e:2x2*2"])
+def test_every_generation_and_joined_slices_are_compiled_for(topology):
+  found = json.loads(in_process(f"--config={BASE}:phase1", f"--topology={topology}", "--json", *TINY).stdout)
+  assert found["compiled"] and found["chips"] == found["mesh"]["data"] == parse_topology(topology).chips
+  assert any(one["slices"] == 2 for one in found["collectives"]) == ("*" in topology)
+  assert 0 < found["compilers_seconds"] < 0.1 and 1 < found["compiled_flops"] * found["chips"] / found["model_flops"] < 1.3
+
+
+@pytest.mark.slow
 def test_a_step_that_does_not_fit_a_chip_is_said_so_with_what_it_would_take():
   done = in_process(f"--config={BASE}:phase1", "--topology=v5e:1x1", *TINY, "--config.data.batch_size=65536")
   assert done.returncode == 1 and "DOES NOT FIT: at least " in done.stdout.splitlines()[0] and "of 15.8 GiB" in done.stdout, done.stdout + done.stderr
