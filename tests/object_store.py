@@ -11,6 +11,7 @@ import http.server
 import itertools
 import json
 import re
+import sys
 import threading
 import urllib.parse
 from typing import Iterator
@@ -31,8 +32,7 @@ class ObjectStore:
     self._generations: dict[str, int] = {}
     self._sessions: dict[str, tuple[str, bool, bytearray]] = {}
     self._numbers, self._lock = itertools.count(1), threading.RLock()
-    self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"store": self}))
-    self._server.daemon_threads = True
+    self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"store": self}))
     threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
   @property
@@ -109,6 +109,14 @@ class ObjectStore:
     if total in ("*", ""):
       return len(so_far), None
     return len(so_far), self.put(name, so_far, only_new=only_new)
+
+
+class _Server(http.server.ThreadingHTTPServer):
+  daemon_threads = True
+
+  def handle_error(self, request, client_address) -> None:
+    if not isinstance(sys.exception(), ConnectionError):  # a client that was killed, or has changed its mind
+      super().handle_error(request, client_address)
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ def bert_jax(store, folder, *words, code=0):
   environment = os.environ | store.environment | {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "JAX_NUM_CPU_DEVICES": "1",
                                                   "XLA_FLAGS": "--xla_backend_optimization_level=0"}  # fmt: skip
   done = subprocess.run([sys.executable, "-c", _MAIN, *words], env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
-  assert done.returncode == code, done.stdout + done.stderr
+  assert done.returncode == code, print(done.stdout + done.stderr)
   assert "Traceback" not in done.stderr, done.stderr
   return done.stdout + done.stderr
 
@@ -108,6 +108,12 @@ def test_the_commands_around_a_run_take_it(store, folder, whole):
   assert store.objects["there/model.safetensors"] != store.objects["whole/export/model.safetensors"]
   for model in (run, f"{run}/export"):
     assert "mlm_loss" in bert_jax(store, folder, "evaluate", f"--model={model}", f"--corpus={folder / 'cache' / os.listdir(folder / 'cache')[0]}")
+  keys = (f"--config.{key}" for key in (f"data.corpus=gs://{BUCKET}/corpus", f"data.cache_dir={folder / 'cache'}", *STEPS))
+  told = bert_jax(store, folder, "doctor", f"--config={write_config(folder)}", f"--workdir={run}", *keys)
+  assert f"{run} has trained its 12 steps" in " ".join(told.split()) and ".doctor" not in " ".join(store.objects)
+  pretrain(store, folder, "follower", f"init_from={run}", "init_optimizer=True", "total_steps=16")
+  events = lines(store, "follower/events/")
+  assert [event["step"] for event in events if event["event"] in ("first_step", "finish")] == [13, 16]
   assert not store.refused and not (folder / "gs:").exists()
 
 

@@ -22,7 +22,7 @@ from bert_jax.data.corpus import Corpus, open_corpus
 from bert_jax.data.tokenizer import Tokenizer, load_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.masking import default_max_predictions, settings_of
-from bert_jax.resolve import model_of, resolve
+from bert_jax.resolve import model_of, read_run_config, resolve
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training import sharding, train_state
 
@@ -134,10 +134,16 @@ class Context:
 
   def _guessed(self) -> ml_collections.ConfigDict:
     config = configs.from_json(configs.to_json(self.config))  # a copy
+    try:  # a run that is there already knows its corpus
+      known = read_run_config(self.workdir)
+      vocab_size, max_predictions = known.model.vocab_size, known.masking.max_predictions
+    except (UserError, OSError):
+      vocab_size = config.prepare.vocab_size
+      max_predictions = default_max_predictions(settings_of(config.masking).highest_rate, config.prepare.seq_length)
     if config.model.vocab_size is None:
-      config.model.vocab_size = config.prepare.vocab_size
+      config.model.vocab_size = vocab_size
     if config.masking.max_predictions is None:
-      config.masking.max_predictions = default_max_predictions(settings_of(config.masking).highest_rate, config.prepare.seq_length)
+      config.masking.max_predictions = max_predictions
     return config
 
   @functools.cached_property

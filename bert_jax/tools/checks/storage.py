@@ -167,6 +167,7 @@ def disk_space(context: Context) -> Row | list[Row]:
 def file_clock(context: Context) -> Row | list[Row]:
   """This machine's clock against that of the file system, and against what the run folder says has happened."""
   try:
+    places.folder(context.workdir)
     ahead = 0.0 if places.is_remote(context.workdir) else _ahead(context.workdir)
     newest = max((event["time"] for event in metrics.read_events(context.workdir)), default=0.0)
   except (UserError, OSError):  # the rows of the run folder and of the checkpoints say why
