@@ -11,6 +11,7 @@ from tests.object_store import in_this_process
 from bert_jax import storage
 from bert_jax.errors import UserError
 from bert_jax.training import checkpoint_folder as folders
+from bert_jax.training import checkpoint_reading
 
 MANIFEST = folders.Manifest(3, {"position": 2**63}, {"eval/mlm_loss": 0.1}, {"params/w": ("float32", (2, 3), 17)})
 
@@ -172,3 +173,19 @@ def test_a_store_that_does_not_let_us_in_is_no_damage(stored, monkeypatch):
   monkeypatch.setattr(type(directory), "read_text", refuse)
   with pytest.raises(UserError, match="cannot be read: Forbidden"):
     folders.read_manifest(directory / "3")
+
+
+@pytest.mark.parametrize("said, is_damage", [("UNAVAILABLE: CURL error[6] Could not resolve hostname", False), ("DATA_LOSS: checksum of a block", True)])
+def test_a_store_that_is_not_reached_sets_nothing_aside(stored, monkeypatch, said, is_damage):
+  store, directory = stored
+  store.put(f"run/checkpoints/3/{folders.MANIFEST_FILE}", json.dumps(folders.encode(MANIFEST)).encode())
+
+  def refuse(*_, **__):
+    raise ValueError(said)
+
+  monkeypatch.setattr(checkpoint_reading.checkpoint_files, "load", refuse)
+  if is_damage:
+    assert checkpoint_reading.diagnose(directory / "3", ValueError(said)).reason == "unreadable"
+  else:
+    with pytest.raises(UserError, match="cannot be read .*UNAVAILABLE.*; nothing is set aside"):
+      checkpoint_reading.diagnose(directory / "3", ValueError(said))
