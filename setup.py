@@ -54,7 +54,7 @@ setup(
         "zh": ["jieba>=0.42.1"],
         "beam": ["apache-beam>=2.60"],
         "plan": [LIBTPU],
-        "test": ["pytest", "gcsfs", "torch", "transformers>=5", "sentence-transformers>=5", "jieba>=0.42.1", "apache-beam>=2.60", LIBTPU, *LAUNCH_TESTS],
+        "test": ["pytest", "gcsfs", "torch", "transformers>=5", "sentence-transformers>=5", "jieba>=0.42.1", "apache-beam>=2.60", "tokamax>=0.0.12", LIBTPU, *LAUNCH_TESTS],
     },
     entry_points={"console_scripts": ["bert-jax = bert_jax.__main__:main"]},
 )

@@ -63,6 +63,7 @@ class ModelInputs(NamedTuple):
     position_ids: int32 [B, L], counted from each sequence's own [CLS].
     segment_ids: int32 [B, L], 1, 2, … for the packed sequences, 0 for padding.
     cls_positions: int32 [B, S], where each sequence begins (0 where there is none).
+    sequence_lengths: int32 [B, S], tokens of each sequence, 0 where there is none.
     sequence_weights: float32 [B, S], 1 where there is a sequence, else 0.
     sequence_labels: int32 [B, S], NSP label: 0 means that B follows A, 1 random. SOP: 0 in order, 1 swapped.
   """
@@ -72,6 +73,7 @@ class ModelInputs(NamedTuple):
   position_ids: Any
   segment_ids: Any
   cls_positions: Any
+  sequence_lengths: Any
   sequence_weights: Any
   sequence_labels: Any
 
@@ -124,6 +126,7 @@ def model_inputs(tokens: jax.Array, sequences: jax.Array) -> ModelInputs:
       position_ids=offset_BxL,
       segment_ids=jnp.where(is_token_BxL, last_BxL + 1, 0),
       cls_positions=jnp.where(filled_BxS, starts_BxS, 0),
+      sequence_lengths=lengths_BxS,
       sequence_weights=filled_BxS.astype(jnp.float32),
       sequence_labels=sequences[:, :, LABEL],
   )

@@ -71,7 +71,7 @@ KEYS: dict[str, tuple[Any, str]] = {
     "model.dtype": ("float32", "dtype of activations and matrix products: float32 or bfloat16"),
     "model.param_dtype": ("float32", "dtype of parameters, moments and gradients"),
     "model.remat": ("none", "what the backward pass recomputes to save memory: none; dots (all but matrix products); full (whole layers)"),
-    "model.attention": ("auto", "attention kernel: auto or xla"),
+    "model.attention": ("auto", "attention: auto, xla, splash (TPU), cudnn (GPU from Hopper on) or tokamax (GPU); see docs/performance.md"),
     "optimizer.name": ("adamw", "adamw or lamb"),
     "optimizer.learning_rate": (1e-4, "peak of the schedule"),
     "optimizer.warmup_steps": (100, "steps of linear rise from 0 to the peak"),

@@ -14,7 +14,7 @@ from bert_jax.data.pairs import PAIR_OBJECTIVES
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.masking import default_max_predictions, settings_of
-from bert_jax.models.attention import choose
+from bert_jax.models import attention
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.training.train_step import Task
@@ -57,11 +57,28 @@ def resolve(config: ml_collections.ConfigDict, corpus: Corpus, tokenizer: Tokeni
   return config
 
 
-def model_of(config: ml_collections.ConfigDict, encoder: EncoderConfig, platform: str = "") -> PretrainingModel:
-  """The Flax module of a config; `platform` (tpu, gpu, cpu) is where it will run, empty: anywhere."""
+def model_of(config: ml_collections.ConfigDict, encoder: EncoderConfig, platform: str = "", *, seq_length: int = 0) -> PretrainingModel:
+  """The Flax module of a config. Raises UserError for an attention that cannot be used.
+
+  Args:
+    config: resolved or not.
+    encoder: `encoder_of(config)`.
+    platform: tpu, gpu or cpu: where it will run; empty: anywhere.
+    seq_length: tokens in a row; 0: any.
+  """
   dtypes = {name: jnp.dtype(config.model[name]) for name in ("dtype", "param_dtype")}
-  attention = "xla" if config.deterministic else choose(config.model.attention, platform)
-  return PretrainingModel(encoder, **dtypes, remat=config.model.remat, attention=attention)
+  return PretrainingModel(encoder, **dtypes, remat=config.model.remat, attention=attention_of(config, encoder, platform, seq_length))
+
+
+def attention_of(config: ml_collections.ConfigDict, encoder: EncoderConfig, platform: str, seq_length: int) -> str:
+  """The implementation of attention that a config comes to, with arguments as of `model_of`."""
+  if config.deterministic:
+    return "xla"
+  use = attention.Use(
+      platform, seq_length, encoder.head_dim, config.model.dtype, dropout=encoder.attention_probs_dropout_prob > 0,
+      split_heads=config.mesh.tensor != 1,
+  )  # fmt: skip
+  return attention.choose(config.model.attention, use)
 
 
 def pretraining_task(config: ml_collections.ConfigDict, module: PretrainingModel, corpus: Corpus, tokenizer: Tokenizer) -> Task:

@@ -147,7 +147,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say, preparing)
   if peak_flops() is None and metrics.next_attempt(root) == 0:  # said once
     say(f"MFU is not reported: the peak of {jax.devices()[0].device_kind!r} is not known here")
 
-  task = pretraining_task(config, model_of(config, encoder, jax.default_backend()), corpus, tokenizer)
+  task = pretraining_task(config, model_of(config, encoder, jax.default_backend(), seq_length=corpus.train.seq_length), corpus, tokenizer)
   evaluate = evaluation.make_evaluator(task, mesh, lambda: validation_batches(corpus, config))
   run = loop.Run(
       task, config, mesh, lambda position: training_batches(corpus, config, position), evaluate,

@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "bert_jax"
 FLOORS = (
     ("errors", "atomic", "locks", "storage"),
     (  # 0: model math, pure
-        "models.config", "config", "batch", "masking", "losses", "models.dropout", "models.attention", "models.layers", "models.encoder",
+        "models.config", "config", "batch", "masking", "losses", "models.dropout", "models.attention_kernels", "models.attention", "models.layers", "models.encoder",
         "models.heads", "models.pretraining", "chips", "flops",
     ),
     (  # 1: data

@@ -1,21 +1,50 @@
-"""Dot-product attention under one mask rule, and the table of its implementations.
+"""Dot-product attention under one mask rule, and which of its implementations is used where.
 
 The rule: a query sees a key when the key is not padding and both belong to
 the same packed sequence, or when the query itself is padding. A real token so
 never sees padding or a neighbour in its row. A padding query sees every real
 token, which is what Hugging Face's BERT computes there, so that outputs agree
-with it at every position of an unpacked row; nothing ever reads them.
+with it at every position of an unpacked row; nothing ever reads them. With a
+window, a real token sees only those at most that far away, to both sides.
 
-Shape legend: B rows, L tokens (Q as query, K as key), N heads, D head width.
+`xla` is the rule written down, for any device, and what the kernels
+(attention_kernels.py) are held against.
+
+Shape legend: B rows, L tokens (Q as query, K as key), N heads, D head width, S
+sequences at most in a row.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from bert_jax.errors import UserError
+from bert_jax.models import attention_kernels as kernels
 from bert_jax.models.dropout import dropout
+
+
+class Use(NamedTuple):
+  """What an implementation is to be used for.
+
+  Attributes:
+    platform: tpu, gpu or cpu, as jax.default_backend() names it; empty: any.
+    seq_length: tokens in a row; 0: any.
+    head_dim: width of a head.
+    dtype: name of the dtype of queries, keys and values.
+    dropout: whether attention probabilities are dropped out.
+    split_heads: whether devices share the heads (mesh.tensor above 1).
+    window: tokens that are seen to each side, or None.
+  """
+
+  platform: str = ""
+  seq_length: int = 0
+  head_dim: int = 64
+  dtype: str = "float32"
+  dropout: bool = False
+  split_heads: bool = False
+  window: int | None = None
 
 
 def dot_product_attention(
@@ -23,47 +52,65 @@ def dot_product_attention(
     key_BxLxNxD: jax.Array,
     value_BxLxNxD: jax.Array,
     segment_ids_BxL: jax.Array,
+    segment_lengths_BxS: jax.Array | None = None,
     *,
+    window: int | None = None,
     dropout_rate: float = 0.0,
     dropout_keys_B: jax.Array | None = None,
-    implementation: str = "auto",
-) -> jax.Array:
+    implementation: str = "xla",
+) -> jax.Array:  # fmt: skip
   """Attends within packed sequences.
 
   Args:
     query_BxLxNxD: [B, L, N, D], not scaled.
     key_BxLxNxD: [B, L, N, D].
     value_BxLxNxD: [B, L, N, D].
-    segment_ids_BxL: integer [B, L], 0 for padding.
-    dropout_rate: share of attention probabilities that are dropped.
+    segment_ids_BxL: integer [B, L], 1, 2, … for the sequences of a row from left to right, 0 for padding after them.
+    segment_lengths_BxS: integer [B, S], tokens of each sequence, 0 where there is none; only `cudnn` reads it.
+    window: None, or how many tokens are seen to each side, besides the query's own.
+    dropout_rate: share of attention probabilities that are dropped; `xla` only.
     dropout_keys_B: PRNG keys [B], one for every row, or None for no dropout.
-    implementation: 'auto' or a key of IMPLEMENTATIONS.
+    implementation: one of IMPLEMENTATIONS, see `choose`.
 
   Returns:
-    [B, L, N, D] in the dtype of `value`; finite even where a row is all padding.
+    [B, L, N, D] in the dtype of `value`. At real tokens that is the same for every implementation; at padding it is
+    finite, and no loss may depend on it.
 
   Raises:
-    UserError: the implementation is unknown.
+    UserError: the implementation is unknown, or cannot be used for this.
   """
-  return resolve(implementation)(
-      query_BxLxNxD, key_BxLxNxD, value_BxLxNxD, segment_ids_BxL, dropout_rate, dropout_keys_B
-  )
+  if implementation == "xla":
+    return xla_attention(
+        query_BxLxNxD, key_BxLxNxD, value_BxLxNxD, segment_ids_BxL, window=window, dropout_rate=dropout_rate, dropout_keys_B=dropout_keys_B
+    )
+  use = Use(
+      "", query_BxLxNxD.shape[1], query_BxLxNxD.shape[3], query_BxLxNxD.dtype.name,
+      dropout=dropout_keys_B is not None and dropout_rate > 0, window=window,
+  )  # fmt: skip
+  choose(implementation, use)
+  return KERNELS[implementation](query_BxLxNxD, key_BxLxNxD, value_BxLxNxD, segment_ids_BxL, segment_lengths_BxS, window)
 
 
-def attention_mask(segment_ids_BxL: jax.Array) -> jax.Array:
+def attention_mask(segment_ids_BxL: jax.Array, window: int | None = None) -> jax.Array:
   """Returns bool [B, L, L], True where the query (second axis) sees the key (third)."""
   query_BxQx1 = segment_ids_BxL[:, :, None]
   key_Bx1xK = segment_ids_BxL[:, None, :]
-  return (key_Bx1xK != 0) & ((query_BxQx1 == key_Bx1xK) | (query_BxQx1 == 0))
+  same_BxQxK = query_BxQx1 == key_Bx1xK
+  if window is not None:
+    place_L = jnp.arange(segment_ids_BxL.shape[1])
+    same_BxQxK &= (jnp.abs(place_L[:, None] - place_L[None, :]) <= window)[None]
+  return (key_Bx1xK != 0) & (same_BxQxK | (query_BxQx1 == 0))
 
 
-def _xla_attention(query_BxQxNxD, key_BxKxNxD, value_BxKxNxD, segment_ids_BxL, dropout_rate, dropout_keys_B):
-  """Plain einsums that XLA fuses; scores and softmax in float32 at least."""
+def xla_attention(
+    query_BxQxNxD, key_BxKxNxD, value_BxKxNxD, segment_ids_BxL, *, window=None, dropout_rate=0.0, dropout_keys_B=None
+) -> jax.Array:  # fmt: skip
+  """Plain einsums that XLA fuses; scores and softmax in float32 at least. Arguments as of `dot_product_attention`."""
   softmax_dtype = jnp.promote_types(query_BxQxNxD.dtype, jnp.float32)
   scaled_BxQxNxD = query_BxQxNxD * jnp.asarray(query_BxQxNxD.shape[-1] ** -0.5, query_BxQxNxD.dtype)
   scores_BxNxQxK = jnp.einsum(
       "bqnd,bknd->bnqk", scaled_BxQxNxD, key_BxKxNxD, preferred_element_type=softmax_dtype)
-  mask_Bx1xQxK = attention_mask(segment_ids_BxL)[:, None, :, :]
+  mask_Bx1xQxK = attention_mask(segment_ids_BxL, window)[:, None, :, :]
   # A finite minimum, not -inf: a row of nothing but padding then gets a uniform average instead of NaN.
   masked_BxNxQxK = jnp.where(mask_Bx1xQxK, scores_BxNxQxK, jnp.finfo(softmax_dtype).min)
   probs_BxNxQxK = jax.nn.softmax(masked_BxNxQxK, axis=-1).astype(value_BxKxNxD.dtype)
@@ -71,25 +118,53 @@ def _xla_attention(query_BxQxNxD, key_BxKxNxD, value_BxKxNxD, segment_ids_BxL, d
   return jnp.einsum("bnqk,bknd->bqnd", probs_BxNxQxK, value_BxKxNxD)
 
 
-# Kernels (cuDNN, splash) move in here, and `resolve` then chooses among them for 'auto'.
-IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {"xla": _xla_attention}
-# What 'auto' stands for on a platform, as jax.default_backend() names it; where that is not said, what runs everywhere.
-AUTO = {"tpu": "xla", "gpu": "xla", "cpu": "xla", "": "xla"}
+KERNELS: dict[str, Callable[..., jax.Array]] = {
+    "splash": kernels.splash_attention,
+    "cudnn": kernels.cudnn_attention,
+    "tokamax": kernels.tokamax_attention,
+}
+IMPLEMENTATIONS = ("xla", *KERNELS)
+PLATFORMS = {"splash": "tpu", "cudnn": "gpu", "tokamax": "gpu"}  # where a kernel runs
+# What 'auto' takes on a platform from a row length on, where nothing stands in its way. Why, see docs/performance.md.
+AUTO: dict[str, tuple[str, int]] = {}
 
 
-def choose(implementation: str, platform: str) -> str:
-  """The key of IMPLEMENTATIONS that 'auto' or such a key stands for on a platform, which need not be this machine's.
+def choose(implementation: str, use: Use = Use()) -> str:
+  """The implementation that 'auto' stands for, or the one that was asked for by name.
+
+  Asks no device: what a program runs on need not be this machine.
 
   Raises:
-    UserError: the implementation is unknown.
+    UserError: it is unknown, or asked for by name and of no use here.
   """
-  name = AUTO.get(platform, AUTO[""]) if implementation == "auto" else implementation
-  if name not in IMPLEMENTATIONS:
-    known = ", ".join(["auto", *IMPLEMENTATIONS])
-    raise UserError(f"model.attention: expected one of {known}; got {implementation!r}")
-  return name
+  if implementation == "auto":
+    kernel, from_length = AUTO.get(use.platform, ("xla", 0))
+    return kernel if use.seq_length >= from_length and not obstacle(kernel, use) else "xla"
+  if implementation not in IMPLEMENTATIONS:
+    raise UserError(f"model.attention: expected one of {', '.join(('auto', *IMPLEMENTATIONS))}; got {implementation!r}")
+  reason = obstacle(implementation, use)
+  if reason:
+    raise UserError(f"model.attention={implementation} cannot be used: {reason}; set model.attention=xla, or auto")
+  return implementation
 
 
-def resolve(implementation: str) -> Callable[..., jax.Array]:
-  """Returns the function that 'auto' (on any platform) or a key of IMPLEMENTATIONS stands for. Asks no device: models are traced without."""
-  return IMPLEMENTATIONS[choose(implementation, "")]
+def obstacle(implementation: str, use: Use) -> str:
+  """Why an implementation cannot be used, or "". """
+  if implementation == "xla":
+    return ""
+  if use.platform not in ("", PLATFORMS[implementation]):
+    return f"it is a kernel for {PLATFORMS[implementation].upper()}s, and this is a {use.platform.upper()}"
+  if use.dropout:
+    return "it has no dropout of attention probabilities (model.attention_probs_dropout_prob must be 0)"
+  if use.split_heads:
+    return "it cannot share heads between devices (mesh.tensor must be 1)"
+  if implementation == "splash" and use.seq_length % kernels.SPLASH_BLOCK:
+    return f"it needs rows of a multiple of {kernels.SPLASH_BLOCK} tokens, not {use.seq_length}"
+  if implementation == "cudnn":
+    if use.window is not None:
+      return "it has no window to both sides"
+    if use.dtype not in ("bfloat16", "float16"):
+      return f"it needs model.dtype=bfloat16, not {use.dtype}"
+    if use.head_dim % 8 or use.head_dim > 256:
+      return f"it needs a head width that is a multiple of 8 and at most 256, not {use.head_dim}"
+  return ""

@@ -44,14 +44,14 @@ class Encoder(nn.Module):
     dtype: dtype of activations and matrix products.
     param_dtype: dtype of parameters.
     remat: what the backward pass recomputes, a key of REMAT.
-    attention: 'auto' or an implementation named in models/attention.py.
+    attention: one of attention.IMPLEMENTATIONS.
   """
 
   config: EncoderConfig
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
   remat: str = "none"
-  attention: str = "auto"
+  attention: str = "xla"
 
   def setup(self):
     if self.remat not in REMAT:
@@ -69,6 +69,7 @@ class Encoder(nn.Module):
       position_ids: jax.Array,
       segment_ids: jax.Array,
       dropout_keys: jax.Array | None = None,
+      segment_lengths: jax.Array | None = None,
   ) -> EncoderOutput:
     """Encodes token ids.
 
@@ -78,6 +79,7 @@ class Encoder(nn.Module):
       position_ids: int [B, L], counted within each sequence.
       segment_ids: int [B, L], which packed sequence a token belongs to, 0 for padding.
       dropout_keys: PRNG keys [B], one for every row, or None for no dropout.
+      segment_lengths: int [B, S], how many tokens each packed sequence has, 0 where there is none; only some kernels read it.
 
     Returns:
       EncoderOutput, in `dtype`.
@@ -92,6 +94,6 @@ class Encoder(nn.Module):
     x_BxLxH = self.embeddings(input_ids, token_type_ids, position_ids, fold(dropout_keys, 0))
     hidden_states = [x_BxLxH]
     for number, layer in enumerate(self.layer, start=1):
-      x_BxLxH = layer(x_BxLxH, segment_ids, fold(dropout_keys, number))
+      x_BxLxH = layer(x_BxLxH, segment_ids, segment_lengths, fold(dropout_keys, number))
       hidden_states.append(x_BxLxH)
     return EncoderOutput(x_BxLxH, tuple(hidden_states))

@@ -9,7 +9,7 @@ Activations that several devices may share say what their axes are (`named`);
 which of them a mesh splits is none of the model's business.
 
 Shape legend: B rows, L tokens, H hidden width, I feed-forward width, N heads,
-D head width, C the three of query, key and value.
+D head width, C the three of query, key and value, S sequences at most in a row.
 """
 
 from typing import Any
@@ -166,10 +166,12 @@ class SelfAttention(nn.Module):
   config: EncoderConfig
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
-  attention: str = "auto"
+  attention: str = "xla"
 
   @nn.compact
-  def __call__(self, x_BxLxH: jax.Array, segment_ids_BxL: jax.Array, dropout_keys_B: jax.Array | None) -> jax.Array:
+  def __call__(
+      self, x_BxLxH: jax.Array, segment_ids_BxL: jax.Array, segment_lengths_BxS: jax.Array | None, dropout_keys_B: jax.Array | None
+  ) -> jax.Array:
     config = self.config
     # One product for the three: larger, and where devices share the heads, its gradient is one sum over them, not three.
     kernels, biases = zip(*(Projection(config, self.param_dtype, name=name)() for name in ("query", "key", "value")))
@@ -178,7 +180,7 @@ class SelfAttention(nn.Module):
     y_BxLxCxNxD = jnp.einsum("blh,hcnd->blcnd", x_BxLxH, kernel_HxCxNxD) + bias_CxNxD[None, None]
     y_BxLxCxNxD = named(y_BxLxCxNxD, "batch", "length", None, "heads", None)
     y_BxLxNxD = attention.dot_product_attention(
-        *(y_BxLxCxNxD[:, :, which] for which in range(3)), segment_ids_BxL,
+        *(y_BxLxCxNxD[:, :, which] for which in range(3)), segment_ids_BxL, segment_lengths_BxS,
         dropout_rate=config.attention_probs_dropout_prob, dropout_keys_B=fold(dropout_keys_B, 0), implementation=self.attention,
     )  # fmt: skip
     y_BxLxNxD = named(y_BxLxNxD, "batch", "length", "heads", None)
@@ -211,11 +213,13 @@ class Block(nn.Module):
   config: EncoderConfig
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
-  attention: str = "auto"
+  attention: str = "xla"
 
   @nn.compact
-  def __call__(self, x_BxLxH: jax.Array, segment_ids_BxL: jax.Array, dropout_keys_B: jax.Array | None) -> jax.Array:
+  def __call__(
+      self, x_BxLxH: jax.Array, segment_ids_BxL: jax.Array, segment_lengths_BxS: jax.Array | None, dropout_keys_B: jax.Array | None
+  ) -> jax.Array:
     x_BxLxH = SelfAttention(self.config, self.dtype, self.param_dtype, self.attention, name="attention")(
-        x_BxLxH, segment_ids_BxL, fold(dropout_keys_B, 0))
+        x_BxLxH, segment_ids_BxL, segment_lengths_BxS, fold(dropout_keys_B, 0))
     return FeedForward(self.config, self.dtype, self.param_dtype, name="feed_forward")(
         x_BxLxH, fold(dropout_keys_B, 1))

@@ -52,7 +52,7 @@ class PretrainingModel(nn.Module):
     dtype: dtype of activations and matrix products.
     param_dtype: dtype of parameters.
     remat: what the backward pass recomputes: 'none', 'dots' or 'full', see models/encoder.py.
-    attention: 'auto' or an implementation named in models/attention.py.
+    attention: one of attention.IMPLEMENTATIONS.
     heads: which of HEADS there are; 'nsp' needs 'pooler'.
   """
 
@@ -60,7 +60,7 @@ class PretrainingModel(nn.Module):
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
   remat: str = "none"
-  attention: str = "auto"
+  attention: str = "xla"
   heads: frozenset[str] = HEADS
 
   def setup(self):
@@ -90,7 +90,7 @@ class PretrainingModel(nn.Module):
       positions nothing of size [B, L, V] is ever made.
     """
     x_BxLxH, hidden_states = self.encoder(
-        inputs.input_ids, inputs.token_type_ids, inputs.position_ids, inputs.segment_ids, dropout_keys)
+        inputs.input_ids, inputs.token_type_ids, inputs.position_ids, inputs.segment_ids, dropout_keys, inputs.sequence_lengths)
     masked_BxKxH = x_BxLxH if masked_positions is None else _gather(x_BxLxH, masked_positions)
     pooled_BxSxH = self.pooler(_gather(x_BxLxH, inputs.cls_positions)) if "pooler" in self.heads else None
     word_embeddings_VxH = self.encoder.embeddings.word_embeddings.embedding

@@ -43,6 +43,8 @@ def on_own_rows(
   if mesh is None or mesh.size == 1:
     return fn
   split = tuple(axis for axis in ROW_AXES if mesh.shape[axis] > 1)  # a sum over one device is none, and the compiler refuses it beside `tensor`
+  # A kernel written by hand runs only where no axis is left to the compiler.
+  manual = set(ROW_AXES) if mesh.shape["tensor"] > 1 else set(mesh.axis_names)
   names = [(name, "tensor" if axes == ("tensor",) else None) for name, axes in sharding.AXES.items()]
 
   def run(params, rows, shared):
@@ -58,7 +60,7 @@ def on_own_rows(
 
     return jax.shard_map(
         one_device, mesh=mesh, in_specs=(specs, P(ROW_AXES), P()), out_specs=(P(), specs if training else None),
-        axis_names=set(ROW_AXES), check_vma=False,
+        axis_names=manual, check_vma=False,
     )(params, rows, shared)  # fmt: skip
 
   return run

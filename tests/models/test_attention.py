@@ -65,9 +65,40 @@ def test_dropout_drops_the_stated_share_and_keeps_the_mean():
   np.testing.assert_allclose(dropped[dropped != 0], kept[dropped != 0] / 0.75, rtol=1e-5)
 
 
+def test_a_window_reaches_as_far_to_both_sides_and_no_further_than_the_sequence():
+  segments = jnp.array([[1, 1, 1, 1, 2, 2, 0]])
+  expected = [[1, 1, 0, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0, 0], [0, 1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 0, 0, 0],
+              [0, 0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 1, 1, 0], [1, 1, 1, 1, 1, 1, 0]]  # fmt: skip
+  np.testing.assert_array_equal(attention.attention_mask(segments, window=1)[0], expected)
+
+
 def test_auto_is_a_known_implementation_and_others_are_refused():
-  assert attention.resolve("auto") is attention.IMPLEMENTATIONS[attention.AUTO[""]]
-  for platform in ("tpu", "gpu", "cpu"):
-    assert attention.choose("auto", platform) in attention.IMPLEMENTATIONS and attention.choose("xla", platform) == "xla"
+  for platform in ("tpu", "gpu", "cpu", ""):
+    use = attention.Use(platform, 512, 64, "bfloat16")
+    assert attention.choose("auto", use) in attention.IMPLEMENTATIONS and attention.choose("xla", use) == "xla"
+  assert set(attention.PLATFORMS) == set(attention.KERNELS)
+  assert all(kernel in attention.KERNELS for kernel, _ in attention.AUTO.values())
   with pytest.raises(UserError, match="model.attention.*xla.*'flash'"):
-    attention.resolve("flash")
+    attention.choose("flash")
+
+
+@pytest.mark.parametrize("implementation, use, reason", [
+    ("splash", attention.Use("gpu", 512), "a kernel for TPUs, and this is a GPU"),
+    ("splash", attention.Use("tpu", 500), "multiple of 128 tokens, not 500"),
+    ("splash", attention.Use("tpu", 512, dropout=True), "attention_probs_dropout_prob"),
+    ("cudnn", attention.Use("gpu", 512, dtype="float32"), "dtype=bfloat16, not float32"),
+    ("cudnn", attention.Use("gpu", 512, head_dim=20, dtype="bfloat16"), "multiple of 8"),
+    ("cudnn", attention.Use("gpu", 512, dtype="bfloat16", window=64), "no window"),
+    ("tokamax", attention.Use("tpu", 512), "a kernel for GPUs"),
+    ("tokamax", attention.Use("gpu", 512, split_heads=True), "mesh.tensor must be 1"),
+])  # fmt: skip
+def test_a_kernel_that_is_asked_for_where_it_cannot_be_used_is_refused_with_the_reason(implementation, use, reason):
+  with pytest.raises(UserError, match=reason):
+    attention.choose(implementation, use)
+  assert attention.choose("auto", use) != implementation
+
+
+def test_a_kernel_refuses_what_it_is_called_with_too():
+  query, key, value = _draw()
+  with pytest.raises(UserError, match="multiple of 128 tokens, not 6"):
+    attention.dot_product_attention(query, key, value, jnp.ones((2, 6), jnp.int32), implementation="splash")
