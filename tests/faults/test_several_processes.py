@@ -81,9 +81,11 @@ def test_a_checkpoint_of_four_processes_is_gone_on_from_by_one_and_by_two_on_oth
 def test_a_slow_host_is_named(folder, corpus):
   run(folder, corpus, "slow", (*STEPS, "log_every_steps=5"), sabotage={1: SLOW_STEPS.replace("0.1", "0.5")})
   found = events(folder / "slow", "slow_host")
-  assert found and {event["process"] for event in found} == {1} and found[-1]["seconds"] > 0.5
+  # Of the half second, what passes beside a step is not the host's own time.
+  assert found and {event["process"] for event in found} == {1} and found[-1]["seconds"] > 0.25
+  assert all(event["seconds"] > 2 * event["median"] for event in found)
   line = metrics.read_metrics(folder / "slow")[10]
-  assert line["hosts/slowest"] == 1 and line["hosts/slowest_seconds"] > 0.5
+  assert line["hosts/slowest"] == 1 and line["hosts/slowest_seconds"] > 0.25
 
 
 def test_only_the_first_process_speaks(folder, corpus):
