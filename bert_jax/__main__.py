@@ -129,7 +129,6 @@ def make_parser(only: str | None = None) -> argparse.ArgumentParser:
 def quiet() -> None:
   """Silences what libraries print about themselves, at the source; set any of these to hear it again."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  os.environ.setdefault("ABSL_MIN_LOG_LEVEL", "3")  # 2 would show how JAX finds out that a process is lost, which we say ourselves
   os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
   if not has_tpu():
     # The extra `plan` brings libtpu, which JAX would start, and which would complain of the missing chips.
