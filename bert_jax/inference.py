@@ -16,12 +16,12 @@ import numpy as np
 
 from bert_jax import storage
 from bert_jax.batch import ModelInputs
+from bert_jax.config import encoder_of
 from bert_jax.convert import folder as hf_folder
 from bert_jax.data.tokenizer import Tokenizer, encode_batch, load_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pretraining import HEADS, ModelOutput, PretrainingModel
-from bert_jax.config import encoder_of
 from bert_jax.resolve import read_run_config
 from bert_jax.training import checkpoint_reading
 

@@ -39,6 +39,7 @@ POOLINGS = ("cls", "max", "mean")
 # transformers asks for format "pt". One entry only: safetensors writes several in a random order, and equal weights
 # should be equal files.
 _METADATA = {"format": "pt"}
+_MOVE_IT = "choose another folder, or move this one away"
 _PRODUCER = "bert_jax"  # in config.json: tells our exports from folders that must not be replaced
 _OWN_FILES = frozenset({
     "model.safetensors", "config.json", "README.md",
@@ -248,22 +249,20 @@ def _check_replaceable(out: pathlib.Path) -> None:
   """Refuses to write over anything but nothing, an empty folder, or an earlier export."""
   if not out.exists() and not out.is_symlink():
     return
-  remedy = "choose another folder, or move this one away"
   if not out.is_dir() or out.is_symlink():
-    raise UserError(f"{out} exists and is not a plain folder; {remedy}")
+    raise UserError(f"{out} exists and is not a plain folder; {_MOVE_IT}")
   _check_only_ours(out, {file.name for file in out.iterdir()})
 
 
 def _check_only_ours(out: pathlib.Path | epath.Path, names: set[str], *, half: bool = False) -> None:
   """Refuses a folder with files that are not those of an earlier export; `half`: one without its config.json was ours, too."""
-  remedy = "choose another folder, or move this one away"
   if not names:
     return
   if not (_is_export(out) or half and "config.json" not in names):
-    raise UserError(f"{out} exists and is not an earlier export of bert_jax; {remedy}")
+    raise UserError(f"{out} exists and is not an earlier export of bert_jax; {_MOVE_IT}")
   foreign = sorted(names - _OWN_FILES)
   if foreign:
-    raise UserError(f"{out} is an earlier export, but also holds {', '.join(foreign)}; {remedy}")
+    raise UserError(f"{out} is an earlier export, but also holds {', '.join(foreign)}; {_MOVE_IT}")
 
 
 def _is_export(folder: pathlib.Path | epath.Path) -> bool:

@@ -88,7 +88,7 @@ def dot_product_attention(
       dropout=dropout_keys_B is not None and dropout_rate > 0, window=window,
   )  # fmt: skip
   choose(implementation, use)
-  return KERNELS[implementation](query_BxLxNxD, key_BxLxNxD, value_BxLxNxD, segment_ids_BxL, segment_lengths_BxS, window)
+  return KERNELS[implementation].attend(query_BxLxNxD, key_BxLxNxD, value_BxLxNxD, segment_ids_BxL, segment_lengths_BxS, window)
 
 
 def attention_mask(segment_ids_BxL: jax.Array, window: int | None = None) -> jax.Array:
@@ -118,15 +118,24 @@ def xla_attention(
   return jnp.einsum("bnqk,bknd->bqnd", probs_BxNxQxK, value_BxKxNxD)
 
 
-KERNELS: dict[str, Callable[..., jax.Array]] = {
-    "splash": kernels.splash_attention,
-    "cudnn": kernels.cudnn_attention,
-    "tokamax": kernels.tokamax_attention,
+class Kernel(NamedTuple):
+  """An implementation for one kind of device.
+
+  Attributes:
+    platform: tpu or gpu.
+    attend: (query, key, value, segment_ids, segment_lengths, window) -> [B, L, N, D], see attention_kernels.py.
+  """
+
+  platform: str
+  attend: Callable[..., jax.Array]
+
+
+KERNELS = {
+    "splash": Kernel("tpu", kernels.splash_attention),
+    "cudnn": Kernel("gpu", kernels.cudnn_attention),
+    "tokamax": Kernel("gpu", kernels.tokamax_attention),
 }
 IMPLEMENTATIONS = ("xla", *KERNELS)
-PLATFORMS = {"splash": "tpu", "cudnn": "gpu", "tokamax": "gpu"}  # where a kernel runs
-# What 'auto' takes on a platform from a row length on, where nothing stands in its way. Why, see docs/performance.md.
-AUTO: dict[str, tuple[str, int]] = {}
 
 
 def choose(implementation: str, use: Use = Use()) -> str:
@@ -138,8 +147,7 @@ def choose(implementation: str, use: Use = Use()) -> str:
     UserError: it is unknown, or asked for by name and of no use here.
   """
   if implementation == "auto":
-    kernel, from_length = AUTO.get(use.platform, ("xla", 0))
-    return kernel if use.seq_length >= from_length and not obstacle(kernel, use) else "xla"
+    return "xla"  # on every platform: no kernel has been measured yet, see docs/performance.md
   if implementation not in IMPLEMENTATIONS:
     raise UserError(f"model.attention: expected one of {', '.join(('auto', *IMPLEMENTATIONS))}; got {implementation!r}")
   reason = obstacle(implementation, use)
@@ -149,11 +157,12 @@ def choose(implementation: str, use: Use = Use()) -> str:
 
 
 def obstacle(implementation: str, use: Use) -> str:
-  """Why an implementation cannot be used, or "". """
+  """Why an implementation cannot be used, or ""."""
   if implementation == "xla":
     return ""
-  if use.platform not in ("", PLATFORMS[implementation]):
-    return f"it is a kernel for {PLATFORMS[implementation].upper()}s, and this is a {use.platform.upper()}"
+  platform = KERNELS[implementation].platform
+  if use.platform not in ("", platform):
+    return f"it is a kernel for {platform.upper()}s, and this is a {use.platform.upper()}"
   if use.dropout:
     return "it has no dropout of attention probabilities (model.attention_probs_dropout_prob must be 0)"
   if use.split_heads:
