@@ -133,6 +133,8 @@ def test_cudnn_gets_the_packed_call_and_what_it_leaves_at_padding_reaches_neithe
   expected = outputs_and_gradients(lambda q, k, v: attention.xla_attention(q, k, v, segments), SEGMENTS)
   for ours, theirs in zip(expected, found):
     np.testing.assert_allclose(theirs, ours, atol=3e-6)
+  ones = jnp.ones((*SEGMENTS.shape, HEADS, WIDTH))
+  assert (attention_kernels.cudnn_attention(ones, ones, ones, segments, lengths, None)[SEGMENTS == 0] == 0).all()
   assert called["scale"] == WIDTH**-0.5 and called["mask_type"] == cudnn.MaskType.PADDING and called["qkv_layout"] == "BTNH"
   assert called["q_seqlen"] is called["kv_seqlen"] and called["q_offsets"] is called["kv_offsets"]
 
