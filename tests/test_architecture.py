@@ -29,7 +29,7 @@ FLOORS = (
     ),
     ("pretrain", "resolve", "inference", "evaluation", "run", "tools.inspect", "tools.history", "tools.goodput", "tools.report", "tools.figures", "tools.samples", "tools.svg", "tools.page_style", "tools.report_page",
      "tools.checks.row", "tools.checks.versions", "tools.checks.context", "tools.checks.machine", "tools.checks.storage",
-     "tools.checks.corpus", "tools.checks.settings", "tools.checks.cluster", "tools.doctor", "tools.hlo", "tools.ahead", "tools.estimate", "tools.plan"),  # 3: tasks, use, tools
+     "tools.checks.corpus", "tools.checks.settings", "tools.checks.cluster", "tools.doctor", "tools.hlo", "tools.data_facts", "tools.ahead", "tools.estimate", "tools.plan"),  # 3: tasks, use, tools
     (  # 4: commands
         "commands.prepare", "commands.inspect", "commands.plan", "commands.pretrain", "commands.doctor", "commands.report", "commands.evaluate", "commands.export",
         "commands.fill_mask", "commands.next_sentence", "commands.encode", "__main__",

@@ -23,14 +23,13 @@ from typing import Any, Iterator, NamedTuple, Sequence
 
 import jax
 import ml_collections
-import numpy as np
 
 from bert_jax import config as configs
-from bert_jax import pretrain, resolve
-from bert_jax.batch import HOST_BATCH, WORD_STARTS, SpecialIds
+from bert_jax.batch import HOST_BATCH, WORD_STARTS
 from bert_jax.chips import Topology, parse_topology
 from bert_jax.errors import UserError
 from bert_jax.tools import hlo
+from bert_jax.tools.data_facts import DataFacts, stand_in_task
 from bert_jax.training import sharding
 from bert_jax.training.program import make_program
 
@@ -42,24 +41,6 @@ _OUT_OF_MEMORY = (
 )
 _LARGE = 3 * 2**20  # KiB; a child that has grown to this leaves what is left to another
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
-
-
-class DataFacts(NamedTuple):
-  """What of a corpus decides the program.
-
-  Attributes:
-    vocab_size: entries of the vocabulary.
-    seq_length: tokens in a row.
-    max_sequences: packed into one row at most.
-    pairs: "nsp", "sop", or "" for no loss on pairs.
-    word_starts: whether the corpus stores where words begin.
-  """
-
-  vocab_size: int
-  seq_length: int
-  max_sequences: int
-  pairs: str
-  word_starts: bool = False
 
 
 class Request(NamedTuple):
@@ -265,12 +246,7 @@ def compile_here(request: Request) -> Compiled:
   """Compiles a request in this process, which must be a child: see compile_ahead."""
   config, data = request.config, request.data
   mesh = sharding.make_mesh(config, topology_devices(parse_topology(request.topology)))
-  encoder = configs.encoder_of(config)
-  # Which ids are special, and which pieces continue a word, changes constants of the program and nothing else.
-  task = pretrain.make_task(
-      resolve.model_of(config, encoder, "tpu", seq_length=data.seq_length), config.masking, special=SpecialIds(0, 1, 2, 3, 4), continuation=np.arange(data.vocab_size) % 3 == 0,
-      pairs=data.pairs, total_steps=config.total_steps,
-  )  # fmt: skip
+  task = stand_in_task(config, data, "tpu")
   program = make_program(task, config, mesh)
   began = time.perf_counter()
   compiled = program.train_step.lower(program.state, _abstract_batch(config, data, mesh)).compile()

@@ -9,40 +9,19 @@ import math
 from typing import Any, Iterator, NamedTuple
 
 import ml_collections
-from etils import epath
 
 from bert_jax import config as configs
 from bert_jax import flops
 from bert_jax.chips import Topology
-from bert_jax.data.corpus import read_manifest
-from bert_jax.data.pairs import PAIR_OBJECTIVES
 from bert_jax.errors import UserError
-from bert_jax.masking import default_max_predictions, settings_of
 from bert_jax.resolve import attention_of
 from bert_jax.tools import ahead, estimate
+from bert_jax.tools.data_facts import Facts, facts_of, resolved
 from bert_jax.training import sharding
 
 GIB = 2**30
 MICROBATCHES = (1, 2, 4, 8, 16)  # that a sweep tries
 REMAT = ("none", "dots", "full")  # by what they save
-# Rows of packed pairs hold 97.9 to 99.8 % tokens on Wikipedia at length 512 (docs/performance.md, docs/corpus.md).
-ASSUMED_PACKING = 0.98
-
-
-class Facts(NamedTuple):
-  """What a plan needs of the data.
-
-  Attributes:
-    data: what decides the program.
-    tokens_per_row: real tokens, padding excluded.
-    sequence_length: mean length of a sequence.
-    source: where these come from.
-  """
-
-  data: ahead.DataFacts
-  tokens_per_row: float
-  sequence_length: float
-  source: str
 
 
 class Plan(NamedTuple):
@@ -129,7 +108,7 @@ def make_plan(config: ml_collections.ConfigDict, topology: Topology, *, steps: i
     UserError: the mesh or the batch does not fit the topology; libtpu is not installed.
   """
   facts = facts_of(config)
-  config = _resolved(config, facts)
+  config = resolved(config, facts.data)
   mesh = _mesh(config, topology)
   compiled = failure = None
   if topology.chip.is_tpu:
@@ -184,7 +163,7 @@ def _candidates(config: ml_collections.ConfigDict, topology: Topology, facts: Fa
     one.optimizer.microbatches, one.model.remat = microbatches, remat
     if one.data.batch_size % (chips // tensor * microbatches) or one.mesh.data % topology.slices:
       continue
-    one = _resolved(one, facts)
+    one = resolved(one, facts.data)
     yield _plan(one, topology, _mesh(one, topology), facts, None, None, steps)
 
 
@@ -199,32 +178,6 @@ def _saves_needlessly(one: Plan, other: Plan) -> bool:
   more = lambda plan: (plan.config.optimizer.microbatches, REMAT.index(plan.config.model.remat))
   saves = more(one) != more(other) and all(mine >= its for mine, its in zip(more(one), more(other)))
   return one.mesh == other.mesh and saves and 1.3 * other.needed_bytes <= one.topology.chip.hbm_bytes
-
-
-def facts_of(config: ml_collections.ConfigDict) -> Facts:
-  """Figures of the corpus where that is there, else what the config and the preset say of it."""
-  folder, encoder = config.data.corpus, configs.encoder_of(config)
-  if folder and (epath.Path(folder) / "manifest.json").exists():
-    manifest = read_manifest(folder)
-    counts, objective = manifest["splits"]["train"]["counts"], manifest["objective"]
-    data = ahead.DataFacts(manifest["vocab_size"], manifest["seq_length"], manifest["max_sequences"],
-                           objective if objective in PAIR_OBJECTIVES else "", bool(manifest["word_segmenter"]))  # fmt: skip
-    return Facts(data, counts["row_tokens"] / counts["rows"], flops.mean_sequence_length(counts), f"the corpus {folder}")
-  length, objective = config.prepare.seq_length, config.prepare.objective
-  vocabulary = encoder.vocab_size if config.prepare.tokenizer or config.model.vocab_size else config.prepare.vocab_size
-  data = ahead.DataFacts(vocabulary, length, config.prepare.max_sequences, objective if objective in PAIR_OBJECTIVES else "",
-                         bool(config.prepare.word_segmenter))  # fmt: skip
-  return Facts(data, ASSUMED_PACKING * length, length,
-               f"assumed, for {folder or 'the corpus'} is not here: rows of {length}, {ASSUMED_PACKING:.0%} tokens, one sequence each, "
-               f"vocabulary {vocabulary:,}")  # fmt: skip
-
-
-def _resolved(config: ml_collections.ConfigDict, facts: Facts) -> ml_collections.ConfigDict:
-  config = configs.from_json(configs.to_json(config))
-  config.model.vocab_size = facts.data.vocab_size
-  if config.masking.max_predictions is None:
-    config.masking.max_predictions = default_max_predictions(settings_of(config.masking).highest_rate, facts.data.seq_length)
-  return config
 
 
 def _mesh(config: ml_collections.ConfigDict, topology: Topology) -> dict[str, int]:

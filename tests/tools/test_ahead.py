@@ -7,6 +7,7 @@ import pytest
 from tests.pretraining_fixtures import tiny_config
 
 from bert_jax.tools import ahead
+from bert_jax.tools.data_facts import DataFacts
 
 ENTRY = """HloModule jit_step, is_scheduled=true
 
@@ -64,7 +65,7 @@ def answers(monkeypatch, child):
   """What compile_ahead makes of three requests, with this program in the place of the compiler."""
   monkeypatch.setattr(ahead, "_library", lambda: "")
   monkeypatch.setattr(ahead, "_MAIN", child)
-  return list(ahead.compile_ahead([ahead.Request(tiny_config(), "v5e:1x1", ahead.DataFacts(150, 32, 4, "nsp"))] * 3))
+  return list(ahead.compile_ahead([ahead.Request(tiny_config(), "v5e:1x1", DataFacts(150, 32, 4, "nsp"))] * 3))
 
 
 ONE = """import sys; sys.stdin.readline(); print('{"kind": "user", "message": "an answer"}', flush=True)"""

@@ -7,12 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from tests.run_fixtures import corpus, write_config  # noqa: F401  (corpus is a fixture)
-
 from bert_jax import __main__ as command_line
 from bert_jax import config as configs
 from bert_jax.chips import parse_topology
 from bert_jax.tools import ahead, plan
+from bert_jax.tools.data_facts import facts_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BASE, LARGE, QUICKSTART = (str(ROOT / "configs" / f"{name}.py") for name in ("bert_base", "bert_large", "quickstart"))
@@ -59,23 +58,6 @@ def test_a_missing_compiler_is_named_with_the_command_that_installs_it(capsys, m
   assert code == 1 and "pip install -c constraints.txt -e '.[plan]'" in err
 
 
-def test_a_corpus_that_is_there_gives_its_own_figures(tmp_path, corpus):  # noqa: F811
-  config = configs.load_config(write_config(tmp_path), [f"data.corpus={corpus}"])
-  facts = plan.facts_of(config)
-  assert facts.source == f"the corpus {corpus}" and facts.data.seq_length == 32 and facts.data.vocab_size == 150
-  counts = plan.read_manifest(corpus)["splits"]["train"]["counts"]
-  assert facts.tokens_per_row == counts["row_tokens"] / counts["rows"] < 32
-  assert facts.sequence_length == counts["row_tokens"] / counts["sequences"] < facts.tokens_per_row
-
-
-def test_where_words_begin_is_part_of_the_batch_of_a_corpus_that_stores_it(corpus, monkeypatch):  # noqa: F811
-  config = configs.load_config(f"{BASE}:phase1", [f"data.corpus={corpus}"])
-  assert not plan.facts_of(config).data.word_starts
-  manifest = plan.read_manifest(corpus)
-  monkeypatch.setattr(plan, "read_manifest", lambda folder: manifest | {"word_segmenter": "jieba"})
-  assert plan.facts_of(config).data.word_starts
-
-
 def test_a_sweep_ranks_what_fits_before_what_does_not(capsys):
   code, out, _ = run(capsys, f"--config={LARGE}:phase2", "--topology=a100-40gb:8", "--sweep", "--compile=6")
   assert code == 0 and "BY FORMULA, NOT COMPILED; 6 shown" in out and "best: --config.mesh.data=" in out
@@ -97,7 +79,7 @@ def test_a_sweep_saves_memory_only_where_it_may_be_short():
 def test_a_sweep_of_slices_lays_only_the_data_axis_between_them():
   found = plan.sweep(configs.load_config(f"{BASE}:phase1"), parse_topology("h100:8"), compiled=500)
   assert {one.mesh["data"] for one in found.plans} == {1, 2, 4, 8}
-  slices = plan._candidates(configs.load_config(f"{BASE}:phase1"), parse_topology("v5e:2x2*2"), plan.facts_of(configs.load_config(f"{BASE}:phase1")), None)
+  slices = plan._candidates(configs.load_config(f"{BASE}:phase1"), parse_topology("v5e:2x2*2"), facts_of(configs.load_config(f"{BASE}:phase1")), None)
   assert {one.mesh["data"] for one in slices} == {2, 4, 8}
 
 
@@ -112,11 +94,11 @@ def test_a_sweep_shows_the_config_as_it_is_beside_the_best(capsys):
 
 def test_a_sweep_tries_no_more_microbatches_or_shards_than_divide_the_batch_and_the_model():
   config = configs.load_config(f"{LARGE}:phase2", ["data.batch_size=768"])
-  found = list(plan._candidates(config, parse_topology("a100-40gb:24"), plan.facts_of(config), None))
+  found = list(plan._candidates(config, parse_topology("a100-40gb:24"), facts_of(config), None))
   assert {one.config.optimizer.microbatches for one in found if one.mesh["tensor"] == 1} == {1, 2, 4, 8, 16}
   assert {one.mesh["fsdp"] for one in found} == {1, 2, 4, 8}, "24 would not divide the width of 1024"
   few = configs.load_config(f"{LARGE}:phase2", ["data.batch_size=24"])
-  assert {one.config.optimizer.microbatches for one in plan._candidates(few, parse_topology("h100:8"), plan.facts_of(few), None) if one.mesh["tensor"] == 1} == {1}
+  assert {one.config.optimizer.microbatches for one in plan._candidates(few, parse_topology("h100:8"), facts_of(few), None) if one.mesh["tensor"] == 1} == {1}
 
 
 def test_what_of_a_sweep_was_not_compiled_is_not_said_not_to_fit(capsys, monkeypatch):

@@ -13,7 +13,8 @@ from bert_jax import config as configs
 from bert_jax import pretrain
 from bert_jax.batch import SpecialIds
 from bert_jax.resolve import model_of
-from bert_jax.tools.ahead import DataFacts, Request, compile_ahead
+from bert_jax.tools.ahead import Request, compile_ahead
+from bert_jax.tools.data_facts import DataFacts
 
 pytestmark = pytest.mark.slow  # minutes of compiling
 
