@@ -29,9 +29,10 @@ FLOORS = (
     ),
     ("pretrain", "resolve", "inference", "evaluation", "run", "tools.inspect", "tools.history", "tools.goodput", "tools.report", "tools.figures", "tools.samples", "tools.svg", "tools.page_style", "tools.report_page",
      "tools.checks.row", "tools.checks.versions", "tools.checks.context", "tools.checks.machine", "tools.checks.storage",
-     "tools.checks.corpus", "tools.checks.settings", "tools.checks.cluster", "tools.doctor", "tools.hlo", "tools.data_facts", "tools.ahead", "tools.estimate", "tools.plan"),  # 3: tasks, use, tools
+     "tools.checks.corpus", "tools.checks.settings", "tools.checks.cluster", "tools.doctor", "tools.hlo", "tools.data_facts", "tools.ahead", "tools.estimate", "tools.plan",
+     "tools.timing", "tools.bench.rows", "tools.bench.own", "tools.bench.peer", "tools.bench.measure", "tools.bench.page"),  # 3: tasks, use, tools
     (  # 4: commands
-        "commands.prepare", "commands.inspect", "commands.plan", "commands.pretrain", "commands.doctor", "commands.report", "commands.evaluate", "commands.export",
+        "commands.prepare", "commands.inspect", "commands.plan", "commands.bench", "commands.pretrain", "commands.doctor", "commands.report", "commands.evaluate", "commands.export",
         "commands.fill_mask", "commands.next_sentence", "commands.encode", "__main__",
     ),
 )  # fmt: skip
@@ -87,7 +88,7 @@ def test_floor_0_knows_neither_tensorflow_nor_orbax_nor_torch_and_only_one_file_
       users.setdefault(name.split(".")[0], set()).add(module)
   assert users.get("tensorflow", set()) <= {"data.input_pipeline", "data.tfds_texts"}
   assert users.get("orbax", set()) == {"training.checkpoint_files"}
-  assert not users.get("torch") and not users.get("transformers")
+  assert users.get("torch") == users.get("transformers") == {"tools.bench.peer"}  # what is measured there is theirs
   assert not users.get("pickle") and not users.get("dill") and not users.get("cloudpickle")
 
 

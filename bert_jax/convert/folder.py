@@ -113,7 +113,7 @@ def write_folder(
     shutil.rmtree(partial, ignore_errors=True)  # what a killed export left
     partial.mkdir(parents=True)
     safetensors.numpy.save_file(tensors, partial / "model.safetensors", metadata=_METADATA)
-    _write_json(partial / "config.json", _config_json(config, head))
+    _write_json(partial / "config.json", config_json(config, head))
     save_tokenizer(tokenizer, partial, max_length=config.max_position_embeddings)
     if format == "sentence-transformers":
       _write_sentence_transformers(partial, config, pooling, normalize)
@@ -147,7 +147,8 @@ def read_folder(path: str | pathlib.Path) -> tuple[EncoderConfig, dict[str, Any]
   return config, params, heads
 
 
-def _config_json(config: EncoderConfig, head: str) -> dict[str, Any]:
+def config_json(config: EncoderConfig, head: str) -> dict[str, Any]:
+  """What config.json says of a model with a head of bert.EXPORTS, for any version of transformers."""
   return {
       "architectures": [ARCHITECTURES[head]],
       **_FIXED,

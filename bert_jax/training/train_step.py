@@ -59,12 +59,13 @@ class StepReport(NamedTuple):
   skipped: jax.Array
 
 
-def make_train_step(
-    task: Task, optimizer: optax.GradientTransformation, schedule: Callable, *, seed: int, microbatches: int, mesh: Mesh | None = None
-):
-  """Returns step(state, batch) -> (state, StepReport), to be jitted by the caller; `mesh` None: on one device."""
+def make_gradients(task: Task, *, seed: int, microbatches: int, mesh: Mesh | None = None):
+  """Returns gradients(params, step, batch) -> ((loss, Sums), gradients, real tokens), over the global batch.
 
-  def gradients_of(params, rows, global_weights):
+  To be jitted by the caller; `mesh` None: on one device. `step` None: as in evaluation (see Task.prepare), but with dropout.
+  """
+
+  def of_own_rows(params, rows, global_weights):
     """(loss and Sums, gradients) of a device's rows, one microbatch after the other."""
 
     def one(part):
@@ -79,12 +80,24 @@ def make_train_step(
     total, _ = jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, one(part)), None), nothing, parts)
     return total
 
-  def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, StepReport]:
+  def gradients(params, step, batch: dict[str, jax.Array]):
     keys = masking.row_keys(seed, batch["epoch"], batch["index"])
-    prepared, global_weights, tokens = task.prepare(batch, keys, state.step)
+    prepared, global_weights, tokens = task.prepare(batch, keys, step)
     rows = prepared, masking.dropout_keys(keys)
-    (loss, sums), grads = on_own_rows(mesh, gradients_of)(state.params, rows, global_weights)
+    loss_and_sums, grads = on_own_rows(mesh, of_own_rows)(params, rows, global_weights)
+    return loss_and_sums, grads, tokens
 
+  return gradients
+
+
+def make_train_step(
+    task: Task, optimizer: optax.GradientTransformation, schedule: Callable, *, seed: int, microbatches: int, mesh: Mesh | None = None
+):
+  """Returns step(state, batch) -> (state, StepReport), to be jitted by the caller; `mesh` None: on one device."""
+  gradients = make_gradients(task, seed=seed, microbatches=microbatches, mesh=mesh)
+
+  def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, StepReport]:
+    (loss, sums), grads, tokens = gradients(state.params, state.step, batch)
     grad_norm = optax.global_norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     learning_rate = schedule(state.step)
