@@ -100,6 +100,7 @@ class Bench(NamedTuple):
     forward, gradients: seconds of parts of our step: masking to loss; that and the backward pass.
     waiting: share of our time that went into fetching rows and handing them to the device.
     product_flops: FLOP/s that a plain matrix product in the dtype of the model reaches on one device.
+    peer_product_flops: that PyTorch's reaches; None where it takes no part.
     flops_per_token: model FLOPs of our step for one real token.
     roofline_seconds: least time of our step by formula and data sheet; None where the device is not known.
     peak_flops: of all devices, in FLOP/s; None where the device is not known.
@@ -114,6 +115,7 @@ class Bench(NamedTuple):
   gradients: float
   waiting: float
   product_flops: float
+  peer_product_flops: float | None
   flops_per_token: float
   roofline_seconds: float | None
   peak_flops: float | None
@@ -144,16 +146,20 @@ def measure(asked: Asked, say: Callable[[str], None] = lambda text: None) -> Ben
       runners[name] = runner
   if OURS not in runners:
     raise UserError(f"{OURS} {checked[OURS].failure}")
-  product, product_flops = _product(own.config.model.dtype)
+  width = _PRODUCT_WIDTH[jax.default_backend()]
+  products = {"product": _product(own.config.model.dtype, width)}
+  if PEER in runners:
+    products["peer product"] = runners[PEER].product(width)
   say(f"timing {'; '.join(runners)}")
-  runs = {name: runner.run for name, runner in runners.items()} | own.parts() | {"product": product}
+  runs = {name: runner.run for name, runner in runners.items()} | own.parts() | products
   found = in_turn(runs, rounds=asked.rounds, seconds=asked.seconds)
+  rate = lambda name: 2 * width**3 / spread(found[name]).median if name in found else None
   chip = chip_of(jax.devices()[0].device_kind)
   bench = Bench(
       config=own.config, source=data.facts.source, reference=reference,
       results=[_timed(result, runners.get(name), found.get(name, ())) for name, result in checked.items()],
       forward=spread(found["forward"]).median, gradients=spread(found["gradients"]).median, waiting=own.wait_seconds / own.seconds,
-      product_flops=product_flops / spread(found["product"]).median, flops_per_token=own.flops_per_token(),
+      product_flops=rate("product"), peer_product_flops=rate("peer product"), flops_per_token=own.flops_per_token(),
       roofline_seconds=_roofline(own, data, chip), peak_flops=chip.flops * jax.device_count() if chip else None,
       machine=machine, versions=_versions(),
   )  # fmt: skip
@@ -219,9 +225,8 @@ def _timed(result: Result, runner: Any, token_seconds) -> Result:
   return result._replace(token_seconds=tuple(token_seconds), step_tokens=runner.tokens / runner.steps, memory_bytes=runner.memory_bytes)
 
 
-def _product(dtype: str) -> tuple[Callable[[int], None], int]:
-  """(run of a square matrix product on one device, its FLOPs): what this machine reaches at best."""
-  width = _PRODUCT_WIDTH[jax.default_backend()]
+def _product(dtype: str, width: int) -> Callable[[int], None]:
+  """A run of a square matrix product on one device: what this machine reaches at best."""
   matrix = jax.random.normal(jax.random.key(0), (width, width), dtype)
   multiply = jax.jit(jnp.matmul)
 
@@ -231,7 +236,7 @@ def _product(dtype: str) -> tuple[Callable[[int], None], int]:
     jax.block_until_ready(result)
 
   run(1)
-  return run, 2 * width**3
+  return run
 
 
 def _roofline(own: Own, data: BenchData, chip: Chip | None) -> float | None:

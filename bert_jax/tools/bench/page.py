@@ -17,10 +17,11 @@ def text(bench: Bench) -> str:
 def _about(bench: Bench) -> list[str]:
   config, encoder = bench.config, configs.encoder_of(bench.config)
   dropout = f"{encoder.hidden_dropout_prob:g} (hidden), {encoder.attention_probs_dropout_prob:g} (attention)"
+  parts = f", in {config.optimizer.microbatches} microbatches" if config.optimizer.microbatches > 1 else ""
   rows = [
       ("model", f"{config.model.preset}: {encoder.num_hidden_layers} layers of width {encoder.hidden_size}, vocabulary {encoder.vocab_size:,}, {config.model.dtype}"),
       ("rows", f"{config.data.batch_size} a step; {bench.source}"),
-      ("step", f"{config.masking.rate:.0%} predicted, dropout {dropout}, {config.optimizer.name}, {config.optimizer.microbatches} microbatch(es)"),
+      ("step", f"{config.masking.rate:.0%} predicted, dropout {dropout}, {config.optimizer.name}{parts}"),
       ("machine", bench.machine),
       ("versions", ", ".join(f"{name} {version}" for name, version in bench.versions.items())),
   ]
@@ -68,7 +69,8 @@ def _parts(bench: Bench) -> list[str]:
   rate = bench.results[0].tokens_per_second.median * bench.flops_per_token
   devices = "" if bench.peak_flops is None else " on one device"
   lines.append(f"model FLOPs         {rate / 1e12:.3f} TFLOP/s; a plain matrix product in {bench.config.model.dtype} reaches "
-               f"{bench.product_flops / 1e12:.3f}{devices}")  # fmt: skip
+               f"{bench.product_flops / 1e12:.3f}{devices}"
+               + (f", PyTorch's {bench.peer_product_flops / 1e12:.3f}" if bench.peer_product_flops else ""))  # fmt: skip
   if bench.roofline_seconds is not None:
     least = bench.roofline_seconds
     lines.append(f"roofline            {1000 * least:.1f} ms by formula and data sheet, {least / bench.results[0].step_seconds:.0%} of the step")
@@ -93,7 +95,7 @@ def as_json(bench: Bench) -> dict[str, Any]:
       "float32": dict(zip(("loss", "grad_norm"), bench.reference)),
       "results": [_result_json(bench, result) for result in bench.results],
       "shares": _shares(bench), "waiting": bench.waiting,
-      "model_flops_per_token": bench.flops_per_token, "matrix_product_flops": bench.product_flops,
+      "model_flops_per_token": bench.flops_per_token, "matrix_product_flops": bench.product_flops, "peer_matrix_product_flops": bench.peer_product_flops,
       "roofline_seconds": bench.roofline_seconds, "peak_flops": bench.peak_flops,
   }  # fmt: skip
 

@@ -6,6 +6,7 @@ ready on its device, while ours draws masks within the step. The only file of th
 """
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import ml_collections
@@ -113,6 +114,20 @@ class Transformers:
       self._torch.cuda.synchronize()
     self.steps, self.tokens = self.steps + steps, self.tokens + tokens
     return tokens
+
+  def product(self, width: int) -> Callable[[int], None]:
+    """A run of PyTorch's square matrix product in the dtype that the model computes in, for timing.in_turn."""
+    dtype = self._torch.float32 if self._precision is contextlib.nullcontext else self._torch.bfloat16
+    matrix = self._torch.randn(width, width, device=self._device).to(dtype)
+
+    def run(times: int) -> None:
+      for _ in range(times):
+        matrix @ matrix
+      if self._device == "cuda":
+        self._torch.cuda.synchronize()
+
+    run(1)
+    return run
 
   def _step(self, batch: dict[str, Any]):
     with self._precision():
