@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "bert_jax"
 
 # From the ground up. Every module of the package stands in exactly one place.
 FLOORS = (
-    ("errors", "atomic", "locks", "storage"),
+    ("errors", "imports", "atomic", "locks", "storage"),
     (  # 0: model math, pure
         "models.config", "config", "batch", "masking", "losses", "models.dropout", "models.attention_kernels", "models.attention", "models.layers", "models.encoder",
         "models.heads", "models.pretraining", "chips", "flops",

@@ -3,8 +3,10 @@
 `load_batch` is all there is to it: positions in, rows out (law 1 in the order
 of rows, see order.py). Two loaders run it ahead of the training loop and hand
 out the same batches, bit for bit: tf.data, and plain threads where TensorFlow
-is not installed. Nothing is shuffled or skipped, so a stream that begins at
-position 10 million yields its first batch as soon as one that begins at 0.
+is not installed. So the first step need not wait for TensorFlow: it is imported
+behind the first batch, and threads make the batches until it is there. Nothing
+is shuffled or skipped, so a stream that begins at position 10 million yields
+its first batch as soon as one that begins at 0.
 
 With several processes, each one reads only its own rows of every global batch,
 those that its devices hold (training/sharding.py `rows_of_process`).
@@ -13,6 +15,9 @@ those that its devices hold (training/sharding.py `rows_of_process`).
 import atexit
 import collections
 import concurrent.futures
+import contextlib
+import functools
+import importlib.util
 import os
 import weakref
 from typing import Any, Callable, Iterator, Protocol
@@ -21,10 +26,14 @@ import numpy as np
 
 from bert_jax.batch import EVALUATION_EPOCH, HOST_BATCH, WORD_STARTS
 from bert_jax.errors import UserError
+from bert_jax.imports import without
 
 # Batches in the making at once (reading from a memory map lets other threads run), and batches that wait.
 _WORKERS = 2
 _AHEAD = 4
+_NO_TENSORFLOW = (
+    'data.loader="tfdata" needs TensorFlow, which {}; use data.loader="threads" (--config.data.loader=threads): the batches are the same'
+)
 
 HostBatch = dict[str, np.ndarray]
 
@@ -75,7 +84,7 @@ def train_batches(
     seed: decides the order of rows.
     start: position of the first example in the whole run (64 bits), 0 in a new run.
     steps: how many batches.
-    loader: "tfdata" or "threads".
+    loader: "tfdata" or "threads"; the former imports TensorFlow in the background.
     process_rows: int64 [n], ascending, the rows of a global batch that this process reads; None: all of them.
 
   Returns:
@@ -84,13 +93,17 @@ def train_batches(
 
   Raises:
     UserError: an empty split, no TensorFlow for "tfdata", an unknown loader: all of them at once, not at the
-      first batch.
+      first batch. A TensorFlow that is there and cannot be imported: at a later batch.
   """
   offsets = _offsets(split, batch_size, process_rows)
   load = lambda position: load_batch(split, position + offsets, seed=seed)
   positions = range(start, start + steps * batch_size, batch_size)
   if loader == "tfdata":
-    return _tfdata(_import_tensorflow(), load, positions, split, len(offsets))
+    if importlib.util.find_spec("tensorflow") is None:
+      raise UserError(_NO_TENSORFLOW.format("is not installed"))
+    stream = _tfdata_when_imported(load, positions, split, len(offsets))
+    _open_streams.add(stream)
+    return stream
   if loader == "threads":
     return _threads(load, positions)
   raise UserError(f"config key 'data.loader' must be 'tfdata' or 'threads'; it is {loader!r}")
@@ -166,10 +179,22 @@ def _threads(load: Callable[[int], HostBatch], positions: range) -> Iterator[Hos
       future.cancel()
 
 
+def _tfdata_when_imported(load: Callable[[int], HostBatch], positions: range, split: Rows, num_rows: int) -> Iterator[HostBatch]:
+  """The same by tf.data, as soon as TensorFlow is there; its import begins when the second batch is asked for."""
+  with contextlib.closing(_threads(load, positions)) as until_then:
+    for taken, batch in enumerate(until_then):
+      if taken and tensorflow_in_background().done():
+        break
+      yield batch
+    else:
+      return
+  yield from _tfdata(tensorflow_in_background().result(), load, positions[taken:], split, num_rows)
+
+
 def _tfdata(
     tf: Any, load: Callable[[int], HostBatch], positions: range, split: Rows, num_rows: int
 ) -> Iterator[HostBatch]:
-  """The same by tf.data: one call of NumPy per batch, run by tf.data's threads."""
+  """The same by tf.data alone: one call of NumPy per batch, run by tf.data's threads."""
   sizes = {"B": num_rows, "L": split.seq_length, "S": split.max_sequences, "W": -(-split.seq_length // 8), "3": 3}
   contract = HOST_BATCH | (WORD_STARTS if split.has_word_starts else {})
   shapes = {name: [sizes[axis] for axis in axes.split()] for name, (_, axes) in contract.items()}
@@ -196,15 +221,10 @@ def _tfdata(
   options.autotune.enabled = False
   dataset = dataset.with_options(options)
 
-  def batches() -> Iterator[HostBatch]:
-    for position, batch in zip(positions, dataset.as_numpy_iterator()):
-      if position in failures:
-        raise failures[position]
-      yield batch
-
-  stream = batches()
-  _open_streams.add(stream)
-  return stream
+  for position, batch in zip(positions, dataset.as_numpy_iterator()):
+    if position in failures:
+      raise failures[position]
+    yield batch
 
 
 # Streams of tf.data. At the interpreter's end its threads could wait for ever for Python, and Python for them.
@@ -217,6 +237,12 @@ def _close_streams() -> None:
     stream.close()
 
 
+@functools.cache
+def tensorflow_in_background() -> concurrent.futures.Future:
+  """The module, once its import is done; this begins at the first call, and the interpreter's end waits for it."""
+  return concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="bert_jax-tensorflow").submit(_import_tensorflow)
+
+
 def _import_tensorflow() -> Any:
   """TensorFlow, quiet, and without an eye for the GPU, whose memory it would otherwise take from JAX."""
   # Both have to stand before the import. oneDNN is for TensorFlow's mathematics, of which there is none here;
@@ -224,12 +250,10 @@ def _import_tensorflow() -> Any:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
   try:
-    import tensorflow as tf
+    with without("keras"):  # a fifth of the time, and two fifths where scikit-learn is installed; tf.keras finds it later all the same
+      import tensorflow as tf
   except ImportError as error:
-    raise UserError(
-        'data.loader="tfdata" needs TensorFlow, which is not installed; '
-        'use data.loader="threads" (--config.data.loader=threads): the batches are the same'
-    ) from error
+    raise UserError(_NO_TENSORFLOW.format(f"cannot be imported ({error})")) from error
   import absl.logging
 
   absl.logging.set_verbosity(absl.logging.ERROR)

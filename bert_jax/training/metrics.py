@@ -19,7 +19,6 @@ import math
 import os
 import pathlib
 import re
-import sys
 import tempfile
 import time
 from typing import Any, Iterator
@@ -28,6 +27,7 @@ from etils import epath
 
 from bert_jax import storage
 from bert_jax.errors import UserError
+from bert_jax.imports import without
 
 PART_BYTES = 2**18
 # Scalars are written this often at most, so that short steps do not wait for an object store; events at once.
@@ -246,13 +246,7 @@ class _TensorBoard:
 
 def _import_tensorboardx() -> Any:
   """tensorboardX without PyTorch, which it would import where it is installed: 6 s, and never needed here."""
-  hide = "torch" not in sys.modules
-  if hide:
-    sys.modules["torch"] = None  # as if it were not installed
-  try:
+  with without("torch"):
     import tensorboardX
     import tensorboardX.event_file_writer
-  finally:
-    if hide:
-      del sys.modules["torch"]
   return tensorboardX

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 from tests.run_fixtures import corpus, write_config, write_text  # noqa: F401  (corpus is a fixture)
@@ -117,3 +119,47 @@ def test_a_mixture_has_no_entropy_to_compare_with(tmp_path, capsys):
   pretrain.print_result(tmp_path, configs.default_config(), metrics)
   shown = capsys.readouterr().out
   assert "eval/mlm_loss       2.000 nats\n" in shown and "unigram" not in shown
+
+
+_START = """
+import collections, json, sys, threading
+import jax
+from bert_jax.__main__ import main
+from bert_jax.commands import pretrain
+from bert_jax.training.metrics import MetricsWriter
+counts, imported_by, told = collections.Counter(), [], MetricsWriter.event
+def start_jax():  # as ever, but that programs which compile fast are kept, too: how fast is a matter of the machine
+  plain_start()
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+plain_start, pretrain.start_jax = pretrain.start_jax, start_jax
+sys.addaudithook(lambda event, of: event == "import" and of[0] == "tensorflow" and imported_by.append(threading.current_thread().name))
+jax.monitoring.register_event_listener(lambda name, **_: counts.update([name.rpartition("/")[2]]))
+def event(writer, kind, **fields):
+  told(writer, kind, **fields)
+  if kind == "first_step":
+    counts.update(tensorflow_before_first_step="tensorflow" in sys.modules)
+MetricsWriter.event = event
+assert main(sys.argv[1:]) == 0
+print(json.dumps(counts | {"imported_by": imported_by}))
+"""
+
+
+@pytest.mark.slow
+def test_a_second_start_compiles_nothing_anew_and_imports_tensorflow_behind_the_first_step(tmp_path, monkeypatch, corpus):  # noqa: F811
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
+  config = write_config(tmp_path)
+
+  def start(run, loader="tfdata"):
+    flags = [f"--config={config}", f"--workdir={tmp_path / run}", f"--config.data.corpus={corpus}", f"--config.data.loader={loader}",
+             "--config.total_steps=4", "--config.eval_every_steps=2", "--config.checkpoint.every_steps=2", "--config.optimizer.warmup_steps=1"]  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", _START, "pretrain", *flags], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+  first, second, without_tensorflow = start("first"), start("second"), start("third", loader="threads")
+  assert first["cache_misses"] > 3  # the first state, the step, the evaluation, the checksums
+  for found in (second, without_tensorflow):
+    assert found.get("cache_misses", 0) == 0 and found["cache_hits"] == found["compile_requests_use_cache"]
+  assert second["tensorflow_before_first_step"] == 0
+  assert second["imported_by"] and all(name.startswith("bert_jax-tensorflow") for name in second["imported_by"])
+  assert without_tensorflow["imported_by"] == []

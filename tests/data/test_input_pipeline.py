@@ -11,11 +11,17 @@ import pytest
 
 from bert_jax.batch import EVALUATION_EPOCH, HOST_BATCH
 from bert_jax.data.corpus import Split
-from bert_jax.data.input_pipeline import evaluation_batches, load_batch, train_batches
+from bert_jax.data.input_pipeline import evaluation_batches, load_batch, tensorflow_in_background, train_batches
 from bert_jax.data.order import rows_at
 from bert_jax.errors import UserError
 
 LOADERS = ("tfdata", "threads")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def tensorflow():
+  """From the second batch on, tf.data makes those of "tfdata"."""
+  return tensorflow_in_background().result()
 
 
 class Rows:
@@ -176,11 +182,9 @@ def test_the_interpreter_exits_quietly_in_the_middle_of_a_stream(loader):
   assert (done.returncode, done.stdout, done.stderr) == (0, "4\n", "")
 
 
-def test_no_thread_of_tensorflow_tunes_the_stream(monkeypatch):
+def test_no_thread_of_tensorflow_tunes_the_stream(monkeypatch, tensorflow):
   """It wakes up ever more rarely, and a stream that is closed waits for it: 20 s after a run of a minute, in half of all runs."""
-  import tensorflow as tf
-
-  tuned = []
+  tf, tuned = tensorflow, []
   plain = tf.data.Dataset.as_numpy_iterator
 
   def as_numpy_iterator(dataset):
@@ -202,6 +206,57 @@ def test_a_stream_that_was_open_for_long_is_closed_at_once():
   began = time.monotonic()
   stream.close()
   assert time.monotonic() - began < 0.5
+
+
+_IMPORT = """
+import itertools, sys, threading
+imported_by = []
+sys.addaudithook(lambda event, of: event == "import" and of[0] == "tensorflow" and imported_by.append(threading.current_thread().name))
+from tests.data.test_input_pipeline import Rows, assert_equal, load_batch, np, tensorflow_in_background, train_batches
+stream = train_batches(Rows(37), batch_size=4, seed=3, start=8, steps=10**9, loader="tfdata")
+batches = [next(stream)]
+assert "tensorflow" not in sys.modules and not imported_by
+batches.append(next(stream))  # by threads: the import has just begun
+tf, by_tensorflow = tensorflow_in_background().result(), []
+assert imported_by[0].startswith("bert_jax-tensorflow"), imported_by
+assert "keras" not in sys.modules
+plain = tf.data.Dataset.as_numpy_iterator
+tf.data.Dataset.as_numpy_iterator = lambda dataset: by_tensorflow.append(dataset) or plain(dataset)
+batches += itertools.islice(stream, 5)
+assert by_tensorflow, "tf.data makes no batches though it is there"
+for step, batch in enumerate(batches):
+  assert_equal(batch, load_batch(Rows(37), 8 + step * 4 + np.arange(4), seed=3))
+assert tf.keras.layers.Dense(1).units == 1
+"""
+
+
+def test_tensorflow_is_imported_behind_the_first_batch_and_takes_over_without_a_seam():
+  done = subprocess.run([sys.executable, "-c", _IMPORT], capture_output=True, text=True, timeout=120)
+  assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_stream_shorter_than_the_import_does_not_wait_for_it():
+  program = _IMPORT[:_IMPORT.index("stream =")] + """
+for steps in (0, 1, 2):
+  assert len(list(train_batches(Rows(37), batch_size=4, seed=3, start=8, steps=steps, loader="tfdata"))) == steps
+assert imported_by and not tensorflow_in_background().done()
+"""
+  done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+  assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_tensorflow_that_cannot_be_imported_is_told_with_the_remedy(tmp_path):
+  (tmp_path / "tensorflow.py").write_text("raise ImportError('GLIBC_2.99 not found')\n")
+  program = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n" + _IMPORT[:_IMPORT.index("stream =")] + """
+from bert_jax.errors import UserError
+try:
+  list(train_batches(Rows(37), batch_size=4, seed=3, start=8, steps=10**4, loader="tfdata"))
+except UserError as error:
+  print(error)
+"""
+  done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+  assert (done.returncode, done.stderr) == (0, "")
+  assert "cannot be imported (GLIBC_2.99 not found)" in done.stdout and "--config.data.loader=threads" in done.stdout
 
 
 def test_an_empty_split_and_an_unknown_loader_are_refused_at_once():
