@@ -175,8 +175,9 @@ def _reference(own: Own, data: BenchData) -> tuple[float, float]:
   rows, devices = config.data.batch_size, jax.device_count()
   small = [parts for parts in range(1, rows // devices + 1) if rows % (parts * devices) == 0 and rows // parts <= _REFERENCE_ROWS * devices]
   config.optimizer.microbatches = min(small, default=config.optimizer.microbatches)
-  step = Own(config, data)
-  found = step.first_step()
+  with jax.default_matmul_precision("highest"):  # else TPUs and GPUs round products of float32
+    step = Own(config, data)
+    found = step.first_step()
   step.close()
   return found
 
