@@ -140,7 +140,7 @@ class Peers:
       received = b""
     self._heard[number] = time.monotonic()
     *lines, self._unfinished[number] = (self._unfinished[number] + received).split(b"\n")
-    for message in (json.loads(line) for line in lines if line):
+    for message in filter(None, map(_word, lines)):
       if message == _GOODBYE:
         del self._heard[number]
         return False
@@ -205,6 +205,15 @@ class Peers:
 
   def _name(self, number: int) -> str:
     return f"process {number} on {self._hosts[number]}" if self._hosts else f"process {number}"
+
+
+def _word(line: bytes) -> dict[str, Any] | None:
+  """What a line says; None for a beat, and for what none of ours would send: the listening goes on."""
+  try:
+    message = json.loads(line)
+    return message if message == _GOODBYE or (isinstance(message["message"], str) and isinstance(message["code"], int)) else None
+  except (ValueError, LookupError, TypeError):
+    return None
 
 
 def leave(code: int = EXIT_PEER_LOST) -> None:

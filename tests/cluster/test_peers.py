@@ -1,5 +1,8 @@
 """peers.py: which errors mean that another process has gone. Real deaths: tests/faults/test_lost_peers.py."""
 
+import socket
+import time
+
 import pytest
 
 from bert_jax.cluster import peers
@@ -46,3 +49,15 @@ def test_hosts_that_cannot_connect_are_a_mistake_with_a_remedy(several):
 def test_alone_there_is_nobody_to_listen_to_or_to_tell():
   with peers.Peers() as alone:
     alone.tell("the end", 1)
+
+
+def test_what_is_no_message_of_ours_does_not_end_the_listening():
+  ours, theirs = socket.socketpair()
+  with peers.Peers(1, ["a", "b"], {0: ours}) as watching:
+    for line in (b"not JSON\n", b"[1]\n", b'{"message": 3, "code": "x"}\n', b"\xff\n", b'{"goodbye": true}\n'):
+      theirs.sendall(line)
+    deadline = time.monotonic() + 5
+    while watching._heard and time.monotonic() < deadline:
+      time.sleep(0.02)
+    assert not watching._heard  # the goodbye behind them was understood
+  theirs.close()
