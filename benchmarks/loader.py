@@ -23,6 +23,7 @@ from typing import Iterator, NamedTuple
 
 from bert_jax.data.corpus import Corpus, Split, open_corpus
 from bert_jax.data.input_pipeline import HostBatch, tensorflow_in_background, train_batches
+from bert_jax.data.job import num_cores
 
 _LOADERS = ("tfdata", "threads")
 _WARM_UP_BATCHES = 10
@@ -68,9 +69,8 @@ def _parse_arguments() -> argparse.Namespace:
 def _measure(corpus: Corpus, options: argparse.Namespace) -> None:
   """Measures, and prints as it goes."""
   split = corpus.train
-  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
   print(f"{split.num_rows:,} rows of {split.seq_length} tokens, batches of {options.batch_size} rows\n"
-        f"{cores} cores, load average {os.getloadavg()[0]:.1f} at the start\n\n"
+        f"{num_cores()} cores, load average {os.getloadavg()[0]:.1f} at the start\n\n"
         f"{'':20}{'million tokens/s':>18}{'CPU s/million':>16}{'first batch':>14}{'at step 10 M':>14}", flush=True)
   tensorflow_in_background().result()
   for loader in _LOADERS:

@@ -24,15 +24,16 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from bert_jax import config as configs  # noqa: E402
-from bert_jax import losses, masking  # noqa: E402
+from bert_jax import losses  # noqa: E402
 from bert_jax.batch import ModelInputs, model_inputs  # noqa: E402
 from bert_jax.data.input_pipeline import load_batch  # noqa: E402
 from bert_jax.models import attention  # noqa: E402
 from bert_jax.models.heads import MlmHead  # noqa: E402
 from bert_jax.models.layers import Embeddings, FeedForward, layer_norm  # noqa: E402
 from bert_jax.tools.bench.rows import BenchData, bench_data  # noqa: E402
-from bert_jax.tools.timing import in_turn, spread  # noqa: E402
+from bert_jax.tools.timing import Run, in_turn, repeated, spread  # noqa: E402
 from bert_jax.training import optimizer as optimizers  # noqa: E402
+from bert_jax.training.train_step import prepare_rows  # noqa: E402
 
 
 class Part(NamedTuple):
@@ -43,7 +44,7 @@ class Part(NamedTuple):
     flops: of matrix products in one call; 0 where there are none to speak of.
   """
 
-  run: Callable[[int], None]
+  run: Run
   flops: float = 0.0
 
 
@@ -80,7 +81,7 @@ def _parts(config, data: BenchData) -> dict[str, Part]:
   rows, length, hidden = *inputs.input_ids.shape, encoder.hidden_size
   x = jax.random.normal(jax.random.key(0), (rows, length, hidden), dtypes["dtype"])
   parts = {
-      "loader: one batch": Part(_repeated(lambda: load_batch(data.rows, np.arange(rows), seed=0))),
+      "loader: one batch": Part(repeated(lambda: load_batch(data.rows, np.arange(rows), seed=0))),
       "masking, positions, segments": Part(_prepare(config, data, batch)),
   }
   embeddings = Embeddings(encoder, **dtypes)
@@ -133,44 +134,29 @@ def _both_ways(name: str, fn: Callable[[Any], jax.Array], operands: Any, flops: 
   """fn forward, and with the gradients of all operands."""
   forward = jax.jit(fn)
   both = jax.jit(jax.grad(lambda operands: jnp.sum(fn(operands).astype(jnp.float32) ** 2)))
-  return {name: Part(_repeated(functools.partial(forward, operands)), flops),
-          f"{name}, gradients": Part(_repeated(functools.partial(both, operands)), 3 * flops)}  # fmt: skip
+  return {name: Part(repeated(functools.partial(forward, operands)), flops),
+          f"{name}, gradients": Part(repeated(functools.partial(both, operands)), 3 * flops)}  # fmt: skip
 
 
-def _prepare(config, data: BenchData, batch) -> Callable[[int], None]:
+def _prepare(config, data: BenchData, batch) -> Run:
   """What is done to rows on the device before the model sees them."""
   task = data.task(config, jax.default_backend())
-  keys = lambda batch: masking.row_keys(config.seed, batch["epoch"], batch["index"])
-  return _repeated(functools.partial(jax.jit(lambda batch: task.prepare(batch, keys(batch), 0)), jax.device_put(batch)))
+  return repeated(functools.partial(jax.jit(lambda batch: prepare_rows(task, config.seed, batch, 0)[0]), jax.device_put(batch)))
 
 
-def _optimizer(config, data: BenchData) -> Callable[[int], None]:
+def _optimizer(config, data: BenchData) -> Run:
   """An update of all parameters, in place as in a step."""
   task, optimizer = data.task(config, jax.default_backend()), optimizers.make_optimizer(config)
   params = jax.jit(task.init)(jax.random.key(0))
   gradients = jax.tree.map(lambda x: jnp.full(x.shape, 1e-3, x.dtype), params)
-  state = {"now": (params, optimizer.init(params))}
   update = jax.jit(lambda params, moments, gradients: optimizers.apply(optimizer, gradients, moments, params, 1e-4), donate_argnums=(0, 1))
+  state = [params, optimizer.init(params)]
 
-  def run(times: int) -> None:
-    for _ in range(times):
-      state["now"] = update(*state["now"], gradients)
-    jax.block_until_ready(state["now"])
+  def in_place():
+    state[:] = update(*state, gradients)
+    return state
 
-  run(1)
-  return run
-
-
-def _repeated(call: Callable[[], Any]) -> Callable[[int], None]:
-  """A run for timing.in_turn, compiled."""
-
-  def run(times: int) -> None:
-    for _ in range(times):
-      result = call()
-    jax.block_until_ready(result)
-
-  run(1)
-  return run
+  return repeated(in_place)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ import time
 from collections import Counter
 from typing import Iterator, NamedTuple, Sequence
 
+from bert_jax.data.job import num_cores
 from bert_jax.data.sources import parse_source, read_documents
 from bert_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from bert_jax.data.vocabulary import sample_documents, train_wordpiece
@@ -72,7 +73,7 @@ def _parse_arguments() -> argparse.Namespace:
   parser.add_argument("--source", default="docstrings:", metavar="SPEC", help="as for prepare (default: %(default)s)")
   parser.add_argument("--tokenizer", default="", metavar="DIR_OR_VOCAB",
                       help=f"as for prepare (default: one of {_VOCAB_SIZE:,} entries, trained before the first round)")
-  parser.add_argument("--workers", type=int, default=_num_cores(), help="processes, or threads (default: one per core)")
+  parser.add_argument("--workers", type=int, default=num_cores(), help="processes, or threads (default: one per core)")
   parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: %(default)s)")
   parser.add_argument("--seq_length", type=int, default=512, help="tokens in a row (default: %(default)s)")
   parser.add_argument("--objective", default="nsp", help="nsp, sop or none (default: %(default)s)")
@@ -87,7 +88,7 @@ def _measure(options: argparse.Namespace, scratch: pathlib.Path) -> None:
   tokenizer = options.tokenizer or _train(options.source, scratch / "tokenizer")
   megabytes = sum(len(text.encode("utf-8")) for text in _texts(options.source)) / 1e6
   print(f"{options.source}: {megabytes:.1f} MB of text, rows of {options.seq_length} tokens, objective {options.objective}\n"
-        f"workers: {options.workers}, cores: {_num_cores()}, load average {load_before:.1f} at the start\n\n"
+        f"workers: {options.workers}, cores: {num_cores()}, load average {load_before:.1f} at the start\n\n"
         f"{'MB/s':10}{'threads':>14}{'processes':>14}{'prepare':>14}{'share':>10}", flush=True)
   rounds: list[tuple[Measured, ...]] = []
   peaks: Counter = Counter()
@@ -118,10 +119,6 @@ def _share(measured: Sequence[Measured]) -> float:
   """The rate of `prepare` over the better one of `tokenizers` alone."""
   *alone, prepared = measured
   return prepared.rate / max(one.rate for one in alone)
-
-
-def _num_cores() -> int:
-  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _texts(source: str) -> Iterator[str]:

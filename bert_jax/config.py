@@ -309,8 +309,18 @@ def from_json(text: str) -> ml_collections.ConfigDict:
   return config
 
 
+def copy_of(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Another config with the same values, that can be changed by itself."""
+  return from_json(to_json(config))
+
+
+def differences(before: ml_collections.ConfigDict, after: ml_collections.ConfigDict) -> dict[str, tuple[Any, Any]]:
+  """Keys whose values differ: {key: (value before, value now)}."""
+  old, new = flatten(before), flatten(after)
+  return {key: (old[key], new[key]) for key in KEYS if old[key] != new[key]}
+
+
 def changed_keys(before: ml_collections.ConfigDict, after: ml_collections.ConfigDict) -> dict[str, tuple[Any, Any]]:
   """Keys whose change would make a resumed run another run: {key: (value before, value now)}."""
-  old, new = flatten(before), flatten(after)
   free = lambda key: any(key == entry or (entry.endswith("*") and key.startswith(entry[:-1])) for entry in FREE_TO_CHANGE)
-  return {key: (old[key], new[key]) for key in KEYS if old[key] != new[key] and not free(key)}
+  return {key: values for key, values in differences(before, after).items() if not free(key)}

@@ -35,7 +35,7 @@ def read_run_config(folder: str | os.PathLike):
 
 def resolve(config: ml_collections.ConfigDict, corpus: Corpus, tokenizer: Tokenizer) -> ml_collections.ConfigDict:
   """Fills in what follows from the corpus, and refuses a model that does not fit it. Raises UserError."""
-  config = configs.from_json(configs.to_json(config))  # a copy
+  config = configs.copy_of(config)
   if config.model.vocab_size is None:
     config.model.vocab_size = tokenizer.vocab_size
   if config.model.vocab_size != tokenizer.vocab_size:

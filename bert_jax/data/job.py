@@ -123,9 +123,12 @@ def check_settings(settings: PrepareSettings):
 
 def num_workers(settings: PrepareSettings) -> int:
   """How many processes that is."""
-  if hasattr(os, "sched_getaffinity"):  # Linux: fewer than there are in a container
-    return settings.workers or len(os.sched_getaffinity(0))
-  return settings.workers or os.cpu_count() or 1
+  return settings.workers or num_cores()
+
+
+def num_cores() -> int:
+  """Cores that this process may use: on Linux, in a container, fewer than there are."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def given_tokenizer(settings: PrepareSettings) -> Tokenizer:

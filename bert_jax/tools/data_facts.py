@@ -88,7 +88,7 @@ def promised(config: ml_collections.ConfigDict) -> DataFacts:
 
 def resolved(config: ml_collections.ConfigDict, data: DataFacts) -> ml_collections.ConfigDict:
   """A copy of `config` with what follows from the data filled in."""
-  config = configs.from_json(configs.to_json(config))
+  config = configs.copy_of(config)
   config.model.vocab_size = data.vocab_size
   if config.masking.max_predictions is None:
     config.masking.max_predictions = default_max_predictions(settings_of(config.masking).highest_rate, data.seq_length)

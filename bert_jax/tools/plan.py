@@ -158,7 +158,7 @@ def _candidates(config: ml_collections.ConfigDict, topology: Topology, facts: Fa
   for fsdp, tensor, microbatches, remat in itertools.product(sorted({*powers, chips}), (1, 2, 4, 8), MICROBATCHES, REMAT):
     if chips % (fsdp * tensor) or encoder.num_attention_heads % tensor or encoder.hidden_size % fsdp:
       continue
-    one = configs.from_json(configs.to_json(config))
+    one = configs.copy_of(config)
     one.mesh.update(data=chips // (fsdp * tensor), fsdp=fsdp, tensor=tensor)
     one.optimizer.microbatches, one.model.remat = microbatches, remat
     if one.data.batch_size % (chips // tensor * microbatches) or one.mesh.data % topology.slices:

@@ -4,7 +4,9 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax
 
 
 class Spread(NamedTuple):
@@ -43,6 +45,18 @@ def in_turn(runs: Mapping[str, Run], *, rounds: int, seconds: float) -> dict[str
       took, units = _clocked(runs[name], calls[name])
       found[name].append(took / units)
   return found
+
+
+def repeated(call: Callable[[], Any]) -> Run:
+  """A run for `in_turn` of a function of no arguments that computes with JAX; called once already, so that it is compiled."""
+
+  def run(times: int) -> None:
+    for _ in range(times):
+      result = call()
+    jax.block_until_ready(result)
+
+  run(1)
+  return run
 
 
 def _clocked(run: Run, calls: int) -> tuple[float, float]:

@@ -59,6 +59,12 @@ class StepReport(NamedTuple):
   skipped: jax.Array
 
 
+def prepare_rows(task: Task, seed: int, batch: dict[str, jax.Array], step: jax.Array | int | None):
+  """(what Task.prepare makes of a global batch, the keys [B] of its rows); `step` None: in evaluation."""
+  keys = masking.row_keys(seed, batch["epoch"], batch["index"])
+  return task.prepare(batch, keys, step), keys
+
+
 def make_gradients(task: Task, *, seed: int, microbatches: int, mesh: Mesh | None = None):
   """Returns gradients(params, step, batch) -> ((loss, Sums), gradients, real tokens), over the global batch.
 
@@ -81,8 +87,7 @@ def make_gradients(task: Task, *, seed: int, microbatches: int, mesh: Mesh | Non
     return total
 
   def gradients(params, step, batch: dict[str, jax.Array]):
-    keys = masking.row_keys(seed, batch["epoch"], batch["index"])
-    prepared, global_weights, tokens = task.prepare(batch, keys, step)
+    (prepared, global_weights, tokens), keys = prepare_rows(task, seed, batch, step)
     rows = prepared, masking.dropout_keys(keys)
     loss_and_sums, grads = on_own_rows(mesh, of_own_rows)(params, rows, global_weights)
     return loss_and_sums, grads, tokens
@@ -129,7 +134,7 @@ def make_eval_step(task: Task, *, seed: int, mesh: Mesh | None = None):
     return task.loss(whole(params, mesh, task.dtype), prepared, global_weights, None)[1], None
 
   def step(params, batch: dict[str, jax.Array]) -> Sums:
-    prepared, global_weights, _ = task.prepare(batch, masking.row_keys(seed, batch["epoch"], batch["index"]), None)
+    (prepared, global_weights, _), _ = prepare_rows(task, seed, batch, None)
     return on_own_rows(mesh, sums_of, training=False)(params, prepared, global_weights)[0]
 
   return step

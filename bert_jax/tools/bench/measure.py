@@ -17,12 +17,13 @@ import ml_collections
 
 from bert_jax import config as configs
 from bert_jax.chips import Chip, Topology, chip_of
+from bert_jax.data.job import num_cores
 from bert_jax.errors import UserError
 from bert_jax.tools import estimate
 from bert_jax.tools.bench.own import Own
 from bert_jax.tools.bench.peer import Transformers
 from bert_jax.tools.bench.rows import BenchData, bench_data
-from bert_jax.tools.timing import Spread, in_turn, ratios, spread
+from bert_jax.tools.timing import Run, Spread, in_turn, ratios, repeated, spread
 
 OURS, PEER, COMPILED_PEER = "bert_jax", "transformers", "transformers, torch.compile"
 # Relative differences of (loss, norm of the gradients) from float32 that are rounding: float32 sums in another order, or products in
@@ -122,6 +123,10 @@ class Bench(NamedTuple):
   machine: str
   versions: dict[str, str]
 
+  def model_flops(self, result: Result) -> float:
+    """FLOP/s of the model, ours, that the tokens of a result come to."""
+    return result.tokens_per_second.median * self.flops_per_token
+
   def speedup(self, result: Result) -> Spread:
     """How many times as fast as `result` ours is, per real token, round by round."""
     return ratios(self.results[0].token_seconds, result.token_seconds)
@@ -170,7 +175,7 @@ def measure(asked: Asked, say: Callable[[str], None] = lambda text: None) -> Ben
 
 def _reference(own: Own, data: BenchData) -> tuple[float, float]:
   """(loss, norm of the gradients) of the first step in float32 with plain attention, a few rows at a time."""
-  config = configs.from_json(configs.to_json(own.config))
+  config = configs.copy_of(own.config)
   config.model.update(dtype="float32", attention="xla")
   rows, devices = config.data.batch_size, jax.device_count()
   small = [parts for parts in range(1, rows // devices + 1) if rows % (parts * devices) == 0 and rows // parts <= _REFERENCE_ROWS * devices]
@@ -199,7 +204,7 @@ def _check(name: str, make: Callable[[], Any], asked: Asked, reference: tuple[fl
     runner = make()
     first = runner.first_step()
     agrees = None
-    if all(key.startswith(SAME_MATHEMATICS) for key in _differences(asked.config, config)):
+    if all(key.startswith(SAME_MATHEMATICS) for key in configs.differences(asked.config, config)):
       agrees = all(abs(it - due) <= part * abs(due) for it, due, part in zip(first, reference, ROUNDING[config.model.dtype]))
     result = Result(name, "", *first, agrees, compile_seconds=getattr(runner, "compile_seconds", None))
     if agrees is False:
@@ -215,29 +220,16 @@ def _check(name: str, make: Callable[[], Any], asked: Asked, reference: tuple[fl
   return result, runner
 
 
-def _differences(before: ml_collections.ConfigDict, after: ml_collections.ConfigDict) -> list[str]:
-  old, new = configs.flatten(before), configs.flatten(after)
-  return [key for key in old if old[key] != new[key]]
-
-
 def _timed(result: Result, runner: Any, token_seconds) -> Result:
   if runner is None:
     return result
   return result._replace(token_seconds=tuple(token_seconds), step_tokens=runner.tokens / runner.steps, memory_bytes=runner.memory_bytes)
 
 
-def _product(dtype: str, width: int) -> Callable[[int], None]:
+def _product(dtype: str, width: int) -> Run:
   """A run of a square matrix product on one device: what this machine reaches at best."""
   matrix = jax.random.normal(jax.random.key(0), (width, width), dtype)
-  multiply = jax.jit(jnp.matmul)
-
-  def run(times: int) -> None:
-    for _ in range(times):
-      result = multiply(matrix, matrix)
-    jax.block_until_ready(result)
-
-  run(1)
-  return run
+  return repeated(functools.partial(jax.jit(jnp.matmul), matrix, matrix))
 
 
 def _roofline(own: Own, data: BenchData, chip: Chip | None) -> float | None:
@@ -253,9 +245,8 @@ def _roofline(own: Own, data: BenchData, chip: Chip | None) -> float | None:
 
 def _machine() -> str:
   """In one line, before anything was done that would load it."""
-  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
   load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-  return f"{jax.device_count()} x {jax.devices()[0].device_kind}, {cores} cores of {_processor()}{load} before the start"
+  return f"{jax.device_count()} x {jax.devices()[0].device_kind}, {num_cores()} cores of {_processor()}{load} before the start"
 
 
 def _processor() -> str:

@@ -1,6 +1,5 @@
 """Our training step as a contestant: the program of a real run, and its parts by themselves."""
 
-import functools
 import time
 from typing import Any
 
@@ -8,11 +7,12 @@ import jax
 import ml_collections
 
 from bert_jax import config as configs
-from bert_jax import flops, masking
+from bert_jax import flops
 from bert_jax.tools.bench.rows import BenchData
+from bert_jax.tools.timing import Run, repeated
 from bert_jax.training import sharding, train_state
 from bert_jax.training.program import make_program
-from bert_jax.training.train_step import StepReport, divide, make_eval_step, make_gradients
+from bert_jax.training.train_step import StepReport, divide, make_eval_step, make_gradients, prepare_rows
 
 
 class Own:
@@ -68,23 +68,18 @@ class Own:
     self.wait_seconds += time.perf_counter() - began
     return batch
 
-  def parts(self) -> dict[str, Any]:
+  def parts(self) -> dict[str, Run]:
     """Runs for timing.in_turn, of parts of the step on one batch: "forward" (masking to loss), "gradients" (that and backward)."""
     settings = {"seed": self.config.seed, "mesh": self.mesh}
-    programs = {
-        "forward": jax.jit(make_eval_step(self._task, **settings)),
-        "gradients": jax.jit(make_gradients(self._task, microbatches=self.config.optimizer.microbatches, **settings)),
-    }
-    # The state moves on between two turns: what it holds is asked for anew.
-    arguments = {"forward": lambda: (self._state.params, self._batch), "gradients": lambda: (self._state.params, self._state.step, self._batch)}
-    runs = {name: functools.partial(_repeat, program, arguments[name]) for name, program in programs.items()}
-    for run in runs.values():
-      run(1)  # compiles
-    return runs
+    forward = jax.jit(make_eval_step(self._task, **settings))
+    gradients = jax.jit(make_gradients(self._task, microbatches=self.config.optimizer.microbatches, **settings))
+    # The state moves on between two turns: it is asked for anew with every call.
+    return {"forward": repeated(lambda: forward(self._state.params, self._batch)),
+            "gradients": repeated(lambda: gradients(self._state.params, self._state.step, self._batch))}  # fmt: skip
 
   def masked_batches(self, count: int) -> list[Any]:
     """What the task makes of the first batches of the rows, on the host: inputs, and the tokens to predict."""
-    prepare = jax.jit(lambda batch: self._task.prepare(batch, masking.row_keys(self.config.seed, batch["epoch"], batch["index"]), 0)[0])
+    prepare = jax.jit(lambda batch: prepare_rows(self._task, self.config.seed, batch, 0)[0][0])
     return [jax.device_get(prepare(batch)) for batch in self._data.first(self.config, count)]
 
   def flops_per_token(self) -> float:
@@ -96,12 +91,6 @@ class Own:
     """Lets go of the state, the program and the stream."""
     self._stream.close()
     self._state = self._step = self._batch = self.params = None
-
-
-def _repeat(program, arguments, times: int) -> None:
-  for _ in range(times):
-    result = program(*arguments())
-  jax.block_until_ready(result)
 
 
 def _loss(report: StepReport) -> float:

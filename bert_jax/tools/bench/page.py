@@ -4,7 +4,6 @@ from typing import Any
 
 from bert_jax import config as configs
 from bert_jax.tools.bench.measure import Bench, Result
-from bert_jax.tools.timing import Spread
 
 _GIB = 2**30
 
@@ -46,8 +45,7 @@ def _speeds(bench: Bench) -> list[str]:
     if result.failure:
       lines.append(f"{result.name:<{width}}{'not timed':>12}   {result.failure}")
       continue
-    speed = result.tokens_per_second
-    rate = speed.median * bench.flops_per_token
+    speed, rate = result.tokens_per_second, bench.model_flops(result)
     memory = f"{result.memory_bytes / _GIB:.2f} GiB" if result.memory_bytes else "-"
     lines.append(
         f"{result.name:<{width}}{speed.median:>12,.0f}{f'{speed.low:,.0f}-{speed.high:,.0f}':>24}{1000 * result.step_seconds:>12,.1f}{rate / 1e12:>10.3f}"
@@ -66,7 +64,7 @@ def _parts(bench: Bench) -> list[str]:
   shares = _shares(bench)
   lines = ["where a step goes   " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
            + f"; waiting for rows {bench.waiting:.1%}"]  # fmt: skip
-  rate = bench.results[0].tokens_per_second.median * bench.flops_per_token
+  rate = bench.model_flops(bench.results[0])
   devices = "" if bench.peak_flops is None else " on one device"
   lines.append(f"model FLOPs         {rate / 1e12:.3f} TFLOP/s; a plain matrix product in {bench.config.model.dtype} reaches "
                f"{bench.product_flops / 1e12:.3f}{devices}"
@@ -103,12 +101,8 @@ def as_json(bench: Bench) -> dict[str, Any]:
 def _result_json(bench: Bench, result: Result) -> dict[str, Any]:
   found = {name: getattr(result, name) for name in ("name", "failure", "loss", "grad_norm", "agrees", "compile_seconds", "memory_bytes")}
   if result.token_seconds:
-    rate = result.tokens_per_second.median * bench.flops_per_token
-    found |= {"tokens_per_second": _spread(result.tokens_per_second), "step_seconds": result.step_seconds, "step_tokens": result.step_tokens,
+    rate = bench.model_flops(result)
+    found |= {"tokens_per_second": result.tokens_per_second._asdict(), "step_seconds": result.step_seconds, "step_tokens": result.step_tokens,
               "model_flops": rate, "mfu": rate / bench.peak_flops if bench.peak_flops else None,
-              "ours_times_as_fast": _spread(bench.speedup(result))}  # fmt: skip
+              "ours_times_as_fast": bench.speedup(result)._asdict()}  # fmt: skip
   return found
-
-
-def _spread(found: Spread) -> dict[str, float]:
-  return found._asdict()

@@ -133,7 +133,7 @@ class Context:
     return resolve(self.config, self.corpus, self.tokenizer) if self.corpus is not None else self._guessed()
 
   def _guessed(self) -> ml_collections.ConfigDict:
-    config = configs.from_json(configs.to_json(self.config))  # a copy
+    config = configs.copy_of(self.config)
     try:  # a run that is there already knows its corpus
       known = read_run_config(self.workdir)
       vocab_size, max_predictions = known.model.vocab_size, known.masking.max_predictions
