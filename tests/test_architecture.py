@@ -23,7 +23,7 @@ FLOORS = (
     ("convert.bert", "convert.folder"),  # 1: interop
     ("cluster.distributed", "cluster.rendezvous", "cluster.agreement", "cluster.preemption", "cluster.watchdog", "cluster.peers", "cluster.stragglers"),  # 2: starting, stopping and watching processes
     (  # 2: training
-        "training.optimizer", "training.sharding", "training.data_parallel", "training.train_state", "training.checksums", "training.orbax_noise",
+        "training.hashing", "training.rounding", "training.optimizer", "training.sharding", "training.data_parallel", "training.train_state", "training.checksums", "training.orbax_noise",
         "training.checkpoint_folder", "training.checkpoint_files", "training.checkpoint_reading", "training.checkpoint", "training.metrics", "training.progress", "training.train_step",
         "training.program", "training.jumps", "training.profile", "training.window", "training.loop",
     ),

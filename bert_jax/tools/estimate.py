@@ -111,7 +111,7 @@ def by_formula(
   none 10 h + 3 f + 2 a s, dots 6 h + f + a s, full h; what one layer needs at a time comes on top, and 4 bytes for every logit and for its gradient.
 
   Args:
-    config: with optimizer.microbatches, data.batch_size, model.dtype, model.param_dtype, model.remat.
+    config: with optimizer.microbatches, data.batch_size, model.dtype, model.param_dtype, model.remat, optimizer.moments_dtype.
     encoder: the model.
     topology: of GPUs or TPUs.
     mesh: axis -> size.
@@ -122,6 +122,7 @@ def by_formula(
   data, fsdp, tensor = mesh["data"], mesh["fsdp"], mesh["tensor"]
   count, size, width = count_parameters(encoder), _size(config.model.param_dtype), _size(config.model.dtype)
   parameters = count * size / (fsdp * tensor)
+  moments = 2 * count * _size(config.optimizer.moments_dtype) / (fsdp * tensor)
   rows = config.data.batch_size / (data * fsdp * config.optimizer.microbatches)
   tokens, h, f, scores = rows * seq_length, encoder.hidden_size, encoder.intermediate_size, encoder.num_attention_heads * seq_length
   all_of_a_layer = 10 * h + (3 * f + 2 * scores) / tensor
@@ -132,10 +133,10 @@ def by_formula(
   gathered = count * width / tensor if fsdp > 1 else 0
   times = Times(
       model_flops * (1 + _RECOMPUTED[config.model.remat] / 3) / topology.chips / chip.flops,
-      (parameters * 7 + 2 * written * config.optimizer.microbatches) / chip.hbm_bandwidth,
+      (3 * parameters + 2 * moments + 2 * written * config.optimizer.microbatches) / chip.hbm_bandwidth,
       _network_seconds(config, topology, mesh, count=count, tokens=tokens, width=width, encoder=encoder),
   )
-  return Formula(parameters, 2 * parameters, parameters * 4 / size + gathered, activations, times)
+  return Formula(parameters, moments, parameters * 4 / size + gathered, activations, times)
 
 
 def _network_seconds(config, topology: Topology, mesh, *, count: int, tokens: float, width: int, encoder: EncoderConfig) -> float:

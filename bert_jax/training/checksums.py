@@ -27,6 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax.training.hashing import flat_index, mix
+
 # Words that the NumPy version takes at a time, so that its scratch memory stays small.
 _BLOCK = 1 << 20
 
@@ -84,7 +86,7 @@ def numpy_checksum(array: np.ndarray) -> int:
     block = words[start : start + _BLOCK]
     # The index wraps at 2^32, as it does on the device.
     index = np.arange(block.size, dtype=np.uint32) + np.uint32(start % 2**32)
-    products = _mix(block.astype(np.uint32)) * _odd(index)
+    products = mix(block.astype(np.uint32)) * _odd(index)
     total += int(np.sum(products, dtype=np.uint32))
   return total % 2**32
 
@@ -93,7 +95,7 @@ def numpy_checksum(array: np.ndarray) -> int:
 def _facts(array):
   finite = jnp.all(jnp.isfinite(array)) if jnp.issubdtype(array.dtype, jnp.floating) else jnp.bool_(True)
   words = _words(array)
-  return jnp.sum(_mix(words) * _odd(_flat_index(words.shape)), dtype=jnp.uint32), finite
+  return jnp.sum(mix(words) * _odd(flat_index(words.shape)), dtype=jnp.uint32), finite
 
 
 def _word_dtype(dtype) -> type[np.unsignedinteger] | None:
@@ -114,28 +116,5 @@ def _words(array):
   return jax.lax.bitcast_convert_type(array, _word_dtype(array.dtype)).astype(jnp.uint32)
 
 
-def _flat_index(shape: tuple[int, ...]):
-  """uint32 array of `shape`: each element's index in the flattened array, mod 2^32.
-
-  It is summed from one iota per axis, without a reshape, so that XLA computes
-  each shard's part on the device that holds the shard.
-  """
-  index, stride = jnp.zeros(shape, jnp.uint32), 1
-  for axis in reversed(range(len(shape))):
-    index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride % 2**32)
-    stride *= shape[axis]
-  return index
-
-
 def _odd(index):
-  return _mix(index + np.uint32(1)) | np.uint32(1)
-
-
-def _mix(x):
-  """A bijection of uint32 in which every input bit moves about half of the output bits; mix(0) = 0.
-
-  Constants: the "lowbias32" function of Chris Wellons' hash prospector (2018, public domain).
-  """
-  x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
-  x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
-  return x ^ (x >> np.uint32(16))
+  return mix(index + np.uint32(1)) | np.uint32(1)

@@ -13,6 +13,7 @@ import ml_collections
 import optax
 
 from bert_jax.errors import UserError
+from bert_jax.training.rounding import round_to_bfloat16
 
 
 def make_schedule(config: ml_collections.ConfigDict) -> Callable[[jax.Array], jax.Array]:
@@ -52,13 +53,31 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
   """
   settings = config.optimizer
   parts = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
-  parts.append(optax.scale_by_adam(b1=settings.b1, b2=settings.b2, eps=settings.eps))
+  parts.append(_adam(settings))
   parts.append(optax.add_decayed_weights(settings.weight_decay, mask=decays))
   if settings.name == "lamb":
     # As in the paper's reference code, arrays without decay keep Adam's own step length.
     parts.append(optax.masked(optax.scale_by_trust_ratio(), decays))
   parts.append(optax.scale(-1.0))
   return optax.chain(*parts)
+
+
+def _adam(settings: ml_collections.ConfigDict) -> optax.GradientTransformation:
+  """Adam's direction. Its moments are computed in float32 at least, and kept in settings.moments_dtype."""
+  adam = optax.scale_by_adam(b1=settings.b1, b2=settings.b2, eps=settings.eps)
+  wide = lambda tree: jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
+
+  def kept(state: optax.ScaleByAdamState) -> optax.ScaleByAdamState:
+    if settings.moments_dtype == "float32":
+      return state
+    rounded = lambda tree, stream: jax.tree.map(lambda x: round_to_bfloat16(x.astype(jnp.float32), state.count, stream=stream), tree)
+    return state._replace(mu=rounded(state.mu, 0), nu=rounded(state.nu, 1))
+
+  def update(gradients, state, params=None):
+    direction, state = adam.update(wide(gradients), state._replace(mu=wide(state.mu), nu=wide(state.nu)), params)
+    return direction, kept(state)
+
+  return optax.GradientTransformation(lambda params: kept(adam.init(wide(params))), update)
 
 
 def apply(optimizer, gradients, state, params, learning_rate):

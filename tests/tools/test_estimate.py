@@ -73,6 +73,8 @@ def test_by_formula_fsdp_splits_the_state_and_remat_and_microbatches_save_activa
   layer, logits = 4 * 8 * 32 * (10 * h + 3 * f + 2 * scores), 8 * tiny_config().masking.max_predictions * encoder.padded_vocab_size * 8
   assert plain.activations == pytest.approx((layers + 1) * layer + logits), "eight rows; every layer keeps its own, and one is at work"
   assert plain.gradients == gradients() and split.gradients == pytest.approx(gradients() / 8 + gradients()), "gathered parameters beside its part"
+  half = formula(**{"optimizer.moments_dtype": "bfloat16"})
+  assert half.moments == plain.moments / 2 and half.parameters == plain.parameters and half.times.memory < plain.times.memory
   heads = formula(mesh={"data": 4, "fsdp": 1, "tensor": 2})
   assert heads.parameters == plain.parameters / 2 and heads.moments == plain.moments / 2
   none, dots, full = (formula(**{"model.remat": remat}) for remat in ("none", "dots", "full"))

@@ -1,4 +1,4 @@
-"""optimizer.py (law 12): the learning rate is a function of the step, and decay leaves biases and LayerNorm alone."""
+"""optimizer.py (law 12): the learning rate is a function of the step, decay leaves biases and LayerNorm alone, moments keep their dtype."""
 
 import jax
 import jax.numpy as jnp
@@ -79,3 +79,51 @@ def test_lamb_is_optax_lamb_where_everything_decays():
   direction, _ = ours.update(gradients, ours.init(params), params)
   expected, _ = theirs.update(gradients, theirs.init(params), params)
   np.testing.assert_allclose(direction["dense"]["kernel"], expected["dense"]["kernel"], rtol=1e-6)
+
+
+def moments_after(gradients, moments_dtype: str, **overrides):
+  """(mu, nu) as float32 after a step for each row of `gradients`."""
+  optimizer = optimizers.make_optimizer(tiny_config(**{"optimizer.clip_norm": 0.0, "optimizer.moments_dtype": moments_dtype} | overrides))
+  params = {"dense": {"kernel": jnp.zeros(gradients.shape[1:])}}
+
+  @jax.jit
+  def run(params, gradients):
+    one = lambda state, gradient: (optimizers.apply(optimizer, {"dense": {"kernel": gradient}}, state, params, 0.0)[1], None)
+    return jax.lax.scan(one, optimizer.init(params), gradients)[0]
+
+  adam = next(part for part in run(params, gradients) if isinstance(part, optax.ScaleByAdamState))
+  assert adam.mu["dense"]["kernel"].dtype == adam.nu["dense"]["kernel"].dtype == jnp.dtype(moments_dtype)
+  return [np.asarray(tree["dense"]["kernel"].astype(jnp.float32)) for tree in (adam.mu, adam.nu)]
+
+
+def test_moments_in_bfloat16_follow_those_in_float32_even_where_a_step_is_smaller_than_their_last_bit():
+  """b2 = 0.999 moves the second moment by a thousandth, and bfloat16 has steps of 1/256: rounded to the nearest it would stand still."""
+  scale = np.concatenate([np.full(1000, 1.0), np.full(1500, 0.1)])[:, None]
+  gradients = jnp.asarray(scale * np.random.default_rng(0).normal(size=(2500, 400)), jnp.float32)
+  plain, half = moments_after(gradients, "float32"), moments_after(gradients, "bfloat16")
+  stuck = np.median(moments_after(gradients[:1000], "float32")[1])
+  assert np.median(plain[1]) < stuck / 3, "the second moment has to fall in this test"
+  relative = half[1] / plain[1] - 1
+  independent = np.sqrt(1 / 6) * 2**-7.5 / np.sqrt(2 * 0.001)  # what chances without memory would leave, b2 = 0.999 adding up a thousand of them
+  assert abs(relative.mean()) < 0.003 and relative.std() < independent
+  error = half[0] - plain[0]
+  assert np.sqrt(np.mean(error**2)) < 0.02 * plain[0].std() and abs(error.mean()) < 0.005 * plain[0].std()
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_an_update_with_moments_in_bfloat16_is_that_of_float32_until_they_are_read_again(name):
+  """The direction comes from the moments before they are rounded."""
+  params = {"dense": {"kernel": jnp.linspace(-1, 1, 12).reshape(3, 4)}}
+  gradients = {"dense": {"kernel": jnp.linspace(0.3, -0.1, 12).reshape(3, 4)}}
+  found = []
+  for dtype in ("float32", "bfloat16"):
+    optimizer = optimizers.make_optimizer(tiny_config(**{"optimizer.name": name, "optimizer.moments_dtype": dtype}))
+    found.append(optimizer.update(gradients, optimizer.init(params), params)[0]["dense"]["kernel"])
+  np.testing.assert_array_equal(*found)
+
+
+def test_parameters_in_bfloat16_have_moments_in_float32():
+  optimizer = optimizers.make_optimizer(tiny_config())
+  params = {"dense": {"kernel": jnp.ones((3, 2), jnp.bfloat16)}}
+  _, state = optimizers.apply(optimizer, params, optimizer.init(params), params, jnp.float32(0.1))
+  assert {leaf.dtype for leaf in jax.tree.leaves(state) if leaf.ndim} == {jnp.dtype("float32")}
