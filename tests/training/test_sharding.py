@@ -24,22 +24,24 @@ MESHES = {
     "fsdp 2 x tensor 2 x data 2": {"mesh.data": -1, "mesh.fsdp": 2, "mesh.tensor": 2},
 }
 DROPOUT = {"model.hidden_dropout_prob": 0.2, "model.attention_probs_dropout_prob": 0.2}
+MOMENTS = {"optimizer.moments_dtype": "bfloat16"}
 
 
 @pytest.fixture(scope="module")
 def alone():
   """Losses and gradient norms of ten steps on one device, with dropout or without."""
-  return {name: run_steps(tiny_config(**overrides), 10)[1] for name, overrides in {"": {}, "dropout": DROPOUT}.items()}
+  return {name: run_steps(tiny_config(**overrides), 10)[1] for name, overrides in {"": {}, "dropout": DROPOUT, "moments": MOMENTS}.items()}
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("how", ["plainly", "dropout, 2 microbatches, remat dots", "2 microbatches, remat full"])
+@pytest.mark.parametrize("how", ["plainly", "dropout, 2 microbatches, remat dots", "2 microbatches, remat full", "moments in bfloat16"])
 def test_ten_steps_on_eight_devices_give_the_losses_of_one(alone, mesh, how):
-  """Dropout too is the same on any mesh, because its bits belong to the row."""
-  overrides = DROPOUT if "dropout" in how else {}
+  """Dropout too is the same on any mesh, because its bits belong to the row; rounding by chance, because its bits belong to the element."""
+  kind = next((name for name in ("dropout", "moments") if name in how), "")
+  overrides = {"dropout": DROPOUT, "moments": MOMENTS}.get(kind, {})
   overrides = overrides | {"optimizer.microbatches": 2 if "micro" in how else 1, "model.remat": how.split()[-1] if "remat" in how else "none"}
   _, reports = run_steps(tiny_config(**MESHES[mesh], **overrides), 10, devices=8)
-  expected = alone["dropout" if "dropout" in how else ""]
+  expected = alone[kind]
   np.testing.assert_allclose(losses(reports), losses(expected), atol=1e-5, rtol=0)
   np.testing.assert_allclose([report.grad_norm for report in reports], [report.grad_norm for report in expected], rtol=1e-4)
 
