@@ -22,6 +22,7 @@ quiet()
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
+import optax  # noqa: E402
 
 from bert_jax import config as configs  # noqa: E402
 from bert_jax import losses  # noqa: E402
@@ -149,7 +150,11 @@ def _optimizer(config, data: BenchData) -> Run:
   task, optimizer = data.task(config, jax.default_backend()), optimizers.make_optimizer(config)
   params = jax.jit(task.init)(jax.random.key(0))
   gradients = jax.tree.map(lambda x: jnp.full(x.shape, 1e-3, x.dtype), params)
-  update = jax.jit(lambda params, moments, gradients: optimizers.apply(optimizer, gradients, moments, params, 1e-4), donate_argnums=(0, 1))
+
+  def step(params, moments, gradients):
+    return optimizers.apply(optimizer, gradients, optax.global_norm(gradients), moments, params, 1e-4)
+
+  update = jax.jit(step, donate_argnums=(0, 1))
   state = [params, optimizer.init(params)]
 
   def in_place():

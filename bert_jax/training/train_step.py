@@ -110,7 +110,7 @@ def make_train_step(
     # it costs another pass over the whole state (docs/performance.md).
     params, opt_state = jax.lax.cond(
         finite,
-        lambda: optimizers.apply(optimizer, grads, state.opt_state, state.params, learning_rate),
+        lambda: optimizers.apply(optimizer, grads, grad_norm, state.opt_state, state.params, learning_rate),
         lambda: (state.params, state.opt_state),
     )
     report = StepReport(sums, tokens, grad_norm, learning_rate, 1.0 - finite.astype(jnp.float32))

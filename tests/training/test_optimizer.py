@@ -54,10 +54,31 @@ def test_adamw_is_optax_adamw_after_clipping():
   our_state, their_state = optimizer.init(ours), reference.init(theirs)
   for factor in (1.0, -0.1, 0.02):  # under equal gradients the decay of the moments would not matter
     now = jax.tree.map(lambda g: factor * g, gradients)
-    ours, our_state = optimizers.apply(optimizer, now, our_state, ours, jnp.float32(1e-2))
+    ours, our_state = optimizers.apply(optimizer, now, optax.global_norm(now), our_state, ours, jnp.float32(1e-2))
     updates, their_state = reference.update(now, their_state, theirs)
     theirs = optax.apply_updates(theirs, updates)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
+
+
+@pytest.mark.parametrize("factor", [0.01, 1.0, 1e4])
+def test_clipping_by_a_norm_that_is_known_is_optax_clipping_bit_for_bit(factor):
+  optimizer, reference = optimizers.make_optimizer(tiny_config(**{"optimizer.clip_norm": 0.7})), optax.clip_by_global_norm(0.7)
+  draws = np.random.default_rng(0)
+  gradients = {"kernel": jnp.asarray(factor * draws.normal(size=(3, 5)), jnp.float32), "bias": jnp.asarray(factor * draws.normal(size=5), jnp.bfloat16)}
+  expected, _ = reference.update(gradients, reference.init(gradients))
+  without = optimizers.make_optimizer(tiny_config(**{"optimizer.clip_norm": 0.0}))
+  params = jax.tree.map(jnp.zeros_like, gradients)
+  ours = optimizer.update(gradients, optimizer.init(params), params, grad_norm=optax.global_norm(gradients))
+  plain = without.update(expected, without.init(params), params)
+  jax.tree.map(np.testing.assert_array_equal, ours[0], plain[0])
+  jax.tree.map(np.testing.assert_array_equal, ours[1][1:], plain[1])
+
+
+def test_the_state_of_an_optimizer_that_clips_is_the_one_with_optax_clipping():
+  """Checkpoints of runs that clipped by optax.clip_by_global_norm stay readable."""
+  params = {"dense": {"kernel": jnp.ones((3, 2))}}
+  clipped, plain = (optimizers.make_optimizer(tiny_config(**{"optimizer.clip_norm": norm})) for norm in (1.0, 0.0))
+  assert jax.tree.structure(clipped.init(params)) == jax.tree.structure((optax.clip_by_global_norm(1.0).init(params), *plain.init(params)))
 
 
 def test_lamb_scales_each_matrix_by_its_trust_ratio_and_leaves_biases_to_adam():
@@ -88,7 +109,7 @@ def moments_after(gradients, moments_dtype: str, **overrides):
 
   @jax.jit
   def run(params, gradients):
-    one = lambda state, gradient: (optimizers.apply(optimizer, {"dense": {"kernel": gradient}}, state, params, 0.0)[1], None)
+    one = lambda state, gradient: (optimizers.apply(optimizer, {"dense": {"kernel": gradient}}, None, state, params, 0.0)[1], None)
     return jax.lax.scan(one, optimizer.init(params), gradients)[0]
 
   adam = next(part for part in run(params, gradients) if isinstance(part, optax.ScaleByAdamState))
@@ -118,12 +139,12 @@ def test_an_update_with_moments_in_bfloat16_is_that_of_float32_until_they_are_re
   found = []
   for dtype in ("float32", "bfloat16"):
     optimizer = optimizers.make_optimizer(tiny_config(**{"optimizer.name": name, "optimizer.moments_dtype": dtype}))
-    found.append(optimizer.update(gradients, optimizer.init(params), params)[0]["dense"]["kernel"])
+    found.append(optimizer.update(gradients, optimizer.init(params), params, grad_norm=jnp.float32(2.0))[0]["dense"]["kernel"])
   np.testing.assert_array_equal(*found)
 
 
 def test_parameters_in_bfloat16_have_moments_in_float32():
   optimizer = optimizers.make_optimizer(tiny_config())
   params = {"dense": {"kernel": jnp.ones((3, 2), jnp.bfloat16)}}
-  _, state = optimizers.apply(optimizer, params, optimizer.init(params), params, jnp.float32(0.1))
+  _, state = optimizers.apply(optimizer, params, optax.global_norm(params), optimizer.init(params), params, jnp.float32(0.1))
   assert {leaf.dtype for leaf in jax.tree.leaves(state) if leaf.ndim} == {jnp.dtype("float32")}
