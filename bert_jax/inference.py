@@ -11,7 +11,6 @@ import pathlib
 from typing import Any, Iterable, NamedTuple, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bert_jax import storage
@@ -21,11 +20,12 @@ from bert_jax.convert import folder as hf_folder
 from bert_jax.data.tokenizer import Tokenizer, encode_batch, load_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.models.config import EncoderConfig
+from bert_jax.models.pooling import POOLINGS, pool
 from bert_jax.models.pretraining import HEADS, ModelOutput, PretrainingModel
 from bert_jax.resolve import read_run_config
 from bert_jax.training import checkpoint_reading
 
-POOLINGS = ("cls", "pooler", "mean", "max", "tokens")
+ENCODINGS = (*POOLINGS, "tokens")
 # Rows are padded to a multiple of this many tokens, so that few shapes are compiled.
 LENGTH_MULTIPLE = 32
 
@@ -205,8 +205,8 @@ def encode(model: Model, texts: Iterable[str], pooling: str = "mean", *, normali
   Raises:
     UserError: an unknown pooling; pooling "pooler" of a model without one.
   """
-  if pooling not in POOLINGS:
-    raise UserError(f"unknown pooling {pooling!r}; one of {', '.join(POOLINGS)}")
+  if pooling not in ENCODINGS:
+    raise UserError(f"unknown pooling {pooling!r}; one of {', '.join(ENCODINGS)}")
   if pooling == "pooler":
     _require_head(model, "pooler", "--pooling=pooler needs the pooler")
   limit = model.config.max_position_embeddings
@@ -217,7 +217,9 @@ def encode(model: Model, texts: Iterable[str], pooling: str = "mean", *, normali
     members = by_length[begin : begin + batch_size]
     filled = members + [members[-1]] * (batch_size - len(members))  # one batch shape only
     inputs = make_inputs(model, [cut[i][:2] for i in filled])
-    pooled = np.asarray(pool(apply(model, inputs), inputs, pooling))
+    output = apply(model, inputs)
+    pooled = output.sequence_output if pooling == "tokens" else pool(output.sequence_output, output.pooled_output, inputs, pooling)
+    pooled = np.asarray(pooled)
     if normalize:
       pooled = pooled / np.maximum(np.linalg.norm(pooled, axis=-1, keepdims=True), 1e-12)
     for i, vector in zip(members, pooled):
@@ -232,21 +234,6 @@ def encode(model: Model, texts: Iterable[str], pooling: str = "mean", *, normali
   for row, vector, names in zip(padded, vectors, tokens):
     row[: len(names)] = vector[: len(names)]
   return Encoded(padded, tokens, truncated)
-
-
-def pool(output: ModelOutput, inputs: ModelInputs, pooling: str) -> jax.Array:
-  """[B, H] from a model's output, see `encode`; [B, L, H] for "tokens". Padding never enters."""
-  x_BxLxH = output.sequence_output
-  if pooling == "tokens":
-    return x_BxLxH
-  if pooling == "cls":
-    return x_BxLxH[:, 0]
-  if pooling == "pooler":
-    return output.pooled_output[:, 0]
-  real_BxLx1 = jnp.asarray(inputs.segment_ids)[:, :, None] > 0
-  if pooling == "max":
-    return jnp.max(jnp.where(real_BxLx1, x_BxLxH, -jnp.inf), axis=1)
-  return jnp.sum(jnp.where(real_BxLx1, x_BxLxH, 0.0), axis=1) / jnp.sum(real_BxLx1, axis=1)
 
 
 def _require_head(model: Model, head: str, need: str) -> None:

@@ -12,7 +12,7 @@ FLOORS = (
     ("errors", "imports", "atomic", "locks", "storage"),
     (  # 0: model math, pure
         "models.config", "config", "batch", "masking", "losses", "models.dropout", "models.attention_kernels", "models.attention", "models.layers", "models.encoder",
-        "models.heads", "models.pretraining", "chips", "flops",
+        "models.heads", "models.pooling", "models.pretraining", "chips", "flops",
     ),
     (  # 1: data
         "data.files", "data.text_files", "data.parquet_files", "data.tfds_texts", "data.docstrings", "data.sources",
