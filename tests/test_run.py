@@ -1,4 +1,4 @@
-"""run.py: one small run from corpus to export, and everything that must not go wrong on the way."""
+"""run.py and run_pretraining.py: one small run from corpus to export, and everything that must not go wrong on the way."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ import pytest
 from tests.run_fixtures import corpus, prepare, tiny_run_config, write_text  # noqa: F401  (corpus is a fixture)
 
 from bert_jax import config as configs
-from bert_jax import inference, run
+from bert_jax import inference, run, run_pretraining
 from bert_jax.cluster import distributed
 from bert_jax.errors import UserError
 from bert_jax.training import checkpoint_reading, metrics
@@ -24,7 +24,7 @@ def finished(tmp_path_factory, corpus):  # noqa: F811
   """(config, workdir, metrics of the last evaluation) of a run that trained all its steps."""
   folder = tmp_path_factory.mktemp("run")
   config = tiny_run_config(folder, corpus)
-  return config, folder / "run", run.pretrain_run(config, folder / "run")
+  return config, folder / "run", run_pretraining.pretrain_run(config, folder / "run")
 
 
 def test_a_run_trains_evaluates_saves_and_exports(finished):
@@ -51,7 +51,7 @@ def test_the_export_and_the_checkpoint_hold_the_same_model(finished):
 def test_evaluating_the_run_or_its_export_gives_the_metrics_of_training_for_any_batch_size(finished, corpus):  # noqa: F811
   _, workdir, last = finished
   for path, folder, rows in ((workdir, None, 64), (workdir / "export", str(corpus), 8)):
-    again = run.evaluate_model(str(path), folder, batch_size=rows, rows=0)
+    again = run_pretraining.evaluate_model(str(path), folder, batch_size=rows, rows=0)
     for name, value in again.items():
       assert value == pytest.approx(last[f"eval/{name}"], rel=1e-5), name
 
@@ -60,7 +60,7 @@ def test_a_second_start_changes_nothing_and_gives_the_same_metrics(finished):
   config, workdir, last = finished
   before = {path: path.read_bytes() for path in (workdir / "export").iterdir()}
   saved = sorted(path.name for path in (workdir / "checkpoints").iterdir())
-  assert run.pretrain_run(config, workdir) == pytest.approx(last)
+  assert run_pretraining.pretrain_run(config, workdir) == pytest.approx(last)
   assert before == {path: path.read_bytes() for path in (workdir / "export").iterdir()}
   assert saved == sorted(path.name for path in (workdir / "checkpoints").iterdir())
 
@@ -69,7 +69,7 @@ def test_stopping_and_resuming_is_bitwise_the_undisturbed_run(finished, tmp_path
   """Law 6, within one process; tests/test_resume.py does it with SIGKILL."""
   _, workdir, last = finished
   for stop in ("stop_at_step=7", "stop_at_step=15", "stop_at_step=0"):
-    again = run.pretrain_run(tiny_run_config(tmp_path, corpus, stop), tmp_path / "run")
+    again = run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, stop), tmp_path / "run")
   assert (tmp_path / "run/export/model.safetensors").read_bytes() == (workdir / "export/model.safetensors").read_bytes()
   assert again == last
   positions = [event["position"] for event in metrics.read_events(tmp_path / "run") if event["event"] == "restore"]
@@ -84,10 +84,10 @@ def test_a_folder_that_somebody_else_trains_in_is_refused_and_one_that_is_just_g
   try:
     assert other.stdout.readline() == "True\n"
     with pytest.raises(UserError, match="another process has been training in .* give another --workdir"):
-      run.pretrain_run(config, tmp_path / "run")
+      run_pretraining.pretrain_run(config, tmp_path / "run")
     config.cluster.heartbeat_seconds = 60
     threading.Timer(1.0, other.kill).start()
-    run.pretrain_run(config, tmp_path / "run")
+    run_pretraining.pretrain_run(config, tmp_path / "run")
   finally:
     other.kill()
     other.communicate()
@@ -117,7 +117,7 @@ def test_every_config_key_is_read_by_a_run(tmp_path, corpus, monkeypatch):  # no
   )  # fmt: skip
   monkeypatch.setattr(configs, "flatten", _without(monkeypatch, configs.flatten, plain))
   monkeypatch.setattr(ml_collections.ConfigDict, "__getitem__", getitem)
-  run.pretrain_run(config, tmp_path / "run", cluster=distributed.detect(environ={}))
+  run_pretraining.pretrain_run(config, tmp_path / "run", cluster=distributed.detect(environ={}))
   assert set(configs.KEYS) - read == set()
 
 
@@ -140,7 +140,7 @@ def test_init_from_takes_the_parameters_of_a_run_or_an_export_and_starts_at_step
   for name, source in (("run", workdir), ("export", workdir / "export")):
     config = tiny_run_config(tmp_path, corpus, f"init_from={source}", "total_steps=1", "optimizer.warmup_steps=0",
                              "optimizer.learning_rate=1e-30")  # fmt: skip
-    again = run.pretrain_run(config, tmp_path / name)
+    again = run_pretraining.pretrain_run(config, tmp_path / name)
     assert again["eval/mlm_loss"] == pytest.approx(last["eval/mlm_loss"], rel=1e-6)
   assert "Starting from the parameters of" in capsys.readouterr().out
 
@@ -150,22 +150,22 @@ def test_init_from_an_encoder_says_which_heads_are_new(finished, tmp_path, corpu
 
   model = inference.load_model(finished[1])
   folder.write_folder(tmp_path / "encoder", model.params, model.config, model.tokenizer_folder, head="encoder")
-  run.pretrain_run(tiny_run_config(tmp_path, corpus, f"init_from={tmp_path / 'encoder'}", "total_steps=1", "optimizer.warmup_steps=0"), tmp_path / "run")
+  run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, f"init_from={tmp_path / 'encoder'}", "total_steps=1", "optimizer.warmup_steps=0"), tmp_path / "run")
   assert "new: mlm_head, nsp_head" in capsys.readouterr().out
 
 
 def test_init_optimizer_takes_over_moments_and_step(finished, tmp_path, corpus):  # noqa: F811
   """Phase 2 of the paper: other rows, the same schedule."""
-  phase1 = run.pretrain_run(tiny_run_config(tmp_path, corpus, "stop_at_step=10"), tmp_path / "one")
+  phase1 = run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, "stop_at_step=10"), tmp_path / "one")
   config = tiny_run_config(tmp_path, corpus, f"init_from={tmp_path / 'one'}", "init_optimizer=true", "seed=5")
-  run.pretrain_run(config, tmp_path / "two")
+  run_pretraining.pretrain_run(config, tmp_path / "two")
   steps = metrics.read_metrics(tmp_path / "two")
   assert min(steps) > 10 and max(steps) == 24
   assert steps[24]["eval/mlm_loss"] < phase1["eval/mlm_loss"]
   _, host = checkpoint_reading.restore_params(tmp_path / "two" / "checkpoints")
   assert host["position"] == 14 * 8 and host["step"] == 24
   with pytest.raises(UserError, match="already end"):
-    run.pretrain_run(tiny_run_config(tmp_path, corpus, f"init_from={tmp_path / 'two'}", "init_optimizer=true"), tmp_path / "three")
+    run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, f"init_from={tmp_path / 'two'}", "init_optimizer=true"), tmp_path / "three")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_init_optimizer_takes_over_moments_and_step(finished, tmp_path, corpus):
 )
 def test_init_from_something_that_does_not_fit_is_refused_by_name(finished, tmp_path, corpus, override, message):  # noqa: F811
   with pytest.raises(UserError, match=message):
-    run.pretrain_run(tiny_run_config(tmp_path, corpus, f"init_from={finished[1]}", override), tmp_path / "run")
+    run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, f"init_from={finished[1]}", override), tmp_path / "run")
   assert not (tmp_path / "run").exists()
 
 
@@ -186,25 +186,25 @@ def test_another_tokenizer_does_not_fit(finished, tmp_path):
   other = prepare(f"text:{text}", tmp_path / "other", vocab_size=100)
   remedy = f"--tokenizer={finished[1] / 'tokenizer'}"
   with pytest.raises(UserError, match=f"vocab_size=150, this run 100; prepare the corpus with {remedy}"):
-    run.pretrain_run(tiny_run_config(tmp_path, other, f"init_from={finished[1]}"), tmp_path / "run")
+    run_pretraining.pretrain_run(tiny_run_config(tmp_path, other, f"init_from={finished[1]}"), tmp_path / "run")
   with pytest.raises(UserError, match=f"another tokenizer.*{remedy}"):
-    run.evaluate_model(str(finished[1]), str(other), batch_size=8, rows=0)
+    run_pretraining.evaluate_model(str(finished[1]), str(other), batch_size=8, rows=0)
   fits = prepare(f"text:{text}", tmp_path / "fits", tokenizer=str(finished[1] / "tokenizer"))  # the remedy is one
-  assert run.evaluate_model(str(finished[1]), str(fits), batch_size=8, rows=8)["predictions"] > 0
+  assert run_pretraining.evaluate_model(str(finished[1]), str(fits), batch_size=8, rows=8)["predictions"] > 0
   with pytest.raises(UserError, match="model.vocab_size=77.*tokenizer.*has 100 entries"):
-    run.pretrain_run(tiny_run_config(tmp_path, other, "model.vocab_size=77"), tmp_path / "run")
+    run_pretraining.pretrain_run(tiny_run_config(tmp_path, other, "model.vocab_size=77"), tmp_path / "run")
 
 
 def test_a_workdir_of_another_config_is_left_alone(finished, corpus, tmp_path):  # noqa: F811
   config, workdir, _ = finished
   before = (workdir / "config.json").read_bytes()
   with pytest.raises(UserError, match="seed: 0 there, 3 now"):
-    run.pretrain_run(tiny_run_config(tmp_path, corpus, "seed=3"), workdir)
+    run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, "seed=3"), workdir)
   assert (workdir / "config.json").read_bytes() == before
   (tmp_path / "mine").mkdir()
   (tmp_path / "mine" / "thesis.txt").write_text("years of work")
   with pytest.raises(UserError, match="is not empty"):
-    run.pretrain_run(config, tmp_path / "mine")
+    run_pretraining.pretrain_run(config, tmp_path / "mine")
 
 
 def test_a_start_that_was_stopped_at_once_is_taken_up(tmp_path, corpus, monkeypatch):  # noqa: F811
@@ -228,29 +228,29 @@ def test_an_evaluation_whose_corpus_has_moved_asks_where_it_is(finished, tmp_pat
   path = tmp_path / "run" / "config.json"
   path.write_text(path.read_text().replace(json.dumps(str(corpus)), json.dumps(str(tmp_path / "nowhere"))))
   with pytest.raises(UserError, match="nowhere, the corpus of .*run, is not there; .*--corpus=DIR"):
-    run.evaluate_model(str(tmp_path / "run"), None, batch_size=8, rows=8)
-  assert run.evaluate_model(str(tmp_path / "run"), str(tmp_path / "moved"), batch_size=8, rows=8)["mlm_loss"] > 0
+    run_pretraining.evaluate_model(str(tmp_path / "run"), None, batch_size=8, rows=8)
+  assert run_pretraining.evaluate_model(str(tmp_path / "run"), str(tmp_path / "moved"), batch_size=8, rows=8)["mlm_loss"] > 0
 
 
 def test_other_data_under_the_same_name_is_refused(tmp_path):
   text = write_text(tmp_path / "text.txt")
   folder = prepare(f"text:{text}", tmp_path / "corpus")
   config = tiny_run_config(tmp_path, folder, "stop_at_step=6")
-  run.pretrain_run(config, tmp_path / "run")
+  run_pretraining.pretrain_run(config, tmp_path / "run")
   shutil.rmtree(folder)
   write_text(text, seed=1)
   prepare(f"text:{text}", folder, tokenizer=str(tmp_path / "run" / "tokenizer"))
   with pytest.raises(UserError, match="corpus_id"):
-    run.pretrain_run(tiny_run_config(tmp_path, folder), tmp_path / "run")
+    run_pretraining.pretrain_run(tiny_run_config(tmp_path, folder), tmp_path / "run")
 
 
 def test_rows_longer_than_the_model_and_a_missing_corpus_name_the_remedy(tmp_path, corpus):  # noqa: F811
   with pytest.raises(UserError, match="rows of .* have 32 tokens, the model has 16 positions"):
-    run.pretrain_run(tiny_run_config(tmp_path, corpus, "model.max_position_embeddings=16"), tmp_path / "run")
+    run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, "model.max_position_embeddings=16"), tmp_path / "run")
   with pytest.raises(UserError, match="nowhere"):
-    run.pretrain_run(tiny_run_config(tmp_path, tmp_path / "nowhere"), tmp_path / "run")
+    run_pretraining.pretrain_run(tiny_run_config(tmp_path, tmp_path / "nowhere"), tmp_path / "run")
   with pytest.raises(UserError, match="data.corpus is empty"):
-    run.pretrain_run(tiny_run_config(tmp_path, ""), tmp_path / "run")
+    run_pretraining.pretrain_run(tiny_run_config(tmp_path, ""), tmp_path / "run")
 
 
 def test_an_altered_shard_is_refused_before_training(tmp_path, corpus):  # noqa: F811
@@ -261,18 +261,18 @@ def test_an_altered_shard_is_refused_before_training(tmp_path, corpus):  # noqa:
   data[-20] ^= 1
   shard.write_bytes(data)
   with pytest.raises(UserError, match=shard.name):
-    run.pretrain_run(tiny_run_config(tmp_path, copy), tmp_path / "run")
+    run_pretraining.pretrain_run(tiny_run_config(tmp_path, copy), tmp_path / "run")
 
 
 def test_a_flipped_bit_in_the_newest_checkpoint_falls_back_to_the_one_before_and_ends_the_same(finished, tmp_path, corpus, capsys):  # noqa: F811
   """Law 7 as a user meets it."""
-  run.pretrain_run(tiny_run_config(tmp_path, corpus, "stop_at_step=18"), tmp_path / "run")
+  run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, "stop_at_step=18"), tmp_path / "run")
   newest = tmp_path / "run" / "checkpoints" / "18"
   largest = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
   data = bytearray(largest.read_bytes())
   data[len(data) // 2] ^= 4
   largest.write_bytes(data)
-  run.pretrain_run(tiny_run_config(tmp_path, corpus), tmp_path / "run")
+  run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus), tmp_path / "run")
   assert "checkpoint 18 is damaged" in capsys.readouterr().err
   assert [path.name for path in (tmp_path / "run/checkpoints/set-aside").iterdir() if path.name.startswith("18")]
   exported = (tmp_path / "run/export/model.safetensors").read_bytes()

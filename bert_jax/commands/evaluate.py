@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-  from bert_jax import run as runs
+  from bert_jax import run_pretraining as runs
   from bert_jax.commands import run_or_model, start_jax
   from bert_jax.errors import UserError
 

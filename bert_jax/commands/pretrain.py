@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
   if config.deterministic:  # has to stand before JAX starts its GPU backend
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
 
-  from bert_jax import run as runs
+  from bert_jax import run_pretraining as runs
   from bert_jax.cluster import distributed, peers
   from bert_jax.cluster.preemption import Preempted
   from bert_jax.commands.prepare import progress_bar

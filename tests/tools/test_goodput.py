@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from bert_jax.run import pretrain_run
+from bert_jax.run_pretraining import pretrain_run
 from bert_jax.tools import goodput, history
 from bert_jax.training.metrics import read_events, read_lines
 from tests.report_fixtures import Log, begun, killed_between_saves

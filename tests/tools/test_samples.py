@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bert_jax import inference
-from bert_jax.run import pretrain_run
+from bert_jax.run_pretraining import pretrain_run
 from bert_jax.tools import report, samples
 from tests.run_fixtures import corpus, prepare, tiny_run_config  # noqa: F401  (the first is a fixture)
 

@@ -14,7 +14,7 @@ from tests.doctor_fixtures import context, small_disk
 from tests.object_store import in_this_process
 from tests.run_fixtures import corpus, tiny_run_config  # noqa: F401  (corpus is a fixture)
 
-from bert_jax import run
+from bert_jax import run, run_pretraining
 from bert_jax.errors import UserError
 from bert_jax.tools.checks import row, storage
 from bert_jax.training import checkpoint_folder as folders
@@ -36,7 +36,7 @@ def tree(folder):
 def trained(tmp_path_factory, corpus):  # noqa: F811
   """A run that has stopped half-way, with checkpoints 6 and 12."""
   folder = tmp_path_factory.mktemp("trained")
-  run.pretrain_run(tiny_run_config(folder, corpus, "stop_at_step=12"), folder / "run")
+  run_pretraining.pretrain_run(tiny_run_config(folder, corpus, "stop_at_step=12"), folder / "run")
   return folder / "run"
 
 
