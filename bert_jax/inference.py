@@ -17,7 +17,7 @@ from bert_jax import storage
 from bert_jax.batch import ModelInputs
 from bert_jax.config import encoder_of
 from bert_jax.convert import folder as hf_folder
-from bert_jax.data.tokenizer import Tokenizer, encode_batch, load_tokenizer
+from bert_jax.data.tokenizer import Tokenizer, encode_batch, load_tokenizer, truncate
 from bert_jax.errors import UserError
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pooling import POOLINGS, pool
@@ -128,16 +128,6 @@ def make_inputs(model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[
       cls_positions=first_column, sequence_lengths=np.array([[len(row)] for row in rows], np.int32),
       sequence_weights=np.ones((len(rows), 1), np.float32), sequence_labels=first_column,
   )  # fmt: skip
-
-
-def truncate(first: list[int], second: list[int], limit: int) -> tuple[list[int], list[int], bool]:
-  """Shortens the longer of two sequences from its end until both fit `limit` tokens with their special tokens."""
-  room = limit - (3 if second else 2)
-  cut = len(first) + len(second) > room
-  if cut:
-    short = min(len(first), len(second), room // 2)
-    first, second = (first[: room - short], second[:short]) if len(first) > len(second) else (first[:short], second[: room - short])
-  return first, second, cut
 
 
 def fill_mask(model: Model, text: str, top_k: int = 5) -> list[list[Completion]]:

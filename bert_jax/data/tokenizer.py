@@ -69,6 +69,16 @@ def encode_batch(
   return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
+def truncate(first: list[int], second: list[int], limit: int) -> tuple[list[int], list[int], bool]:
+  """Shortens the longer of two sequences from its end until both fit `limit` tokens with their special tokens."""
+  room = limit - (3 if second else 2)
+  cut = len(first) + len(second) > room
+  if cut:
+    short = min(len(first), len(second), room // 2)
+    first, second = (first[: room - short], second[:short]) if len(first) > len(second) else (first[:short], second[: room - short])
+  return first, second, cut
+
+
 def build_tokenizer(
     vocabulary: Sequence[str], *, lowercase: bool, strip_accents: bool | None = None,
     handle_chinese_chars: bool = True, name: str = "vocabulary") -> Tokenizer:

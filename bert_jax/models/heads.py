@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.models.config import EncoderConfig
+from bert_jax.models.dropout import dropout
 from bert_jax.models.layers import Dtype, dense, gelu, layer_norm, named
 
 
@@ -67,3 +68,24 @@ class NspHead(nn.Module):
   def __call__(self, pooled: jax.Array) -> jax.Array:
     """[..., H] to logits [..., 2] in float32 at least."""
     return dense(self, 2, "dense")(pooled).astype(jnp.promote_types(self.dtype, jnp.float32))
+
+
+class LabelHead(nn.Module):
+  """A dense layer from vectors to the scores of labels: what fine-tuning puts on an encoder.
+
+  Attributes:
+    num_labels: scores for each vector.
+    dropout_rate: dropout before the layer; Hugging Face has it for classes, not for the ends of answers.
+  """
+
+  config: EncoderConfig
+  num_labels: int
+  dropout_rate: float = 0.0
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, vectors: jax.Array, dropout_keys: jax.Array | None) -> jax.Array:
+    """[B, ..., H] to scores [B, ..., num_labels] in float32 at least; dropout_keys: [B], or None for no dropout."""
+    vectors = dropout(vectors, self.dropout_rate, dropout_keys)
+    return dense(self, self.num_labels, "dense")(vectors).astype(jnp.promote_types(self.dtype, jnp.float32))
