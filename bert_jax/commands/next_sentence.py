@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
   from bert_jax import inference
   from bert_jax.commands import note_unknown_words, start_jax
-  from bert_jax.data.tokenizer import encode_batch
+  from bert_jax.data.tokenizer import encode_batch, truncate
 
   start_jax()
   model = inference.load_model(options.model)
@@ -26,6 +26,6 @@ def run(options: argparse.Namespace) -> None:
   note_unknown_words(model, [options.first, options.second])
   first, second = encode_batch(model.tokenizer, [options.first, options.second])
   limit = model.config.max_position_embeddings
-  if inference.truncate(first, second, limit)[2]:
+  if truncate(first, second, limit)[2]:
     print(f"note: the two have {len(first) + len(second):,} tokens, and the model takes {limit - 3}: "
           "the longer one was cut at its end", file=sys.stderr)  # fmt: skip

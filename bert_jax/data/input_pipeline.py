@@ -105,7 +105,7 @@ def train_batches(
     _open_streams.add(stream)
     return stream
   if loader == "threads":
-    return _threads(load, positions)
+    return prefetched(load, positions)
   raise UserError(f"config key 'data.loader' must be 'tfdata' or 'threads'; it is {loader!r}")
 
 
@@ -139,7 +139,7 @@ def evaluation_batches(
     filled = {name: _fill_up(array, len(own)) for name, array in batch.items()}
     return filled | {"epoch": np.full(len(own), EVALUATION_EPOCH, np.uint32)}
 
-  return _threads(load, range(0, total, batch_size))
+  return prefetched(load, range(0, total, batch_size))
 
 
 def _fill_up(array: np.ndarray, num_rows: int) -> np.ndarray:
@@ -157,7 +157,7 @@ def _offsets(split: Rows, batch_size: int, process_rows: np.ndarray | None) -> n
   return np.arange(batch_size, dtype=np.int64) if process_rows is None else process_rows
 
 
-def _threads(load: Callable[[int], HostBatch], positions: range) -> Iterator[HostBatch]:
+def prefetched(load: Callable[[int], HostBatch], positions: range) -> Iterator[HostBatch]:
   """Yields load(position) for every position, in order, with a few of them in the making.
 
   There is no queue to wait on: a task always ends by itself, so closing the generator, an exception in
@@ -181,7 +181,7 @@ def _threads(load: Callable[[int], HostBatch], positions: range) -> Iterator[Hos
 
 def _tfdata_when_imported(load: Callable[[int], HostBatch], positions: range, split: Rows, num_rows: int) -> Iterator[HostBatch]:
   """The same by tf.data, as soon as TensorFlow is there; its import begins when the second batch is asked for."""
-  with contextlib.closing(_threads(load, positions)) as until_then:
+  with contextlib.closing(prefetched(load, positions)) as until_then:
     for taken, batch in enumerate(until_then):
       if taken and tensorflow_in_background().done():
         break
