@@ -18,7 +18,6 @@ import collections
 import hashlib
 import importlib.metadata
 import importlib.util
-import inspect
 import os
 import platform
 import re
@@ -192,7 +191,8 @@ def _topics(source: str) -> list[tuple[str, list[str]]]:
   return []
 
 
-_UNDERLINE = re.compile(r"([-=~^*\"'#+_.:])\1{2,}")
+# A line of one punctuation sign at least three times, with its end: a token each, trivially predicted.
+_UNDERLINE = re.compile(r"^[^\S\n]*([-=~^*\"'#+_.:])\1{2,}[^\S\n]*(?:\n|\Z)", re.M)
 
 
 def paragraphs(docstring: str) -> list[str]:
@@ -201,11 +201,5 @@ def paragraphs(docstring: str) -> list[str]:
   Example: 'Adds two numbers.\\n\\nNotes\\n-----\\nThey may be\\nnegative.' gives
   ['Adds two numbers.', 'Notes They may be negative.'].
   """
-  lines = [line for line in inspect.cleandoc(docstring).split("\n") if not _is_underline(line.strip())]
-  joined = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", "\n".join(lines)))
+  joined = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", _UNDERLINE.sub("", docstring)))
   return [paragraph for paragraph in joined if paragraph]
-
-
-def _is_underline(stripped: str) -> bool:
-  """Whether a line is one punctuation sign at least three times: a token each, trivially predicted."""
-  return bool(_UNDERLINE.fullmatch(stripped))
