@@ -82,6 +82,8 @@ KEYS: dict[str, tuple[Any, str]] = {
     "optimizer.eps": (1e-6, "added to the root of the second moment (BERT: 1e-6)"),
     "optimizer.moments_dtype": ("float32", "dtype that both moments are kept in; bfloat16 halves their memory, and rounds without bias"),
     "optimizer.weight_decay": (0.01, "decoupled decay of matrices; biases and LayerNorm have none"),
+    "optimizer.layer_decay": (1.0, "factor of the learning rate from each layer to the one below (ELECTRA: 0.8); 1: the same for all"),
+    "optimizer.frozen_layers": (-1, "layers from below that stay as they are, embeddings with them; 0: the embeddings alone, -1: none"),
     "optimizer.clip_norm": (1.0, "global norm that gradients are clipped to; 0: no clipping"),
     "optimizer.microbatches": (1, "parts that a batch is split into, one after another, to save memory"),
     "mesh.data": (-1, "devices that split the batch and hold whole parameters; -1: what is left"),
@@ -93,7 +95,22 @@ KEYS: dict[str, tuple[Any, str]] = {
     "watchdog.step_seconds": (600, "so is a step, a batch of evaluation or a save; at least ten times the slowest so far"),
     "checkpoint.every_steps": (1000, "steps between two checkpoints; the last step is always saved"),
     "checkpoint.keep_last": (3, "newest checkpoints to keep (at least two)"),
-    "checkpoint.keep_best": (1, "checkpoints with the lowest eval/mlm_loss to keep besides"),
+    "checkpoint.keep_best": (1, "checkpoints with the best evaluation to keep besides (in pretraining: the lowest eval/mlm_loss)"),
+    "finetune.task": ("", "a task that is known, see `bert_jax finetune --list`; empty: data of your own"),
+    "finetune.data": ("", "folder with the task's files, or a file: CSV, TSV or JSON lines, CoNLL, SQuAD"),
+    "finetune.dev": ("", "file that the model is judged by; empty: the task's own, else a tenth of finetune.data"),
+    "finetune.kind": ("", "classification, multi-label, regression, token-classification, question-answering; empty: the data tell"),
+    "finetune.text": ("", "column of the text (its name, or its number from 0)"),
+    "finetune.text_pair": ("", "column of the second text; empty: there is none"),
+    "finetune.label": ("", "column of the label; several labels of a multi-label text are separated by |"),
+    "finetune.epochs": (3.0, "passes over the training examples, which set total_steps; 0: total_steps as it is"),
+    "finetune.warmup_share": (0.1, "share of the steps in which the learning rate rises, which sets optimizer.warmup_steps"),
+    "finetune.evaluations": (1.0, "evaluations in an epoch, which set eval_every_steps and checkpoint.every_steps"),
+    "finetune.max_length": (128, "tokens in a text or pair at most, [CLS] and [SEP] included; longer ones lose their end"),
+    "finetune.stride": (128, "question-answering: tokens from one window of a long text to the next"),
+    "finetune.pooling": ("pooler", "what the class of a text is read from: pooler, cls, mean, max"),
+    "finetune.metric": ("", "metric of the dev examples that picks the checkpoint; empty: the task's, else its kind's"),
+    "finetune.patience": (0, "evaluations without a better metric before the run ends; 0: it never ends early"),
     "export.format": ("", "folder written at the end: transformers, sentence-transformers, or empty for none"),
 }
 MODEL_FIELDS = {field.name: field for field in dataclasses.fields(models_config.EncoderConfig)}
@@ -245,13 +262,15 @@ CHOICES = {
     "optimizer.name": ("adamw", "lamb"),
     "optimizer.schedule": ("linear", "wsd"),
     "optimizer.moments_dtype": ("float32", "bfloat16"),
+    "finetune.pooling": ("pooler", "cls", "mean", "max"),
+    "finetune.kind": ("", "classification", "multi-label", "regression", "token-classification", "question-answering"),
     "export.format": ("", "transformers", "sentence-transformers"),
 }
 POSITIVE = ("total_steps", "log_every_steps", "eval_every_steps", "data.batch_size", "checkpoint.every_steps",
             "optimizer.microbatches", "max_bad_steps", "masking.max_span", "masking.max_ngram",
-            "cluster.connect_seconds", "cluster.heartbeat_seconds", "watchdog.start_seconds", "watchdog.step_seconds")  # fmt: skip
+            "cluster.connect_seconds", "cluster.heartbeat_seconds", "watchdog.start_seconds", "watchdog.step_seconds", "finetune.max_length", "finetune.stride")  # fmt: skip
 NOT_NEGATIVE = ("eval_rows", "optimizer.learning_rate", "optimizer.warmup_steps", "optimizer.weight_decay", "optimizer.clip_norm",
-                "optimizer.eps", "max_rollbacks", "checkpoint.keep_last", "checkpoint.keep_best")  # fmt: skip
+                "optimizer.eps", "max_rollbacks", "checkpoint.keep_last", "checkpoint.keep_best", "finetune.epochs", "finetune.patience")  # fmt: skip
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -274,7 +293,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
   if not flat["masking.rate"] > 0:
     raise errors.UserError(f"config key 'masking.rate' is {flat['masking.rate']}: nothing would be predicted; BERT has 0.15")
   for key in ("masking.rate", "masking.first_rate", "masking.span_stop", "masking.mask_share", "masking.random_share",
-              "optimizer.decay_fraction"):  # fmt: skip
+              "optimizer.decay_fraction", "optimizer.layer_decay", "finetune.warmup_share"):  # fmt: skip
     if not 0 <= flat[key] <= 1:
       raise errors.UserError(f"config key {key!r} is a share and must lie in [0, 1]; it is {flat[key]}")
   if flat["masking.mask_share"] + flat["masking.random_share"] > 1:
@@ -288,6 +307,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         f"stop_at_step={flat['stop_at_step']} must lie between 0 and total_steps={flat['total_steps']}; "
         "set stop_at_step=0 to train to the end of the schedule"
     )
+  if not flat["finetune.evaluations"] > 0:
+    raise errors.UserError(f"config key 'finetune.evaluations' must be above 0; it is {flat['finetune.evaluations']}")
   if flat["init_optimizer"] and not flat["init_from"]:
     raise errors.UserError("init_optimizer takes the moments of the run named by init_from, which is empty")
 

@@ -40,3 +40,25 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> T
   # No logit is higher than the label's: argmax would tell the same, but does not vectorise on CPU.
   correct = jnp.where(counted, label_logit >= jnp.max(logits, axis=-1), False)
   return Term(jnp.sum(nats * weights), jnp.sum(correct * weights), jnp.sum(weights))
+
+
+def binary_cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Term:
+  """Weighted sigmoid cross-entropy, the mean over C independent yes-or-no questions; correct where all of them are.
+
+  Args:
+    logits: [..., C], any float dtype; computed in float32 at least.
+    labels: [..., C], 0 or 1.
+    weights: float [...]; where it is 0, logits and labels do not matter.
+  """
+  logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+  counted = weights > 0
+  nats = jnp.mean(jnp.logaddexp(0.0, logits) - labels * logits, axis=-1)
+  correct = jnp.all((logits > 0) == (labels > 0.5), axis=-1)
+  nats, correct = jnp.where(counted, nats, 0.0), jnp.where(counted, correct, False)
+  return Term(jnp.sum(nats * weights), jnp.sum(correct * weights), jnp.sum(weights))
+
+
+def squared_error(scores: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """(Σ weight · (score - label)², Σ weight), float32 at least; scores, labels and weights [...], ignored where a weight is 0."""
+  error = jnp.where(weights > 0, scores.astype(jnp.promote_types(scores.dtype, jnp.float32)) - labels, 0.0)
+  return jnp.sum(error**2 * weights), jnp.sum(weights)

@@ -150,7 +150,7 @@ def _train(run: loop.Run, root: epath.Path, peers: Peers, preemption: Preemption
     around = loop.Around(
         checkpoints=stack.enter_context(checkpoint.Checkpoints(
             root / "checkpoints", every_steps=config.checkpoint.every_steps, keep_last=config.checkpoint.keep_last,
-            keep_best=config.checkpoint.keep_best, on_event=writer.event)),
+            keep_best=config.checkpoint.keep_best, judge=run.judge, on_event=writer.event)),
         writer=writer,
         progress=stack.enter_context(progress.Progress(end, active=speaks)),
         watchdog=stack.enter_context(Watchdog(
@@ -161,7 +161,7 @@ def _train(run: loop.Run, root: epath.Path, peers: Peers, preemption: Preemption
         profile=Profile(profile, root / "profile" / name),
     )  # fmt: skip
     try:
-      result = loop.train(run, around)
+      params, last, step = loop.train(run, around)
     except Preempted:
       raise
     except Exception as error:
@@ -170,8 +170,8 @@ def _train(run: loop.Run, root: epath.Path, peers: Peers, preemption: Preemption
         around.checkpoints.abandon()  # a save needs all processes, and would be waited for in vain
       writer.event("peer_lost" if isinstance(reason, PeerLost) else "fail", message=str(reason))
       raise reason from (error if reason is not error else error.__cause__)
-    writer.event("finish", step=end)
-  return result
+    writer.event("finish", step=step, **({"stopped_early": True} if step < end else {}))
+  return params, last
 
 
 def _take(lock: locks.FolderLock, root: pathlib.Path, *, seconds: float) -> None:
@@ -185,8 +185,9 @@ def _take(lock: locks.FolderLock, root: pathlib.Path, *, seconds: float) -> None
 
 
 def is_finished(workdir: str, config: ml_collections.ConfigDict) -> bool:
-  """Whether the run in `workdir` has already trained to where `config` ends it."""
-  return any(event["event"] == "finish" and event["step"] >= configs.last_step(config) for event in metrics.read_events(workdir))
+  """Whether the run in `workdir` has already trained to where `config` ends it, or to where it ended early."""
+  is_last = lambda event: event["step"] >= configs.last_step(config) or event.get("stopped_early", False)
+  return any(event["event"] == "finish" and is_last(event) for event in metrics.read_events(workdir))
 
 
 def adopt(root: epath.Path, config: ml_collections.ConfigDict, tokenizer_folder: pathlib.Path) -> None:

@@ -12,22 +12,23 @@ FLOORS = (
     ("errors", "imports", "atomic", "locks", "storage"),
     (  # 0: model math, pure
         "models.config", "config", "batch", "masking", "losses", "models.dropout", "models.attention_kernels", "models.attention", "models.layers", "models.encoder",
-        "models.heads", "models.pooling", "models.pretraining", "chips", "flops",
+        "models.heads", "models.pooling", "models.pretraining", "models.finetuning", "chips", "flops",
     ),
     (  # 1: data
         "data.files", "data.text_files", "data.parquet_files", "data.tfds_texts", "data.docstrings", "data.sources",
         "data.tokenizer", "data.vocabulary", "data.sentences", "data.npy", "data.documents", "data.words", "data.chunk",
         "data.pairs", "data.packing", "data.rows", "data.order", "data.corpus", "data.staging", "data.statistics",
         "data.splits", "data.cleaning", "data.job", "data.work_folders", "data.workers", "data.assemble", "data.prepare", "data.beam", "data.mixture", "data.input_pipeline",
+        "data.tables", "data.tasks", "data.features", "data.questions", "data.task_files", "data.labelled",
     ),
     ("convert.bert", "convert.folder"),  # 1: interop
     ("cluster.distributed", "cluster.rendezvous", "cluster.agreement", "cluster.preemption", "cluster.watchdog", "cluster.peers", "cluster.stragglers"),  # 2: starting, stopping and watching processes
     (  # 2: training
-        "training.hashing", "training.rounding", "training.optimizer", "training.sharding", "training.data_parallel", "training.train_state", "training.checksums", "training.orbax_noise",
+        "training.hashing", "training.rounding", "training.optimizer", "training.sharding", "training.data_parallel", "training.train_state", "training.checksums", "training.judging", "training.orbax_noise",
         "training.checkpoint_folder", "training.checkpoint_files", "training.checkpoint_reading", "training.checkpoint", "training.metrics", "training.progress", "training.train_step",
         "training.program", "training.jumps", "training.profile", "training.window", "training.loop",
     ),
-    ("pretrain", "resolve", "inference", "evaluation", "run", "run_pretraining", "tools.inspect", "tools.history", "tools.goodput", "tools.report", "tools.figures", "tools.samples", "tools.svg", "tools.page_style", "tools.report_page",
+    ("pretrain", "finetune", "task_metrics", "resolve", "inference", "evaluation", "run", "run_pretraining", "tools.inspect", "tools.history", "tools.goodput", "tools.report", "tools.figures", "tools.samples", "tools.svg", "tools.page_style", "tools.report_page",
      "tools.checks.row", "tools.checks.versions", "tools.checks.context", "tools.checks.machine", "tools.checks.storage",
      "tools.checks.corpus", "tools.checks.settings", "tools.checks.cluster", "tools.doctor", "tools.hlo", "tools.data_facts", "tools.ahead", "tools.estimate", "tools.plan",
      "tools.timing", "tools.bench.rows", "tools.bench.own", "tools.bench.peer", "tools.bench.measure", "tools.bench.page"),  # 3: tasks, use, tools

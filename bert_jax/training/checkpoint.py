@@ -38,6 +38,7 @@ from bert_jax.training import checkpoint_folder as folders
 from bert_jax.training.checkpoint_folder import Damaged, Manifest
 from bert_jax.training.checkpoint_reading import checkpoints_folder, diagnose, read_state, say
 from bert_jax.training.checksums import array_facts
+from bert_jax.training.judging import Judge
 
 # A due save waits so long for the one before, and is passed over then.
 PATIENCE_SECONDS = 5.0
@@ -80,7 +81,7 @@ class Checkpoints:
   """
 
   def __init__(
-      self, directory, *, every_steps: int, keep_last: int, keep_best: int, metric="eval/mlm_loss",
+      self, directory, *, every_steps: int, keep_last: int, keep_best: int, judge: Judge = Judge(),
       on_event: Callable = lambda *_, **__: None,
   ):
     """
@@ -88,8 +89,8 @@ class Checkpoints:
       directory: the folder of this run's checkpoints; made when the first one is saved.
       every_steps: should_save is true at its multiples.
       keep_last: newest checkpoints to keep, at least two whatever it says: one to fall back on.
-      keep_best: checkpoints with the lowest `metric` to keep besides.
-      metric: name among the metrics given to `save`.
+      keep_best: checkpoints with the best metrics to keep besides.
+      judge: tells which of those given to `save` are the best.
       on_event: called as on_event("verify", step=…, ok=…, …) for every checkpoint that is looked at, as
         on_event("saved", step=…, seconds=…) when one is committed, and as on_event("save_passed_over", step=…, because=…).
     """
@@ -97,7 +98,7 @@ class Checkpoints:
       raise UserError(f"checkpoint.every_steps must be 1 or more, got {every_steps}")
     self._directory = checkpoints_folder(directory)
     self._every_steps, self._keep_last, self._keep_best = every_steps, max(2, keep_last), max(0, keep_best)
-    self._metric, self._on_event = metric, on_event
+    self._judge, self._on_event = judge, on_event
     self._saved: dict[int, dict[str, float]] | None = None  # step -> metrics, of every checkpoint that counts
     self._pending: _Pending | None = None  # the save in the background
 
@@ -266,9 +267,7 @@ class Checkpoints:
 
   def _worth_keeping(self) -> set[int]:
     last = sorted(self._saved)[-self._keep_last :]
-    scored = {step: metrics[self._metric] for step, metrics in self._saved.items() if self._metric in metrics}
-    best = sorted(scored, key=lambda step: (scored[step], -step))[: self._keep_best]  # of equals, the newer
-    return {*last, *best}
+    return {*last, *self._judge.best_first(self._saved)[: self._keep_best]}
 
   def _fail(self, step: int, error: Exception) -> None:
     """Removes what a failed save left, and raises an error that says what to do."""

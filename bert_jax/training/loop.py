@@ -25,6 +25,7 @@ from bert_jax.cluster.watchdog import Watchdog
 from bert_jax.errors import UserError
 from bert_jax.training import sharding, train_state
 from bert_jax.training.checkpoint import Checkpoints
+from bert_jax.training.judging import EarlyStopping, Judge
 from bert_jax.training.jumps import Jump, Jumps
 from bert_jax.training.metrics import MetricsWriter
 from bert_jax.training.profile import Profile
@@ -46,6 +47,7 @@ class Run(NamedTuple):
     identity: what the order of the data depends on, e.g. corpus_id, rows, seed; saved with every
       checkpoint, and a resume with another one is refused.
     start: (fresh state, abstract state) -> state that a new run begins from; None: the fresh one.
+    judge: what makes an evaluation better than another, and when a run ends early.
     flops_per_token: for MFU, or None where the chip's peak is unknown.
     peak_flops: of all devices together, in FLOP/s, or None.
   """
@@ -57,6 +59,7 @@ class Run(NamedTuple):
   evaluate: Callable[[Any, Callable[[], bool]], dict[str, float] | None]
   identity: dict[str, Any]
   start: Callable[[Any, Any], Any] | None = None
+  judge: Judge = Judge()
   flops_per_token: float | None = None
   peak_flops: float | None = None
 
@@ -83,11 +86,11 @@ class Around(NamedTuple):
   profile: Profile
 
 
-def train(run: Run, around: Around) -> tuple[Any, dict[str, float]]:
+def train(run: Run, around: Around) -> tuple[Any, dict[str, float], int]:
   """Trains to the last step, from the newest good checkpoint if there is one.
 
   Returns:
-    The parameters and the metrics of the last evaluation.
+    The parameters, the metrics of the last evaluation, and the step that the run ended at.
 
   Raises:
     Preempted: the processes were told to stop; the step is saved.
@@ -96,7 +99,7 @@ def train(run: Run, around: Around) -> tuple[Any, dict[str, float]]:
   trainer = _Trainer(run, around)
   try:
     with jax.transfer_guard("disallow"):
-      while trainer.step < trainer.end:
+      while not trainer.is_done:
         try:
           trainer.take_step()
           trainer.log()
@@ -115,7 +118,7 @@ def train(run: Run, around: Around) -> tuple[Any, dict[str, float]]:
     raise
   finally:
     trainer.close()
-  return trainer.state.params, trainer.evaluation
+  return trainer.state.params, trainer.evaluation, trainer.step
 
 
 class _Trainer:
@@ -129,6 +132,7 @@ class _Trainer:
     self._program = make_program(run.task, config, run.mesh)
     self._window = Window(run.task, max_bad_steps=config.max_bad_steps, flops_per_token=run.flops_per_token,
                           peak_flops=run.peak_flops, on_event=around.writer.event)  # fmt: skip
+    self._early = EarlyStopping(run.judge)
     self.evaluation: dict[str, float] | None = None  # of this step
     self._in_flight: tuple[int, int, StepReport] | None = None  # read one step late, so that the device never waits for the host
     self._stream: Iterator | None = None
@@ -136,6 +140,11 @@ class _Trainer:
     sharding.check_sharded(run.mesh, self.state)
     self._first, self._stopping = self.step, around.preemption.poll()
     around.progress.begin(self.step)
+
+  @property
+  def is_done(self) -> bool:
+    """Whether this is the last step."""
+    return self.step >= self.end or self._early.is_over
 
   def take_step(self) -> None:
     """Fetches the next rows and trains on them."""
@@ -162,7 +171,7 @@ class _Trainer:
 
   def log(self) -> None:
     """Every log_every_steps, and at the end: a line of metrics."""
-    if self.step % self._run.config.log_every_steps == 0 or self.step == self.end:
+    if self.step % self._run.config.log_every_steps == 0 or self.is_done:
       self._read_reports()
       metrics = self._window.close(self.step)
       self._around.writer.scalars(self.step, metrics)
@@ -170,23 +179,25 @@ class _Trainer:
 
   def evaluate(self, due: bool = False) -> None:
     """Every eval_every_steps, and at the end: the validation split."""
-    due = due or self.step % self._run.config.eval_every_steps == 0 or self.step == self.end
+    due = due or self.step % self._run.config.eval_every_steps == 0 or self.is_done
     if due and not self._stopping:
       with self._window.spending("evaluation"):
         found = self._run.evaluate(self.state.params, self._after_batch)
       if found is not None:
         self.evaluation = {f"eval/{name}": value for name, value in found.items()}
+        self._early.add(self.evaluation)
         self._around.writer.scalars(self.step, self.evaluation)
         self._around.progress.evaluation(self.step, self.evaluation)
 
   def save(self) -> None:
     """Every checkpoint.every_steps, at the end, and when the processes are told to stop. Raises Preempted in the last case."""
     checkpoints, writer = self._around.checkpoints, self._around.writer
-    if self._stopping or self.step == self.end or checkpoints.should_save(self.step):
+    if self._stopping or self.is_done or checkpoints.should_save(self.step):
       self._read_reports()  # what they say of void updates is saved, too
       began = time.perf_counter()
       with self._window.spending("checkpoint"):
         host = self._run.identity | {"position": self.position, "bad_in_a_row": self._window.bad_in_a_row}
+        host |= self._early.host_values()
         saved = checkpoints.save(self.step, self.state, host=host, metrics=self.evaluation or {})
       self._around.watchdog.beat()
       if saved:
@@ -271,6 +282,7 @@ class _Trainer:
             "give back what it had, or start another run with a new --workdir and --config.init_from"
         )
     position = int(restored.host["position"])
+    self._early.restore(restored.host)
     self._around.progress.line(f"going on from step {restored.step:,}")
     writer.event("restore", step=restored.step, position=position, seconds=round(time.perf_counter() - began, 3))
     return restored.state, restored.step, position, int(restored.host.get("bad_in_a_row", 0))

@@ -60,8 +60,40 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
   if settings.name == "lamb":
     # As in the paper's reference code, arrays without decay keep Adam's own step length.
     parts.append(optax.masked(optax.scale_by_trust_ratio(), decays))
-  parts.append(optax.scale(-1.0))
+  parts.append(_descend(settings))
   return optax.chain(*parts)
+
+
+def depth_of(path, num_layers: int) -> int:
+  """Which layer a parameter belongs to: 0 embeddings, 1 to num_layers the layers from below, num_layers + 1 what stands on the encoder."""
+  names = [part.key for part in path]
+  if names[0] != "encoder":
+    return num_layers + 1
+  return 0 if names[1] == "embeddings" else int(names[1].removeprefix("layer_")) + 1
+
+
+def frozen(params, frozen_layers: int) -> Any:
+  """Parameters of which those in the lowest layers are constants, see optimizer.frozen_layers: nothing is differentiated down there."""
+  if frozen_layers < 0:
+    return params
+  hold = lambda path, p: jax.lax.stop_gradient(p) if depth_of(path, len(params["encoder"]) - 1) <= frozen_layers else p
+  return jax.tree_util.tree_map_with_path(hold, params)
+
+
+def _descend(settings: ml_collections.ConfigDict) -> optax.GradientTransformation:
+  """The direction turned around: times -1, or less the deeper a layer lies (Clark et al. 2020, ELECTRA), 0 where it is frozen."""
+  if settings.layer_decay == 1.0 and settings.frozen_layers < 0:
+    return optax.scale(-1.0)
+
+  def factor(path, num_layers: int) -> float:
+    depth = depth_of(path, num_layers)
+    return 0.0 if depth <= settings.frozen_layers else -(settings.layer_decay ** (num_layers + 1 - depth))
+
+  def update(direction, state, params=None):
+    layers = len(params["encoder"]) - 1
+    return jax.tree_util.tree_map_with_path(lambda path, d: factor(path, layers) * d, direction), state
+
+  return optax.GradientTransformation(optax.init_empty_state, update)
 
 
 def _clip(max_norm: float) -> optax.GradientTransformationExtraArgs:

@@ -33,7 +33,8 @@ def make_program(task: Task, config: ml_collections.ConfigDict, mesh: Mesh) -> P
   sharding.check_sharded(mesh, state)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
   train_step = jax.jit(
-      make_train_step(task, optimizer, schedule, seed=config.seed, microbatches=config.optimizer.microbatches, mesh=mesh),
+      make_train_step(task, optimizer, schedule, seed=config.seed, microbatches=config.optimizer.microbatches, mesh=mesh,
+                      frozen_layers=config.optimizer.frozen_layers),
       in_shardings=(shardings, sharding.batch_sharding(mesh)),
       out_shardings=(shardings, sharding.replicated(mesh)),
       donate_argnums=0,

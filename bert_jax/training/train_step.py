@@ -65,10 +65,11 @@ def prepare_rows(task: Task, seed: int, batch: dict[str, jax.Array], step: jax.A
   return task.prepare(batch, keys, step), keys
 
 
-def make_gradients(task: Task, *, seed: int, microbatches: int, mesh: Mesh | None = None):
+def make_gradients(task: Task, *, seed: int, microbatches: int, mesh: Mesh | None = None, frozen_layers: int = -1):
   """Returns gradients(params, step, batch) -> ((loss, Sums), gradients, real tokens), over the global batch.
 
   To be jitted by the caller; `mesh` None: on one device. `step` None: as in evaluation (see Task.prepare), but with dropout.
+  `frozen_layers`: as optimizer.frozen_layers; gradients of what is frozen are zero.
   """
 
   def of_own_rows(params, rows, global_weights):
@@ -76,7 +77,7 @@ def make_gradients(task: Task, *, seed: int, microbatches: int, mesh: Mesh | Non
 
     def one(part):
       prepared, dropout_keys = part
-      loss = lambda params: task.loss(whole(params, mesh, task.dtype), prepared, global_weights, dropout_keys)
+      loss = lambda params: task.loss(whole(optimizers.frozen(params, frozen_layers), mesh, task.dtype), prepared, global_weights, dropout_keys)
       return jax.value_and_grad(loss, has_aux=True)(params)
 
     if microbatches == 1:
@@ -96,10 +97,11 @@ def make_gradients(task: Task, *, seed: int, microbatches: int, mesh: Mesh | Non
 
 
 def make_train_step(
-    task: Task, optimizer: optax.GradientTransformation, schedule: Callable, *, seed: int, microbatches: int, mesh: Mesh | None = None
-):
+    task: Task, optimizer: optax.GradientTransformation, schedule: Callable, *, seed: int, microbatches: int, mesh: Mesh | None = None,
+    frozen_layers: int = -1,
+):  # fmt: skip
   """Returns step(state, batch) -> (state, StepReport), to be jitted by the caller; `mesh` None: on one device."""
-  gradients = make_gradients(task, seed=seed, microbatches=microbatches, mesh=mesh)
+  gradients = make_gradients(task, seed=seed, microbatches=microbatches, mesh=mesh, frozen_layers=frozen_layers)
 
   def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, StepReport]:
     (loss, sums), grads, tokens = gradients(state.params, state.step, batch)

@@ -1,0 +1,136 @@
+"""From labelled examples to what a model is trained on and judged by: names of labels, token ids, and gold values."""
+
+import collections
+import hashlib
+from typing import NamedTuple, Sequence
+
+import numpy as np
+
+from bert_jax.data import features, questions
+from bert_jax.data.features import Features
+from bert_jax.data.questions import Windows
+from bert_jax.data.task_files import SEPARATOR, Examples, Splits
+from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.errors import UserError
+
+IMBALANCE = 3.0  # a class that is so much more frequent than another one is worth a line
+
+
+class Labels(NamedTuple):
+  """What the outputs of a model mean.
+
+  Attributes:
+    kind: one of finetune.KINDS.
+    names: of the classes or tags, in the order of the outputs; ("score",) for regression, ("begin", "end") for answers.
+    scale: regression: scores are learned divided by it.
+  """
+
+  kind: str
+  names: tuple[str, ...]
+  scale: float = 1.0
+
+
+class Labelled(NamedTuple):
+  """Examples ready for a model.
+
+  Attributes:
+    features: token ids and labels; for question-answering those of `windows`.
+    gold: what predictions are compared with: int [N], float [N], [N, C] of 0 and 1, lists of tags, or lists of answers.
+    windows, asked: for question-answering the windows and the questions, else None.
+  """
+
+  features: Features
+  gold: object
+  windows: Windows | None = None
+  asked: list | None = None
+
+
+def labels_of(splits: Splits) -> Labels:
+  """Finds the labels of a training split. Raises UserError for one class alone, and for labels that only dev has."""
+  kind = splits.kind
+  if kind == "regression":
+    largest = max(abs(float(label)) for label in splits.train.labels)
+    return Labels(kind, ("score",), largest or 1.0)
+  if kind == "question-answering":
+    return Labels(kind, ("begin", "end"))
+  known, judged = (_names(kind, examples) for examples in (splits.train, splits.dev))
+  if len(known) < 2 and kind != "multi-label":
+    raise UserError(f"{splits.files[0]} has one class alone, {next(iter(known), 'none')!r}: there is nothing to learn; is that the right column?")
+  new = sorted(set(judged) - set(known))
+  if new:
+    raise UserError(f"{splits.files[-1]} has labels that do not occur in {splits.files[0]}: {', '.join(new[:10])}; the model could never say them")
+  names = sorted(known, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+  if kind == "token-classification":
+    names = ["O", *(name for name in names if name != "O")]
+  return Labels(kind, tuple(names))
+
+
+def _names(kind: str, examples: Examples) -> collections.Counter:
+  if kind == "token-classification":
+    return collections.Counter(tag for tags in examples.labels for tag in tags)
+  if kind == "multi-label":
+    return collections.Counter(name for label in examples.labels for name in _several(label))
+  return collections.Counter(examples.labels)
+
+
+def _several(label: str) -> list[str]:
+  return [name.strip() for name in label.split(SEPARATOR) if name.strip()]
+
+
+def describe_balance(examples: Examples, kind: str) -> str:
+  """One line about frequent and rare classes, or empty where they are about equal."""
+  if kind not in ("classification", "multi-label"):
+    return ""
+  counts = _names(kind, examples)
+  (most, many), (least, few) = counts.most_common()[0], counts.most_common()[-1]
+  if many < IMBALANCE * few:
+    return ""
+  total = sum(counts.values())
+  return (f"classes are not balanced: {most!r} has {many / total:.1%} of {total:,}, {least!r} {few / total:.1%}; "
+          f"always saying {most!r} would be right that often, so look at macro_f1 or mcc besides accuracy")  # fmt: skip
+
+
+def prepare(examples: Examples, labels: Labels, tokenizer: Tokenizer, *, max_length: int, stride: int, training: bool) -> Labelled:
+  """Token ids, labels and gold values of a split.
+
+  Args:
+    examples: see Examples.
+    labels: of the training split.
+    tokenizer: the model's.
+    max_length, stride: see the config keys finetune.*.
+    training: leave out questions whose answers are not where they should be; judged by they may be.
+  """
+  kind, number = labels.kind, {name: index for index, name in enumerate(labels.names)}
+  if kind == "question-answering":
+    asked = examples.first
+    if training:
+      wrong = set(questions.wrong_offsets(asked))
+      asked = [one for one in asked if one.name not in wrong]
+    windows = questions.make_windows(tokenizer, asked, max_length=max_length, stride=stride)
+    gold = [[text for text, _ in one.answers] for one in asked]
+    return Labelled(windows.features, gold, windows, asked)
+  if kind == "token-classification":
+    tags = [[number[tag] for tag in own] for own in examples.labels]
+    return Labelled(features.of_words(tokenizer, examples.first, tags, max_length=max_length), examples.labels)
+  gold = _gold(examples.labels, labels, number)
+  values = gold / labels.scale if kind == "regression" else gold
+  return Labelled(features.of_texts(tokenizer, examples.first, examples.second, values, max_length=max_length), gold)
+
+
+def _gold(given: Sequence[str], labels: Labels, number: dict[str, int]) -> np.ndarray:
+  if labels.kind == "regression":
+    return np.array([float(label) for label in given], np.float32)
+  if labels.kind == "classification":
+    return np.array([number[label] for label in given], np.int32)
+  several = np.zeros((len(given), len(labels.names)), np.float32)
+  for row, label in enumerate(given):
+    several[row, [number[name] for name in _several(label)]] = 1.0
+  return several
+
+
+def fingerprint(part: Features) -> str:
+  """SHA-256 of the token ids and labels of a split: what a resumed run must find again."""
+  digest = hashlib.sha256()
+  for array in (part.tokens, part.offsets, part.first_lengths, part.labels):
+    digest.update(np.ascontiguousarray(array).tobytes())
+  return digest.hexdigest()

@@ -1,0 +1,187 @@
+"""Questions about a text whose answers stand in it: SQuAD files, windows over long texts, and answers out of scores.
+
+Rajpurkar et al. 2016 (arXiv 1606.05250) and, with questions that have no answer, 2018 (arXiv 1806.03822). A text that is
+too long is read in windows that overlap; each says for itself where the answer begins and ends, or that it is not there,
+by pointing at [CLS]; the best window wins, as in Devlin et al. 2018, section 4.2 and 4.3.
+"""
+
+import collections
+import json
+from typing import NamedTuple, Sequence
+
+import numpy as np
+
+from bert_jax.data.features import Features, make_features
+from bert_jax.data.text_files import read_lines
+from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.errors import UserError
+
+QUESTION_TOKENS = 64  # of a longer question the end is lost
+BEST = 20  # beginnings and ends that are combined, in each window
+ANSWER_TOKENS = 64  # the longest answer that is given; in Chinese a token is a character
+
+
+class Question(NamedTuple):
+  """A question about a text.
+
+  Attributes:
+    name: its id.
+    text: the question.
+    context: the text that it is about.
+    answers: (answer, where it begins in the context, in characters); none where there is no answer.
+  """
+
+  name: str
+  text: str
+  context: str
+  answers: tuple[tuple[str, int], ...]
+
+
+class Windows(NamedTuple):
+  """Questions cut into rows.
+
+  Attributes:
+    features: one row for every window: "[CLS] question [SEP] part of the context [SEP]"; labels int32 [N, 2].
+    questions: int64 [N], which question a window belongs to.
+    begins: int64 [N], the first token of the context in a window.
+    spans: for each question int64 [tokens of the context, 2], where each token begins and ends in the context, in characters.
+  """
+
+  features: Features
+  questions: np.ndarray
+  begins: np.ndarray
+  spans: list[np.ndarray]
+
+
+def read_squad(path: str) -> list[Question]:
+  """The questions of a file in the format of SQuAD 1.1 or 2.0. Raises UserError naming the file and what is missing."""
+  lines = read_lines(path, skip_bad=False, counts=collections.Counter(), whole=True)
+  try:
+    content = json.loads("\n".join(text for _, text in lines))
+  except ValueError as error:
+    raise UserError(f"{path}: not JSON ({error}); expected a file in the format of SQuAD") from error
+  questions, where = [], "data"
+  try:
+    for number, article in enumerate(content["data"]):
+      for part, paragraph in enumerate(article["paragraphs"]):
+        for place, asked in enumerate(paragraph["qas"]):
+          where = f"data[{number}].paragraphs[{part}].qas[{place}]"
+          answers = [] if asked.get("is_impossible") else asked["answers"]
+          answers = tuple((str(answer["text"]), int(answer["answer_start"])) for answer in answers)
+          questions.append(Question(str(asked["id"]), asked["question"], paragraph["context"], answers))
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    raise UserError(f'{path}, at {where}: {type(error).__name__} {error}; expected the format of SQuAD: {{"data": [{{"paragraphs": '
+                    '[{"context", "qas": [{"id", "question", "answers": [{"text", "answer_start"}]}]}]}]}') from error  # fmt: skip
+  if not questions:
+    raise UserError(f"{path} holds no questions")
+  return questions
+
+
+def wrong_offsets(questions: Sequence[Question]) -> list[str]:
+  """Names of the questions with an answer that does not stand in the context where the file says."""
+  stands = lambda one, answer, begin: one.context[begin : begin + len(answer)] == answer
+  return [one.name for one in questions if not all(stands(one, *answer) for answer in one.answers)]
+
+
+def make_windows(tokenizer: Tokenizer, questions: Sequence[Question], *, max_length: int, stride: int) -> Windows:
+  """Cuts questions into rows.
+
+  Args:
+    tokenizer: the model's.
+    questions: those with an answer whose place is wrong have to be left out for training, see `wrong_offsets`.
+    max_length: tokens in a row at most.
+    stride: tokens from the beginning of a window of the context to that of the next.
+
+  Raises:
+    UserError: rows too short for a question and a piece of text.
+  """
+  if max_length < QUESTION_TOKENS + 3 + stride // 4 or stride < 1:
+    raise UserError(f"rows of {max_length} tokens and a stride of {stride}: a question takes up to {QUESTION_TOKENS + 3} of them, and windows should "
+                    "overlap; raise finetune.max_length (BERT: 384) or lower finetune.stride (BERT: 128)")  # fmt: skip
+  special, rows, firsts, labels, of_question, begins, spans = tokenizer.special, [], [], [], [], [], []
+  contexts = list(dict.fromkeys(one.context for one in questions))
+  encoded = dict(zip(contexts, tokenizer.plain.encode_batch(contexts, add_special_tokens=False)))
+  asked = tokenizer.plain.encode_batch([one.text for one in questions], add_special_tokens=False)
+  truncated = 0
+  for number, (one, question) in enumerate(zip(questions, asked)):
+    ids, places = encoded[one.context].ids, np.array(encoded[one.context].offsets, np.int64).reshape(-1, 2)
+    head = [special.cls, *question.ids[:QUESTION_TOKENS], special.sep]
+    room = max_length - len(head) - 1
+    answer = _tokens_of(places, one.answers[0]) if one.answers else None
+    spans.append(places)
+    truncated += len(ids) > room
+    for begin in range(0, max(len(ids) - room, 0) + stride, stride) if len(ids) > room else (0,):
+      part = ids[begin : begin + room]
+      inside = answer is not None and begin <= answer[0] and answer[1] < begin + len(part)
+      rows.append([*head, *part, special.sep])
+      labels.append([place - begin + len(head) for place in answer] if inside else [0, 0])
+      firsts.append(len(head))
+      of_question.append(number)
+      begins.append(begin)
+      if begin + room >= len(ids):
+        break
+  features = make_features(rows, firsts, np.array(labels, np.int32), truncated)
+  return Windows(features, np.array(of_question), np.array(begins), spans)
+
+
+def _tokens_of(places: np.ndarray, answer: tuple[str, int]) -> tuple[int, int] | None:
+  """First and last token that an answer touches; None where it touches none."""
+  text, begin = answer
+  touched = np.flatnonzero((places[:, 1] > begin) & (places[:, 0] < begin + len(text)))
+  return (int(touched[0]), int(touched[-1])) if len(touched) else None
+
+
+class Answer(NamedTuple):
+  """What a model answers.
+
+  Attributes:
+    text: from the context; never empty, also where `null` says that there is none.
+    begin: where it begins in the context, in characters.
+    score: log-odds of this answer, beginning and end added up.
+    null: how much higher "there is no answer" scores, in the window that says so least.
+  """
+
+  text: str
+  begin: int
+  score: float
+  null: float
+
+
+def answers_of(windows: Windows, questions: Sequence[Question], logits: Sequence[np.ndarray]) -> list[Answer]:
+  """The best answer to each question.
+
+  Args:
+    windows: of the questions.
+    questions: as they were cut.
+    logits: for each window float [L, 2], scores of beginning and end at each token of the row.
+  """
+  best: list[Answer | None] = [None] * len(questions)
+  nulls = np.full(len(questions), np.inf)
+  features = windows.features
+  for row, scores in enumerate(logits):
+    number, first = windows.questions[row], int(features.first_lengths[row])
+    last = int(features.lengths[row]) - 1  # [SEP]
+    nulls[number] = min(nulls[number], scores[0, 0] + scores[0, 1])
+    found = _best_span(scores[first:last])
+    if found is None:
+      continue
+    begin, end, score = found
+    if best[number] is None or score > best[number].score:
+      place = windows.spans[number][[begin + windows.begins[row], end + windows.begins[row]]]
+      characters = int(place[0, 0]), int(place[1, 1])
+      best[number] = Answer(questions[number].context[slice(*characters)], characters[0], score, 0.0)
+  empty = Answer("", 0, -np.inf, np.inf)
+  return [empty if one is None else one._replace(null=float(null - one.score)) for one, null in zip(best, nulls)]
+
+
+def _best_span(scores: np.ndarray) -> tuple[int, int, float] | None:
+  """(first token, last token, score) of the best span in the context, at most ANSWER_TOKENS long; None without any."""
+  begins = np.argsort(-scores[:, 0], kind="stable")[:BEST]
+  ends = np.argsort(-scores[:, 1], kind="stable")[:BEST]
+  total = scores[begins, 0][:, None] + scores[ends, 1][None, :]
+  length = ends[None, :] - begins[:, None] + 1
+  total = np.where((length >= 1) & (length <= ANSWER_TOKENS), total, -np.inf)
+  if not np.isfinite(total).any():
+    return None
+  begin, end = np.unravel_index(np.argmax(total), total.shape)
+  return int(begins[begin]), int(ends[end]), float(total[begin, end])

@@ -1,0 +1,234 @@
+"""Labelled examples out of files: the tasks of tasks.py in their native formats, and people's own tables.
+
+What is wrong with a file is said with its line. What can be lived with is counted: texts that are empty, labels that say
+"no agreement", answers that do not stand where the file says.
+"""
+
+import collections
+import hashlib
+import os
+import pathlib
+from typing import NamedTuple, Sequence
+
+from bert_jax.data.questions import Question, read_squad, wrong_offsets
+from bert_jax.data.tables import Table, read_table
+from bert_jax.data.tasks import TASKS, TaskRow
+from bert_jax.data.text_files import read_lines
+from bert_jax.errors import UserError
+
+NO_LABEL = ("-", "")  # SNLI, MNLI, OCNLI: the annotators did not agree
+SEPARATOR = "|"  # between the labels of a text that has several
+HELD_OUT = 0.1  # share of the training examples that the model is judged by where there is no dev file
+_CLASSES_AT_MOST = 500
+KINDS_OF_FORMAT = {"conll": "token-classification", "squad": "question-answering"}
+
+
+class Examples(NamedTuple):
+  """Examples of one split, as text.
+
+  Attributes:
+    first: texts; for token-classification lists of words; for question-answering Questions.
+    second: the second texts of pairs, else None.
+    labels: as they stand in the file: strings; for token-classification lists of tags (IOB2); for question-answering empty.
+    notes: what was counted on the way, for people.
+  """
+
+  first: list
+  second: list[str] | None
+  labels: list
+  notes: tuple[str, ...] = ()
+
+  def subset(self, rows: Sequence[int]) -> "Examples":
+    """Some of the examples."""
+    pick = lambda values: [values[row] for row in rows]
+    return self._replace(first=pick(self.first), second=None if self.second is None else pick(self.second),
+                         labels=pick(self.labels) if self.labels else [])  # fmt: skip
+
+
+class Splits(NamedTuple):
+  """What a model is trained on and judged by.
+
+  Attributes:
+    train, dev: the examples.
+    kind: one of finetune.KINDS.
+    held_out: dev is a part of the training file, for there was no other.
+    files: where they come from.
+  """
+
+  train: Examples
+  dev: Examples
+  kind: str
+  held_out: bool
+  files: tuple[str, ...]
+
+
+def load_splits(
+    *, task: str = "", data: str = "", dev: str = "", kind: str = "", text: str = "", text_pair: str = "", label: str = ""
+) -> Splits:
+  """Reads the examples of a task or of somebody's own files; arguments as the config keys finetune.*.
+
+  Raises:
+    UserError: an unknown task or column (those that there are are listed), missing files, unusable labels.
+  """
+  if task and task not in TASKS:
+    raise UserError(f"finetune.task={task!r} is not known; it is one of {', '.join(TASKS)}, or empty for data of your own")
+  if not data:
+    raise UserError("finetune.data is empty: give the folder with the task's files, or a file of your own, --data=…")
+  if not os.path.exists(data):
+    raise UserError(f"--data={data}: there is no such file or folder")
+  if os.path.isdir(data) and not task:
+    raise UserError(f"--data={data} is a folder: say which task lies there, --task={'|'.join(list(TASKS)[:4])}|…, or give a file")
+  row = TASKS[task] if task else _own_row(data, kind, text, text_pair, label)
+  train_path = _find(data, row.train, task) if os.path.isdir(data) else data
+  dev_path = dev or (_find(data, row.dev, task, needed=False) if os.path.isdir(data) else "")
+  if dev and not os.path.exists(dev):
+    raise UserError(f"--dev={dev}: there is no such file")
+  train = _read(train_path, row)
+  held_out = not dev_path
+  train, judged = _hold_out(train) if held_out else (train, _read(dev_path, row))
+  found = kind or row.kind or _kind_of(train.labels, train_path)
+  return Splits(train, judged, found, held_out, (train_path,) if held_out else (train_path, dev_path))
+
+
+def _own_row(data: str, kind: str, text: str, text_pair: str, label: str) -> TaskRow:
+  """A row like those of TASKS for a file of somebody's own."""
+  name = pathlib.PurePath(data).name.lower()
+  format = "conll" if kind == "token-classification" else "squad" if kind == "question-answering" else "table"
+  if format == "table" and not kind and not text and any(mark in name for mark in (".conll", ".bio", ".iob")):
+    format = "conll"
+  if format == "table" and not (text and label):
+    listed = ", ".join(read_table(data, ["?"]).columns)
+    raise UserError(f"{data}: say which columns are meant, --text=… --label=… and, for pairs, --text_pair=…; its first line: {listed}")
+  columns = {"text": (text,), "text_pair": (text_pair,) if text_pair else (), "label": (label,)} if format == "table" else {}
+  return TaskRow("", KINDS_OF_FORMAT.get(format, kind), "", (), format=format, **columns)
+
+
+def _find(folder: str, names: tuple[str, ...], task: str, needed: bool = True) -> str:
+  """The first of `names` that lies in a folder, compressed or not."""
+  for name in names:
+    for ending in ("", ".gz", ".xz", ".bz2", ".zst"):
+      if (path := os.path.join(folder, name + ending)) and os.path.isfile(path):
+        return path
+  if not needed:
+    return ""
+  there = ", ".join(sorted(os.listdir(folder))[:20]) or "nothing"
+  raise UserError(f"{folder} has no training file of {task} ({' or '.join(names)}); it holds {there}. Or give the files themselves: --data=FILE --dev=FILE")
+
+
+def _read(path: str, row: TaskRow) -> Examples:
+  if row.format == "conll":
+    return _read_conll(path)
+  if row.format == "squad":
+    questions = read_squad(path)
+    wrong = wrong_offsets(questions)
+    named = f"{len(wrong):,} answers do not stand where {path} says: {', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}; not trained on"
+    return Examples(questions, None, [], (named,) if wrong else ())
+  return _read_texts(path, row)
+
+
+def _read_texts(path: str, row: TaskRow) -> Examples:
+  table = read_table(path, [str(name) for name in (*row.text, *row.text_pair, *row.label)])
+  first, label = table.column(_column(table, row.text)), table.column(_column(table, row.label))
+  second = table.column(_column(table, row.text_pair)) if row.text_pair else None
+  kept = [i for i in range(len(first)) if label[i].strip() not in NO_LABEL and first[i].strip() and (second is None or second[i].strip())]
+  unlabelled = sum(one.strip() in NO_LABEL for one in label)
+  empty = len(first) - len(kept) - unlabelled
+  notes = [f"{count:,} lines of {path} {what}" for count, what in (
+      (table.short, "have too few columns"), (unlabelled, "have no label"), (empty, "have an empty text"))]  # fmt: skip
+  if not kept:
+    raise UserError(f"{path}: not one of its {len(first):,} lines has a text and a label; are the columns right?")
+  all_of_them = Examples([one.strip() for one in first], None if second is None else [one.strip() for one in second],
+                         [one.strip() for one in label])  # fmt: skip
+  examples = all_of_them.subset(kept)._replace(notes=tuple(note for note in notes if not note.startswith("0 ")))
+  if row.kind == "regression":
+    _check_scores(examples.labels, path, [table.lines[i] for i in kept])
+  return examples
+
+
+def _column(table: Table, names: tuple[str | int, ...]) -> str:
+  """The first of `names` that a table has. Raises UserError listing what it has."""
+  known = [str(name) for name in names if str(name) in table.columns]
+  if not known:
+    wanted = " or ".join(repr(str(name)) for name in names)
+    raise UserError(f"{table.path} has no column {wanted}; it has: {', '.join(table.columns)}")
+  return known[0]
+
+
+def _check_scores(labels: list[str], path: str, lines: list[int]) -> None:
+  for text, line in zip(labels, lines):
+    if not _is_number(text):
+      raise UserError(f"{path}:{line}: the score {text!r} is not a number; regression learns numbers, classes are learned with --kind=classification")
+
+
+def _is_number(text: str) -> bool:
+  try:
+    return abs(float(text)) < float("inf")
+  except ValueError:
+    return False
+
+
+def _kind_of(labels: list[str], path: str) -> str:
+  """What the labels of somebody's own table are."""
+  if any(SEPARATOR in label for label in labels):
+    return "multi-label"
+  different = set(labels)
+  if all(_is_number(label) for label in different) and (len(different) > 20 or any("." in label for label in different)):
+    return "regression"
+  if len(different) > _CLASSES_AT_MOST:
+    raise UserError(f"{path}: {len(different):,} different labels, such as {sorted(different)[0]!r}; is that the right column? If it is, say so: --kind=classification")
+  return "classification"
+
+
+def _read_conll(path: str) -> Examples:
+  """Words and tags, the first and the last column, sentences separated by empty lines; tags become IOB2.
+
+  Weibo's files number the characters of a word behind each of them ("口0"): told by a digit behind every single one.
+  """
+  sentences: list[tuple[list[str], list[str]]] = [([], [])]
+  for number, line in read_lines(path, skip_bad=False, counts=collections.Counter(), whole=True):
+    cells = line.split("\t") if "\t" in line else line.split()
+    if not line.strip() or cells[0] == "-DOCSTART-":
+      if sentences[-1][0]:
+        sentences.append(([], []))
+      continue
+    if len(cells) < 2:
+      raise UserError(f"{path}:{number}: {line!r}: expected a word and its tag, separated by a tab or a space")
+    tag = cells[-1].strip()
+    if tag != "O" and (tag[:2] not in ("B-", "I-", "E-", "S-", "M-") or len(tag) < 3):
+      raise UserError(f"{path}:{number}: the tag {tag!r}: expected O, or B, I, M, E or S with a type, as B-PER")
+    sentences[-1][0].append(cells[0])
+    sentences[-1][1].append(tag)
+  sentences = [sentence for sentence in sentences if sentence[0]]
+  if not sentences:
+    raise UserError(f"{path} holds no words")
+  if all(len(word) >= 2 and word[-1].isdigit() for words, _ in sentences for word in words):
+    sentences = [([word[:-1] for word in words], tags) for words, tags in sentences]
+  return Examples([words for words, _ in sentences], None, [_iob2(tags) for _, tags in sentences])
+
+
+def _iob2(tags: list[str]) -> list[str]:
+  """Tags in which every entity begins with B and goes on with I."""
+  result, before = [], "O"
+  for tag in tags:
+    letter, _, kind = tag.partition("-")
+    if letter != "O":
+      goes_on = letter in ("I", "M", "E") and before[2:] == kind and before[0] not in ("E", "S", "O")
+      result.append(f"{'I' if goes_on else 'B'}-{kind}")
+    else:
+      result.append("O")
+    before = tag
+  return result
+
+
+def _hold_out(examples: Examples) -> tuple[Examples, Examples]:
+  """(the rest, a tenth), chosen by the content of the first text, so that the pairs of one text stay together."""
+
+  def is_held_out(one) -> bool:
+    content = one.context if isinstance(one, Question) else " ".join(one) if isinstance(one, list) else one
+    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:4], "big") < HELD_OUT * 2**32
+
+  chosen = [is_held_out(one) for one in examples.first]
+  parts = [examples.subset([row for row, held in enumerate(chosen) if held is side]) for side in (False, True)]
+  if not all(part.first for part in parts):
+    raise UserError(f"{len(examples.first)} examples are too few to hold some of them out; give a file to judge the model by, --dev=FILE")
+  return parts[0], parts[1]._replace(notes=())
