@@ -186,7 +186,7 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.Conf
   for key in flatten(config):
     check_key(key)
   for override in overrides:
-    _apply(config, override)
+    apply_override(config, override)
   validate(config)
   return config
 
@@ -208,15 +208,15 @@ def _unknown_key(error: Exception) -> str:
   return f"unknown config key {found[1]!r}; did you mean {near!r}? `bert_jax pretrain --help` lists all keys"
 
 
-def _apply(config: ml_collections.ConfigDict, override: str) -> None:
+def apply_override(config: ml_collections.ConfigDict, override: str) -> None:
   key, equals, text = override.partition("=")
   if not equals:
     raise errors.UserError(f"--config.{key} needs a value: --config.{key}=VALUE")
   check_key(key)
-  _set(config, key, _parse(key, text, DERIVED.get(key) or type(KEYS[key][0])))
+  set_key(config, key, _parse(key, text, DERIVED.get(key) or type(KEYS[key][0])))
 
 
-def _set(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
+def set_key(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
   *groups, name = key.split(".")
   for group in groups:
     config = config[group]
@@ -328,7 +328,7 @@ def from_json(text: str) -> ml_collections.ConfigDict:
   config = default_config()
   for key, value in json.loads(text).items():
     check_key(key)
-    _set(config, key, value)
+    set_key(config, key, value)
   return config
 
 

@@ -30,9 +30,12 @@ SHOWN = (
     Shown("mlm_loss", "mlm loss", "loss", "{:.3f}"),
     Shown("mlm_accuracy", "mlm acc", "mlm", "{:.1%}"),
     *(Shown(f"{name}_accuracy", f"{name} acc", name, "{:.1%}") for name in PAIR_OBJECTIVES),
+    Shown("loss", "loss", "loss", "{:.4f}"),  # of fine-tuning
+    Shown("accuracy", "accuracy", "acc", "{:.1%}"),
 )
 # Evaluations have a line to themselves, and show more.
-SHOWN_OF_EVALUATION = SHOWN + tuple(Shown(f"{name}_majority", "majority", "majority", "{:.1%}") for name in PAIR_OBJECTIVES)
+SHOWN_OF_EVALUATION = SHOWN + tuple(Shown(f"{name}_majority", "majority", "majority", "{:.1%}") for name in PAIR_OBJECTIVES) + tuple(
+    Shown(name, name, name, "{:.3f}") for name in ("f1", "macro_f1", "micro_f1", "mcc", "precision", "recall", "pearson", "spearman", "exact_match"))
 HEADER_EVERY_LINES = 20
 
 

@@ -1,0 +1,79 @@
+"""What a fine-tuned model says of labelled examples, and how good that is."""
+
+from typing import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from bert_jax import finetune, task_metrics
+from bert_jax.batch import model_inputs
+from bert_jax.data import features as data
+from bert_jax.data import questions
+from bert_jax.data.features import Features
+from bert_jax.data.labelled import Labelled, Labels
+from bert_jax.models.finetuning import SEQUENCE, FinetuningModel
+from bert_jax.training import sharding
+
+# What picks the best checkpoint where neither task nor user says so.
+METRIC = {
+    "classification": "accuracy", "multi-label": "micro_f1", "regression": "spearman", "token-classification": "f1", "question-answering": "f1",
+}  # fmt: skip
+LOWER_IS_BETTER = ("loss", "mse")
+
+
+def make_predictor(model: FinetuningModel, kind: str, mesh: Mesh) -> Callable:
+  """Returns predict(params, features, batch_size=…, max_length=…, after_batch=…) -> scores of every example in order, or None.
+
+  Scores are float32 arrays: [C] of a sequence, [L, C] of its tokens, padding left out. `after_batch()` is called after every
+  batch; where it returns True, all is given up, and None returned. One program is compiled for each length of rows.
+  """
+
+  def scores_of(params, batch):
+    inputs = model_inputs(batch["tokens"], batch["sequences"])
+    scores = finetune.scores_of_tokens(model.clone(attention="xla").apply({"params": params}, inputs), inputs, kind)
+    return scores.astype(jnp.float32)
+
+  step = jax.jit(scores_of, out_shardings=sharding.replicated(mesh))
+
+  def predict(params, features: Features, *, batch_size: int, max_length: int, after_batch: Callable[[], bool] = lambda: False):
+    found: list[np.ndarray | None] = [None] * features.num_rows
+    own = sharding.rows_of_process(mesh, batch_size)
+    for rows, batch in data.evaluation_batches(features, batch_size=batch_size, max_length=max_length, process_rows=own):
+      scores = jax.device_get(step(params, sharding.put_batch(batch, mesh)))
+      for row, one in zip(rows, scores):
+        if row >= 0:
+          found[row] = one if model.target == SEQUENCE else one[: features.lengths[row]]
+      if after_batch():
+        return None
+    return found
+
+  return predict
+
+
+def score(labels: Labels, examples: Labelled, scores: list[np.ndarray], *, chinese: bool = False) -> dict[str, float]:
+  """Metrics of predictions on labelled examples, see task_metrics.py."""
+  kind, gold = labels.kind, examples.gold
+  if kind == "classification":
+    return task_metrics.classes(gold, np.argmax(scores, axis=-1))
+  if kind == "multi-label":
+    return task_metrics.several_classes(gold, np.asarray(scores) > 0)
+  if kind == "regression":
+    return task_metrics.scores(gold, np.asarray(scores)[:, 0] * labels.scale)
+  if kind == "token-classification":
+    return task_metrics.entities(gold, tags_of(labels, examples.features, scores, [len(tags) for tags in gold]))
+  answers = questions.answers_of(examples.windows, examples.asked, scores)
+  has_none = any(not one for one in gold)
+  said = ["" if has_none and answer.null > 0 else answer.text for answer in answers]
+  return task_metrics.answers(gold, said, chinese=chinese)
+
+
+def tags_of(labels: Labels, features: Features, scores: list[np.ndarray], words: list[int]) -> list[list[str]]:
+  """The tags of each text's words, from the scores of their first pieces; words that did not fit into a row are "O"."""
+  result = []
+  for row, (one, count) in enumerate(zip(scores, words)):
+    own = features.labels[features.offsets[row] : features.offsets[row + 1]]
+    tags = [labels.names[index] for index in np.argmax(one[own != data.IGNORED], axis=-1)]
+    result.append(tags + ["O"] * (count - len(tags)))
+  return result
