@@ -30,7 +30,7 @@ class Entry(NamedTuple):
     theirs: name in a Hugging Face BertForPreTraining.
     dims: our axes, by the letters of `_sizes`, such as 'HI' for a kernel [hidden_size, intermediate_size].
     how: SAME, TRANSPOSE or PAD_VOCAB.
-    part: 'encoder', or the head that it belongs to: 'pooler', 'mlm', 'nsp'.
+    part: 'encoder', or the head that it belongs to: 'pooler', 'mlm', 'nsp', 'classifier', 'span_head'.
   """
 
   ours: str
@@ -76,38 +76,47 @@ TABLE: tuple[Entry, ...] = (
     *_dense("nsp_head/dense", "cls.seq_relationship", "H2", "nsp"),
 )
 
+# What fine-tuning puts on an encoder; C is the number of labels.
+LABEL_TABLE: tuple[Entry, ...] = (
+    *_dense("classifier/dense", "classifier", "HC", "classifier"),
+    *_dense("span_head/dense", "qa_outputs", "H2", "span_head"),
+)
+
 # What each export holds: the parts that must be there, and those taken along where they are.
 EXPORTS = {
     "pretraining": (("encoder", "pooler", "mlm", "nsp"), ()),  # BertForPreTraining
     "mlm": (("encoder", "mlm"), ()),  # BertForMaskedLM, which has no pooler
     "encoder": (("encoder",), ("pooler",)),  # BertModel
+    "sequence-classification": (("encoder", "pooler", "classifier"), ()),  # BertForSequenceClassification
+    "token-classification": (("encoder", "classifier"), ()),  # BertForTokenClassification, which has no pooler
+    "question-answering": (("encoder", "span_head"), ()),  # BertForQuestionAnswering, neither
 }
 
 
-def entries(config: EncoderConfig) -> list[Entry]:
-  """Returns TABLE with {n} written out for every layer."""
+def entries(config: EncoderConfig, num_labels: int | None = None) -> list[Entry]:
+  """Returns TABLE with {n} written out for every layer; with LABEL_TABLE where there are labels."""
   result = []
-  for entry in TABLE:
+  for entry in TABLE if num_labels is None else TABLE + LABEL_TABLE:
     layers = range(config.num_hidden_layers) if "{n}" in entry.ours else (None,)
     result += [entry._replace(ours=entry.ours.format(n=n), theirs=entry.theirs.format(n=n)) for n in layers]
   return result
 
 
-def _sizes(config: EncoderConfig) -> dict[str, int]:
+def _sizes(config: EncoderConfig, num_labels: int | None) -> dict[str, int]:
   """What the letters of Entry.dims stand for; V is the true vocabulary."""
-  return {"V": config.vocab_size, "P": config.max_position_embeddings, "T": config.type_vocab_size,
+  return {"C": num_labels or 0, "V": config.vocab_size, "P": config.max_position_embeddings, "T": config.type_vocab_size,
           "H": config.hidden_size, "I": config.intermediate_size, "2": 2}
 
 
-def their_shape(entry: Entry, config: EncoderConfig) -> tuple[int, ...]:
+def their_shape(entry: Entry, config: EncoderConfig, num_labels: int | None = None) -> tuple[int, ...]:
   """Returns the shape of Hugging Face's tensor."""
-  shape = tuple(_sizes(config)[letter] for letter in entry.dims)
+  shape = tuple(_sizes(config, num_labels)[letter] for letter in entry.dims)
   return shape[::-1] if entry.how == TRANSPOSE else shape
 
 
-def our_shape(entry: Entry, config: EncoderConfig) -> tuple[int, ...]:
+def our_shape(entry: Entry, config: EncoderConfig, num_labels: int | None = None) -> tuple[int, ...]:
   """Returns the shape of our parameter."""
-  sizes = _sizes(config) | {"V": config.padded_vocab_size}
+  sizes = _sizes(config, num_labels) | {"V": config.padded_vocab_size}
   return tuple(sizes[letter] for letter in entry.dims)
 
 
@@ -119,8 +128,8 @@ def to_huggingface(
   Args:
     params: the tree of PretrainingModel, NumPy or JAX arrays.
     config: what the parameters belong to.
-    head: 'pretraining' (BertForPreTraining), 'mlm' (BertForMaskedLM) or 'encoder' (BertModel, with the
-      pooler where there is one). The tied decoder is not written: Hugging Face ties it itself.
+    head: 'pretraining' (BertForPreTraining), 'mlm' (BertForMaskedLM), 'encoder' (BertModel, with the
+      pooler where there is one), or one for labels, see EXPORTS. The tied decoder is not written: Hugging Face ties it itself.
 
   Returns:
     name -> float32 array, C-contiguous (safetensors corrupts others in silence).
@@ -131,7 +140,9 @@ def to_huggingface(
   if head not in EXPORTS:
     raise UserError(f"head: expected one of {', '.join(EXPORTS)}; got {head!r}")
   required, optional = EXPORTS[head]
-  table, flat = entries(config), traverse_util.flatten_dict(params, sep="/")
+  flat = traverse_util.flatten_dict(params, sep="/")
+  num_labels = _num_labels(flat, [entry.ours for entry in LABEL_TABLE])
+  table = entries(config, num_labels)
   present = {entry.part for entry in table if entry.ours in flat}
   unknown = sorted(set(flat) - {entry.ours for entry in table})
   if unknown:
@@ -145,7 +156,7 @@ def to_huggingface(
       raise UserError(f"the {head!r} export needs parameter {entry.ours}, which this model does not have; "
                       f"it has: {', '.join(sorted(present))}")
     array = np.asarray(flat[entry.ours], dtype=np.float32)
-    _check_shape(f"parameter {entry.ours}", array.shape, our_shape(entry, config))
+    _check_shape(f"parameter {entry.ours}", array.shape, our_shape(entry, config, num_labels))
     if entry.how == PAD_VOCAB:
       array = array[: config.vocab_size]
     name = entry.theirs.removeprefix("bert.") if head == "encoder" else entry.theirs
@@ -168,17 +179,18 @@ def from_huggingface(
 
   Returns:
     params, float32 NumPy arrays, heads that are absent left out; and which of
-    'mlm', 'nsp', 'pooler' are present.
+    'mlm', 'nsp', 'pooler', 'classifier', 'span_head' are present.
 
   Raises:
     UserError: a tensor is missing, unknown, mis-shaped, not a number, or not equal to what it is tied to.
   """
   tensors = _settle_ties(_modern_names(tensors), config)
-  table = entries(config)
+  num_labels = _num_labels(tensors, [entry.theirs for entry in LABEL_TABLE])
+  table = entries(config, num_labels)
   unknown = sorted(set(tensors) - {entry.theirs for entry in table})
   if unknown:
     raise UserError(f"unknown tensors: {', '.join(unknown)}; expected those of a BertForPreTraining, "
-                    f"BertForMaskedLM, BertForNextSentencePrediction or BertModel with "
+                    f"BertForMaskedLM, BertForNextSentencePrediction, BertModel, or a head for labels, with "
                     f"{config.num_hidden_layers} layers")
   present = {"encoder"} | {entry.part for entry in table if entry.theirs in tensors}
   if "nsp" in present:
@@ -192,12 +204,17 @@ def from_huggingface(
     if entry.part not in present:
       continue
     array = _as_float32(entry.theirs, tensors[entry.theirs])
-    _check_shape(f"tensor {entry.theirs}", array.shape, their_shape(entry, config))
+    _check_shape(f"tensor {entry.theirs}", array.shape, their_shape(entry, config, num_labels))
     if entry.how == PAD_VOCAB:
       padding = [(0, config.padded_vocab_size - config.vocab_size)] + [(0, 0)] * (array.ndim - 1)
       array = np.pad(array, padding)
     flat[entry.ours] = np.ascontiguousarray(array.T if entry.how == TRANSPOSE else array)
   return traverse_util.unflatten_dict(flat, sep="/"), frozenset(present - {"encoder"})
+
+
+def _num_labels(arrays: Mapping[str, Any], names: list[str]) -> int | None:
+  """How many labels a fine-tuned head among the arrays has; None without such a head."""
+  return next((np.shape(arrays[name])[0] for name in names if name in arrays and np.ndim(arrays[name]) == 1), None)
 
 
 def _modern_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

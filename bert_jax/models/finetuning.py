@@ -1,7 +1,7 @@
 """BERT with one head for labels: of a text, of each token, or of where an answer begins and ends.
 
-The parameter subtrees are encoder, pooler (only where it is read) and label_head, so that a pretrained encoder and
-pooler are taken over by name.
+The parameter subtrees are encoder, pooler (only where it is read), and classifier or, for answers, span_head, so that a
+pretrained encoder and pooler are taken over by name.
 
 Shape legend: B rows, L tokens, H hidden width, C labels.
 """
@@ -55,8 +55,11 @@ class FinetuningModel(nn.Module):
     self.encoder = Encoder(self.config, self.dtype, self.param_dtype, self.remat, self.attention)
     if self.has_pooler:
       self.pooler = Pooler(self.config, self.dtype, self.param_dtype)
-    rate = 0.0 if self.target == SPAN else self.config.hidden_dropout_prob
-    self.label_head = LabelHead(self.config, self.num_labels, rate, self.dtype, self.param_dtype)
+    head = lambda rate: LabelHead(self.config, self.num_labels, rate, self.dtype, self.param_dtype)
+    if self.target == SPAN:
+      self.span_head = head(0.0)
+    else:
+      self.classifier = head(self.config.hidden_dropout_prob)
 
   def __call__(self, inputs: ModelInputs, dropout_keys: jax.Array | None = None) -> jax.Array:
     """Scores in float32 at least: [B, C] for a sequence, [B, L, C] for tokens, [B, L, 2] for a span.
@@ -71,4 +74,5 @@ class FinetuningModel(nn.Module):
     if self.target == SEQUENCE:
       pooled_Bx1xH = self.pooler(x_BxLxH[:, :1]) if self.has_pooler else None
       x_BxLxH = pool(x_BxLxH, pooled_Bx1xH, inputs, self.pooling)
-    return self.label_head(x_BxLxH, fold(dropout_keys, self.config.num_hidden_layers + 1))
+    head = self.span_head if self.target == SPAN else self.classifier
+    return head(x_BxLxH, fold(dropout_keys, self.config.num_hidden_layers + 1))

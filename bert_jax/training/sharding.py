@@ -53,9 +53,9 @@ PARAMETERS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     ("(attention|feed_forward)/output/bias", (None,)),
     ("layer_norm/(scale|bias)", (None,)),
     ("(pooler|mlm_head)/dense/kernel", ("embed", None)),
-    ("(pooler|mlm_head|nsp_head|label_head)/dense/bias", (None,)),
+    ("(pooler|mlm_head|nsp_head|classifier|span_head)/dense/bias", (None,)),
     ("mlm_head/bias", ("vocab",)),
-    ("(nsp_head|label_head)/dense/kernel", (None, None)),
+    ("(nsp_head|classifier|span_head)/dense/kernel", (None, None)),
 )
 
 # Parameters of fewer numbers may live on every device: gathering them would take longer than they are worth.
