@@ -17,12 +17,13 @@ from bert_jax import storage
 from bert_jax.batch import ModelInputs
 from bert_jax.config import encoder_of
 from bert_jax.convert import folder as hf_folder
+from bert_jax.data.labelled import Labels
 from bert_jax.data.tokenizer import Tokenizer, encode_batch, load_tokenizer, truncate
 from bert_jax.errors import UserError
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pooling import POOLINGS, pool
-from bert_jax.models.pretraining import HEADS, ModelOutput, PretrainingModel
-from bert_jax.resolve import read_run_config
+from bert_jax.models.pretraining import HEADS, SUBTREES, ModelOutput, PretrainingModel
+from bert_jax.resolve import read_labels, read_result, read_run_config
 from bert_jax.training import checkpoint_reading
 
 ENCODINGS = (*POOLINGS, "tokens")
@@ -40,6 +41,9 @@ class Model(NamedTuple):
     heads: those of "mlm", "nsp", "pooler" that have trained parameters.
     origin: the folder that it was loaded from.
     tokenizer_folder: where the tokenizer's files lie.
+    labels: what the outputs of a fine-tuned model mean; None for one that is not.
+    pooling: what the class of a text is read from, where the labels are of texts.
+    step: of the checkpoint; None for a Hugging Face folder.
   """
 
   config: EncoderConfig
@@ -48,6 +52,9 @@ class Model(NamedTuple):
   heads: frozenset[str]
   origin: str
   tokenizer_folder: pathlib.Path
+  labels: Labels | None = None
+  pooling: str = "pooler"
+  step: int | None = None
 
 
 class Completion(NamedTuple):
@@ -74,20 +81,28 @@ def load_model(path: str | pathlib.Path) -> Model:
   tokenizer = load_tokenizer(folder)
   if tokenizer.vocab_size > config.vocab_size:
     raise UserError(f"{path}: the tokenizer has {tokenizer.vocab_size} entries, the model only {config.vocab_size}")
-  return Model(config, params, tokenizer, heads, str(path), folder)
+  return Model(config, params, tokenizer, heads, str(path), folder, hf_folder.read_labels(folder))
 
 
 def load_checkpoint(path: str | pathlib.Path) -> Model:
-  """Loads a checkpoint of a run, WORKDIR/checkpoints/STEP, or the newest good one under WORKDIR/checkpoints. Raises UserError."""
+  """Loads a checkpoint of a run, WORKDIR/checkpoints/STEP, or the newest good one under WORKDIR/checkpoints.
+
+  Of a fine-tuned run that has finished, the best one takes the place of the newest. Raises UserError.
+  """
   path = storage.folder(path)
   checkpoints, step = (path, None) if path.name == "checkpoints" else (path.parent, path.name)
   if step is not None and not (step.isdigit() and path.is_dir()):
     raise UserError(f"{path} is not a checkpoint; they are called WORKDIR/checkpoints/STEP")
   folder = checkpoints.parent
   config = read_run_config(folder)
-  params, _ = checkpoint_reading.restore_params(checkpoints, step=None if step is None else int(step))
+  result = read_result(folder)
+  if step is None and result is not None:
+    step = result["step"]
+  params, host = checkpoint_reading.restore_params(checkpoints, step=None if step is None else int(step))
   tokenizer = storage.fetch(folder / "tokenizer")
-  return Model(encoder_of(config), params, load_tokenizer(tokenizer), HEADS, str(path), tokenizer)
+  heads = frozenset(head for head, subtree in SUBTREES.items() if subtree in params)
+  return Model(encoder_of(config), params, load_tokenizer(tokenizer), heads, str(path), tokenizer, read_labels(folder),
+               config.finetune.pooling, host["step"])  # fmt: skip
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -1,6 +1,8 @@
 """From a config and a corpus to what a run is made of: the resolved config, the encoder, the model, the task."""
 
+import json
 import os
+from typing import Any
 
 import jax.numpy as jnp
 import ml_collections
@@ -10,6 +12,7 @@ from bert_jax import config as configs
 from bert_jax import pretrain, storage
 from bert_jax.config import encoder_of
 from bert_jax.data.corpus import Corpus
+from bert_jax.data.labelled import Labels
 from bert_jax.data.pairs import PAIR_OBJECTIVES
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
@@ -18,6 +21,9 @@ from bert_jax.models import attention
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.training.train_step import Task
+
+# Of a fine-tuned run: what its outputs mean, and how good its best checkpoint is.
+LABELS_FILE, RESULT_FILE = "labels.json", "result.json"
 
 
 def read_run_config(folder: str | os.PathLike):
@@ -31,6 +37,21 @@ def read_run_config(folder: str | os.PathLike):
     raise UserError(f"{path} is not the config of a run: {error}") from error
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
+
+
+def read_labels(folder: str | os.PathLike) -> Labels | None:
+  """What the outputs of a fine-tuned model mean, from its run folder; None for a run of another kind."""
+  path = storage.folder(folder) / LABELS_FILE
+  if not path.exists():
+    return None
+  content = json.loads(path.read_text(encoding="utf-8"))
+  return Labels(content["kind"], tuple(content["names"]), content["scale"])
+
+
+def read_result(folder: str | os.PathLike) -> dict[str, Any] | None:
+  """What a fine-tuning has written at its end: {"step": of the best checkpoint, "metric": …, "metrics": {…}}; None before that."""
+  path = storage.folder(folder) / RESULT_FILE
+  return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def resolve(config: ml_collections.ConfigDict, corpus: Corpus, tokenizer: Tokenizer) -> ml_collections.ConfigDict:

@@ -7,8 +7,6 @@
 import dataclasses
 import json
 import math
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -25,16 +23,15 @@ from bert_jax.data.tasks import TASKS
 from bert_jax.errors import UserError
 from bert_jax.inference import Model, load_model
 from bert_jax.models.finetuning import FinetuningModel
-from bert_jax.resolve import attention_of
+from bert_jax.resolve import LABELS_FILE, RESULT_FILE, attention_of, read_result
 from bert_jax.training import checkpoint_folder, loop, sharding
 from bert_jax.training.judging import Judge
 
-LABELS_FILE, RESULT_FILE = "labels.json", "result.json"
-
-# Where fine-tuning starts from otherwise than pretraining: Devlin et al. 2018, appendix A.3, and Hugging Face's epsilon.
+# Where fine-tuning starts from otherwise than pretraining: Devlin et al. 2018, appendix A.3, and Hugging Face's epsilon. Dropout is
+# that of the paper, whatever the pretraining had.
 DEFAULTS = {
     "data.batch_size": 32, "optimizer.learning_rate": 5e-5, "optimizer.eps": 1e-8, "log_every_steps": 50, "checkpoint.keep_last": 2,
-    "checkpoint.keep_best": 1, "data.loader": "threads",
+    "checkpoint.keep_best": 1, "data.loader": "threads", "model.hidden_dropout_prob": 0.1, "model.attention_probs_dropout_prob": 0.1,
 }  # fmt: skip
 
 
@@ -60,23 +57,6 @@ def finetune_run(
   """
   run.conduct(config, workdir, lambda root, say: _set_up(config, root, say), cluster=cluster, profile=profile, say=say)
   return read_result(workdir)["metrics"]
-
-
-def read_result(workdir: str) -> dict[str, Any]:
-  """What a finished run wrote into result.json. Raises UserError where it has not finished."""
-  try:
-    return json.loads((storage.folder(workdir) / RESULT_FILE).read_text(encoding="utf-8"))
-  except FileNotFoundError as error:
-    raise UserError(f"{workdir} has no {RESULT_FILE}: its fine-tuning has not finished") from error
-
-
-def read_labels(workdir: epath.Path) -> Labels | None:
-  """What the outputs of a fine-tuned model mean; None for a run folder of another kind."""
-  path = storage.folder(workdir) / LABELS_FILE
-  if not path.exists():
-    return None
-  content = json.loads(path.read_text(encoding="utf-8"))
-  return Labels(content["kind"], tuple(content["names"]), content["scale"])
 
 
 def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Setup:

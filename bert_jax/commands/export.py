@@ -1,6 +1,7 @@
 """`export`: a run or checkpoint as a folder for PyTorch."""
 
 import argparse
+import pathlib
 
 HELP = "write a trained model as a folder that transformers or sentence-transformers loads"
 EXAMPLE = """  python -m bert_jax export --workdir=runs/quickstart --out=my-bert
@@ -13,8 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   source.add_argument("--checkpoint", metavar="DIR", help="one checkpoint, WORKDIR/checkpoints/STEP")
   source.add_argument("--model", metavar="DIR", help="a Hugging Face BERT folder, to write it in another form")
   parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write; it must not exist, or be an earlier export")
-  parser.add_argument("--head", choices=("pretraining", "mlm", "encoder"),
-                      help="which heads to write: both, the MLM head, or none (default: none for sentence-transformers, else both)")  # fmt: skip
+  parser.add_argument("--head", choices=("pretraining", "mlm", "encoder", "sequence-classification", "token-classification", "question-answering"),
+                      help="which heads to write: MLM and NSP, MLM, none, or that of a fine-tuned model (default: what it was trained with; "
+                      "none for sentence-transformers)")  # fmt: skip
   parser.add_argument("--format", default="transformers", choices=("transformers", "sentence-transformers"),
                       help="folder layout (default: %(default)s)")  # fmt: skip
   parser.add_argument("--pooling", choices=("cls", "mean", "max"),
@@ -22,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-  from bert_jax import inference
+  from bert_jax import inference, model_card
   from bert_jax.commands import run_or_model
   from bert_jax.convert import folder
   from bert_jax.errors import UserError
@@ -33,7 +35,24 @@ def run(options: argparse.Namespace) -> None:
     model = inference.load_checkpoint(options.checkpoint)
   else:
     model = inference.load_model(run_or_model(options.workdir, options.model))
-  head = options.head or folder.DEFAULT_HEAD[options.format]
-  folder.write_folder(options.out, model.params, model.config, model.tokenizer_folder, head=head,
-                      format=options.format, pooling=options.pooling or "mean")  # fmt: skip
+  trained = folder.head_of(model.labels) if model.labels else ""
+  head = options.head or (trained if trained and options.format == "transformers" else folder.DEFAULT_HEAD[options.format])
+  _check_trained(model, head, trained)
+  pooling = options.pooling or "mean"
+  workdir = options.workdir or (str(pathlib.Path(options.checkpoint).parent.parent) if options.checkpoint else None)
+  card = model_card.make_card(model, head=head, format=options.format, workdir=workdir, pooling=pooling)
+  folder.write_folder(options.out, model.params, model.config, model.tokenizer_folder, head=head, format=options.format,
+                      pooling=pooling, labels=model.labels, card=card)  # fmt: skip
   print(f"{options.out}: {head} weights of {model.origin}, for {options.format}")
+
+
+def _check_trained(model, head: str, trained: str) -> None:
+  """Raises UserError for a head for labels that this model was not trained with, or that transformers reads otherwise."""
+  from bert_jax.errors import UserError
+
+  if head not in ("pretraining", "mlm", "encoder") and head != trained:
+    has = f"it was trained for {trained}" if trained else "it was not fine-tuned; `bert_jax finetune` does that"
+    raise UserError(f"--head={head}: {model.origin} has no such head: {has}")
+  if head == "sequence-classification" and model.pooling != "pooler":
+    raise UserError(f"BertForSequenceClassification reads a text's class from the pooler, this model from {model.pooling}: fine-tune with "
+                    "--pooling=pooler to export it, or export the encoder alone, --head=encoder")  # fmt: skip

@@ -42,6 +42,7 @@ def run(options: argparse.Namespace) -> int | None:
   from bert_jax.cluster import distributed
   from bert_jax.cluster.preemption import Preempted
   from bert_jax.errors import EXIT_PREEMPTED, UserError
+  from bert_jax.resolve import read_result
 
   if not options.workdir:
     raise UserError("--workdir is missing: the folder that checkpoints and results are written to")
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> int | None:
     print(f"stopped by a SIGTERM: step {stop.step:,} is saved, and the same command goes on from there", file=sys.stderr)
     return EXIT_PREEMPTED
   if cluster.process_id == 0:
-    print_result(options.workdir, runs.read_result(options.workdir))
+    print_result(options.workdir, read_result(options.workdir))
   return 0
 
 

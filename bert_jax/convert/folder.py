@@ -17,6 +17,7 @@ import shutil
 import tempfile
 from typing import Any
 
+import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -24,11 +25,24 @@ from etils import epath
 
 from bert_jax import storage
 from bert_jax.convert import bert
+from bert_jax.data.labelled import Labels
 from bert_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.models.config import EncoderConfig
 
-ARCHITECTURES = {"pretraining": "BertForPreTraining", "mlm": "BertForMaskedLM", "encoder": "BertModel"}
+ARCHITECTURES = {
+    "pretraining": "BertForPreTraining", "mlm": "BertForMaskedLM", "encoder": "BertModel",
+    "sequence-classification": "BertForSequenceClassification", "token-classification": "BertForTokenClassification",
+    "question-answering": "BertForQuestionAnswering",
+}  # fmt: skip
+# Kind of labels -> (head of bert.EXPORTS, what transformers calls the problem).
+_LABELLED = {
+    "classification": ("sequence-classification", "single_label_classification"),
+    "multi-label": ("sequence-classification", "multi_label_classification"),
+    "regression": ("sequence-classification", "regression"),
+    "token-classification": ("token-classification", None),
+    "question-answering": ("question-answering", None),
+}
 FORMATS = ("transformers", "sentence-transformers")
 # sentence-transformers has no use for MLM and NSP heads, and lists their weights as unexpected.
 DEFAULT_HEAD = {"transformers": "pretraining", "sentence-transformers": "encoder"}
@@ -72,6 +86,8 @@ def write_folder(
     format: str = "transformers",
     pooling: str = "mean",
     normalize: bool = False,
+    labels: Labels | None = None,
+    card: str = "",
 ) -> None:
   """Writes a model folder that transformers or sentence-transformers loads.
 
@@ -85,6 +101,8 @@ def write_folder(
     format: 'transformers' or 'sentence-transformers'.
     pooling: 'mean', 'cls' or 'max'; how sentence-transformers makes one vector of many.
     normalize: whether sentence-transformers scales vectors to length 1.
+    labels: what the outputs of a head for labels mean.
+    card: the model card, README.md; empty: none.
 
   Raises:
     UserError: `out` holds something else, parameters or tokenizer do not fit, the disk is full. Whatever
@@ -95,7 +113,7 @@ def write_folder(
   head = head or DEFAULT_HEAD[format]
   if storage.is_remote(out):
     with tempfile.TemporaryDirectory() as made_in:
-      settings = dict(head=head, format=format, pooling=pooling, normalize=normalize)
+      settings = dict(head=head, format=format, pooling=pooling, normalize=normalize, labels=labels, card=card)
       write_folder(pathlib.Path(made_in, "model"), params, config, tokenizer_dir, **settings)
       _send(pathlib.Path(made_in, "model"), storage.folder(out))
     return
@@ -106,14 +124,16 @@ def write_folder(
     raise UserError(f"{tokenizer_dir}: {tokenizer.vocab_size} tokens do not fit a model with vocab_size "
                     f"{config.vocab_size}; export with the tokenizer that it was trained with")
   config = dataclasses.replace(config, pad_token_id=tokenizer.special.pad)
-  tensors = bert.to_huggingface(params, config, head)
+  tensors = bert.to_huggingface(_with_scale(params, labels), config, head)
 
   partial = out.absolute().with_name(f".{out.absolute().name}.partial")
   try:
     shutil.rmtree(partial, ignore_errors=True)  # what a killed export left
     partial.mkdir(parents=True)
     safetensors.numpy.save_file(tensors, partial / "model.safetensors", metadata=_METADATA)
-    _write_json(partial / "config.json", config_json(config, head))
+    _write_json(partial / "config.json", config_json(config, head, labels))
+    if card:
+      (partial / "README.md").write_text(card, encoding="utf-8")
     save_tokenizer(tokenizer, partial, max_length=config.max_position_embeddings)
     if format == "sentence-transformers":
       _write_sentence_transformers(partial, config, pooling, normalize)
@@ -147,12 +167,49 @@ def read_folder(path: str | pathlib.Path) -> tuple[EncoderConfig, dict[str, Any]
   return config, params, heads
 
 
-def config_json(config: EncoderConfig, head: str) -> dict[str, Any]:
+def head_of(labels: Labels) -> str:
+  """The head of bert.EXPORTS that a model with such labels has."""
+  return _LABELLED[labels.kind][0]
+
+
+def read_labels(path: str | pathlib.Path) -> Labels | None:
+  """What the outputs of a model in a Hugging Face folder mean; None where they are not labels."""
+  content = _read_json(pathlib.Path(path) / "config.json")
+  head = next((head for head, name in ARCHITECTURES.items() if name in (content.get("architectures") or ())), "")
+  if head == "question-answering":
+    return Labels("question-answering", ("begin", "end"))
+  if head not in ("sequence-classification", "token-classification"):
+    return None
+  names = content.get("id2label") or {str(number): f"LABEL_{number}" for number in range(content.get("num_labels", 2))}
+  names = tuple(names[number] for number in sorted(names, key=int))
+  problem = content.get("problem_type") or ("regression" if len(names) == 1 else "single_label_classification")
+  kind = next(kind for kind, (its, called) in _LABELLED.items() if its == head and called in (problem, None))
+  return Labels(kind, names)
+
+
+def _with_scale(params: Mapping[str, Any], labels: Labels | None) -> Mapping[str, Any]:
+  """Parameters whose head gives scores as they stand in the data: Hugging Face's models know no scale."""
+  if labels is None or labels.scale == 1.0:
+    return params
+  return {**params, "classifier": jax.tree.map(lambda x: np.asarray(x) * np.float32(labels.scale), params["classifier"])}
+
+
+def _about_labels(labels: Labels | None) -> dict[str, Any]:
+  if labels is None or labels.kind == "question-answering":
+    return {}
+  names = dict(enumerate(labels.names))
+  problem = _LABELLED[labels.kind][1]
+  return {"id2label": {str(number): name for number, name in names.items()}, "label2id": {name: number for number, name in names.items()},
+          **({"problem_type": problem} if problem else {})}  # fmt: skip
+
+
+def config_json(config: EncoderConfig, head: str, labels: Labels | None = None) -> dict[str, Any]:
   """What config.json says of a model with a head of bert.EXPORTS, for any version of transformers."""
   return {
       "architectures": [ARCHITECTURES[head]],
       **_FIXED,
       **dataclasses.asdict(config),
+      **_about_labels(labels),
       "classifier_dropout": None,
       "producer": _PRODUCER,
       "dtype": "float32",  # transformers 5

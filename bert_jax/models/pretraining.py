@@ -17,8 +17,9 @@ from bert_jax.models.encoder import Encoder
 from bert_jax.models.heads import MlmHead, NspHead, Pooler
 from bert_jax.models.layers import Dtype
 
-# What may stand on the encoder. The parameter subtrees are mlm_head, pooler and nsp_head.
-HEADS = frozenset({"mlm", "nsp", "pooler"})
+# What may stand on the encoder: its name -> the subtree of parameters.
+SUBTREES = {"mlm": "mlm_head", "nsp": "nsp_head", "pooler": "pooler"}
+HEADS = frozenset(SUBTREES)
 
 
 class ModelOutput(NamedTuple):

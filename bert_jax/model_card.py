@@ -1,0 +1,98 @@
+"""The README.md of an exported model: what it was trained on and for how long, how good it is, and how to load it."""
+
+import contextlib
+import json
+from typing import Any
+
+from bert_jax import config as configs
+from bert_jax import storage
+from bert_jax.convert import folder as hf_folder
+from bert_jax.data.corpus import read_manifest
+from bert_jax.errors import UserError
+from bert_jax.inference import Model
+from bert_jax.resolve import read_result, read_run_config
+from bert_jax.training import metrics
+
+_LOAD = {
+    "pretraining": ("AutoModelForPreTraining", ""),
+    "mlm": ("AutoModelForMaskedLM", 'pipeline("fill-mask", model=HERE)("text with a [MASK] in it")'),
+    "encoder": ("AutoModel", ""),
+    "sequence-classification": ("AutoModelForSequenceClassification", 'pipeline("text-classification", model=HERE)("a text")'),
+    "token-classification": ("AutoModelForTokenClassification", 'pipeline("token-classification", model=HERE, aggregation_strategy="simple")("a text")'),
+    "question-answering": ("AutoModelForQuestionAnswering", ""),
+}
+
+
+def make_card(model: Model, *, head: str, format: str, workdir: str | None, pooling: str = "mean") -> str:
+  """Markdown with the metadata block that model hubs read.
+
+  Args:
+    model: what is exported.
+    head, format, pooling: see convert.folder.write_folder.
+    workdir: the run folder that it comes from; None: it comes from a Hugging Face folder, of whose training nothing is known here.
+  """
+  run = read_run_config(workdir) if workdir else None
+  parts = [_metadata(head, format), f"# {hf_folder.ARCHITECTURES[head]}, trained with bert_jax", _model_table(model)]
+  parts += [_training(run, model.step), _evaluation(workdir, run)] if run is not None else ["Converted from another folder; how it was trained is not known here."]
+  if model.labels is not None:
+    parts.append(f"Labels ({model.labels.kind}): {', '.join(model.labels.names)}")
+  parts.append(_how_to_load(head, format, pooling))
+  return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _metadata(head: str, format: str) -> str:
+  tag = {"mlm": "fill-mask", "pretraining": "fill-mask", "sequence-classification": "text-classification",
+         "token-classification": "token-classification", "question-answering": "question-answering"}.get(head, "feature-extraction")  # fmt: skip
+  library, tag = ("sentence-transformers", "sentence-similarity") if format == "sentence-transformers" else ("transformers", tag)
+  return f"---\nlibrary_name: {library}\npipeline_tag: {tag}\ntags: [bert, bert_jax]\n---"
+
+
+def _model_table(model: Model) -> str:
+  config = model.config
+  rows = {"layers": config.num_hidden_layers, "width": config.hidden_size, "attention heads": config.num_attention_heads,
+          "positions": config.max_position_embeddings, "vocabulary": f"{config.vocab_size:,}",
+          "text": "lower-cased" if model.tokenizer.lowercase else "cased"}  # fmt: skip
+  return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def _training(run: Any, step: int) -> str:
+  lines = ["## Training"]
+  if run.finetune.data:
+    lines.append(f"Fine-tuned from `{run.init_from}` on {f'the task {run.finetune.task}' if run.finetune.task else 'own data'} "
+                 f"(`{run.finetune.data}`), step {step:,} of {configs.last_step(run):,}, {run.data.batch_size} texts each, learning rate "
+                 f"{run.optimizer.learning_rate:g}, seed {run.seed}.")  # fmt: skip
+    return "\n\n".join(lines)
+  lines.append(f"Step {step:,} of {configs.last_step(run):,}, {run.data.batch_size} rows each, {run.optimizer.name}, learning rate {run.optimizer.learning_rate:g}, "
+               f"{run.masking.rate:.0%} of the tokens predicted (unit: {run.masking.unit}), seed {run.seed}.")  # fmt: skip
+  with contextlib.suppress(UserError, OSError):  # the corpus may have gone, or lie on another machine
+    manifest = read_manifest(run.data.corpus)
+    counts, sources = manifest["counts"], ", ".join(f"`{source}`" for source in manifest["provenance"]["sources"])
+    lines.append(f"Text: {sources}; {counts['documents']:,} documents, {counts['tokens']:,} tokens in {counts['rows']:,} rows of "
+                 f"{manifest['seq_length']}, validation included; pairs: {manifest['objective']}; corpus_id `{manifest['corpus_id'][:16]}`.")  # fmt: skip
+  return "\n\n".join(lines)
+
+
+def _evaluation(workdir: str, run: Any) -> str:
+  result = read_result(workdir)
+  if result is not None:
+    found, where = result["metrics"], f"step {result['step']:,}, the best by {result['metric']}, on the dev examples, seed {run.seed}"
+  else:
+    lines = metrics.read_metrics(storage.folder(workdir))
+    evaluated = [step for step, line in lines.items() if any(name.startswith("eval/") for name in line)]
+    if not evaluated:
+      return ""
+    step = max(evaluated)
+    found = {name.removeprefix("eval/"): value for name, value in lines[step].items() if name.startswith("eval/")}
+    where = f"step {step:,}, on the validation split of its corpus, seed {run.seed}"
+  table = "\n".join(f"| {name} | {value:,.4f} |" for name, value in found.items())
+  return f"## Evaluation\n\nMeasured at {where}; one run, so nothing is said about the spread between seeds.\n\n| metric | value |\n|---|---|\n{table}"
+
+
+def _how_to_load(head: str, format: str, pooling: str) -> str:
+  if format == "sentence-transformers":
+    code = f'from sentence_transformers import SentenceTransformer\n\nvectors = SentenceTransformer(HERE).encode(["a text"])  # pooling: {pooling}'
+  else:
+    name, pipeline = _LOAD[head]
+    code = f"from transformers import AutoTokenizer, {name}{', pipeline' if pipeline else ''}\n\n"
+    code += f"tokenizer, model = AutoTokenizer.from_pretrained(HERE), {name}.from_pretrained(HERE)" + (f"\n{pipeline}" if pipeline else "")
+  return f"## Use\n\n```python\nHERE = {json.dumps('this folder')}\n{code}\n```"
