@@ -34,7 +34,7 @@ FLOORS = (
      "tools.timing", "tools.bench.rows", "tools.bench.own", "tools.bench.peer", "tools.bench.measure", "tools.bench.page"),  # 3: tasks, use, tools
     (  # 4: commands
         "commands.prepare", "commands.inspect", "commands.plan", "commands.bench", "commands.pretrain", "commands.doctor", "commands.report", "commands.finetune", "commands.evaluate", "commands.export",
-        "commands.fill_mask", "commands.next_sentence", "commands.encode", "__main__",
+        "commands.fill_mask", "commands.next_sentence", "commands.encode", "commands.predict", "__main__",
     ),
 )  # fmt: skip
 PLACE = {module: (floor, number) for floor, modules in enumerate(FLOORS) for number, module in enumerate(modules)}

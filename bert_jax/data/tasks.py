@@ -118,7 +118,7 @@ TASKS: dict[str, TaskRow] = {
     "stsb-zh": TaskRow(
         "sts", _SCORES, "spearman", ("stsb-zh-train.csv",), ("stsb-zh-dev.csv",), text=("sentence1", 0), text_pair=("sentence2", 1),
         label=("score", 2), chinese=True),
-    "cmrc2018": TaskRow("qa", _QUESTIONS, "f1", ("cmrc2018_train.json",), ("cmrc2018_dev.json", "cmrc2018_trial.json"), "squad", chinese=True),
+    "cmrc2018": TaskRow("qa", _QUESTIONS, "f1", ("cmrc2018_train.json", "cmrc2018_trial.json"), ("cmrc2018_dev.json", "cmrc2018_trial.json"), "squad", chinese=True),
     "weibo-ner": TaskRow("ner", _WORDS, "f1", ("weibo.train.conll", "weiboNER_2nd_conll.train"), ("weibo.dev.conll", "weiboNER_2nd_conll.dev"), "conll", chinese=True),
     "peoples-daily-ner": TaskRow("ner", _WORDS, "f1", ("example.train", "train.txt"), ("example.dev", "dev.txt"), "conll", chinese=True),
 }  # fmt: skip
