@@ -90,15 +90,16 @@ def make_windows(tokenizer: Tokenizer, questions: Sequence[Question], *, max_len
     tokenizer: the model's.
     questions: those with an answer whose place is wrong have to be left out for training, see `wrong_offsets`.
     max_length: tokens in a row at most.
-    stride: tokens from the beginning of a window of the context to that of the next.
+    stride: tokens from the beginning of a window of the context to that of the next; half a window where that is less.
 
   Raises:
     UserError: rows too short for a question and a piece of text.
   """
-  if max_length < QUESTION_TOKENS + 3 + stride // 4 or stride < 1:
-    raise UserError(f"rows of {max_length} tokens and a stride of {stride}: a question takes up to {QUESTION_TOKENS + 3} of them, and windows should "
-                    "overlap; raise finetune.max_length (BERT: 384) or lower finetune.stride (BERT: 128)")  # fmt: skip
-  special, rows, firsts, labels, of_question, begins, spans = tokenizer.special, [], [], [], [], [], []
+  if max_length < 1.5 * QUESTION_TOKENS:
+    raise UserError(f"rows of {max_length} tokens: a question takes up to {QUESTION_TOKENS + 3} of them; raise finetune.max_length (BERT: 384) or "
+                    "take a model with more positions")  # fmt: skip
+  special = tokenizer.special
+  rows, firsts, labels, of_question, begins, spans = [], [], [], [], [], []
   contexts = list(dict.fromkeys(one.context for one in questions))
   encoded = dict(zip(contexts, tokenizer.plain.encode_batch(contexts, add_special_tokens=False)))
   asked = tokenizer.plain.encode_batch([one.text for one in questions], add_special_tokens=False)
@@ -110,7 +111,8 @@ def make_windows(tokenizer: Tokenizer, questions: Sequence[Question], *, max_len
     answer = _tokens_of(places, one.answers[0]) if one.answers else None
     spans.append(places)
     truncated += len(ids) > room
-    for begin in range(0, max(len(ids) - room, 0) + stride, stride) if len(ids) > room else (0,):
+    step = min(stride, room // 2)
+    for begin in range(0, max(len(ids) - room, 0) + step, step) if len(ids) > room else (0,):
       part = ids[begin : begin + room]
       inside = answer is not None and begin <= answer[0] and answer[1] < begin + len(part)
       rows.append([*head, *part, special.sep])
