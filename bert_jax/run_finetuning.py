@@ -23,7 +23,7 @@ from bert_jax.data.tasks import TASKS
 from bert_jax.errors import UserError
 from bert_jax.inference import Model, load_model
 from bert_jax.models.finetuning import FinetuningModel
-from bert_jax.resolve import LABELS_FILE, RESULT_FILE, attention_of, read_result
+from bert_jax.resolve import LABELS_FILE, RESULT_FILE, attention_of, read_result, read_run_config
 from bert_jax.training import checkpoint_folder, loop, sharding
 from bert_jax.training.judging import Judge
 
@@ -57,6 +57,17 @@ def finetune_run(
   """
   run.conduct(config, workdir, lambda root, say: _set_up(config, root, say), cluster=cluster, profile=profile, say=say)
   return read_result(workdir)["metrics"]
+
+
+def check_same(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Raises UserError where a finished run in `workdir` was of another model, other examples or other settings, naming the keys."""
+  derived = ("total_steps", "eval_every_steps", "optimizer.warmup_steps", "checkpoint.every_steps", "model.", "finetune.max_length")
+  changed = configs.changed_keys(read_run_config(workdir), config)
+  changed |= {key: values for key, values in configs.differences(read_run_config(workdir), config).items() if key == "init_from"}
+  changed = {key: values for key, values in changed.items() if not key.startswith(derived)}
+  if changed:
+    listed = "; ".join(f"{key}: {before!r} there, {now!r} now" for key, (before, now) in changed.items())
+    raise UserError(f"{workdir} holds a result of other settings: {listed}. Give another folder, or remove this one")
 
 
 def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Setup:

@@ -1,11 +1,13 @@
-"""`evaluate`: MLM and NSP metrics of a model on a corpus's validation split."""
+"""`evaluate`: how good a model is: on a corpus's validation split, without training on scored sentences, or by fine-tuning."""
 
 import argparse
 import json
 
-HELP = "MLM loss, perplexity, accuracy and NSP accuracy on a validation split"
+HELP = "MLM and NSP metrics on a validation split; a suite of tasks by fine-tuning; similarity and likelihood of sentences"
 EXAMPLE = """  python -m bert_jax evaluate --workdir=runs/quickstart
-  python -m bert_jax evaluate --model=my-bert --corpus=data/wiki"""
+  python -m bert_jax evaluate --model=my-bert --corpus=data/wiki
+  python -m bert_jax evaluate --model=my-bert --suite=glue --data=glue --seeds=5 --jobs=runs/glue
+  python -m bert_jax evaluate --model=my-bert --zero_shot --data=glue"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,11 +17,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--corpus", metavar="DIR", help="a corpus made with the model's tokenizer (default: the run's own)")
   parser.add_argument("--batch_size", type=int, default=64, metavar="N", help="rows in one call (default: %(default)s)")
   parser.add_argument("--rows", type=int, default=0, metavar="N", help="rows to read; 0: all (default: %(default)s)")
+  parser.add_argument("--suite", metavar="NAME", help="fine-tune on each task of a suite instead: glue, clue, qa, ner, sts, all, or tasks separated by commas")
+  parser.add_argument("--zero_shot", action="store_true", help="without training instead: pseudo-perplexity and similarity of STS-B's sentences")
+  parser.add_argument("--data", action="append", metavar="DIR", help="with --suite or --zero_shot: folder in which the tasks lie, or TASK=DIR; may be repeated")
+  parser.add_argument("--seeds", type=int, default=5, metavar="N", help="with --suite: fine-tunings of each task (default: %(default)s)")
+  parser.add_argument("--jobs", metavar="DIR", help="with --suite: where results are kept; the same command goes on where it was stopped")
   parser.add_argument("--json", action="store_true", help="one JSON object instead of lines for people")
+  parser.set_defaults(config="the defaults of fine-tuning")  # --suite takes --config.KEY=VALUE
 
 
 def run(options: argparse.Namespace) -> None:
-  from bert_jax import run_pretraining as runs
   from bert_jax.commands import run_or_model, start_jax
   from bert_jax.errors import UserError
 
@@ -27,11 +34,78 @@ def run(options: argparse.Namespace) -> None:
     raise UserError(f"--batch_size={options.batch_size}: at least one row per call")
   if options.rows < 0:
     raise UserError(f"--rows={options.rows}: a number of rows, or 0 for all")
+  if options.overrides and not options.suite:
+    raise UserError(f"--config.{options.overrides[0]}: keys are set for fine-tuning, --suite=NAME")
   folder = run_or_model(options.workdir, options.model)
   start_jax()
+  if options.suite:
+    evaluate_suite(options, str(folder))
+  elif options.zero_shot:
+    evaluate_zero_shot(options, str(folder))
+  else:
+    evaluate_split(options, str(folder))
+
+
+def evaluate_split(options: argparse.Namespace, folder: str) -> None:
+  """The metrics of pretraining on a validation split."""
+  from bert_jax import run_pretraining as runs
+
   metrics = runs.evaluate_model(folder, options.corpus, batch_size=options.batch_size, rows=options.rows)
   if options.json:
     print(json.dumps(metrics))
     return
   for name, value in metrics.items():
     print(f"eval/{name:<16} {value:,.0f}" if name in ("predictions", "pairs") else f"eval/{name:<16} {value:.4f}")
+
+
+def evaluate_suite(options: argparse.Namespace, folder: str) -> None:
+  """Fine-tuning on every task under every seed."""
+  import pathlib
+  import sys
+
+  from bert_jax import suite
+  from bert_jax.errors import UserError
+
+  if not (options.data and options.jobs):
+    raise UserError("--suite needs --data=DIR, the folder in which the tasks lie, and --jobs=DIR, the folder for its results")
+  if options.seeds < 1:
+    raise UserError(f"--seeds={options.seeds}: at least one")
+  say = lambda text: print(text, file=sys.stderr if options.json else sys.stdout, flush=True)
+  results = suite.run_suite(folder, suite.tasks_of(options.suite), options.data, options.jobs, seeds=options.seeds,
+                            overrides=options.overrides, say=say)  # fmt: skip
+  if options.json:
+    print((pathlib.Path(options.jobs) / "results.json").read_text(encoding="utf-8"), end="")
+    return
+  print(f"\n{suite.table(results)}\nmean ± standard error over {options.seeds} seeds, in percent; {options.jobs}/results.json, results.md, results.svg")
+
+
+def evaluate_zero_shot(options: argparse.Namespace, folder: str) -> None:
+  """Pseudo-perplexity and similarity on the dev sentences of STS-B, English or Chinese, whichever lie there."""
+  import numpy as np
+
+  from bert_jax import inference, suite, zero_shot
+  from bert_jax.data.task_files import load_splits
+  from bert_jax.errors import UserError
+
+  if not options.data:
+    raise UserError("--zero_shot needs --data=DIR, the folder in which STS-B lies")
+  model, figures = inference.load_model(folder), {}
+  for task in ("stsb", "stsb-zh"):
+    found = suite.find_data(task, options.data)
+    if not found.data:
+      continue
+    dev = load_splits(task=task, data=found.data, dev=found.dev).dev
+    if options.rows:
+      dev = dev.subset(range(min(options.rows, len(dev.first))))
+    figures |= {f"{task}/spearman_{name}": value for name, value in
+                zero_shot.similarity(model, dev.first, dev.second, np.array(dev.labels, float)).items()}  # fmt: skip
+    if "mlm" in model.heads:
+      perplexities = zero_shot.pseudo_perplexity(model, list(dict.fromkeys(dev.first))[:200])
+      figures[f"{task}/pseudo_perplexity_median"] = float(np.nanmedian(perplexities))
+  if not figures:
+    raise UserError(f"no STS-B in {', '.join(options.data)}; say where it lies: --data=stsb=FOLDER")
+  if options.json:
+    print(json.dumps(figures))
+    return
+  for name, value in figures.items():
+    print(f"{name:<34} {value:.4f}")

@@ -1,0 +1,224 @@
+"""Judging a pretrained model by fine-tuning it: every task of a suite under several seeds, and a table of means.
+
+    JOBS/TASK/seed-N/      the run folder of one fine-tuning; its checkpoints are removed when it has finished
+    JOBS/results.json      all figures; results.md the same as a table, results.svg as a picture
+
+A job that has finished is never run again, so the same command goes on where it was stopped.
+"""
+
+import json
+import math
+import os
+import pathlib
+import re
+import shutil
+import statistics
+import time
+from typing import Any, Callable, NamedTuple, Sequence
+
+import jax
+
+from bert_jax import atomic, run_finetuning
+from bert_jax.data.tasks import SUITES, TASKS, TaskRow
+from bert_jax.errors import UserError
+from bert_jax.resolve import read_result
+from bert_jax.tools.svg import escape
+
+_DEPTH = 2  # folders below the one that is given, in which tasks are looked for
+
+
+class Found(NamedTuple):
+  """Where the examples of a task lie, as the config keys finetune.data and finetune.dev; empty where there are none."""
+
+  data: str
+  dev: str = ""
+
+
+class TaskResult(NamedTuple):
+  """A task under several seeds.
+
+  Attributes:
+    task: its name.
+    metric: what `values` are.
+    values: one for each seed.
+    metrics: everything that was measured, one dict for each seed.
+    seconds: of all seeds together.
+  """
+
+  task: str
+  metric: str
+  values: list[float]
+  metrics: list[dict[str, float]]
+  seconds: float
+
+  @property
+  def mean(self) -> float:
+    return statistics.fmean(self.values)
+
+  @property
+  def error(self) -> float:
+    """Standard error of the mean; NaN for one seed."""
+    return statistics.stdev(self.values) / math.sqrt(len(self.values)) if len(self.values) > 1 else math.nan
+
+
+def tasks_of(suite: str) -> list[str]:
+  """Names of the tasks in a suite, or in several separated by commas; a task counts as a suite of one. Raises UserError."""
+  wanted = []
+  for name in suite.split(","):
+    if name == "all":
+      wanted += TASKS
+    elif name in SUITES:
+      wanted += [task for task, row in TASKS.items() if row.suite == name]
+    elif name in TASKS:
+      wanted.append(name)
+    else:
+      raise UserError(f"--suite={name}: expected all, {', '.join(SUITES)}, or tasks: {', '.join(TASKS)}")
+  return list(dict.fromkeys(wanted))
+
+
+def find_data(task: str, places: Sequence[str]) -> Found:
+  """Where a task's examples lie.
+
+  Args:
+    task: its name.
+    places: TASK=FOLDER, TASK=TRAIN_FILE,DEV_FILE, or a folder below which folders are called as tasks are ("sst2", "SST-2").
+      A folder of another name counts where it holds a file that only this task has.
+
+  Raises:
+    UserError: a place that is not there.
+  """
+  for place in places:
+    name, equals, path = place.partition("=")
+    if equals and name == task:
+      data, _, dev = path.partition(",")
+      return Found(data, dev)
+    if not equals and not os.path.isdir(place):
+      raise UserError(f"--data={place}: there is no such folder; expected a folder of tasks, or TASK=FOLDER")
+  row = TASKS[task]
+  folders = [folder for place in places if "=" not in place for folder in _folders(pathlib.Path(place), _DEPTH)]
+  named = [folder for folder in folders if _plain(folder.name).startswith(_plain(task)) and _has(folder, row.train)]
+  telling = tuple(name for name in row.train if sum(name in other.train for other in TASKS.values()) == 1)
+  found = named or [folder for folder in folders if _has(folder, telling)]
+  return Found(str(found[0]) if found else "")
+
+
+def _folders(folder: pathlib.Path, depth: int) -> list[pathlib.Path]:
+  below = sorted(child for child in folder.iterdir() if child.is_dir()) if depth else []
+  return [folder, *(one for child in below for one in _folders(child, depth - 1))]
+
+
+def _plain(name: str) -> str:
+  return re.sub("[^a-z0-9]", "", name.lower())
+
+
+def _has(folder: pathlib.Path, names: tuple[str, ...]) -> bool:
+  return any(file.name.startswith(names) for file in folder.iterdir()) if names else False
+
+
+def run_suite(
+    model: str, tasks: Sequence[str], places: Sequence[str], jobs: str, *, seeds: int, overrides: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> list[TaskResult]:  # fmt: skip
+  """Fine-tunes a model on tasks under seeds 0, 1, …, and writes what came out into `jobs` after every task.
+
+  Args:
+    model: run folder or Hugging Face folder.
+    tasks: names; those without data are left out, and named.
+    places: see find_data.
+    jobs: the folder of the jobs.
+    seeds: how many.
+    overrides: config keys for every job, "key=value".
+    say: takes one line for the user.
+
+  Raises:
+    UserError: no data for any task; a job of another model or config in `jobs`.
+  """
+  data = {task: find_data(task, places) for task in tasks}
+  missing = [task for task in tasks if not data[task].data]
+  if missing:
+    say(f"no data for {', '.join(missing)}: left out")
+  if len(missing) == len(tasks):
+    raise UserError(f"no data for any of {', '.join(tasks)} in {', '.join(places)}; say where a task lies: --data=TASK=FOLDER")
+  results = []
+  for task in tasks:
+    if task in missing:
+      continue
+    done, began = [], time.perf_counter()
+    for seed in range(seeds):
+      done.append(_job(model, task, data[task], pathlib.Path(jobs), seed, overrides, say))
+    results.append(TaskResult(task, done[0]["metric"], [one["metrics"][one["metric"]] for one in done], [one["metrics"] for one in done],
+                              sum(one["seconds"] for one in done)))  # fmt: skip
+    write_results(results, model, pathlib.Path(jobs), seeds)
+    say(f"{task}: {results[-1].metric} {_percent(results[-1])} over {seeds} seeds, {time.perf_counter() - began:.0f} s")
+  return results
+
+
+def _job(model: str, task: str, found: Found, jobs: pathlib.Path, seed: int, overrides: Sequence[str], say) -> dict[str, Any]:
+  """The result of one fine-tuning, trained now or before."""
+  workdir = jobs / task / f"seed-{seed}"
+  config = run_finetuning.finetuning_config([
+      f"init_from={model}", f"finetune.task={task}", f"finetune.data={found.data}", f"finetune.dev={found.dev}",
+      *_task_defaults(TASKS[task]), *overrides, f"seed={seed}"])  # fmt: skip
+  clock = workdir / "seconds.json"
+  if (workdir / "checkpoints").exists() or not clock.exists():
+    say(f"== {task}, seed {seed}")
+    began = time.perf_counter()
+    run_finetuning.finetune_run(config, str(workdir), say=say)
+    atomic.write_text(clock, json.dumps(time.perf_counter() - began))
+    shutil.rmtree(workdir / "checkpoints")  # last: from here on the job counts as done
+    jax.clear_caches()
+  else:
+    run_finetuning.check_same(config, str(workdir))
+  return read_result(workdir) | {"seconds": json.loads(clock.read_text())}
+
+
+def _task_defaults(row: TaskRow) -> list[str]:
+  """Longer rows for answers, as Devlin et al. 2018 have them."""
+  return ["finetune.max_length=384"] if row.kind == "question-answering" else []
+
+
+def _percent(result: TaskResult) -> str:
+  spread = "" if math.isnan(result.error) else f" ± {100 * result.error:.1f}"
+  return f"{100 * result.mean:.1f}{spread}"
+
+
+def table(results: Sequence[TaskResult]) -> str:
+  """A Markdown table: mean and standard error beside the published figure."""
+  lines = ["| task | metric | this model | seeds | BERT-base, published | seconds |", "|---|---|---|---|---|---|"]
+  for result in results:
+    published = TASKS[result.task].published
+    known = f"{100 * published.value:.1f} ({published.split}; {published.source})" if published else ""
+    lines.append(f"| {result.task} | {result.metric} | {_percent(result)} | {len(result.values)} | {known} | {result.seconds:.0f} |")
+  return "\n".join(lines) + "\n"
+
+
+def write_results(results: Sequence[TaskResult], model: str, jobs: pathlib.Path, seeds: int) -> None:
+  """results.json, results.md and results.svg in the folder of the jobs."""
+  content = {"model": model, "seeds": seeds, "tasks": {
+      one.task: {"metric": one.metric, "mean": one.mean, "standard_error": None if math.isnan(one.error) else one.error,
+                 "values": one.values, "metrics": one.metrics, "seconds": round(one.seconds, 1)} for one in results}}  # fmt: skip
+  atomic.write_text(jobs / "results.json", json.dumps(content, indent=2) + "\n")
+  atomic.write_text(jobs / "results.md", f"{model}, {seeds} seeds; mean ± standard error, in percent\n\n{table(results)}")
+  atomic.write_text(jobs / "results.svg", plot(results, model))
+
+
+def plot(results: Sequence[TaskResult], model: str) -> str:
+  """Bars with standard errors, one for each task, and a mark where BERT-base stands, as an SVG of its own."""
+  row_height, left, width = 30, 150, 640
+  height = 60 + row_height * len(results)
+  across = lambda share: left + (width - left - 90) * min(max(share, 0.0), 1.0)
+  parts = [f'<text x="12" y="24" font-size="15" font-weight="600">{escape(pathlib.PurePath(model).name)}, fine-tuned: mean ± standard error, in percent</text>']
+  for number, one in enumerate(results):
+    y, published = 44 + row_height * number, TASKS[one.task].published
+    parts.append(f'<text x="{left - 8}" y="{y + 15}" text-anchor="end">{escape(one.task)} <tspan fill="#777" font-size="11">{escape(one.metric)}</tspan></text>')
+    parts.append(f'<rect x="{left}" y="{y}" width="{across(one.mean) - left:.1f}" height="20" rx="2" fill="#8fb4d9"/>')
+    if not math.isnan(one.error):
+      low, high = across(one.mean - one.error), across(one.mean + one.error)
+      parts.append(f'<path d="M{low:.1f} {y + 10}H{high:.1f}M{low:.1f} {y + 5}v10M{high:.1f} {y + 5}v10" stroke="#1a4e8a" stroke-width="1.6"/>')
+    if published:
+      at = across(published.value)
+      parts.append(f'<path d="M{at:.1f} {y - 2}v24" stroke="#c0392b" stroke-width="2"><title>BERT-base {100 * published.value:.1f} ({published.split})</title></path>')
+    parts.append(f'<text x="{width - 78}" y="{y + 15}">{_percent(one)}</text>')
+  parts.append(f'<text x="{left}" y="{height - 6}" font-size="11" fill="#777">red: BERT-base as published, mostly on test splits that are not public</text>')
+  return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+          f'font-family="system-ui, sans-serif" font-size="13"><rect width="100%" height="100%" fill="white"/>{"".join(parts)}</svg>\n')  # fmt: skip

@@ -1,0 +1,54 @@
+"""What can be said of a pretrained model without training it: how likely sentences are to it, and whether its cosines mean similarity."""
+
+from typing import Sequence
+
+import jax
+import numpy as np
+
+from bert_jax import inference, task_metrics
+from bert_jax.data.tokenizer import encode_batch, truncate
+from bert_jax.errors import UserError
+from bert_jax.inference import Model
+from bert_jax.models.pooling import POOLINGS
+
+_BATCH = 64
+
+
+def pseudo_perplexity(model: Model, texts: Sequence[str]) -> np.ndarray:
+  """float64 [B]: exp of the mean surprise of a text's tokens, each hidden in turn and predicted from all others.
+
+  Salazar et al. 2020, arXiv 1910.14659. Not comparable between vocabularies: a token is not a word. NaN for an empty text.
+
+  Raises:
+    UserError: a model without an MLM head.
+  """
+  if "mlm" not in model.heads:
+    raise UserError(f"pseudo-perplexity needs the masked-language-model head, which {model.origin} does not have")
+  limit, mask = model.config.max_position_embeddings, model.tokenizer.special.mask
+  ids = [truncate(one, [], limit)[0] for one in encode_batch(model.tokenizer, list(texts))]
+  hidden = [(number, place) for number, one in enumerate(ids) for place in range(len(one))]
+  hidden.sort(key=lambda entry: len(ids[entry[0]]))  # little padding
+  surprise = np.zeros(len(ids))
+  for begin in range(0, len(hidden), _BATCH):
+    members = hidden[begin : begin + _BATCH]
+    filled = members + [members[-1]] * (_BATCH - len(members))  # one batch shape only
+    rows = [([*ids[number][:place], mask, *ids[number][place + 1 :]], []) for number, place in filled]
+    places = np.array([[place + 1] for _, place in filled], np.int32)
+    output = inference.apply(model, inference.make_inputs(model, rows), places)
+    log_probabilities = np.asarray(jax.nn.log_softmax(output.mlm_logits[:, 0], axis=-1))
+    for (number, place), row in zip(members, log_probabilities):
+      surprise[number] -= row[ids[number][place]]
+  with np.errstate(invalid="ignore"):
+    return np.exp(surprise / np.array([len(one) or np.nan for one in ids]))
+
+
+def similarity(model: Model, first: Sequence[str], second: Sequence[str], scores: np.ndarray) -> dict[str, float]:
+  """{pooling: Spearman of the cosine with the scores}, for every pooling that the model has; scores float [B]."""
+  found = {}
+  for pooling in POOLINGS:
+    if pooling == "pooler" and "pooler" not in model.heads:
+      continue
+    vectors = inference.encode(model, [*first, *second], pooling, normalize=True).vectors
+    cosines = np.sum(vectors[: len(first)] * vectors[len(first) :], axis=-1)
+    found[pooling] = task_metrics.scores(np.asarray(scores), cosines)["spearman"]
+  return found
