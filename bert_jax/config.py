@@ -97,7 +97,7 @@ KEYS: dict[str, tuple[Any, str]] = {
     "checkpoint.keep_last": (3, "newest checkpoints to keep (at least two)"),
     "checkpoint.keep_best": (1, "checkpoints with the best evaluation to keep besides (in pretraining: the lowest eval/mlm_loss)"),
     "finetune.task": ("", "a task that is known, see `bert_jax finetune --list`; empty: data of your own"),
-    "finetune.data": ("", "folder with the task's files, or a file: CSV, TSV or JSON lines, CoNLL, SQuAD"),
+    "finetune.data": ("", "folder with the task's files; a file: CSV, TSV, JSON lines, CoNLL, SQuAD; or tfds"),
     "finetune.dev": ("", "file that the model is judged by; empty: the task's own, else a tenth of finetune.data"),
     "finetune.kind": ("", "classification, multi-label, regression, token-classification, question-answering; empty: the data tell"),
     "finetune.text": ("", "column of the text (its name, or its number from 0)"),

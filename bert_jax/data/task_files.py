@@ -10,6 +10,7 @@ import os
 import pathlib
 from typing import NamedTuple, Sequence
 
+from bert_jax.data import tfds_texts
 from bert_jax.data.questions import Question, read_squad, wrong_offsets
 from bert_jax.data.tables import Table, read_table
 from bert_jax.data.tasks import TASKS, TaskRow
@@ -20,6 +21,7 @@ NO_LABEL = ("-", "")  # SNLI, MNLI, OCNLI: the annotators did not agree
 SEPARATOR = "|"  # between the labels of a text that has several
 HELD_OUT = 0.1  # share of the training examples that the model is judged by where there is no dev file
 _CLASSES_AT_MOST = 500
+TFDS = "tfds"  # instead of a folder: TensorFlow Datasets
 KINDS_OF_FORMAT = {"conll": "token-classification", "squad": "question-answering"}
 
 
@@ -74,6 +76,8 @@ def load_splits(
     raise UserError(f"finetune.task={task!r} is not known; it is one of {', '.join(TASKS)}, or empty for data of your own")
   if not data:
     raise UserError("finetune.data is empty: give the folder with the task's files, or a file of your own, --data=…")
+  if data == TFDS:
+    return _from_tfds(task, kind)
   if not os.path.exists(data):
     raise UserError(f"--data={data}: there is no such file or folder")
   if os.path.isdir(data) and not task:
@@ -88,6 +92,30 @@ def load_splits(
   train, judged = _hold_out(train) if held_out else (train, _read(dev_path, row))
   found = kind or row.kind or _kind_of(train.labels, train_path)
   return Splits(train, judged, found, held_out, (train_path,) if held_out else (train_path, dev_path))
+
+
+def _from_tfds(task: str, kind: str) -> Splits:
+  """The examples of a task as TensorFlow Datasets has them, downloaded by it where they are not on disk."""
+  row = TASKS.get(task)
+  if row is None or not row.tfds:
+    having = ", ".join(name for name, one in TASKS.items() if one.tfds)
+    raise UserError(f"--data={TFDS} has no task {task!r}; it has {having}")
+  found = tfds_texts.find(row.tfds)
+  known = tuple(found.builder.info.splits)  # of a data set that is not on disk yet they are not all known
+  dev = next((split for split in ("validation", "validation_matched", "dev", "test") if split in known), "validation")
+  read = lambda split: _of_rows(list(tfds_texts.read_rows(found._replace(split=split))), row, f"{found.name}:{split}")
+  return Splits(read("train"), read(dev), kind or row.kind, False, (f"tfds:{row.tfds}:train", f"tfds:{row.tfds}:{dev}"))
+
+
+def _of_rows(rows: list[dict], row: TaskRow, name: str) -> Examples:
+  """Examples from the features of TensorFlow Datasets."""
+  if row.format == "conll":
+    return Examples([one["tokens"] for one in rows], None, [_iob2(one["ner"]) for one in rows])
+  if row.format == "squad":
+    answers = lambda one: tuple(zip(one["answers"]["text"], one["answers"]["answer_start"]))
+    return Examples([Question(one["id"], one["question"], one["context"], answers(one)) for one in rows], None, [])
+  columns = tuple(rows[0]) if rows else ()
+  return _from_table(Table(name, columns, [[str(one[column]) for column in columns] for one in rows], list(range(1, len(rows) + 1)), 0), row)
 
 
 def _own_row(data: str, kind: str, text: str, text_pair: str, label: str) -> TaskRow:
@@ -127,7 +155,11 @@ def _read(path: str, row: TaskRow) -> Examples:
 
 
 def _read_texts(path: str, row: TaskRow) -> Examples:
-  table = read_table(path, [str(name) for name in (*row.text, *row.text_pair, *row.label)])
+  return _from_table(read_table(path, [str(name) for name in (*row.text, *row.text_pair, *row.label)]), row)
+
+
+def _from_table(table: Table, row: TaskRow) -> Examples:
+  path = table.path
   first, label = table.column(_column(table, row.text)), table.column(_column(table, row.label))
   second = table.column(_column(table, row.text_pair)) if row.text_pair else None
   kept = [i for i in range(len(first)) if label[i].strip() not in NO_LABEL and first[i].strip() and (second is None or second[i].strip())]

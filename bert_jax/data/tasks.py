@@ -74,13 +74,13 @@ TASKS: dict[str, TaskRow] = {
         published=_glue(0.889)),
     "stsb": TaskRow(
         "sts", _SCORES, "spearman", ("train.tsv", "stsb-en-train.csv"), ("dev.tsv", "stsb-en-dev.csv"), text=("sentence1", 0),
-        text_pair=("sentence2", 1), label=("score", 2), tfds="glue/stsb", published=_glue(0.858)),
+        text_pair=("sentence2", 1), label=("score", "label", 2), tfds="glue/stsb", published=_glue(0.858)),
     "qqp": TaskRow(
         "glue", _CLASSES, "f1", ("train.tsv",), ("dev.tsv",), text=("question1",), text_pair=("question2",),
         label=("is_duplicate", "label"), tfds="glue/qqp", published=_glue(0.712)),
     "mnli": TaskRow(
         "glue", _CLASSES, "accuracy", ("train.tsv", "MNLI-train.json"), ("dev_matched.tsv", "MNLI-dev.json"),
-        text=("sentence1", "text_a"), text_pair=("sentence2", "text_b"), label=("gold_label", "label"), tfds="glue/mnli",
+        text=("sentence1", "text_a", "premise"), text_pair=("sentence2", "text_b", "hypothesis"), label=("gold_label", "label"), tfds="glue/mnli",
         published=_glue(0.846)),
     "qnli": TaskRow(
         "glue", _CLASSES, "accuracy", ("train.tsv", "QNLI-train.json"), ("dev.tsv", "QNLI-dev.json"), text=("question", "text_a"),
@@ -90,10 +90,10 @@ TASKS: dict[str, TaskRow] = {
         tfds="glue/rte", published=_glue(0.664)),
     "snli": TaskRow(
         "glue", _CLASSES, "accuracy", ("snli_1.0_train.jsonl", "SNLI-train.json"), ("snli_1.0_dev.jsonl", "SNLI-dev.json"),
-        text=("sentence1", "text_a"), text_pair=("sentence2", "text_b"), label=("gold_label", "label"), tfds="snli"),
+        text=("sentence1", "text_a", "premise"), text_pair=("sentence2", "text_b", "hypothesis"), label=("gold_label", "label"), tfds="snli"),
     "agnews": TaskRow(
-        "glue", _CLASSES, "accuracy", ("train.csv",), ("test.csv",), text=("Title", 1), text_pair=("Description", 2),
-        label=("Class Index", 0), tfds="ag_news_subset"),
+        "glue", _CLASSES, "accuracy", ("train.csv",), ("test.csv",), text=("Title", "title", 1), text_pair=("Description", "description", 2),
+        label=("Class Index", "label", 0), tfds="ag_news_subset"),
     "squad": TaskRow(
         "qa", _QUESTIONS, "f1", ("train-v1.1.json",), ("dev-v1.1.json",), "squad", tfds="squad/v1.1",
         published=Published(0.885, "dev", f"{_BERT}, table 2")),

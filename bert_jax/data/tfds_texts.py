@@ -150,6 +150,31 @@ def read_texts(
     number += 1
 
 
+def read_rows(examples: Examples) -> Iterator[dict[str, Any]]:
+  """The examples of a split with all their features, in the order in which the data set is stored; classes by their names.
+
+  Texts are str; features of several values are lists. Raises UserError as `split_size` does.
+  """
+  import tensorflow_datasets as tfds
+
+  split_size(examples)
+  features = examples.builder.info.features
+  _import_tensorflow()
+  for row in tfds.as_numpy(examples.builder.as_dataset(split=examples.split, shuffle_files=False)):
+    yield {name: _plain(features[name], value) for name, value in row.items()}
+
+
+def _plain(feature: Any, value: Any) -> Any:
+  """A value as Python has it; the name of a class instead of its number, "" for none (-1)."""
+  if isinstance(value, dict):
+    return {name: _plain(feature[name], one) for name, one in value.items()}
+  if isinstance(value, np.ndarray) and value.ndim:
+    return [_plain(getattr(feature, "feature", feature), one) for one in value]
+  if hasattr(feature, "int2str"):
+    return feature.int2str(int(value)) if value >= 0 else ""
+  return value.decode("utf-8") if isinstance(value, bytes) else value.item() if isinstance(value, np.generic) else value
+
+
 def _stored(examples: Examples, feature: str) -> Iterator[bytes | str]:
   """The values as they are stored, one file after the other."""
   tf = _import_tensorflow()
