@@ -54,7 +54,7 @@ def test_a_folder_holds_exactly_these_files_and_nothing_else_is_left(exported):
   expected = {"config.json", "model.safetensors", "special_tokens_map.json", "tokenizer.json",
               "tokenizer_config.json", "vocab.txt"}
   assert {file.name for file in (exported / "pretraining").iterdir()} == expected
-  assert {file.name for file in exported.iterdir()} == set(folder.ARCHITECTURES)
+  assert {file.name for file in exported.iterdir()} == {"pretraining", "mlm", "encoder"}
 
 
 def test_config_json_has_every_field_that_hugging_face_writes(config, exported):

@@ -1,0 +1,88 @@
+"""suite.py: tasks found, jobs run once, means with their errors, a table and a picture."""
+
+import json
+import math
+import xml.etree.ElementTree
+
+import pytest
+from tests.run_fixtures import corpus, tiny_run_config  # noqa: F401  (corpus is a fixture)
+
+from bert_jax import run_finetuning, run_pretraining, suite
+from bert_jax.errors import UserError
+
+FEW = ("finetune.epochs=1", "finetune.max_length=32", "data.batch_size=8", "finetune.pooling=mean")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, corpus):  # noqa: F811
+  folder = tmp_path_factory.mktemp("model")
+  run_pretraining.pretrain_run(tiny_run_config(folder, corpus, "total_steps=2", "optimizer.warmup_steps=0"), folder / "run")
+  return str(folder / "run")
+
+
+@pytest.fixture
+def data(tmp_path):
+  """SST-2 and RTE in their native formats, a few lines each."""
+  root = tmp_path / "glue"
+  for name, header, line in (("SST-2", "sentence\tlabel", "the array {n} is small\t{y}"),
+                             ("RTE", "index\tsentence1\tsentence2\tlabel", "{n}\tthe list\tthe file {n}\t{name}")):  # fmt: skip
+    (root / name).mkdir(parents=True)
+    for split, count in (("train", 24), ("dev", 8)):
+      lines = [line.format(n=n, y=n % 2, name=("entailment", "not_entailment")[n % 2]) for n in range(count)]
+      (root / name / f"{split}.tsv").write_text("\n".join([header, *lines]) + "\n")
+  return str(root)
+
+
+def test_a_suite_is_a_name_or_tasks_or_several():
+  assert "sst2" in suite.tasks_of("glue") and "sst2" not in suite.tasks_of("clue")
+  assert suite.tasks_of("rte,sst2") == ["rte", "sst2"] and suite.tasks_of("sts,stsb") == ["stsb", "stsb-zh"]
+  assert set(suite.tasks_of("all")) == set(suite.TASKS)
+  with pytest.raises(UserError, match="expected all, glue, clue, qa, ner, sts, or tasks: cola"):
+    suite.tasks_of("superglue")
+
+
+def test_a_task_is_found_by_its_folder_by_a_file_of_its_own_or_where_one_says(data, tmp_path):
+  assert suite.find_data("sst2", [data]).data.endswith("SST-2") and suite.find_data("rte", [data]).data.endswith("RTE")
+  assert suite.find_data("cola", [data]).data == "", "train.tsv may be anybody's"
+  (tmp_path / "glue" / "mixed").mkdir()
+  (tmp_path / "glue" / "mixed" / "QNLI-train.json").write_text("{}")
+  assert suite.find_data("qnli", [data]).data.endswith("mixed")
+  assert suite.find_data("sst2", ["sst2=a.tsv,b.tsv", data]) == ("a.tsv", "b.tsv")
+  with pytest.raises(UserError, match="there is no such folder"):
+    suite.find_data("sst2", [str(tmp_path / "nowhere")])
+
+
+def test_every_task_runs_under_every_seed_once(model, data, tmp_path, monkeypatch):
+  told, ran, plain = [], [], run_finetuning.finetune_run
+  monkeypatch.setattr(run_finetuning, "finetune_run", lambda config, workdir, **more: ran.append(workdir) or plain(config, workdir, **more))
+  results = suite.run_suite(model, ["sst2", "rte", "cola"], [data], str(tmp_path / "jobs"), seeds=2, overrides=FEW, say=told.append)
+  assert len(ran) == 4 and any("no data for cola" in line for line in told)
+  assert [(one.task, one.metric, len(one.values)) for one in results] == [("sst2", "accuracy", 2), ("rte", "accuracy", 2)]
+  assert all(0 <= value <= 1 for one in results for value in one.values)
+  assert not list((tmp_path / "jobs").glob("*/*/checkpoints")), "results are kept, states are not"
+
+  again = suite.run_suite(model, ["sst2", "rte"], [data], str(tmp_path / "jobs"), seeds=2, overrides=FEW, say=told.append)
+  assert len(ran) == 4 and again == results
+  suite.run_suite(model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=3, overrides=FEW, say=told.append)
+  assert len(ran) == 5 and ran[-1].endswith("sst2/seed-2")
+  with pytest.raises(UserError, match="result of other settings: finetune.epochs: 1.0 there, 2.0 now"):
+    suite.run_suite(model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=1, overrides=(*FEW, "finetune.epochs=2"), say=told.append)
+
+  content = json.loads((tmp_path / "jobs" / "results.json").read_text())
+  assert content["tasks"]["sst2"]["values"] == results[0].values + content["tasks"]["sst2"]["values"][2:]
+  assert "| sst2 | accuracy |" in (tmp_path / "jobs" / "results.md").read_text()
+  xml.etree.ElementTree.parse(tmp_path / "jobs" / "results.svg")
+
+
+def test_no_data_at_all_is_an_error(model, data, tmp_path):
+  with pytest.raises(UserError, match="no data for any of cola"):
+    suite.run_suite(model, ["cola"], [data], str(tmp_path / "jobs"), seeds=1, say=lambda text: None)
+
+
+def test_mean_and_standard_error():
+  result = suite.TaskResult("sst2", "accuracy", [0.8, 0.9, 0.7, 0.8], [{}] * 4, 1.0)
+  assert result.mean == pytest.approx(0.8) and result.error == pytest.approx(math.sqrt((0.01 + 0.01) / 3) / 2)
+  assert "80.0 ± 4.1" in suite.table([result])
+  assert "93.5 (test; Devlin" in suite.table([result])
+  alone = suite.TaskResult("sst2", "accuracy", [0.8], [{}], 1.0)
+  assert math.isnan(alone.error) and "±" not in suite.table([alone])
