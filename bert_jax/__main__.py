@@ -32,9 +32,10 @@ def main(argv: list[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     options.overrides = [word.removeprefix("--config.") for word in rest if word.startswith("--config.")]
     unknown = [word for word in rest if not word.startswith("--config.")]
-    if unknown or (options.overrides and "config" not in options):
+    without_file = getattr(options, "keys_without_file", False)  # commands whose config has no file
+    if unknown or (options.overrides and "config" not in options and not without_file):
       options.parser.error(refusal(options.parser, unknown or rest))
-    if options.overrides and not options.config:
+    if options.overrides and not without_file and not options.config:
       options.parser.error(f"{rest[0]} changes a key of a config: give the config too, --config=FILE.py")
     code = options.run(options) or 0
     sys.stdout.flush()  # here, where a full disk or a closed pipe can still be answered

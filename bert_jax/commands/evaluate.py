@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--seeds", type=int, default=5, metavar="N", help="with --suite: fine-tunings of each task (default: %(default)s)")
   parser.add_argument("--jobs", metavar="DIR", help="with --suite: where results are kept; the same command goes on where it was stopped")
   parser.add_argument("--json", action="store_true", help="one JSON object instead of lines for people")
-  parser.set_defaults(config="the defaults of fine-tuning")  # --suite takes --config.KEY=VALUE
+  parser.set_defaults(keys_without_file=True)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--workdir", metavar="DIR", help="the run folder: checkpoints, metrics, result.json")
   parser.add_argument("--list", action="store_true", help="the tasks that are known, and the files that they are read from")
   add_cluster_arguments(parser)
-  parser.set_defaults(config="the defaults of fine-tuning")  # so that --config.KEY=VALUE needs no file
+  parser.set_defaults(keys_without_file=True)
   keys = "\n".join(f"  {key:<38} {configs.meaning(key)}" for key in configs.KEYS if key.startswith(GROUPS))
   parser.epilog += f"\n\nconfig keys that matter here, each set by --config.KEY=VALUE:\n{keys}"
 
