@@ -1,0 +1,66 @@
+"""predict, and export of fine-tuned models, as a user calls them."""
+
+import json
+
+import pytest
+from tests.label_fixtures import exported_labels, label_tokenizer, model_of  # noqa: F401  (fixtures)
+
+from bert_jax.__main__ import main
+
+
+@pytest.fixture
+def call(capsys):
+  """call("predict", "--flag=…", …) -> (exit code, standard output, standard error)."""
+
+  def call(*arguments):
+    code = main(list(map(str, arguments)))
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+  return call
+
+
+def test_classes_with_their_probabilities(call, exported_labels):  # noqa: F811
+  model = exported_labels("classification")
+  code, shown, _ = call("predict", f"--model={model}", "the cat", "a mat")
+  assert code == 0 and len(shown.splitlines()) == 2 and shown.splitlines()[0].endswith("the cat")
+  code, shown, _ = call("predict", f"--model={model}", "--json", "the cat")
+  found = json.loads(shown)
+  assert found["text"] == "the cat" and sum(label["value"] for label in found["found"]) == pytest.approx(1)
+
+
+def test_texts_of_a_file_and_pairs(call, exported_labels, tmp_path):  # noqa: F811
+  (tmp_path / "texts.txt").write_text("the cat\na mat\n")
+  code, shown, _ = call("predict", f"--model={exported_labels('regression')}", f"--input={tmp_path / 'texts.txt'}", "--text_pair=a", "--text_pair=b")
+  assert code == 0 and [line.split()[0] for line in shown.splitlines()] == ["score", "score"]
+
+
+def test_entities_and_answers(call, exported_labels):  # noqa: F811
+  code, shown, _ = call("predict", f"--model={exported_labels('token-classification')}", "--json", "the cat sat on a mat")
+  assert code == 0 and all(one["text"] in "the cat sat on a mat" for one in json.loads(shown)["found"])
+  code, shown, _ = call("predict", f"--model={exported_labels('question-answering')}", "the cat sat on a mat", "--question=where", "--json")
+  assert code == 0 and json.loads(shown)["found"]["text"] in "the cat sat on a mat"
+
+
+@pytest.mark.parametrize(
+    "kind, arguments, words",
+    [
+        ("classification", [], "give either texts or --input=FILE"),
+        ("classification", ["a", "--question=b"], "does not answer questions; it was fine-tuned for classification"),
+        ("question-answering", ["a"], "--question=TEXT is missing"),
+        ("classification", ["a", "--text_pair=b", "--text_pair=c"], "1 texts and 2 second texts"),
+    ],
+)
+def test_what_a_model_cannot_do_is_one_message(call, exported_labels, kind, arguments, words):  # noqa: F811
+  code, _, err = call("predict", f"--model={exported_labels(kind)}", *arguments)
+  assert code == 1 and words in err and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_a_head_that_was_not_trained_is_not_exported(call, exported_labels, tmp_path):  # noqa: F811
+  model, out = exported_labels("token-classification"), tmp_path / "out"
+  code, _, err = call("export", f"--model={model}", f"--out={out}", "--head=question-answering")
+  assert code == 1 and "has no such head: it was trained for token-classification" in err and not out.exists()
+  code, _, err = call("export", f"--model={model}", f"--out={out}", "--head=mlm")
+  assert code == 1 and "needs parameter mlm_head" in err and not out.exists()
+  code, shown, _ = call("export", f"--model={model}", f"--out={out}")
+  assert code == 0 and "token-classification weights" in shown and "B-PER" in (out / "config.json").read_text()
