@@ -29,6 +29,7 @@ from bert_jax import losses  # noqa: E402
 from bert_jax.batch import ModelInputs, model_inputs  # noqa: E402
 from bert_jax.data.input_pipeline import load_batch  # noqa: E402
 from bert_jax.models import attention  # noqa: E402
+from bert_jax.models.dropout import dropout  # noqa: E402
 from bert_jax.models.heads import MlmHead  # noqa: E402
 from bert_jax.models.layers import Embeddings, FeedForward, layer_norm  # noqa: E402
 from bert_jax.tools.bench.rows import BenchData, bench_data  # noqa: E402
@@ -96,6 +97,8 @@ def _parts(config, data: BenchData) -> dict[str, Part]:
   )  # fmt: skip
   norm = layer_norm(feed_forward)
   parts |= _both_ways("LayerNorm", lambda both: norm.apply(both[0], both[1]), (norm.init(jax.random.key(0), x), x))
+  keys = jax.random.split(jax.random.key(6), rows)
+  parts |= _both_ways("dropout of 0.1", lambda x: dropout(x, 0.1, keys), x)
   parts |= _head(config, encoder, dtypes, rows)
   parts["optimizer, all parameters"] = Part(_optimizer(config, data))
   return parts
