@@ -37,7 +37,9 @@ def test_what_is_kept_is_scaled_by_the_share_that_is_really_kept(rate, dtype):
     found = np.asarray(found, np.float64)
   error = (found - expected)[found != 0] / expected[found != 0]
   assert np.abs(error).max() <= {"bfloat16": 2.0**-8, "float32": 2.0**-22, "float64": 2.0**-51}[dtype]
-  assert np.abs(error.mean()) < 3e-4, "no side is preferred, in bfloat16 neither"
+  # What the mean is off by is the rounding of the products alone; a factor that is itself a bfloat16 would be off by up to 0.4 %.
+  rounded = np.asarray(jnp.asarray(expected, jnp.float32).astype(dtype if dtype == "bfloat16" else "float32"), np.float64)
+  assert abs(error.mean() - (rounded / expected - 1)[found != 0].mean()) < 2e-5
 
 
 def test_the_mean_stays():
