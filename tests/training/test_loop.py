@@ -250,3 +250,17 @@ def test_a_profile_is_a_trace_that_perfetto_and_xprof_read_with_the_steps_marked
   assert sum(name == "train" for name in names) == 2
   (xplane,) = tmp_path.glob("profile/plugins/profile/*/*.xplane.pb")
   assert b"train" in xplane.read_bytes()
+
+
+@pytest.mark.parametrize("where", ["a batch that is left on the host", "a number that an evaluation brings along"])
+def test_a_transfer_to_the_device_that_nobody_asked_for_is_an_error(tmp_path, monkeypatch, where):
+  """Only what `put_batch` hands over may cross within the loop; on a GPU or TPU anything else would be waited for in every step."""
+  evaluate = lambda params, after_batch: {"sum": float(params["nsp_head"]["dense"]["kernel"].sum())}
+  if "batch" in where:
+    monkeypatch.setattr(sharding, "put_batch", lambda batch, mesh: batch)
+  else:
+    evaluate = lambda params, after_batch: {"sum": float((params["nsp_head"]["dense"]["kernel"] + np.float32(1.0)).sum())}
+  with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+    train(tmp_path / "guarded", evaluate=evaluate)
+  monkeypatch.setattr(loop.jax, "transfer_guard", lambda how: jax.transfer_guard_host_to_device("allow"))
+  train(tmp_path / "unguarded", evaluate=evaluate)
