@@ -13,7 +13,7 @@ import pytest
 from tests.run_fixtures import corpus, prepare, tiny_run_config, write_text  # noqa: F401  (corpus is a fixture)
 
 from bert_jax import config as configs
-from bert_jax import inference, run, run_pretraining
+from bert_jax import inference, run, run_finetuning, run_pretraining
 from bert_jax.cluster import distributed
 from bert_jax.errors import UserError
 from bert_jax.training import checkpoint_reading, metrics
@@ -118,6 +118,16 @@ def test_every_config_key_is_read_by_a_run(tmp_path, corpus, monkeypatch):  # no
   monkeypatch.setattr(configs, "flatten", _without(monkeypatch, configs.flatten, plain))
   monkeypatch.setattr(ml_collections.ConfigDict, "__getitem__", getitem)
   run_pretraining.pretrain_run(config, tmp_path / "run", cluster=distributed.detect(environ={}))
+  pretraining = {key for key in configs.KEYS if not key.startswith("finetune.")}
+  assert pretraining - read == set()
+
+  (tmp_path / "labelled.tsv").write_text("text\tlabel\n" + "".join(f"the array {number} holds\t{number % 2}\n" for number in range(60)))
+  monkeypatch.setattr(ml_collections.ConfigDict, "__getitem__", plain)
+  config = run_finetuning.finetuning_config([
+      f"init_from={tmp_path / 'run'}", f"finetune.data={tmp_path / 'labelled.tsv'}", "finetune.text=text", "finetune.label=label",
+      "finetune.epochs=0.2", "data.batch_size=8"])  # fmt: skip
+  monkeypatch.setattr(ml_collections.ConfigDict, "__getitem__", getitem)
+  run_finetuning.finetune_run(config, tmp_path / "fine-tuned")
   assert set(configs.KEYS) - read == set()
 
 
