@@ -1,0 +1,89 @@
+"""tables.py: rows as they stand in the file, and what is wrong with a file by its line."""
+
+import gzip
+
+import pytest
+
+from bert_jax.data.tables import read_table
+from bert_jax.errors import UserError
+
+
+@pytest.fixture
+def file(tmp_path):
+  def write(name, content):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+  return write
+
+
+def test_quotes_of_csv_hold_commas_quotes_and_line_ends(file):
+  table = read_table(file("a.csv", 'text,label\n"one, two",x\n"she said ""no""",y\n"first\nsecond",z\n'), ["text"])
+  assert table.columns == ("text", "label") and table.column("text") == ["one, two", 'she said "no"', "first\nsecond"]
+  assert table.lines == [2, 3, 4]
+
+
+def test_quotes_of_tsv_are_text(file):
+  table = read_table(file("a.tsv", 'text\tlabel\n"half a quote\t1\nsay "no"\t0\n'), ["text"])
+  assert table.column("text") == ['"half a quote', 'say "no"']
+
+
+@pytest.mark.parametrize(
+    "names, columns, rows",
+    [
+        ((), ("0", "1"), 3),
+        (("text",), ("text", "label"), 2),
+        (("sentence", "text", "1"), ("text", "label"), 2),
+        (("sentence", "1"), ("0", "1"), 3),  # none of the names is there, but a number may be meant
+        (("sentence",), ("text", "label"), 2),  # a name alone: the first line is the header, and lists what there is
+    ],
+)
+def test_the_first_line_is_a_header_where_one_of_its_names_is_asked_for(file, names, columns, rows):
+  table = read_table(file("a.tsv", "text\tlabel\na\t1\nb\t0\n"), names)
+  assert table.columns == columns and len(table.rows) == rows
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"a": "x", "b": 1}\n{"a": "y", "b": 2}\n', '[{"a": "x", "b": 1},\n {"a": "y", "b": 2}]', '{"0": {"a": "x", "b": 1},\n "1": {"a": "y", "b": 2}}'],
+)
+def test_json_is_lines_or_an_array_or_an_object_of_objects(file, content):
+  table = read_table(file("a.json", content))
+  assert table.columns == ("a", "b") and table.rows == [["x", "1"], ["y", "2"]]
+
+
+def test_json_values_become_text(file):
+  assert read_table(file("a.jsonl", '{"a": null, "b": ["x", "y"], "c": 1.5, "d": true}\n')).rows == [["", "x|y", "1.5", "true"]]
+
+
+def test_compressed_files_and_byte_order_marks_are_read(file):
+  path = file("a.tsv.gz", gzip.compress("﻿text\tlabel\n你好\t1\n".encode()))
+  assert read_table(path, ["text"]).column("text") == ["你好"]
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("a.tsv", b"text\tlabel\nok\t1\n\xff\xfe\t0\n", "a.tsv:3: not UTF-8"),
+        ("a.tsv", b"", "is empty"),
+        ("a.tsv", b"text\tlabel\n", "has a header and no rows"),
+        ("a.tsv", b"text\tlabel\na\t1\nb\n", "a.tsv:3: 1 columns, the first line has 2"),
+        ("a.json", b'{"a": 1}\n{"a": \n', "a.json:2: not JSON"),
+        ("a.json", b"[1, 2]", "a.json:1: expected a JSON object"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(file, name, content, words):
+  with pytest.raises(UserError, match=words):
+    read_table(file(name, content), ["text"])
+
+
+def test_few_short_lines_are_left_out_and_counted(file):
+  lines = [f"text {number}\t{number % 2}" for number in range(300)] + ["short"]
+  table = read_table(file("a.tsv", "\n".join(["text\tlabel", *lines])), ["text"])
+  assert table.short == 1 and len(table.rows) == 300
+
+
+def test_a_column_that_is_not_there_is_an_error_that_lists_those_that_are(file):
+  with pytest.raises(UserError, match="has no column 'review'; it has: text, label"):
+    read_table(file("a.tsv", "text\tlabel\na\t1\n"), ["text"]).column("review")
