@@ -1,0 +1,100 @@
+"""questions.py: windows leave nothing out, marks stand on the answer, scores become the text that they mean."""
+
+import numpy as np
+import pytest
+
+from bert_jax.data import questions
+from bert_jax.data.questions import Question, answers_of, make_windows
+from bert_jax.data.tokenizer import SPECIAL_TOKENS, build_tokenizer
+from bert_jax.errors import UserError
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+TOKENIZER = build_tokenizer([*SPECIAL_TOKENS, ".", "'", *LETTERS, *(f"##{c}" for c in LETTERS), *"中文的问题答案在哪里这"], lowercase=True)
+
+
+def asked(context, answer, name="q", question="who is it"):
+  return Question(name, question, context, ((answer, context.index(answer)),) if answer else ())
+
+
+def certain(windows):
+  """Scores that are sure of every window's label."""
+  scores = []
+  for row, (begin, end) in enumerate(windows.features.labels):
+    one = np.zeros((int(windows.features.lengths[row]), 2))
+    one[begin, 0] = one[end, 1] = 9.0
+    scores.append(one)
+  return scores
+
+
+CONTEXT = " ".join(f"{a}{b} {b}{a}." for a in LETTERS for b in "abcdefgh")
+
+
+@pytest.mark.parametrize("max_length, stride", [(120, 40), (100, 30), (96, 500), (384, 128)])
+def test_windows_cover_every_token_and_overlap(max_length, stride):
+  windows = make_windows(TOKENIZER, [asked(CONTEXT, "zh hz")], max_length=max_length, stride=stride)
+  features, covered = windows.features, []
+  for row, begin in enumerate(windows.begins):
+    count = int(features.lengths[row] - features.first_lengths[row]) - 1
+    assert features.lengths[row] <= max_length
+    covered.append((int(begin), int(begin) + count))
+  assert covered[0][0] == 0 and covered[-1][1] == len(windows.spans[0])
+  assert all(before[1] > after[0] > before[0] for before, after in zip(covered, covered[1:]))
+  assert len(covered) > 1 and features.truncated == 1
+
+
+def test_the_marks_stand_on_the_answer():
+  for answer in ("aa aa.", "ch hc", "zh hz.", "g"):
+    one = asked(CONTEXT, answer)
+    windows = make_windows(TOKENIZER, [one], max_length=120, stride=40)
+    marked = 0
+    for row, (begin, end) in enumerate(windows.features.labels):
+      if (begin, end) == (0, 0):
+        continue
+      first = int(windows.features.first_lengths[row])
+      place = windows.spans[0][[begin - first + windows.begins[row], end - first + windows.begins[row]]]
+      assert answer in CONTEXT[place[0, 0] : place[1, 1]] and place[1, 1] - place[0, 0] <= len(answer) + 1
+      marked += 1
+    assert marked >= 1
+
+
+def test_sure_scores_give_the_answers_back_in_their_own_spelling():
+  given = [asked("The Cat's name is Bo. It is old", "Bo", "1"), asked(CONTEXT, "ch hc", "2"), asked("这里的文中问题在哪", "中问题", "3"), asked("abc de", "", "4")]
+  windows = make_windows(TOKENIZER, given, max_length=100, stride=30)
+  found = answers_of(windows, given, certain(windows))
+  assert [one.text for one in found[:3]] == ["Bo", "ch hc", "中问题"]
+  assert all(one.null < 0 for one in found[:3]) and found[3].null > 0
+  for one, question in zip(found, given):
+    assert question.context[one.begin : one.begin + len(one.text)] == one.text
+
+
+def test_no_answer_is_said_only_where_all_windows_say_so():
+  one = asked(CONTEXT, "ch hc")
+  windows = make_windows(TOKENIZER, [one], max_length=100, stride=30)
+  assert (windows.features.labels == 0).all(axis=1).sum() > len(windows.features.labels) / 2
+  assert answers_of(windows, [one], certain(windows))[0].null < 0
+
+
+def test_an_answer_ends_behind_its_beginning_and_is_not_longer_than_allowed():
+  one = asked("a b c d e f", "c")
+  windows = make_windows(TOKENIZER, [one], max_length=100, stride=30)
+  scores = certain(windows)
+  first = int(windows.features.first_lengths[0])
+  scores[0][:] = 0
+  scores[0][first + 4, 0], scores[0][first + 1, 1] = 9.0, 9.0  # it would end before it begins
+  found = answers_of(windows, [one], scores)[0]
+  assert found.score == pytest.approx(9.0) and found.text
+  long = asked(" ".join(LETTERS * 8), "a")
+  windows = make_windows(TOKENIZER, [long], max_length=384, stride=128)
+  scores = certain(windows)
+  scores[0][:] = 0
+  first, last = int(windows.features.first_lengths[0]), int(windows.features.lengths[0]) - 2
+  scores[0][first, 0], scores[0][last, 1] = 9.0, 9.0
+  assert len(answers_of(windows, [long], scores)[0].text.split()) <= questions.ANSWER_TOKENS
+
+
+def test_a_long_question_loses_its_end_and_rows_too_short_for_one_are_refused():
+  one = asked("abc def", "def", question="ab " * 100)
+  windows = make_windows(TOKENIZER, [one], max_length=120, stride=30)
+  assert windows.features.first_lengths[0] == questions.QUESTION_TOKENS + 2
+  with pytest.raises(UserError, match="rows of 80 tokens: a question takes up to 67 of them"):
+    make_windows(TOKENIZER, [one], max_length=80, stride=30)
