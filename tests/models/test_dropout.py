@@ -131,7 +131,7 @@ def test_what_is_dropped_does_not_spoil_a_gradient_though_it_be_infinite():
 
 
 def test_a_block_of_threefry_serves_four_numbers():
-  """jax.random.bernoulli takes a block for each; on a CPU that was seven tenths of what dropout cost."""
+  """jax.random.bernoulli takes a block for each."""
   text = str(jax.make_jaxpr(lambda x, k: dropout(x, 0.1, k))(jnp.ones((2, 6, 64)), keys(2)))
   (line,) = (line for line in text.splitlines() if "= threefry2x32" in line)
   assert "u32[2,6,16]" in line, line
