@@ -20,6 +20,17 @@ def start_jax() -> None:
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def write_for_user(flag: str, path: str, text: str) -> None:
+  """Writes a file that somebody asked for by a flag. Raises UserError naming the flag where it cannot be written."""
+  from bert_jax import atomic
+  from bert_jax.errors import UserError
+
+  try:
+    atomic.write_text(path, text)
+  except OSError as error:
+    raise UserError(f"cannot write {flag}={path}: {error.strerror or error}; choose another place, or make room") from error
+
+
 def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
   """The flags that say which processes make up a run; see cluster.distributed.detect."""
   group = parser.add_argument_group(

@@ -1,0 +1,44 @@
+"""`look`: what a model thinks at [MASK], layer by layer."""
+
+import argparse
+import json
+
+HELP = "what every layer would write at [MASK], how its certainty grows, and which tokens it is told by"
+EXAMPLE = """  python -m bert_jax look --model=runs/quickstart "returns the [MASK] of the array." --html=look.html"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument("--model", required=True, metavar="DIR", help="a run folder or a Hugging Face BERT folder")
+  parser.add_argument("text", nargs="+", help="text with [MASK]")
+  parser.add_argument("--top_k", type=int, default=3, metavar="K", help="tokens shown per layer (default: %(default)s)")
+  parser.add_argument("--html", metavar="FILE.html", help="the same as one page that needs nothing else")
+  parser.add_argument("--json", action="store_true", help="one JSON object per text instead of lines for people")
+
+
+def run(options: argparse.Namespace) -> None:
+  from bert_jax import inference
+  from bert_jax.commands import note_unknown_words, start_jax, write_for_user
+  from bert_jax.errors import UserError
+  from bert_jax.tools import look, look_page
+
+  if options.top_k < 1:
+    raise UserError(f"--top_k={options.top_k}: at least one token per layer")
+  start_jax()
+  model = inference.load_model(options.model)
+  found = [look.look(model, text, options.top_k) for text in options.text]
+  note_unknown_words(model, options.text)
+  if options.html:
+    write_for_user("--html", options.html, look_page.page(found, options.model))
+  for one in found:
+    print(json.dumps(as_json(one), ensure_ascii=False) if options.json else look_page.lines(one))
+  if options.html and not options.json:
+    print(f"page: {options.html}")
+
+
+def as_json(found) -> dict:
+  """A Look in plain values; NaN becomes null."""
+  numbers = lambda array: [None if value != value else round(float(value), 6) for value in array]
+  return {"text": found.text, "tokens": found.tokens, "masks": [
+      {"place": mask.place, "word": mask.word, "left_out": numbers(mask.left_out), "rollout": numbers(mask.rollout),
+       "layers": [layer._asdict() | {"completions": [c._asdict() for c in layer.completions]} for layer in mask.layers]}
+      for mask in found.masks]}  # fmt: skip
