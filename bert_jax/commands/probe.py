@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
   start_jax()
   found = probe.probe(inference.load_model(options.model), pairs)
   if options.out:
-    write_for_user("--out", options.out, probe.heat_map(found, f"{options.model}: {options.pairs}"))
+    write_for_user("--out", options.out, probe.heat_map(found, options.model, options.pairs))
   if options.json:
     rows = {pooling: [None if value != value else round(value, 6) for value in row] for pooling, row in found.spearman.items()}
     print(json.dumps({"spearman": rows, "best": found.best, "pairs": found.pairs, "truncated": found.truncated}))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from bert_jax import inference
 from bert_jax.batch import ModelInputs
@@ -101,12 +102,14 @@ def look(model: Model, text: str, top_k: int = 3) -> Look:
 def _read(model: Model, x_KxH: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """The MLM head on vectors of any layer: (log-probabilities [K, V], the vectors as its transform leaves them [K, H])."""
   head, config = model.params["mlm_head"], model.config
-  y_KxH = gelu(jnp.asarray(x_KxH) @ head["dense"]["kernel"] + head["dense"]["bias"])
-  centred = y_KxH - jnp.mean(y_KxH, axis=-1, keepdims=True)
-  norm = jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + config.layer_norm_eps)
-  y_KxH = centred * norm * head["layer_norm"]["scale"] + head["layer_norm"]["bias"]
-  logits = y_KxH @ model.params["encoder"]["embeddings"]["word_embeddings"]["embedding"].T + head["bias"]
+  y_KxH = gelu(_dense(head["dense"], jnp.asarray(x_KxH)))
+  y_KxH = nn.LayerNorm(epsilon=config.layer_norm_eps).apply({"params": head["layer_norm"]}, y_KxH)
+  logits = y_KxH @ model.params["encoder"]["embeddings"]["word_embeddings"]["embedding"].T + head["bias"][None]
   return np.asarray(jax.nn.log_softmax(logits[:, : config.vocab_size], axis=-1)), np.asarray(y_KxH)
+
+
+def _dense(params: Any, x: jax.Array) -> jax.Array:
+  return nn.Dense(params["bias"].shape[0]).apply({"params": params}, x)
 
 
 def _layer(model: Model, log_p: np.ndarray, vector: np.ndarray, word: int, top_k: int, name) -> Layer:
@@ -142,7 +145,7 @@ def attention_probabilities(model: Model, inputs: ModelInputs) -> list[np.ndarra
 
 def _attend(config: EncoderConfig, params: Any, x_BxLxH: jax.Array, segment_ids_BxL: jax.Array) -> jax.Array:
   heads = (*x_BxLxH.shape[:2], config.num_attention_heads, config.head_dim)
-  query, key = ((x_BxLxH @ params[name]["kernel"] + params[name]["bias"]).reshape(heads) for name in ("query", "key"))
+  query, key = (_dense(params[name], x_BxLxH).reshape(heads) for name in ("query", "key"))
   scores_BxNxLxL = jnp.einsum("bqnd,bknd->bnqk", query, key) * config.head_dim**-0.5
   seen = attention_mask(jnp.asarray(segment_ids_BxL), None)[:, None]
   return jax.nn.softmax(jnp.where(seen, scores_BxNxLxL, jnp.finfo(jnp.float32).min), axis=-1)

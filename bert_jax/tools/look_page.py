@@ -58,7 +58,7 @@ def page(looks: Sequence[Look], model: str) -> str:
   for found in looks:
     for number, mask in enumerate(found.masks, 1):
       body += [f"<h2>{escape(found.text)} <span class=small>[MASK] {number} of {len(found.masks)}</span></h2>", _layers(mask), _tokens(found, mask)]
-  body.append(f'<p class="small">{escape(WHY_THEY_DIFFER)}</p>')
+  body.append(f'<p class="small">Blue speaks for the word, orange against it. {escape(WHY_THEY_DIFFER)}</p>')
   return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>look: {escape(model)}</title>'
           f'<style>{_STYLE}</style></head><body>{"".join(body)}</body></html>\n')  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Which vector of a model says what a text means: every layer and every pooling, by the cosines of scored pairs."""
 
-from typing import NamedTuple, Sequence
+import pathlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -133,15 +134,15 @@ def table(found: Probe) -> str:
   return "\n".join(lines)
 
 
-def heat_map(found: Probe, title: str) -> str:
-  """The correlations as an SVG of its own: poolings across, layers downwards, the last at the top."""
+def heat_map(found: Probe, model: str, pairs: str) -> str:
+  """The correlations as an SVG of its own: poolings across, layers downwards, the last at the top; with the names of model and pairs."""
   poolings, layers = list(found.spearman), len(next(iter(found.spearman.values())))
-  left, top, wide, high = 110, 64, 92, 30
+  left, top, wide, high = 110, 78, 92, 30
   width, height = left + wide * len(poolings) + 24, top + high * layers + 46
   values = [value for row in found.spearman.values() for value in row if not np.isnan(value)]
   low, span = min(values), max(max(values) - min(values), 1e-9)
-  parts = [f'<text x="14" y="26" font-size="15" font-weight="600">{escape(title)}</text>',
-           '<text x="14" y="45" fill="#777">Spearman of cosine and score</text>']  # fmt: skip
+  parts = [f'<text x="14" y="26" font-size="15" font-weight="600">{escape(pathlib.PurePath(model).name)}</text>',
+           f'<text x="14" y="46" fill="#777">Spearman of cosine and score, {found.pairs:,} pairs of {escape(pathlib.PurePath(pairs).name)}</text>']  # fmt: skip
   for column, pooling in enumerate(poolings):
     parts.append(f'<text x="{left + wide * (column + 0.5):.0f}" y="{top - 6}" text-anchor="middle" font-weight="600">{pooling}</text>')
     for layer, value in enumerate(found.spearman[pooling]):
@@ -155,6 +156,6 @@ def heat_map(found: Probe, title: str) -> str:
   for layer in range(layers):
     name = "embeddings" if layer == 0 else f"layer {layer}"
     parts.append(f'<text x="{left - 8}" y="{top + high * (layers - 1 - layer) + 20}" text-anchor="end">{name}</text>')
-  parts.append(f'<text x="14" y="{height - 16}" font-size="12" fill="#777">{found.pairs:,} pairs; the best has a red edge</text>')
+  parts.append(f'<text x="14" y="{height - 16}" font-size="12" fill="#777">the best has a red edge</text>')
   return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
           f'font-family="system-ui, sans-serif" font-size="13"><rect width="100%" height="100%" fill="white"/>{"".join(parts)}</svg>\n')  # fmt: skip

@@ -1,0 +1,124 @@
+"""look.py: what it says of the last layer is what the model says; attention is transformers'; and both views show it."""
+
+import html.parser
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tests.convert.conftest import config, exported, params, tensors, tokenizer_dir  # noqa: F401  (fixtures)
+
+from bert_jax import inference
+from bert_jax.__main__ import main
+from bert_jax.errors import UserError
+from bert_jax.tools import look, look_page
+
+TEXT = "the cat [MASK] on [MASK] mat."
+
+
+@pytest.fixture(scope="module")
+def model(exported):  # noqa: F811
+  return inference.load_model(exported / "pretraining")
+
+
+@pytest.fixture(scope="module")
+def found(model):
+  return look.look(model, TEXT)
+
+
+def test_the_last_layer_says_what_fill_mask_says(model, found):
+  assert found.tokens == ["[CLS]", "the", "cat", "[MASK]", "on", "[MASK]", "mat", ".", "[SEP]"]
+  for mask, completions in zip(found.masks, inference.fill_mask(model, TEXT, 3), strict=True):
+    for ours, its in zip(mask.layers[-1].completions, completions, strict=True):
+      assert ours.token == its.token and ours.probability == pytest.approx(its.probability, rel=1e-4)
+    assert mask.word == completions[0].token and mask.layers[-1].probability == pytest.approx(completions[0].probability, rel=1e-4)
+    assert len(mask.layers) == 4
+
+
+def test_other_layers_are_read_by_the_same_head(exported, found):  # noqa: F811
+  model = transformers.BertForPreTraining.from_pretrained(exported / "pretraining").eval()
+  tokenizer = transformers.AutoTokenizer.from_pretrained(exported / "pretraining")
+  with torch.no_grad():
+    states = model(**tokenizer(TEXT, return_tensors="pt"), output_hidden_states=True).hidden_states
+    for layer, state in enumerate(states):
+      head = model.cls.predictions
+      log_p = torch.log_softmax(head(state)[0], -1).numpy()
+      transformed = head.transform(state)[0].numpy()
+      for mask in found.masks:
+        one, row = mask.layers[layer], log_p[mask.place]
+        word = tokenizer.convert_tokens_to_ids(mask.word)
+        embedding = model.bert.embeddings.word_embeddings.weight[word].numpy()
+        assert one.probability == pytest.approx(np.exp(row[word]), rel=1e-3, abs=1e-7)
+        assert one.entropy == pytest.approx(-(np.exp(row) * row).sum(), rel=1e-3)
+        vector = transformed[mask.place]
+        assert one.cosine == pytest.approx(vector @ embedding / np.linalg.norm(vector) / np.linalg.norm(embedding), abs=1e-4)
+
+
+def test_attention_is_that_of_transformers(exported, model):  # noqa: F811
+  theirs = transformers.BertModel.from_pretrained(exported / "pretraining", attn_implementation="eager").eval()
+  tokenizer = transformers.AutoTokenizer.from_pretrained(exported / "pretraining")
+  with torch.no_grad():
+    attentions = theirs(**tokenizer(TEXT, return_tensors="pt"), output_attentions=True).attentions
+  ids = [model.tokenizer.backend.encode(TEXT, add_special_tokens=False).ids]
+  ours = look.attention_probabilities(model, inference.make_inputs(model, [(ids[0], [])]))
+  length = attentions[0].shape[-1]
+  for one, other in zip(ours, attentions, strict=True):
+    np.testing.assert_allclose(one[:, :, :length, :length], other.numpy(), atol=1e-5)
+    np.testing.assert_allclose(one[0, :, :length, length:], 0)
+
+
+def test_rollout_is_a_mixture_of_tokens_and_of_two_layers_the_product(found):
+  for mask in found.masks:
+    assert mask.rollout.sum() == pytest.approx(1) and (mask.rollout > 0).all()
+  one, two = np.array([[[[0.5, 0.5], [0.0, 1.0]]]]), np.array([[[[1.0, 0.0], [1.0, 0.0]]]])
+  np.testing.assert_allclose(look.rollout([one, two]), np.array([[1.0, 0.0], [0.5, 0.5]]) @ np.array([[0.75, 0.25], [0.0, 1.0]]))
+
+
+def test_left_out_is_what_hiding_a_token_costs(model, found):
+  first, second = found.masks
+  assert np.isnan(first.left_out[[0, 3, 5, 8]]).all() and np.isfinite(first.left_out[[1, 2, 4, 6, 7]]).all()
+  hidden = look.look(model, "the [MASK] [MASK] on [MASK] mat.", top_k=130)
+  before = np.log(first.layers[-1].probability)
+  after = next(c.probability for c in hidden.masks[1].layers[-1].completions if c.token == first.word)
+  assert first.left_out[2] == pytest.approx(before - np.log(after), abs=1e-3)
+  assert not np.allclose(first.left_out[[1, 2, 4]], second.left_out[[1, 2, 4]])
+
+
+@pytest.mark.parametrize("text, words", [("no mask", "no .MASK. in"), ("[MASK] " * 60, "this model takes at most 38")])
+def test_a_text_that_cannot_be_looked_at_is_refused(model, text, words):
+  with pytest.raises(UserError, match=words):
+    look.look(model, text)
+  with pytest.raises(UserError, match="does not have"):
+    look.look(model._replace(heads=frozenset()), TEXT)
+
+
+class Text(html.parser.HTMLParser):
+  def __init__(self):
+    super().__init__()
+    self.seen, self.sources = "", []
+
+  def handle_data(self, data):
+    self.seen += data
+
+  def handle_starttag(self, tag, attributes):
+    self.sources += [value for name, value in attributes if name in ("src", "href")]
+
+
+def test_the_page_needs_nothing_else_and_shows_what_the_terminal_does(model, found):
+  chinese = look.look(model, "猫 <b> & [MASK]")
+  page = Text()
+  page.feed(look_page.page([found, chinese], "runs/base"))
+  assert not page.sources and "猫 <b> & [MASK]" in page.seen and "embeddings" in page.seen and "rollout" in page.seen
+  shown = look_page.lines(found)
+  assert f"[MASK] 2 of 2: {found.masks[1].word}" in shown and "embeddings" in shown and "rollout" in shown.lower()
+  for text in (shown, page.seen):
+    assert f"{found.masks[0].layers[-1].probability:.1%}" in text and look_page.WHY_THEY_DIFFER in text
+
+
+def test_the_command_writes_the_page_and_json(exported, tmp_path, capsys):  # noqa: F811
+  assert main(["look", f"--model={exported / 'mlm'}", TEXT, "--json", f"--html={tmp_path / 'look.html'}"]) == 0
+  content = json.loads(capsys.readouterr().out)
+  assert content["masks"][0]["left_out"][0] is None and len(content["masks"][0]["layers"]) == 4
+  assert (tmp_path / "look.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+  assert main(["look", f"--model={exported / 'mlm'}", TEXT, f"--html={tmp_path / 'no' / 'look.html'}"]) in (0, 1)
