@@ -1,7 +1,7 @@
 """Labelled texts as token ids, and batches of them, each padded to the length that it needs.
 
 A batch is a pure function of (examples, seed, position), as in pretraining: the order of the examples is order.py's, and
-every WINDOW batches of it are sorted by length, cut, and dealt out in an order that follows from the seed. So a batch
+every WINDOW batches of an epoch are sorted by length, cut, and dealt out in an order that follows from the seed. So a batch
 holds texts of about one length, and few lengths are compiled: those of LENGTHS.
 
 Shape legend: N examples, B rows of a batch, L tokens in a row, C labels.
@@ -27,8 +27,9 @@ class Features(NamedTuple):
   Attributes:
     tokens: int32 [sum of lengths], all examples behind each other.
     offsets: int64 [N + 1], where each begins in `tokens`.
-    first_lengths: int32 [N], tokens of "[CLS] A [SEP]"; those behind belong to B.
-    labels: int32 [N] classes; float32 [N] scores; float32 [N, C] of 0 and 1, several classes at once; int32 [N, 2] first and last
+    first_lengths: int32 [N], tokens of "[CLS] A [SEP]"; those behind belong to B. Or int32 [N, S]: a row holds S texts packed behind
+      each other, each with its own [CLS] and [SEP], and this is how many tokens each of them has.
+    labels: int32 [N] classes; float32 [N] scores; int32 [N, S] which text each is; float32 [N, C] of 0 and 1, several classes at once; int32 [N, 2] first and last
       token of an answer, (0, 0) where there is none; int32 [sum of lengths] a class for every token, or IGNORED.
     truncated: how many texts were too long, and lost their end.
   """
@@ -76,6 +77,30 @@ def of_texts(tokenizer: Tokenizer, first: Sequence[str], second: Sequence[str] |
   return make_features(rows, first_lengths, labels, truncated)
 
 
+def of_texts_apart(tokenizer: Tokenizer, texts: Sequence[Sequence[str]], labels: np.ndarray | None, *, max_length: int) -> Features:
+  """Features of examples of S texts, each a sequence of its own of at most `max_length` tokens, packed into one row.
+
+  Args:
+    tokenizer: the model's.
+    texts: S lists of N texts.
+    labels: [N]; None: int32 [N, S], which text each is: equal tokens have equal numbers.
+    max_length: tokens in a text at most, [CLS] and [SEP] included.
+  """
+  special, cut_texts, known = tokenizer.special, 0, {}
+  columns = []
+  for column in texts:
+    columns.append([])
+    for ids in encode_batch(tokenizer, list(column)):
+      ids, _, cut = truncate(ids, [], max_length)
+      columns[-1].append((special.cls, *ids, special.sep))
+      cut_texts += cut
+  rows = list(zip(*columns))
+  if labels is None:
+    labels = np.array([[known.setdefault(text, len(known)) for text in row] for row in rows], np.int32)
+  lengths = [[len(text) for text in row] for row in rows]
+  return make_features([[token for text in row for token in text] for row in rows], lengths, labels, cut_texts)
+
+
 def of_words(tokenizer: Tokenizer, words: Sequence[Sequence[str]], tags: Sequence[Sequence[int]], *, max_length: int) -> Features:
   """Features of texts in words, each with a tag: the first piece of a word has its label, the others have none.
 
@@ -113,7 +138,7 @@ def gather(features: Features, rows: np.ndarray, *, epoch: np.ndarray, max_lengt
     own: which of the B rows are filled here; None: all. The length is that of the whole batch, on every process.
 
   Returns:
-    tokens, sequences, epoch, index as in batch.HOST_BATCH with one sequence in a row; labels [B], [B, C], [B, 2] or [B, L], as
+    tokens, sequences, epoch, index as in batch.HOST_BATCH with one sequence in a row, or S packed ones; labels [B], [B, C], [B, 2] or [B, L], as
     in Features; weights float32 [B], 0 for empty rows.
   """
   lengths = np.where(rows >= 0, features.lengths[rows], 0)
@@ -124,32 +149,49 @@ def gather(features: Features, rows: np.ndarray, *, epoch: np.ndarray, max_lengt
   places = features.offsets[rows][:, None] + np.arange(width)[None, :]
   places = np.where(filled, places, 0)
   labels = np.where(filled, features.labels[places], IGNORED) if features.of_tokens else features.labels[rows]
-  sequences = np.stack([lengths, np.where(rows >= 0, features.first_lengths[rows], 0), np.zeros_like(lengths)], axis=-1)
+  first = features.first_lengths[rows] * (rows >= 0).reshape(-1, *[1] * (features.first_lengths.ndim - 1))
+  whole, first = (first, first) if first.ndim == 2 else (lengths[:, None], first[:, None])
+  sequences = np.stack([whole, first, np.zeros_like(whole)], axis=-1)
   return {
-      "tokens": np.where(filled, features.tokens[places], 0), "sequences": sequences[:, None, :].astype(np.int32),
+      "tokens": np.where(filled, features.tokens[places], 0), "sequences": sequences.astype(np.int32),
       "epoch": epoch.astype(np.uint32), "index": np.maximum(rows, 0).astype(np.uint32), "labels": labels,
       "weights": (rows >= 0).astype(np.float32),
   }  # fmt: skip
 
 
-def rows_of_batch(lengths: np.ndarray, number: int, *, batch_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-  """(epoch uint32 [B], row int64 [B]) of the examples in batch `number` of a run, a pure function of its arguments."""
-  window, place = divmod(number, WINDOW)
-  positions = window * WINDOW * batch_size + np.arange(WINDOW * batch_size, dtype=np.int64)
-  epoch, rows = order.rows_at(positions, num_rows=len(lengths), seed=seed)
+def rows_of_batch(
+    lengths: np.ndarray, number: int, *, batch_size: int, seed: int, window_batches: int = WINDOW
+) -> tuple[np.ndarray, np.ndarray]:
+  """(epoch uint32 [B], row int64 [B]) of the examples in batch `number` of a run, a pure function of its arguments.
+
+  Windows end with their epoch, so that every example comes once in it and none twice in a batch. The one batch that holds the end
+  of an epoch and the beginning of the next is as order.py has it.
+  """
+  in_epoch = len(lengths)
+  epoch = number * batch_size // in_epoch
+  first, end = -(-epoch * in_epoch // batch_size), (epoch + 1) * in_epoch // batch_size  # the batches that lie in this epoch whole
+  if number >= end:
+    return order.rows_at(number * batch_size + np.arange(batch_size, dtype=np.int64), num_rows=in_epoch, seed=seed)
+  window = first + (number - first) // window_batches * window_batches
+  size = min(window_batches, end - window)
+  epochs, rows = order.rows_at(window * batch_size + np.arange(size * batch_size, dtype=np.int64), num_rows=in_epoch, seed=seed)
   by_length = np.argsort(lengths[rows], kind="stable")
-  dealt = order.permutation(np.array([place]), WINDOW, order.key_of(seed, np.array([window])))
+  dealt = order.permutation(np.array([number - window]), size, order.key_of(seed, np.array([window])))
   batch = by_length[int(dealt[0]) * batch_size :][:batch_size]
-  return epoch[batch], rows[batch]
+  return epochs[batch], rows[batch]
 
 
 def train_batches(
-    features: Features, *, batch_size: int, seed: int, start: int, steps: int, max_length: int, process_rows: np.ndarray | None = None
-) -> Iterator[HostBatch]:
-  """This process's part of `steps` global batches, made ahead in the background; arguments as in input_pipeline.train_batches."""
+    features: Features, *, batch_size: int, seed: int, start: int, steps: int, max_length: int, process_rows: np.ndarray | None = None,
+    window_batches: int = WINDOW,
+) -> Iterator[HostBatch]:  # fmt: skip
+  """This process's part of `steps` global batches, made ahead in the background; arguments as in input_pipeline.train_batches.
+
+  `window_batches`: batches that are sorted by length together, within an epoch.
+  """
 
   def load(number: int) -> HostBatch:
-    epoch, rows = rows_of_batch(features.lengths, number, batch_size=batch_size, seed=seed)
+    epoch, rows = rows_of_batch(features.lengths, number, batch_size=batch_size, seed=seed, window_batches=window_batches)
     return gather(features, rows, epoch=epoch, max_length=max_length, own=process_rows)
 
   first = start // batch_size

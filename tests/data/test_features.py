@@ -37,14 +37,24 @@ def test_batches_are_the_same_from_wherever_a_run_begins():
       same(one, other)
 
 
-def test_every_example_comes_once_in_an_epoch_under_its_own_epoch_and_index():
-  given = many(100)
-  seen = collections.Counter((int(epoch), int(index)) for batch in run(given, 75) for epoch, index in zip(batch["epoch"], batch["index"]))
+@pytest.mark.parametrize("count, batch_size, epochs", [(100, 8, 3), (240, 16, 1), (100, 32, 3), (2000, 16, 2), (5, 8, 4), (64, 16, 2), (7, 7, 2)])
+def test_every_example_comes_once_in_an_epoch_and_epochs_follow_each_other(count, batch_size, epochs):
+  given = many(count)
+  steps = -(-epochs * count // batch_size)
+  batches = run(given, steps, batch_size=batch_size)
+  seen = collections.Counter((int(epoch), int(index)) for batch in batches for epoch, index in zip(batch["epoch"], batch["index"]))
   assert max(seen.values()) == 1
-  whole_windows = 2 * features.WINDOW * 8  # epochs that lie within what was dealt out whole
-  assert {index for epoch, index in seen if epoch == 0} == set(range(100)) and whole_windows > 100
-  for batch in run(given, 5):
+  for epoch in range(epochs):
+    assert sum(1 for one, _ in seen if one == epoch) == count
+  for number, batch in enumerate(batches):
+    assert set(batch["epoch"]) <= set(range(number * batch_size // count, ((number + 1) * batch_size - 1) // count + 1))
     np.testing.assert_array_equal(batch["labels"], batch["index"])  # labels are row numbers in this test
+
+
+def test_no_example_comes_twice_in_a_batch_however_few_there_are():
+  for batch in run(many(100), 13, batch_size=8):
+    if len(set(batch["epoch"])) == 1:
+      assert len(set(batch["index"])) == 8
 
 
 def test_another_seed_is_another_order():
