@@ -114,10 +114,13 @@ def reading(path: str) -> Iterator[None]:
     raise UserError(f"{path}: cannot be read: {_first_line(error)}") from error
 
 
+SKIP_REMEDY = "; mend it, or pass --skip_bad to skip and count such places"
+
+
 def note_bad(message: str, *, skip_bad: bool, counts: collections.Counter, key: str):
   """Counts a defect when they are to be skipped, else raises it with the remedy."""
   if not skip_bad:
-    raise UserError(f"{message}; mend it, or pass --skip_bad to skip and count such places")
+    raise UserError(message + SKIP_REMEDY)
   counts[key] += 1
 
 

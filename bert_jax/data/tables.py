@@ -9,16 +9,18 @@ Compressed by suffix and decoded as everywhere (text_files.py). Columns are told
 
 import collections
 import csv
+import itertools
 import json
 import pathlib
 from typing import Any, NamedTuple, Sequence
 
-from bert_jax.data.files import compression
-from bert_jax.data.text_files import read_lines
+from bert_jax.data.files import SKIP_REMEDY, compression
+from bert_jax.data.text_files import MAX_RECORD_BYTES, read_lines
 from bert_jax.errors import UserError
 
-# Lines with too few columns are left out and counted, as long as they are no more than this share: QQP has some.
-SHORT_SHARE = 0.01
+# Lines with too few or too many columns are left out and counted, as long as they are no more than this share: QQP has some.
+RAGGED_SHARE = 0.01
+_END = ["end"]  # a line of ours behind the last one of a CSV: a quote that is never closed swallows it
 
 
 class Table(NamedTuple):
@@ -27,16 +29,16 @@ class Table(NamedTuple):
   Attributes:
     path: the file.
     columns: names; without a header "0", "1", …
-    rows: each with as many cells as there are columns at least.
+    rows: each with a cell for every column; cells behind them are empty.
     lines: the line that each row begins in, from 1; for one JSON value its number.
-    short: how many lines had too few columns, and are not among `rows`.
+    ragged: how many lines had too few columns or too many, and are not among `rows`.
   """
 
   path: str
   columns: tuple[str, ...]
   rows: list[list[str]]
   lines: list[int]
-  short: int
+  ragged: int
 
   def column(self, name: str) -> list[str]:
     """The cells of a column. Raises UserError listing those that there are."""
@@ -59,23 +61,13 @@ def read_table(path: str, names: Sequence[str] = ()) -> Table:
       CSV or TSV is its header where one of the names stands in it, or where none of them is a number.
 
   Raises:
-    UserError: naming file and line: it cannot be read, is not UTF-8, not JSON, has no rows, or too many with too few columns.
+    UserError: naming file and line: it cannot be read, is not UTF-8, not CSV or JSON, has no rows, or too many with other columns.
   """
   suffix = pathlib.PurePath(path.removesuffix(compression(path) or "")).suffix.lower()
   if suffix in (".json", ".jsonl"):
     return _read_json(path)
-  lines = list(read_lines(path, skip_bad=False, counts=collections.Counter(), whole=True))
-  if suffix == ".csv":
-    reader = csv.reader(text + "\n" for _, text in lines)
-    found, begin = [], 1
-    try:
-      for row in reader:
-        found.append((begin, row))
-        begin = reader.line_num + 1
-    except csv.Error as error:
-      raise UserError(f"{path}:{reader.line_num}: not CSV ({error}); a table with tabs is called .tsv") from error
-  else:
-    found = [(number, text.split("\t")) for number, text in lines]
+  lines = _lines(path)
+  found = _read_csv(path, lines) if suffix == ".csv" else [(number, text.split("\t")) for number, text in lines]
   found = [(number, row) for number, row in found if any(row)]
   if not found:
     raise UserError(f"{path} is empty; expected a table with a line for each text")
@@ -87,32 +79,58 @@ def read_table(path: str, names: Sequence[str] = ()) -> Table:
   return _checked(path, columns, rows)
 
 
+def _lines(path: str) -> list[tuple[int, str]]:
+  """The lines of a file with their numbers. Raises UserError."""
+  try:
+    return list(read_lines(path, skip_bad=False, counts=collections.Counter(), whole=True))
+  except UserError as error:
+    raise UserError(str(error).removesuffix(SKIP_REMEDY)) from error  # nothing is skipped here
+
+
+def _read_csv(path: str, lines: list[tuple[int, str]]) -> list[tuple[int, list[str]]]:
+  csv.field_size_limit(MAX_RECORD_BYTES)
+  reader = csv.reader(itertools.chain((text + "\n" for _, text in lines), _END))
+  found, begin = [], 1
+  for row in reader:
+    found.append((begin, row))
+    begin = reader.line_num + 1
+  number, last = found.pop()
+  if last != _END:
+    raise UserError(f"{path}:{number}: not CSV: a quote is opened that is never closed; a quote within quotes is doubled, \"\". "
+                    "Where quotes are text, separate columns by tabs and call the file .tsv")  # fmt: skip
+  return found
+
+
 def _checked(path: str, columns: tuple[str, ...], rows: Sequence[tuple[int, list[str]]]) -> Table:
-  whole = [(number, row) for number, row in rows if len(row) >= len(columns)]
-  short = len(rows) - len(whole)
-  if short > SHORT_SHARE * len(rows):
-    number, row = next((number, row) for number, row in rows if len(row) < len(columns))
-    raise UserError(f"{path}:{number}: {len(row)} columns, the first line has {len(columns)} ({', '.join(columns)}); "
-                    "a table with tabs is called .tsv, one with commas .csv")  # fmt: skip
+  fits = lambda row: len(row) >= len(columns) and not any(row[len(columns) :])
+  whole = [(number, row) for number, row in rows if fits(row)]
+  ragged = len(rows) - len(whole)
+  if ragged > RAGGED_SHARE * len(rows):
+    number, row = next((number, row) for number, row in rows if not fits(row))
+    raise UserError(f"{path}:{number}: {len(row)} columns, the first line has {len(columns)} ({', '.join(columns)}); a text with commas stands in "
+                    "quotes in a .csv; a table with tabs is called .tsv")  # fmt: skip
   if not whole:
     raise UserError(f"{path} has a header and no rows")
-  return Table(path, columns, [row for _, row in whole], [number for number, _ in whole], short)
+  return Table(path, columns, [row for _, row in whole], [number for number, _ in whole], ragged)
 
 
 def _read_json(path: str) -> Table:
-  lines = list(read_lines(path, skip_bad=False, counts=collections.Counter(), whole=True))
+  lines = [(number, text) for number, text in _lines(path) if text.strip()]
   records: list[tuple[int, Any]] = []
-  try:
-    records = [(number, json.loads(text)) for number, text in lines if text.strip()]
-  except ValueError as error:
-    try:  # one value over many lines
-      content = json.loads("\n".join(text for _, text in lines))
-    except ValueError:
-      number = next(number for number, text in lines if text.strip() and not _is_json(text))
-      raise UserError(f"{path}:{number}: not JSON ({error}); expected one object per line, or one array of objects") from error
-    records = list(enumerate(content.values() if isinstance(content, dict) else content, 1))
-  if len(records) == 1 and isinstance(records[0][1], list):
-    records = list(enumerate(records[0][1], 1))
+  for number, text in lines:
+    try:
+      records.append((number, json.loads(text)))
+    except ValueError as error:
+      if records:
+        raise UserError(f"{path}:{number}: not JSON ({error}); expected one object per line, or one array of objects") from error
+      records = [(number, _one_value(path, lines))]
+      break
+  if len(records) == 1:
+    value = records[0][1]
+    if isinstance(value, dict) and value and all(isinstance(one, dict) for one in value.values()):
+      value = list(value.values())
+    if isinstance(value, list):
+      records = list(enumerate(value, 1))
   if not records:
     raise UserError(f"{path} is empty; expected a JSON object for each text")
   bad = next((number for number, record in records if not isinstance(record, dict)), None)
@@ -123,12 +141,13 @@ def _read_json(path: str) -> Table:
   return Table(path, columns, rows, [number for number, _ in records], 0)
 
 
-def _is_json(text: str) -> bool:
+def _one_value(path: str, lines: list[tuple[int, str]]) -> Any:
+  """The JSON value that a whole file is."""
   try:
-    json.loads(text)
-  except ValueError:
-    return False
-  return True
+    return json.loads("\n".join(text for _, text in lines))
+  except ValueError as error:
+    number = lines[min(getattr(error, "lineno", 1), len(lines)) - 1][0]
+    raise UserError(f"{path}:{number}: not JSON ({error}); expected one object per line, or one array of objects") from error
 
 
 def _cell(value: Any) -> str:

@@ -166,7 +166,7 @@ def _from_table(table: Table, row: TaskRow) -> Examples:
   unlabelled = sum(one.strip() in NO_LABEL for one in label)
   empty = len(first) - len(kept) - unlabelled
   notes = [f"{count:,} lines of {path} {what}" for count, what in (
-      (table.short, "have too few columns"), (unlabelled, "have no label"), (empty, "have an empty text"))]  # fmt: skip
+      (table.ragged, "have too few columns or too many"), (unlabelled, "have no label"), (empty, "have an empty text"))]  # fmt: skip
   if not kept:
     raise UserError(f"{path}: not one of its {len(first):,} lines has a text and a label; are the columns right?")
   all_of_them = Examples([one.strip() for one in first], None if second is None else [one.strip() for one in second],

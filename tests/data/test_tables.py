@@ -46,7 +46,10 @@ def test_the_first_line_is_a_header_where_one_of_its_names_is_asked_for(file, na
 
 @pytest.mark.parametrize(
     "content",
-    ['{"a": "x", "b": 1}\n{"a": "y", "b": 2}\n', '[{"a": "x", "b": 1},\n {"a": "y", "b": 2}]', '{"0": {"a": "x", "b": 1},\n "1": {"a": "y", "b": 2}}'],
+    [
+        '{"a": "x", "b": 1}\n\n{"a": "y", "b": 2}\n', '[{"a": "x", "b": 1},\n {"a": "y", "b": 2}]', '[{"a": "x", "b": 1}, {"a": "y", "b": 2}]',
+        '{"0": {"a": "x", "b": 1},\n "1": {"a": "y", "b": 2}}', '{"0": {"a": "x", "b": 1}, "1": {"a": "y", "b": 2}}',
+    ],
 )
 def test_json_is_lines_or_an_array_or_an_object_of_objects(file, content):
   table = read_table(file("a.json", content))
@@ -69,7 +72,13 @@ def test_compressed_files_and_byte_order_marks_are_read(file):
         ("a.tsv", b"", "is empty"),
         ("a.tsv", b"text\tlabel\n", "has a header and no rows"),
         ("a.tsv", b"text\tlabel\na\t1\nb\n", "a.tsv:3: 1 columns, the first line has 2"),
+        ("a.csv", b"text,label\na, b,1\n", "a.csv:2: 3 columns, the first line has 2 .text, label.; a text with commas stands in quotes"),
+        ("a.csv", b'text,label\na,1\n"b,1\nc,1\nd,1\n', "a.csv:3: not CSV: a quote is opened that is never closed"),
+        ("a.csv", b'text,label\na,1\nb,"', "a.csv:3: not CSV: a quote is opened that is never closed"),
         ("a.json", b'{"a": 1}\n{"a": \n', "a.json:2: not JSON"),
+        ("a.json", b'[{"a": 1},\n\n{"a": x}]\n', "a.json:3: not JSON"),
+        ("a.json", b'{"a": \n', "a.json:1: not JSON"),
+        ("a.json", b"3", "a.json:1: expected a JSON object"),
         ("a.json", b"[1, 2]", "a.json:1: expected a JSON object"),
     ],
 )
@@ -78,12 +87,22 @@ def test_what_is_wrong_is_said_with_its_line(file, name, content, words):
     read_table(file(name, content), ["text"])
 
 
-def test_few_short_lines_are_left_out_and_counted(file):
-  lines = [f"text {number}\t{number % 2}" for number in range(300)] + ["short"]
+def test_few_lines_with_other_columns_are_left_out_and_counted(file):
+  lines = [f"text {number}\t{number % 2}" for number in range(298)] + ["short", "a\tb\t1", "empty behind\t1\t\t"] + ["more\t0"]
   table = read_table(file("a.tsv", "\n".join(["text\tlabel", *lines])), ["text"])
-  assert table.short == 1 and len(table.rows) == 300
+  assert table.ragged == 2 and len(table.rows) == 300
 
 
 def test_a_column_that_is_not_there_is_an_error_that_lists_those_that_are(file):
   with pytest.raises(UserError, match="has no column 'review'; it has: text, label"):
     read_table(file("a.tsv", "text\tlabel\na\t1\n"), ["text"]).column("review")
+
+
+def test_an_error_does_not_offer_what_only_preparing_a_corpus_has(file):
+  with pytest.raises(UserError) as error:
+    read_table(file("a.tsv", b"text\tlabel\n\xff\t0\n"), ["text"])
+  assert "skip_bad" not in str(error.value) and "iconv" in str(error.value)
+
+
+def test_cells_of_a_csv_may_be_long(file):
+  assert len(read_table(file("a.csv", f"text,label\n\"{'word, ' * 50_000}\",1\n"), ["text"]).column("text")[0]) == 300_000
