@@ -5,7 +5,8 @@ import contextlib
 import os
 import pathlib
 import sys
-from typing import Sequence
+import traceback
+from typing import Callable, Sequence
 
 
 def start_jax() -> None:
@@ -18,6 +19,46 @@ def start_jax() -> None:
       folder.mkdir(parents=True, exist_ok=True)
       jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def start_cluster(config, options: argparse.Namespace):
+  """JAX, ready to train what a config says: the processes of the run, found out or as the flags say (distributed.Cluster)."""
+  if config.deterministic:  # has to stand before JAX starts its GPU backend
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+
+  from bert_jax.cluster import distributed
+
+  start_jax()
+  cluster = distributed.detect(options.coordinator, options.num_processes, options.process_id)
+  if cluster.num_processes > 1 and "NCCL_DEBUG" not in os.environ:
+    distributed.keep_stdout_for_python()
+  return cluster
+
+
+def trained(cluster, train: Callable[[], dict[str, float]]) -> tuple[dict[str, float] | None, int]:
+  """(the metrics that `train` returns, 0); or (None, exit code) where the processes were told to stop.
+
+  With several processes, one that fails ends here and now: the end of the interpreter would wait for the others.
+  """
+  from bert_jax.cluster import peers
+  from bert_jax.cluster.preemption import Preempted
+  from bert_jax.errors import EXIT_PEER_LOST, EXIT_PREEMPTED, UserError
+
+  try:
+    return train(), 0
+  except Preempted as stop:
+    if cluster.process_id == 0:
+      saved = f"step {stop.step:,} is saved" if stop.step else "nothing was trained yet"
+      print(f"stopped by a SIGTERM: {saved}, and the same command goes on from there", file=sys.stderr)
+    if cluster.num_processes > 1 and not stop.step:
+      peers.leave(EXIT_PREEMPTED)  # some were interrupted where the end of the interpreter would wait for them
+    return None, EXIT_PREEMPTED
+  except Exception as error:
+    if cluster.num_processes == 1:
+      raise
+    lost = isinstance(error, peers.PeerLost)
+    print(f"error: {error}" if lost or isinstance(error, UserError) else traceback.format_exc(), file=sys.stderr, flush=True)
+    peers.leave(EXIT_PEER_LOST if lost else 1)
 
 
 def write_for_user(flag: str, path: str, text: str) -> None:

@@ -1,9 +1,8 @@
 """`finetune`: trains a pretrained model on labelled examples; resumes by itself."""
 
 import argparse
-import sys
 
-from bert_jax.commands import add_cluster_arguments, start_jax
+from bert_jax.commands import add_cluster_arguments, start_cluster, trained
 
 HELP = "train a pretrained BERT on labelled texts: classes, scores, tags of words, answers"
 EXAMPLE = """  python -m bert_jax finetune --model=runs/base --task=sst2 --data=glue/SST-2 --workdir=runs/sst2
@@ -39,22 +38,17 @@ def run(options: argparse.Namespace) -> int | None:
     return None
 
   from bert_jax import run_finetuning as runs
-  from bert_jax.cluster import distributed
-  from bert_jax.cluster.preemption import Preempted
-  from bert_jax.errors import EXIT_PREEMPTED, UserError
+  from bert_jax.errors import UserError
   from bert_jax.resolve import read_result
 
   if not options.workdir:
     raise UserError("--workdir is missing: the folder that checkpoints and results are written to")
   given = [f"{key}={getattr(options, flag)}" for flag, key in FLAGS.items() if getattr(options, flag) is not None]
   config = runs.finetuning_config([*given, *options.overrides])
-  start_jax()
-  cluster = distributed.detect(options.coordinator, options.num_processes, options.process_id)
-  try:
-    runs.finetune_run(config, options.workdir, cluster=cluster)
-  except Preempted as stop:
-    print(f"stopped by a SIGTERM: step {stop.step:,} is saved, and the same command goes on from there", file=sys.stderr)
-    return EXIT_PREEMPTED
+  cluster = start_cluster(config, options)
+  metrics, code = trained(cluster, lambda: runs.finetune_run(config, options.workdir, cluster=cluster))
+  if metrics is None:
+    return code
   if cluster.process_id == 0:
     print_result(options.workdir, read_result(options.workdir))
   return 0

@@ -1,11 +1,8 @@
 """`pretrain`: trains what a config says; resumes by itself."""
 
 import argparse
-import os
-import sys
-import traceback
 
-from bert_jax.commands import add_cluster_arguments, start_jax
+from bert_jax.commands import add_cluster_arguments, start_cluster, trained
 from bert_jax.errors import UserError
 
 HELP = "train a BERT on a corpus; goes on by itself where an earlier call stopped"
@@ -31,35 +28,14 @@ def run(options: argparse.Namespace) -> int:
 
   config = configs.load_config(options.config, options.overrides)
   check_source_is_meant(config, options.overrides)
-  if config.deterministic:  # has to stand before JAX starts its GPU backend
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
 
   from bert_jax import run_pretraining as runs
-  from bert_jax.cluster import distributed, peers
-  from bert_jax.cluster.preemption import Preempted
   from bert_jax.commands.prepare import progress_bar
-  from bert_jax.errors import EXIT_PEER_LOST, EXIT_PREEMPTED
 
-  start_jax()
-  cluster = distributed.detect(options.coordinator, options.num_processes, options.process_id)
-  if cluster.num_processes > 1 and "NCCL_DEBUG" not in os.environ:
-    distributed.keep_stdout_for_python()
-  try:
-    metrics = runs.pretrain_run(config, options.workdir, cluster=cluster, profile=options.profile, preparing=progress_bar)
-  except Preempted as stop:
-    if cluster.process_id == 0:
-      saved = f"step {stop.step:,} is saved" if stop.step else "nothing was trained yet"
-      print(f"stopped by a SIGTERM: {saved}, and the same command goes on from there", file=sys.stderr)
-    if cluster.num_processes > 1 and not stop.step:
-      peers.leave(EXIT_PREEMPTED)  # some were interrupted where the end of the interpreter would wait for them
-    return EXIT_PREEMPTED
-  except Exception as error:
-    if cluster.num_processes == 1:
-      raise
-    # The end of the interpreter would wait for processes that do not come any more.
-    lost = isinstance(error, peers.PeerLost)
-    print(f"error: {error}" if lost or isinstance(error, UserError) else traceback.format_exc(), file=sys.stderr, flush=True)
-    peers.leave(EXIT_PEER_LOST if lost else 1)
+  cluster = start_cluster(config, options)
+  metrics, code = trained(cluster, lambda: runs.pretrain_run(config, options.workdir, cluster=cluster, profile=options.profile, preparing=progress_bar))
+  if metrics is None:
+    return code
   if cluster.process_id == 0:
     print_result(options.workdir, config, metrics)
   return 0

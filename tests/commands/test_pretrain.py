@@ -125,13 +125,13 @@ _START = """
 import collections, json, sys, threading
 import jax
 from bert_jax.__main__ import main
-from bert_jax.commands import pretrain
+from bert_jax import commands
 from bert_jax.training.metrics import MetricsWriter
 counts, imported_by, told = collections.Counter(), [], MetricsWriter.event
 def start_jax():  # as ever, but that programs which compile fast are kept, too: how fast is a matter of the machine
   plain_start()
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-plain_start, pretrain.start_jax = pretrain.start_jax, start_jax
+plain_start, commands.start_jax = commands.start_jax, start_jax
 sys.addaudithook(lambda event, of: event == "import" and of[0] == "tensorflow" and imported_by.append(threading.current_thread().name))
 jax.monitoring.register_event_listener(lambda name, **_: counts.update([name.rpartition("/")[2]]))
 def event(writer, kind, **fields):
