@@ -9,7 +9,7 @@ import numpy as np
 from bert_jax.data import features, questions
 from bert_jax.data.features import Features
 from bert_jax.data.questions import Windows
-from bert_jax.data.task_files import SEPARATOR, Examples, Splits
+from bert_jax.data.task_files import Examples, Splits, is_number, names_in
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
@@ -54,27 +54,19 @@ def labels_of(splits: Splits) -> Labels:
   if kind == "question-answering":
     return Labels(kind, ("begin", "end"))
   known, judged = (_names(kind, examples) for examples in (splits.train, splits.dev))
-  if len(known) < 2 and kind != "multi-label":
+  if len(known) < (1 if kind == "multi-label" else 2):
     raise UserError(f"{splits.files[0]} has one class alone, {next(iter(known), 'none')!r}: there is nothing to learn; is that the right column?")
   new = sorted(set(judged) - set(known))
   if new:
     raise UserError(f"{splits.files[-1]} has labels that do not occur in {splits.files[0]}: {', '.join(new[:10])}; the model could never say them")
-  names = sorted(known, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+  names = sorted(known, key=lambda name: (0, float(name), name) if is_number(name) else (1, 0.0, name))
   if kind == "token-classification":
     names = ["O", *(name for name in names if name != "O")]
   return Labels(kind, tuple(names))
 
 
 def _names(kind: str, examples: Examples) -> collections.Counter:
-  if kind == "token-classification":
-    return collections.Counter(tag for tags in examples.labels for tag in tags)
-  if kind == "multi-label":
-    return collections.Counter(name for label in examples.labels for name in _several(label))
-  return collections.Counter(examples.labels)
-
-
-def _several(label: str) -> list[str]:
-  return [name.strip() for name in label.split(SEPARATOR) if name.strip()]
+  return collections.Counter(name for label in examples.labels for name in names_in(label, kind))
 
 
 def describe_balance(examples: Examples, kind: str) -> str:
@@ -85,9 +77,11 @@ def describe_balance(examples: Examples, kind: str) -> str:
   (most, many), (least, few) = counts.most_common()[0], counts.most_common()[-1]
   if many < IMBALANCE * few:
     return ""
-  total = sum(counts.values())
-  return (f"classes are not balanced: {most!r} has {many / total:.1%} of {total:,}, {least!r} {few / total:.1%}; "
-          f"always saying {most!r} would be right that often, so look at macro_f1 or mcc besides accuracy")  # fmt: skip
+  total = len(examples.labels)
+  told = f"classes are not balanced: {most!r} has {many / total:.1%} of {total:,}, {least!r} {few / total:.1%}; "
+  if kind == "multi-label":
+    return told + "look at macro_f1 besides micro_f1"
+  return told + f"always saying {most!r} would be right that often, so look at macro_f1 or mcc besides accuracy"
 
 
 def prepare(examples: Examples, labels: Labels, tokenizer: Tokenizer, *, max_length: int, stride: int, training: bool) -> Labelled:
@@ -106,6 +100,9 @@ def prepare(examples: Examples, labels: Labels, tokenizer: Tokenizer, *, max_len
     if training:
       wrong = set(questions.wrong_offsets(asked))
       asked = [one for one in asked if one.name not in wrong]
+      if not asked:
+        raise UserError(f"not one of the {len(examples.first):,} questions has its answers where the file says (answer_start counts characters "
+                        "of the context from 0): there is nothing to train on")  # fmt: skip
     windows = questions.make_windows(tokenizer, asked, max_length=max_length, stride=stride)
     gold = [[text for text, _ in one.answers] for one in asked]
     return Labelled(windows.features, gold, windows, asked)
@@ -124,7 +121,7 @@ def _gold(given: Sequence[str], labels: Labels, number: dict[str, int]) -> np.nd
     return np.array([number[label] for label in given], np.int32)
   several = np.zeros((len(given), len(labels.names)), np.float32)
   for row, label in enumerate(given):
-    several[row, [number[name] for name in _several(label)]] = 1.0
+    several[row, [number[name] for name in names_in(label, labels.kind)]] = 1.0
   return several
 
 

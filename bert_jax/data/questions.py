@@ -68,7 +68,7 @@ def read_squad(path: str) -> list[Question]:
           where = f"data[{number}].paragraphs[{part}].qas[{place}]"
           answers = [] if asked.get("is_impossible") else asked["answers"]
           answers = tuple((str(answer["text"]), int(answer["answer_start"])) for answer in answers)
-          questions.append(Question(str(asked["id"]), asked["question"], paragraph["context"], answers))
+          questions.append(Question(str(asked["id"]), _text(asked["question"]), _text(paragraph["context"]), answers))
   except (KeyError, TypeError, ValueError, AttributeError) as error:
     raise UserError(f'{path}, at {where}: {type(error).__name__} {error}; expected the format of SQuAD: {{"data": [{{"paragraphs": '
                     '[{"context", "qas": [{"id", "question", "answers": [{"text", "answer_start"}]}]}]}]}') from error  # fmt: skip
@@ -77,9 +77,15 @@ def read_squad(path: str) -> list[Question]:
   return questions
 
 
+def _text(value) -> str:
+  if not isinstance(value, str):
+    raise TypeError(f"{value!r} is not a text")
+  return value
+
+
 def wrong_offsets(questions: Sequence[Question]) -> list[str]:
   """Names of the questions with an answer that does not stand in the context where the file says."""
-  stands = lambda one, answer, begin: one.context[begin : begin + len(answer)] == answer
+  stands = lambda one, answer, begin: begin >= 0 and one.context[begin : begin + len(answer)] == answer
   return [one.name for one in questions if not all(stands(one, *answer) for answer in one.answers)]
 
 

@@ -17,10 +17,11 @@ from bert_jax.data.tasks import TASKS, TaskRow
 from bert_jax.data.text_files import read_lines
 from bert_jax.errors import UserError
 
-NO_LABEL = ("-", "")  # SNLI, MNLI, OCNLI: the annotators did not agree
+NO_LABEL = ("-", "")  # SNLI, MNLI, OCNLI: the annotators did not agree. Of several labels a text may have none: "" is one then
 SEPARATOR = "|"  # between the labels of a text that has several
 HELD_OUT = 0.1  # share of the training examples that the model is judged by where there is no dev file
 _CLASSES_AT_MOST = 500
+_NUMBERS = 0.9  # of the labels; scores that are not numbers are mistakes then, which are named
 TFDS = "tfds"  # instead of a folder: TensorFlow Datasets
 KINDS_OF_FORMAT = {"conll": "token-classification", "squad": "question-answering"}
 
@@ -32,12 +33,14 @@ class Examples(NamedTuple):
     first: texts; for token-classification lists of words; for question-answering Questions.
     second: the second texts of pairs, else None.
     labels: as they stand in the file: strings; for token-classification lists of tags (IOB2); for question-answering empty.
+    kind: one of finetune.KINDS: what the labels are.
     notes: what was counted on the way, for people.
   """
 
   first: list
   second: list[str] | None
   labels: list
+  kind: str
   notes: tuple[str, ...] = ()
 
   def subset(self, rows: Sequence[int]) -> "Examples":
@@ -74,10 +77,12 @@ def load_splits(
   """
   if task and task not in TASKS:
     raise UserError(f"finetune.task={task!r} is not known; it is one of {', '.join(TASKS)}, or empty for data of your own")
+  if task and kind and kind != TASKS[task].kind:
+    raise UserError(f"finetune.kind={kind!r}, but {task} is {TASKS[task].kind}: leave --kind out, or --task and say which columns are meant")
   if not data:
     raise UserError("finetune.data is empty: give the folder with the task's files, or a file of your own, --data=…")
   if data == TFDS:
-    return _from_tfds(task, kind)
+    return _from_tfds(task)
   if not os.path.exists(data):
     raise UserError(f"--data={data}: there is no such file or folder")
   if os.path.isdir(data) and not task:
@@ -88,13 +93,12 @@ def load_splits(
   if dev and not os.path.exists(dev):
     raise UserError(f"--dev={dev}: there is no such file")
   train = _read(train_path, row)
-  held_out = not dev_path
-  train, judged = _hold_out(train) if held_out else (train, _read(dev_path, row))
-  found = kind or row.kind or _kind_of(train.labels, train_path)
-  return Splits(train, judged, found, held_out, (train_path,) if held_out else (train_path, dev_path))
+  if not dev_path or (not dev and dev_path == train_path):  # CMRC's trial file is both where it is alone
+    return Splits(*_hold_out(train), train.kind, True, (train_path,))
+  return Splits(train, _read(dev_path, row._replace(kind=train.kind)), train.kind, False, (train_path, dev_path))
 
 
-def _from_tfds(task: str, kind: str) -> Splits:
+def _from_tfds(task: str) -> Splits:
   """The examples of a task as TensorFlow Datasets has them, downloaded by it where they are not on disk."""
   row = TASKS.get(task)
   if row is None or not row.tfds:
@@ -104,16 +108,16 @@ def _from_tfds(task: str, kind: str) -> Splits:
   known = tuple(found.builder.info.splits)  # of a data set that is not on disk yet they are not all known
   dev = next((split for split in ("validation", "validation_matched", "dev", "test") if split in known), "validation")
   read = lambda split: _of_rows(list(tfds_texts.read_rows(found._replace(split=split))), row, f"{found.name}:{split}")
-  return Splits(read("train"), read(dev), kind or row.kind, False, (f"tfds:{row.tfds}:train", f"tfds:{row.tfds}:{dev}"))
+  return Splits(read("train"), read(dev), row.kind, False, (f"tfds:{row.tfds}:train", f"tfds:{row.tfds}:{dev}"))
 
 
 def _of_rows(rows: list[dict], row: TaskRow, name: str) -> Examples:
   """Examples from the features of TensorFlow Datasets."""
   if row.format == "conll":
-    return Examples([one["tokens"] for one in rows], None, [_iob2(one["ner"]) for one in rows])
+    return Examples([one["tokens"] for one in rows], None, [_iob2(one["ner"]) for one in rows], row.kind)
   if row.format == "squad":
     answers = lambda one: tuple(zip(one["answers"]["text"], one["answers"]["answer_start"]))
-    return Examples([Question(one["id"], one["question"], one["context"], answers(one)) for one in rows], None, [])
+    return Examples([Question(one["id"], one["question"], one["context"], answers(one)) for one in rows], None, [], row.kind)
   columns = tuple(rows[0]) if rows else ()
   return _from_table(Table(name, columns, [[str(one[column]) for column in columns] for one in rows], list(range(1, len(rows) + 1)), 0), row)
 
@@ -126,7 +130,8 @@ def _own_row(data: str, kind: str, text: str, text_pair: str, label: str) -> Tas
     format = "conll"
   if format == "table" and not (text and label):
     listed = ", ".join(read_table(data, ["?"]).columns)
-    raise UserError(f"{data}: say which columns are meant, --text=… --label=… and, for pairs, --text_pair=…; its first line: {listed}")
+    raise UserError(f"{data}: say which columns are meant, --text=… --label=… and, for pairs, --text_pair=…; its first line: {listed}. "
+                    "Files as CoNLL's or SQuAD's have no columns: --kind=token-classification or --kind=question-answering")  # fmt: skip
   columns = {"text": (text,), "text_pair": (text_pair,) if text_pair else (), "label": (label,)} if format == "table" else {}
   return TaskRow("", KINDS_OF_FORMAT.get(format, kind), "", (), format=format, **columns)
 
@@ -145,12 +150,12 @@ def _find(folder: str, names: tuple[str, ...], task: str, needed: bool = True) -
 
 def _read(path: str, row: TaskRow) -> Examples:
   if row.format == "conll":
-    return _read_conll(path)
+    return _read_conll(path, row.kind)
   if row.format == "squad":
     questions = read_squad(path)
     wrong = wrong_offsets(questions)
     named = f"{len(wrong):,} answers do not stand where {path} says: {', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}; not trained on"
-    return Examples(questions, None, [], (named,) if wrong else ())
+    return Examples(questions, None, [], row.kind, (named,) if wrong else ())
   return _read_texts(path, row)
 
 
@@ -162,17 +167,19 @@ def _from_table(table: Table, row: TaskRow) -> Examples:
   path = table.path
   first, label = table.column(_column(table, row.text)), table.column(_column(table, row.label))
   second = table.column(_column(table, row.text_pair)) if row.text_pair else None
-  kept = [i for i in range(len(first)) if label[i].strip() not in NO_LABEL and first[i].strip() and (second is None or second[i].strip())]
-  unlabelled = sum(one.strip() in NO_LABEL for one in label)
+  kind = row.kind or _kind_of([one for one in label if one.strip() not in NO_LABEL], path)
+  no_label = NO_LABEL[:1] if kind == "multi-label" else NO_LABEL
+  kept = [i for i in range(len(first)) if label[i].strip() not in no_label and first[i].strip() and (second is None or second[i].strip())]
+  unlabelled = sum(one.strip() in no_label for one in label)
   empty = len(first) - len(kept) - unlabelled
   notes = [f"{count:,} lines of {path} {what}" for count, what in (
       (table.ragged, "have too few columns or too many"), (unlabelled, "have no label"), (empty, "have an empty text"))]  # fmt: skip
   if not kept:
     raise UserError(f"{path}: not one of its {len(first):,} lines has a text and a label; are the columns right?")
   all_of_them = Examples([one.strip() for one in first], None if second is None else [one.strip() for one in second],
-                         [one.strip() for one in label])  # fmt: skip
+                         [one.strip() for one in label], kind)  # fmt: skip
   examples = all_of_them.subset(kept)._replace(notes=tuple(note for note in notes if not note.startswith("0 ")))
-  if row.kind == "regression":
+  if kind == "regression":
     _check_scores(examples.labels, path, [table.lines[i] for i in kept])
   return examples
 
@@ -188,11 +195,12 @@ def _column(table: Table, names: tuple[str | int, ...]) -> str:
 
 def _check_scores(labels: list[str], path: str, lines: list[int]) -> None:
   for text, line in zip(labels, lines):
-    if not _is_number(text):
+    if not is_number(text):
       raise UserError(f"{path}:{line}: the score {text!r} is not a number; regression learns numbers, classes are learned with --kind=classification")
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+  """Whether a label reads as a finite number."""
   try:
     return abs(float(text)) < float("inf")
   except ValueError:
@@ -204,21 +212,23 @@ def _kind_of(labels: list[str], path: str) -> str:
   if any(SEPARATOR in label for label in labels):
     return "multi-label"
   different = set(labels)
-  if all(_is_number(label) for label in different) and (len(different) > 20 or any("." in label for label in different)):
+  numbers = {label for label in different if is_number(label)}
+  if sum(label in numbers for label in labels) > _NUMBERS * len(labels) and (len(numbers) > 20 or any("." in label for label in numbers)):
     return "regression"
   if len(different) > _CLASSES_AT_MOST:
     raise UserError(f"{path}: {len(different):,} different labels, such as {sorted(different)[0]!r}; is that the right column? If it is, say so: --kind=classification")
   return "classification"
 
 
-def _read_conll(path: str) -> Examples:
+def _read_conll(path: str, kind: str) -> Examples:
   """Words and tags, the first and the last column, sentences separated by empty lines; tags become IOB2.
 
   Weibo's files number the characters of a word behind each of them ("口0"): told by a digit behind every single one.
   """
   sentences: list[tuple[list[str], list[str]]] = [([], [])]
   for number, line in read_lines(path, skip_bad=False, counts=collections.Counter(), whole=True):
-    cells = line.split("\t") if "\t" in line else line.split()
+    # Of spaces only the plain one separates: the word may be a wide one, as in Chinese texts.
+    cells = line.split("\t") if "\t" in line else [cell for cell in line.split(" ") if cell]
     if not line.strip() or cells[0] == "-DOCSTART-":
       if sentences[-1][0]:
         sentences.append(([], []))
@@ -235,7 +245,7 @@ def _read_conll(path: str) -> Examples:
     raise UserError(f"{path} holds no words")
   if all(len(word) >= 2 and word[-1].isdigit() for words, _ in sentences for word in words):
     sentences = [([word[:-1] for word in words], tags) for words, tags in sentences]
-  return Examples([words for words, _ in sentences], None, [_iob2(tags) for _, tags in sentences])
+  return Examples([words for words, _ in sentences], None, [_iob2(tags) for _, tags in sentences], kind)
 
 
 def _iob2(tags: list[str]) -> list[str]:
@@ -252,15 +262,30 @@ def _iob2(tags: list[str]) -> list[str]:
   return result
 
 
+def names_in(label, kind: str) -> list[str]:
+  """The classes or tags that the label of one example names."""
+  if kind == "multi-label":
+    return [name.strip() for name in label.split(SEPARATOR) if name.strip()]
+  return label if kind == "token-classification" else [label]
+
+
 def _hold_out(examples: Examples) -> tuple[Examples, Examples]:
-  """(the rest, a tenth), chosen by the content of the first text, so that the pairs of one text stay together."""
+  """(the rest, a tenth), chosen by the content of the first text, so that the pairs of one text stay together.
 
-  def is_held_out(one) -> bool:
-    content = one.context if isinstance(one, Question) else " ".join(one) if isinstance(one, list) else one
-    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:4], "big") < HELD_OUT * 2**32
-
-  chosen = [is_held_out(one) for one in examples.first]
-  parts = [examples.subset([row for row, held in enumerate(chosen) if held is side]) for side in (False, True)]
-  if not all(part.first for part in parts):
-    raise UserError(f"{len(examples.first)} examples are too few to hold some of them out; give a file to judge the model by, --dev=FILE")
-  return parts[0], parts[1]._replace(notes=())
+  Texts with a class that would not occur in the rest stay in it.
+  """
+  content_of = lambda one: one.context if isinstance(one, Question) else " ".join(one) if isinstance(one, list) else one
+  contents = [content_of(one) for one in examples.first]
+  held = {one for one in contents if int.from_bytes(hashlib.sha256(one.encode()).digest()[:4], "big") < HELD_OUT * 2**32}
+  notes = examples.notes
+  if examples.kind not in ("regression", "question-answering"):
+    named = [names_in(label, examples.kind) for label in examples.labels]
+    known = {name for names, content in zip(named, contents) if content not in held for name in names}
+    rare = {content for names, content in zip(named, contents) if content in held and not known.issuperset(names)}
+    held -= rare
+    notes += (f"{len(rare):,} texts with a rare label are trained on instead of being held out",) if rare else ()
+  rows = [[row for row, content in enumerate(contents) if (content in held) is side] for side in (False, True)]
+  if not all(rows):
+    raise UserError(f"{len(contents):,} examples of {len(set(contents)):,} different texts are too few to hold some of them out; "
+                    "give a file to judge the model by, --dev=FILE")  # fmt: skip
+  return examples.subset(rows[0])._replace(notes=notes), examples.subset(rows[1])._replace(notes=())

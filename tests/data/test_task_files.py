@@ -1,16 +1,12 @@
 """task_files.py: native formats as examples; what is counted, what is refused; the tenth that is held out."""
 
 import json
-import pathlib
 
 import pytest
 
 from bert_jax.data import tasks, tfds_texts
-from bert_jax.data.labelled import describe_balance, labels_of
 from bert_jax.data.task_files import load_splits
 from bert_jax.errors import UserError
-
-SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data" / "tasks"
 
 
 @pytest.fixture
@@ -103,20 +99,37 @@ def test_what_the_labels_are_is_found_out(folder, labels, kind):
   assert load_splits(data=folder(own__tsv=f"review\tstars\n{rows}") + "/own.tsv", text="review", label="stars").kind == kind
 
 
-def test_what_cannot_be_learned_is_refused(folder):
-  path = folder(one__tsv="t\tl\na\tx\nb\tx\n", new__tsv="t\tl\na\tx\nb\ty\n", two__tsv="t\tl\na\tx\nb\tz\n")
-  splits = lambda train, dev: load_splits(data=f"{path}/{train}.tsv", dev=f"{path}/{dev}.tsv", text="t", label="l", kind="classification")
-  with pytest.raises(UserError, match="has one class alone, 'x'"):
-    labels_of(splits("one", "one"))
-  with pytest.raises(UserError, match="labels that do not occur in .*two.tsv: y; the model could never say them"):
-    labels_of(splits("two", "new"))
+def test_most_labels_being_numbers_the_one_that_is_none_is_a_mistake(folder):
+  rows = "\n".join(f"text {number}\t{number / 7:.2f}" for number in range(30))
+  with pytest.raises(UserError, match="own.tsv:32: the score 'high' is not a number"):
+    load_splits(data=folder(own__tsv=f"t\tl\n{rows}\nmore\thigh\n") + "/own.tsv", text="t", label="l")
 
 
-def test_classes_that_are_not_balanced_are_told(folder):
-  rows = "\n".join(f"text {number}\t{'no' if number % 10 else 'yes'}" for number in range(100))
-  train = load_splits(data=folder(own__tsv=f"t\tl\n{rows}") + "/own.tsv", text="t", label="l").train
-  assert "'no' has 9" in describe_balance(train, "classification")
-  assert describe_balance(train.subset([0, 1, 10, 11]), "classification") == ""
+def test_the_labels_to_judge_by_are_of_the_kind_of_the_training_labels(folder):
+  path = folder(train__tsv="t\tl\na\t0.5\nb\t1.5\n", dev__tsv="t\tl\na\t0.5\nb\tgood\n", sets__tsv="t\tl\na\tx|y\nb\tx\n", one__tsv="t\tl\na\tx\nb\t\n")
+  with pytest.raises(UserError, match="dev.tsv:3: the score 'good' is not a number"):
+    load_splits(data=f"{path}/train.tsv", dev=f"{path}/dev.tsv", text="t", label="l")
+  found = load_splits(data=f"{path}/sets.tsv", dev=f"{path}/one.tsv", text="t", label="l")
+  assert found.kind == "multi-label" and found.dev.labels == ["x", ""]  # of several labels a text may have none
+
+
+def test_texts_with_a_class_of_their_own_are_not_held_out(folder):
+  lines = [f"text {number}\t{'often' if number < 150 else f'rare {number}'}" for number in range(200)]
+  found = load_splits(data=folder(own__tsv="\n".join(["t\tl", *lines])) + "/own.tsv", text="t", label="l")
+  assert set(found.dev.labels) == {"often"} and len(set(found.train.labels)) == 51
+  assert "texts with a rare label are trained on instead" in found.train.notes[0]
+
+
+def test_a_folder_whose_one_file_is_to_train_and_to_judge_by_is_held_out_from(folder):
+  text = json.dumps({"data": [{"paragraphs": [{"context": f"甲乙丙 {number}", "qas": [{"id": str(number), "question": "问", "answers": [
+      {"text": "乙", "answer_start": 1}]}]}]} for number in range(60)]})  # fmt: skip
+  found = load_splits(task="cmrc2018", data=folder(cmrc2018_trial__json=text))
+  assert found.held_out and not {one.name for one in found.train.first} & {one.name for one in found.dev.first}
+
+
+def test_a_wide_space_is_a_word(folder):
+  text = "中 B-LOC\n\u3000 O\n国 O\n"
+  assert load_splits(task="peoples-daily-ner", data=folder(example__train=text, example__dev=text)).train.first == [["中", "\u3000", "国"]]
 
 
 @pytest.mark.parametrize(
@@ -124,10 +137,12 @@ def test_classes_that_are_not_balanced_are_told(folder):
     [
         ({"task": "sst"}, "finetune.task='sst' is not known; it is one of cola, sst2"),
         ({"task": "sst2"}, "finetune.data is empty"),
+        ({"task": "conll2003", "kind": "classification", "data": "FOLDER"}, "finetune.kind='classification', but conll2003 is token-classification"),
+        ({"data": "FOLDER/own.tsv", "text": "review", "label": "stars"}, "1 examples of 1 different texts are too few"),
         ({"task": "sst2", "data": "/nowhere"}, "there is no such file or folder"),
         ({"data": "FOLDER"}, "is a folder: say which task lies there"),
         ({"task": "mnli", "data": "FOLDER"}, "has no training file of mnli .*it holds own.tsv"),
-        ({"data": "FOLDER/own.tsv"}, "say which columns are meant.*its first line: review, stars"),
+        ({"data": "FOLDER/own.tsv"}, "say which columns are meant.*its first line: review, stars.*--kind=question-answering"),
         ({"data": "FOLDER/own.tsv", "text": "revue", "label": "stars"}, "has no column 'revue'; it has: review, stars"),
         ({"data": "FOLDER/own.tsv", "text": "review", "label": "stars", "dev": "/nowhere.tsv"}, "--dev=/nowhere.tsv: there is no such file"),
         ({"task": "chnsenticorp", "data": "tfds"}, "has no task 'chnsenticorp'; it has cola"),
@@ -156,19 +171,27 @@ def test_every_task_says_where_it_comes_from():
     assert row.published is None or (0 < row.published.value < 1 and "arXiv" in row.published.source), name
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the shared task files are not here")
 @pytest.mark.parametrize(
     "task, place, train, dev",
     [("sst2", "sst2", 67349, 872), ("cola", "cola", 8551, 527), ("rte", "rte", 2490, 277), ("stsb", "stsb", 5749, 1500),
-     ("conll2003", "conll2003", 14041, 3250), ("chnsenticorp", "chnsenticorp", 9600, 1200), ("weibo-ner", "zh_ner_small", 1350, 270),
-     ("mnli", "nli_subset10k", 8999, 1000)],
+     ("stsb-zh", "stsb", 5749, 1500), ("conll2003", "conll2003", 14041, 3250), ("chnsenticorp", "chnsenticorp", 9600, 1200),
+     ("weibo-ner", "zh_ner_small", 1350, 270), ("mnli", "nli_subset10k", 8999, 1000), ("snli", "nli_subset10k", 8999, 1000),
+     ("qnli", "nli_subset10k", 8999, 1000)],
 )  # fmt: skip
-def test_real_files_have_the_numbers_of_examples_that_their_makers_state(task, place, train, dev):
-  found = load_splits(task=task, data=str(SHARED / place))
-  assert (len(found.train.first), len(found.dev.first)) == (train, dev)
+def test_real_files_have_the_numbers_of_examples_that_their_makers_state(task, place, train, dev, shared_data):
+  found = load_splits(task=task, data=str(shared_data / "tasks" / place))
+  assert (len(found.train.first), len(found.dev.first)) == (train, dev) and not found.train.notes
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the shared task files are not here")
-def test_the_five_wrong_answers_of_cmrc_are_found():
-  found = load_splits(task="cmrc2018", data=str(SHARED / "zh_squad"))
-  assert found.train.notes[0].startswith("5 answers do not stand where")
+@pytest.mark.parametrize(
+    "arguments, place, count",
+    [({"task": "mrpc"}, "mrpc", 4076), ({"task": "ocnli"}, "ocnli", 9985), ({"task": "lcqmc"}, "zh_pair/lcqmc_dev.txt", 8802),
+     ({"task": "cmrc2018"}, "zh_squad", 1002), ({"kind": "question-answering"}, "squad_style/squadshifts_reddit_v1.0.json", 9803),
+     ({"kind": "question-answering"}, "squad_style/squadshifts_amazon_reviews_v1.0.json", 9885)],
+)  # fmt: skip
+def test_of_real_files_without_a_second_one_a_tenth_is_held_out(arguments, place, count, shared_data):
+  found = load_splits(data=str(shared_data / "tasks" / place), **arguments)
+  assert found.held_out and len(found.train.first) + len(found.dev.first) == count
+  assert 0.08 < len(found.dev.first) / count < 0.14
+  if "cmrc" in arguments.get("task", ""):
+    assert found.train.notes[0].startswith("5 answers do not stand where")
