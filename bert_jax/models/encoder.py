@@ -85,9 +85,9 @@ class Encoder(nn.Module):
       EncoderOutput, in `dtype`.
 
     Raises:
-      UserError: L exceeds max_position_embeddings.
+      UserError: L exceeds max_position_embeddings, for each of the S sequences that a row may hold.
     """
-    limit = self.config.max_position_embeddings
+    limit = self.config.max_position_embeddings * (1 if segment_lengths is None else segment_lengths.shape[1])
     if input_ids.shape[1] > limit:
       raise UserError(f"rows of {input_ids.shape[1]} tokens do not fit a model of {limit} positions; "
                       "raise model.max_position_embeddings or use shorter rows")

@@ -123,5 +123,14 @@ def _within_tensor(fn: Callable, spec: P, shared_by_tensor: bool) -> Callable:
   return jax.shard_map(fn, in_specs=only, out_specs=only, axis_names={"tensor"}, check_vma=False)
 
 
+def all_rows(rows: Any, mesh: Mesh | None) -> Any:
+  """The rows of all devices, in the order of the batch; to be called within `on_own_rows`, and differentiated.
+
+  The gradient of a row is summed over the devices that have used it. Arrays have this device's rows as their first dimension.
+  """
+  split = tuple(axis for axis in ROW_AXES if mesh is not None and mesh.shape[axis] > 1)
+  return jax.tree.map(lambda x: jax.lax.all_gather(x, split, tiled=True), rows) if split else rows
+
+
 def _by_rows(spec: P) -> P:
   return P(*("fsdp" if axis == "fsdp" else None for axis in spec))

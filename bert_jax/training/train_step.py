@@ -32,6 +32,9 @@ class Task(NamedTuple):
       Sums). Both are sums over rows: those of all microbatches and devices are added.
     metrics: ({metric: value}) -> {metric: value}, adds what is derived, such as perplexity.
     dtype: of the matrix products, in which parameters travel between devices; None: that of the parameters.
+    embed, loss_of_vectors: given where the loss compares the rows of a batch with each other, so that `loss` has to be given all rows
+      of a device at once. It is then the second of the first: embed: (params, some rows of the prepared batch, dropout keys) ->
+      vectors [rows, ...]; loss_of_vectors: (all rows of a device, their vectors, {term: global weight}) -> (loss, Sums).
   """
 
   init: Callable[[jax.Array], Any]
@@ -39,6 +42,8 @@ class Task(NamedTuple):
   loss: Callable[..., tuple[jax.Array, Sums]]
   metrics: Callable[[dict[str, float]], dict[str, float]]
   dtype: Any = None
+  embed: Callable[..., jax.Array] | None = None
+  loss_of_vectors: Callable[..., tuple[jax.Array, Sums]] | None = None
 
 
 class StepReport(NamedTuple):
@@ -72,20 +77,32 @@ def make_gradients(task: Task, *, seed: int, microbatches: int, mesh: Mesh | Non
   `frozen_layers`: as optimizer.frozen_layers; gradients of what is frozen are zero.
   """
 
+  used = lambda params: whole(optimizers.frozen(params, frozen_layers), mesh, task.dtype)
+
   def of_own_rows(params, rows, global_weights):
     """(loss and Sums, gradients) of a device's rows, one microbatch after the other."""
 
     def one(part):
       prepared, dropout_keys = part
-      loss = lambda params: task.loss(whole(optimizers.frozen(params, frozen_layers), mesh, task.dtype), prepared, global_weights, dropout_keys)
-      return jax.value_and_grad(loss, has_aux=True)(params)
+      return jax.value_and_grad(lambda params: task.loss(used(params), prepared, global_weights, dropout_keys), has_aux=True)(params)
 
     if microbatches == 1:
       return one(rows)
     parts = jax.tree.map(lambda x: split_rows(x, microbatches), rows)
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts)))
-    total, _ = jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, one(part)), None), nothing, parts)
-    return total
+    return through_vectors(params, rows, parts, global_weights) if task.embed else _sum_over(one, parts)
+
+  def through_vectors(params, rows, parts, global_weights):
+    """The same for a loss that needs all rows at once: their vectors first, then its gradient with respect to them, then that of each
+    microbatch, whose vectors are made a second time. So memory holds the activations of one microbatch, as in Gao et al. 2021,
+    arXiv 2101.06983 ("GradCache"); dropout belongs to rows, and is the same both times."""
+    vectors = join_rows(jax.lax.map(lambda part: task.embed(used(params), *part), parts))
+    loss_and_sums, pull = jax.value_and_grad(lambda vectors: task.loss_of_vectors(rows[0], vectors, global_weights), has_aux=True)(vectors)
+
+    def one(part):
+      rows, pull = part
+      return jax.vjp(lambda params: task.embed(used(params), *rows), params)[1](pull)[0]
+
+    return loss_and_sums, _sum_over(one, (parts, split_rows(pull, microbatches)))
 
   def gradients(params, step, batch: dict[str, jax.Array]):
     (prepared, global_weights, tokens), keys = prepare_rows(task, seed, batch, step)
@@ -121,12 +138,23 @@ def make_train_step(
   return step
 
 
+def _sum_over(fn: Callable, parts: Any) -> Any:
+  """The sum of fn(part), one after the other."""
+  nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(fn, jax.tree.map(lambda x: x[0], parts)))
+  return jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, fn(part)), None), nothing, parts)[0]
+
+
 def split_rows(array: jax.Array, parts: int) -> jax.Array:
   """[B, …] -> [parts, B / parts, …], striped: row r goes to part r mod parts.
 
   Stripes are the same for any number of devices that split the batch, where contiguous parts would not be.
   """
   return array.reshape(array.shape[0] // parts, parts, *array.shape[1:]).swapaxes(0, 1)
+
+
+def join_rows(array: jax.Array) -> jax.Array:
+  """[parts, B / parts, …] -> [B, …], the inverse of `split_rows`."""
+  return array.swapaxes(0, 1).reshape(-1, *array.shape[2:])
 
 
 def make_eval_step(task: Task, *, seed: int, mesh: Mesh | None = None):
