@@ -214,6 +214,7 @@ def encode(model: Model, texts: Iterable[str], pooling: str = "mean", *, normali
     raise UserError(f"unknown pooling {pooling!r}; one of {', '.join(ENCODINGS)}")
   if pooling == "pooler":
     _require_head(model, "pooler", "--pooling=pooler needs the pooler")
+  model = model._replace(heads=model.heads & {"pooler"})  # scores of words are not asked for, and would be most of the memory
   limit = model.config.max_position_embeddings
   cut = [truncate(ids, [], limit) for ids in encode_batch(model.tokenizer, list(texts))]
   vectors: list[Any] = [None] * len(cut)

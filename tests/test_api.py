@@ -116,3 +116,8 @@ def test_the_examples_of_the_readme_run(page, exported, tmp_path, monkeypatch, c
     exec(compile(code, page, "exec"), {"__name__": "example"})
   cosines = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines() if "cosine" in line and "step" in line]
   assert cosines[-1] > cosines[0]  # the second one pulls two vectors together
+
+
+def test_vectors_need_no_scores_of_words(model):
+  without = model._replace(params={name: tree for name, tree in model.params.items() if name not in ("mlm_head", "nsp_head")})
+  np.testing.assert_array_equal(without.encode(["the cat"], "pooler").vectors, model.encode(["the cat"], "pooler").vectors)
