@@ -56,7 +56,7 @@ def score(labels: Labels, examples: Labelled, scores: list[np.ndarray], *, chine
   """Metrics of predictions on labelled examples, see task_metrics.py."""
   kind, gold = labels.kind, examples.gold
   if kind == "classification":
-    return task_metrics.classes(gold, np.argmax(scores, axis=-1))
+    return task_metrics.classes(gold, np.argmax(scores, axis=-1), count=len(labels.names))
   if kind == "multi-label":
     return task_metrics.several_classes(gold, np.asarray(scores) > 0)
   if kind == "regression":

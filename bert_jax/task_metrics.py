@@ -13,43 +13,51 @@ from typing import Sequence
 import numpy as np
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_CHINESE = re.compile(r"[㐀-䶿一-鿿豈-﫿]")
-# What CMRC's scorer drops besides ASCII punctuation.
-_CHINESE_PUNCTUATION = set("，。：？！“”；’《》……·、「」（）－～『』")
+# What CMRC's scorer takes for a Chinese character, what it drops, and nearly what nltk's words are in the text between.
+_CHINESE = re.compile(r"([\u4e00-\u9fa5])")
+_CHINESE_DROPPED = str.maketrans("", "", "-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
+_WORDS = re.compile(r"\d+(?:[.,]\d+)+|\w+|[^\w\s]")
 
 
-def classes(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-  """accuracy, macro_f1, mcc (Matthews' correlation); f1 of label 1 where there are two. int [N] each."""
+def classes(gold: np.ndarray, predicted: np.ndarray, *, count: int) -> dict[str, float]:
+  """accuracy, macro_f1, mcc (Matthews' correlation); f1 of label 1 where the classes are two (`count`). int [N] each."""
   from sklearn import metrics
 
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore", UserWarning)  # that all of them are of one class
+    mcc = float(metrics.matthews_corrcoef(gold, predicted))
   result = {
-      "accuracy": float(np.mean(gold == predicted)), "mcc": float(metrics.matthews_corrcoef(gold, predicted)),
+      "accuracy": float(np.mean(gold == predicted)), "mcc": mcc,
       "macro_f1": float(metrics.f1_score(gold, predicted, average="macro", zero_division=0)),
   }  # fmt: skip
-  if max(gold.max(), predicted.max()) <= 1:
+  if count == 2:
     result["f1"] = float(metrics.f1_score(gold, predicted, zero_division=0))
   return result
 
 
 def several_classes(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-  """micro_f1, macro_f1, and accuracy: the share of texts whose labels are all right. 0 or 1, [N, C] each."""
-  from sklearn import metrics
+  """micro_f1, macro_f1, and accuracy: the share of texts whose labels are all right. 0 or 1, [N, C] each.
 
+  By hand, for scikit-learn takes one label alone (C = 1) for a question with two answers.
+  """
+  counts = [np.sum(part, axis=0) for part in (np.logical_and(gold, predicted), gold, predicted)]
   return {
-      "micro_f1": float(metrics.f1_score(gold, predicted, average="micro", zero_division=0)),
-      "macro_f1": float(metrics.f1_score(gold, predicted, average="macro", zero_division=0)),
+      "micro_f1": _harmonic(*(float(part.sum()) for part in counts)), "macro_f1": float(np.mean([_harmonic(*own) for own in zip(*counts)])),
       "accuracy": float(np.mean(np.all(gold == predicted, axis=1))),
   }  # fmt: skip
 
 
 def scores(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-  """pearson, spearman, and mse. float [N] each. A constant prediction correlates with nothing: 0."""
+  """pearson, spearman, and mse. float [N] each. A constant prediction correlates with nothing, and so does one score alone: 0."""
   from scipy import stats
 
+  mse = float(np.mean((gold - predicted) ** 2))
+  if len(gold) < 2:
+    return {"pearson": 0.0, "spearman": 0.0, "mse": mse}
   with warnings.catch_warnings():
     warnings.simplefilter("ignore", stats.ConstantInputWarning)
     pearson, spearman = stats.pearsonr(gold, predicted)[0], stats.spearmanr(gold, predicted)[0]
-  return {"pearson": float(np.nan_to_num(pearson)), "spearman": float(np.nan_to_num(spearman)), "mse": float(np.mean((gold - predicted) ** 2))}
+  return {"pearson": float(np.nan_to_num(pearson)), "spearman": float(np.nan_to_num(spearman)), "mse": mse}
 
 
 def entities(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -63,7 +71,7 @@ def entities(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) 
   right, of_gold, of_predicted = len(found[0] & found[1]), len(found[0]), len(found[1])
   pairs = [pair for a, b in zip(gold, predicted) for pair in zip(a, b)]
   return {
-      "f1": _harmonic(right, of_gold, of_predicted) if of_gold + of_predicted else 0.0, "precision": right / max(of_predicted, 1),
+      "f1": _harmonic(right, of_gold, of_predicted), "precision": right / max(of_predicted, 1),
       "recall": right / max(of_gold, 1), "accuracy": float(np.mean([a == b for a, b in pairs])) if pairs else 0.0,
   }  # fmt: skip
 
@@ -88,8 +96,8 @@ def spans_of(tags: Sequence[str]) -> list[tuple[str, int, int]]:
 def answers(gold: Sequence[Sequence[str]], predicted: Sequence[str], *, chinese: bool = False) -> dict[str, float]:
   """exact_match and f1 of answers: the best over the gold ones of each question; none is "", and so is its prediction.
 
-  English: SQuAD's definition, lower case, without punctuation and articles, F1 of words. Chinese: CMRC 2018's, without
-  punctuation, F1 of the longest run of characters that both have.
+  English: SQuAD's definition (of 2.0; 1.1's says 0 where nothing is left of both), lower case, without punctuation and articles,
+  F1 of words. Chinese: CMRC 2018's, without most punctuation, F1 of the longest run of characters that both have.
   """
   exact, f1 = (_same_chinese, _f1_chinese) if chinese else (_same, _f1)
   best = lambda score: float(np.mean([max(score(one, found) for one in (asked or [""])) for asked, found in zip(gold, predicted)]))
@@ -112,14 +120,17 @@ def _f1(gold: str, predicted: str) -> float:
   return _harmonic(sum((collections.Counter(gold_words) & collections.Counter(words)).values()), len(gold_words), len(words))
 
 
+def _normal_chinese(text: str) -> str:
+  return text.lower().strip().translate(_CHINESE_DROPPED)
+
+
 def _segments(text: str) -> list[str]:
-  """Chinese characters one by one, everything else in words; punctuation left out."""
-  text = "".join(" " if c in string.punctuation or c in _CHINESE_PUNCTUATION else c for c in text.lower())
-  return _CHINESE.sub(lambda found: f" {found[0]} ", text).split()
+  """Chinese characters one by one, everything else in words."""
+  return _WORDS.findall(_CHINESE.sub(r" \1 ", _normal_chinese(text)))
 
 
 def _same_chinese(gold: str, predicted: str) -> float:
-  return float("".join(_segments(gold)) == "".join(_segments(predicted)))
+  return float(_normal_chinese(gold) == _normal_chinese(predicted))
 
 
 def _f1_chinese(gold: str, predicted: str) -> float:
@@ -129,9 +140,9 @@ def _f1_chinese(gold: str, predicted: str) -> float:
   return _harmonic(_longest_run(gold_parts, parts), len(gold_parts), len(parts))
 
 
-def _harmonic(common: int, gold: int, predicted: int) -> float:
-  """F1 of `common` parts out of so many."""
-  return 2 * common / (gold + predicted)
+def _harmonic(common: float, gold: float, predicted: float) -> float:
+  """F1 of `common` parts out of so many; 0 where there is neither any to find nor one found."""
+  return float(2 * common / (gold + predicted)) if gold + predicted else 0.0
 
 
 def _longest_run(one: list[str], other: list[str]) -> int:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bert_jax.losses import cross_entropy
+from bert_jax.losses import binary_cross_entropy, cross_entropy, squared_error
 
 
 def example():
@@ -46,3 +46,21 @@ def test_bfloat16_logits_are_summed_in_float32():
   term = cross_entropy(rounded, labels, weights)
   assert term.loss.dtype == jnp.float32
   np.testing.assert_allclose(term.loss, cross_entropy(rounded.astype(jnp.float32), labels, weights).loss, rtol=1e-6)
+
+
+def test_several_labels_are_optax_sigmoid_cross_entropy_the_mean_over_labels():
+  logits, _, _ = example()
+  labels = jnp.asarray(np.random.default_rng(1).integers(0, 2, (4, 5, 7)), jnp.float32)
+  weights = jnp.ones((4, 5)).at[2, 3].set(0)
+  term = binary_cross_entropy(logits.at[2, 3].set(jnp.nan), labels, weights)
+  each = optax.sigmoid_binary_cross_entropy(logits, labels).mean(-1)
+  np.testing.assert_allclose(term.loss, (each * weights).sum(), rtol=1e-6)
+  sure = binary_cross_entropy(100.0 * (2 * labels - 1).at[0, 0, 0].multiply(-1), labels, weights)  # one of 19 * 7 is wrong
+  assert float(sure.correct) == 18.0 and float(sure.weight) == 19.0
+  np.testing.assert_allclose(sure.loss, 100.0 / 7, rtol=1e-6)
+
+
+def test_squared_error_is_a_sum_over_the_counted_scores():
+  scores, labels, weights = jnp.array([1.0, 2.0, jnp.nan], jnp.bfloat16), jnp.array([0.0, 4.5, 1.0]), jnp.array([1.0, 2.0, 0.0])
+  total, weight = squared_error(scores, labels, weights)
+  assert (float(total), float(weight), total.dtype) == (1.0 + 2 * 6.25, 3.0, jnp.float32)

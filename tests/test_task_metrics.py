@@ -11,20 +11,51 @@ from bert_jax import task_metrics
 
 def test_classes_by_hand():
   gold, found = np.array([1, 1, 1, 0, 0, 1, 0, 0]), np.array([1, 1, 0, 0, 1, 1, 0, 0])  # tp 3, fn 1, fp 1, tn 3
-  assert task_metrics.classes(gold, found) == pytest.approx({"accuracy": 0.75, "mcc": 0.5, "macro_f1": 0.75, "f1": 0.75})
-  assert "f1" not in task_metrics.classes(np.array([0, 1, 2]), np.array([0, 1, 1]))
-  assert task_metrics.classes(np.array([0, 1, 2]), np.array([0, 1, 1]))["macro_f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+  assert task_metrics.classes(gold, found, count=2) == pytest.approx({"accuracy": 0.75, "mcc": 0.5, "macro_f1": 0.75, "f1": 0.75})
+  assert task_metrics.classes(np.array([0, 1, 2]), np.array([0, 1, 1]), count=3)["macro_f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+
+
+def test_the_f1_of_a_class_is_measured_where_there_are_two_whichever_come_up():
+  some = np.array([0, 1, 1])
+  assert "f1" in task_metrics.classes(some, some, count=2) and "f1" not in task_metrics.classes(some, some, count=3)
+
+
+def test_one_class_alone_is_no_reason_for_a_warning():
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    assert task_metrics.classes(np.ones(4, int), np.ones(4, int), count=2) == {"accuracy": 1.0, "mcc": 0.0, "macro_f1": 1.0, "f1": 1.0}
 
 
 def test_several_classes_by_hand():
   gold, found = np.array([[1, 0, 1], [0, 1, 0]]), np.array([[1, 0, 0], [0, 1, 0]])
   assert task_metrics.several_classes(gold, found) == pytest.approx({"micro_f1": 0.8, "macro_f1": 2 / 3, "accuracy": 0.5})
+  gold, found = np.array([[1], [1], [0], [0], [0]]), np.array([[1], [0], [0], [0], [0]])
+  assert task_metrics.several_classes(gold, found) == pytest.approx({"micro_f1": 2 / 3, "macro_f1": 2 / 3, "accuracy": 0.8})
+  assert task_metrics.several_classes(np.zeros((2, 3)), np.zeros((2, 3), bool)) == {"micro_f1": 0.0, "macro_f1": 0.0, "accuracy": 1.0}
+
+
+def test_several_classes_are_those_of_scikit_learn():
+  from sklearn import metrics
+
+  rng = np.random.default_rng(0)
+  for _ in range(50):
+    gold, found = (rng.random((9, 4)) < rng.random(4) for _ in range(2))
+    ours = task_metrics.several_classes(gold, found)
+    for average in ("micro", "macro"):
+      assert ours[f"{average}_f1"] == pytest.approx(metrics.f1_score(gold, found, average=average, zero_division=0))
+    assert ours["accuracy"] == pytest.approx(metrics.accuracy_score(gold, found))
 
 
 def test_scores_by_hand_and_a_constant_correlates_with_nothing():
   found = task_metrics.scores(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 3.0, 2.0, 10.0]))
-  assert found["spearman"] == pytest.approx(0.8) and found["pearson"] == pytest.approx(0.8, abs=0.1) and found["mse"] == pytest.approx(9.5)
+  assert found["spearman"] == pytest.approx(0.8) and found["pearson"] == pytest.approx(13 / (5 * 50) ** 0.5) and found["mse"] == pytest.approx(9.5)
   assert task_metrics.scores(np.array([1.0, 2.0]), np.array([3.0, 3.0]))["spearman"] == 0.0
+  assert task_metrics.scores(np.array([1.0]), np.array([3.0])) == {"pearson": 0.0, "spearman": 0.0, "mse": 4.0}
+
+
+def test_equal_scores_share_their_rank():
+  found = task_metrics.scores(np.array([1.0, 1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0, 4.0]))  # ranks 1.5 1.5 3 4 and 1 2 3 4
+  assert found["spearman"] == pytest.approx(4.5 / (4.5 * 5) ** 0.5)
 
 
 def test_an_entity_counts_with_its_type_and_both_ends():
@@ -82,6 +113,11 @@ def test_answers_in_english(gold, found, exact, f1):
     "gold, found, exact, f1",
     [
         (["北京大学。"], "北京大学", 1.0, 1.0),
+        (["北京，大学"], "北京大学", 1.0, 1.0),
+        (["19-20岁"], "1920岁", 1.0, 1.0),  # what is dropped leaves no gap
+        (["3.5米"], "35米", 0.0, 2 * 1 / 4),  # CMRC's list has no full stop of ours: 3.5, 米 and 35, 米
+        (["甲", "北京大学"], "北京大学", 1.0, 1.0),
+        (["北京大学"], "上海", 0.0, 0.0),
         (["北京大学"], "在北京", 0.0, 2 * 2 / 7),  # the longest run that both have: 北京
         (["1998年5月"], "1998年", 0.0, 2 * 2 / 6),  # numbers are words: 1998, 年
         (["BERT模型"], "bert", 0.0, 2 * 1 / 4),
