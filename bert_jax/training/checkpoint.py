@@ -230,6 +230,12 @@ class Checkpoints:
     self._pending = _Pending(step, metrics, response, time.perf_counter())
     return True
 
+  def add_metrics(self, step: int, metrics: dict[str, float]) -> None:
+    """Writes metrics beside those of a checkpoint that was saved before they were known."""
+    self._saved[step] = self._saved[step] | {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+    path = self._folder_of(step)
+    on_first(lambda: folders.rewrite_metrics(path, self._saved[step]))
+
   def wait(self) -> None:
     """Returns when nothing is being written any more. Raises what went wrong."""
     if self._pending is not None:

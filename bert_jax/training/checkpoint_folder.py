@@ -101,6 +101,12 @@ def read_manifest(path: epath.Path) -> Manifest:
   return Manifest(content["step"], content["host"], content["metrics"], arrays)
 
 
+def rewrite_metrics(path: epath.Path, metrics: dict[str, float]) -> None:
+  """Gives the checkpoint in `path` other metrics, and leaves everything else as it is."""
+  manifest = read_manifest(path)
+  storage.write_text(path / MANIFEST_FILE, json.dumps(encode(manifest._replace(metrics=metrics))))
+
+
 def compare_checksums(manifest: Manifest, checksums: dict[str, int]) -> None:
   """Raises Damaged, naming the first array, where a checksum is not the manifest's."""
   bad = [name for name, checksum in checksums.items() if checksum != manifest.arrays[name][2]]

@@ -99,6 +99,7 @@ def train(run: Run, around: Around) -> tuple[Any, dict[str, float], int]:
   trainer = _Trainer(run, around)
   try:
     with jax.transfer_guard("disallow"):
+      trainer.catch_up()
       while not trainer.is_done:
         try:
           trainer.take_step()
@@ -134,6 +135,7 @@ class _Trainer:
                           peak_flops=run.peak_flops, on_event=around.writer.event)  # fmt: skip
     self._early = EarlyStopping(run.judge)
     self.evaluation: dict[str, float] | None = None  # of this step
+    self._owes_evaluation = False
     self._in_flight: tuple[int, int, StepReport] | None = None  # read one step late, so that the device never waits for the host
     self._stream: Iterator | None = None
     self._go_on_from(*self._restore_or_start())
@@ -145,6 +147,13 @@ class _Trainer:
   def is_done(self) -> bool:
     """Whether this is the last step."""
     return self.step >= self.end or self._early.is_over
+
+  def catch_up(self) -> None:
+    """The evaluation that was due when the processes were told to stop: what it is good for must not depend on when that was."""
+    if self._owes_evaluation:
+      self.evaluate(due=True)
+    if self._owes_evaluation and self.evaluation is not None:
+      self._around.checkpoints.add_metrics(self.step, self.evaluation)
 
   def take_step(self) -> None:
     """Fetches the next rows and trains on them."""
@@ -179,7 +188,7 @@ class _Trainer:
 
   def evaluate(self, due: bool = False) -> None:
     """Every eval_every_steps, and at the end: the validation split."""
-    due = due or self.step % self._run.config.eval_every_steps == 0 or self.is_done
+    due = due or self._evaluation_is_due
     if due and not self._stopping:
       with self._window.spending("evaluation"):
         found = self._run.evaluate(self.state.params, self._after_batch)
@@ -189,6 +198,10 @@ class _Trainer:
         self._around.writer.scalars(self.step, self.evaluation)
         self._around.progress.evaluation(self.step, self.evaluation)
 
+  @property
+  def _evaluation_is_due(self) -> bool:
+    return self.step % self._run.config.eval_every_steps == 0 or self.is_done
+
   def save(self) -> None:
     """Every checkpoint.every_steps, at the end, and when the processes are told to stop. Raises Preempted in the last case."""
     checkpoints, writer = self._around.checkpoints, self._around.writer
@@ -197,7 +210,7 @@ class _Trainer:
       began = time.perf_counter()
       with self._window.spending("checkpoint"):
         host = self._run.identity | {"position": self.position, "bad_in_a_row": self._window.bad_in_a_row}
-        host |= self._early.host_values()
+        host |= self._early.host_values() | {"owes_evaluation": self._stopping and self.evaluation is None and self._evaluation_is_due}
         saved = checkpoints.save(self.step, self.state, host=host, metrics=self.evaluation or {})
       self._around.watchdog.beat()
       if saved:
@@ -283,6 +296,7 @@ class _Trainer:
         )
     position = int(restored.host["position"])
     self._early.restore(restored.host)
+    self._owes_evaluation = restored.host.get("owes_evaluation", False)
     self._around.progress.line(f"going on from step {restored.step:,}")
     writer.event("restore", step=restored.step, position=position, seconds=round(time.perf_counter() - began, 3))
     return restored.state, restored.step, position, int(restored.host.get("bad_in_a_row", 0))

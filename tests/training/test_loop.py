@@ -20,7 +20,8 @@ from bert_jax.errors import UserError
 from bert_jax.training import loop, sharding
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training.checkpoint import Checkpoints
-from bert_jax.training.checkpoint_folder import committed_steps
+from bert_jax.training.checkpoint_folder import committed_steps, read_manifest
+from bert_jax.training.judging import Judge
 from bert_jax.training.jumps import Jumps, read_jumps
 from bert_jax.training.metrics import MetricsWriter, next_attempt, read_events, read_metrics
 from bert_jax.training.progress import Progress
@@ -44,7 +45,9 @@ def one_matrix_task() -> Task:
   return Task(init, prepare, loss, dict)
 
 
-def train(folder, bad=(), preemption=None, profile=None, evaluate=lambda params, after_batch: {}, consumed=None, **overrides):
+def train(
+    folder, bad=(), preemption=None, profile=None, evaluate=lambda params, after_batch: {}, consumed=None, judge=Judge(), **overrides
+):  # fmt: skip
   """Trains 8 steps in `folder`; the batches in `bad`, counted from 1, make the loss NaN. Returns the parameters.
 
   The numbers of the batches that the loop asked for are appended to `consumed`.
@@ -60,10 +63,10 @@ def train(folder, bad=(), preemption=None, profile=None, evaluate=lambda params,
       yield {"tokens": np.full((ROWS, 4), BAD if number in bad else number % 7, np.int32), "epoch": index * 0, "index": index}
 
   mesh = sharding.make_mesh(config, jax.devices()[:1])
-  run = loop.Run(one_matrix_task(), config, mesh, batches, evaluate=evaluate, identity={})
+  run = loop.Run(one_matrix_task(), config, mesh, batches, evaluate=evaluate, identity={}, judge=judge)
   with (
       MetricsWriter(folder, next_attempt(folder)) as writer,
-      Checkpoints(folder / "checkpoints", every_steps=config.checkpoint.every_steps, keep_last=2, keep_best=0, on_event=writer.event) as checkpoints,
+      Checkpoints(folder / "checkpoints", every_steps=config.checkpoint.every_steps, keep_last=2, keep_best=0, judge=judge, on_event=writer.event) as checkpoints,
       Progress(config.total_steps, stream=io.StringIO()) as progress,
       Watchdog(start_seconds=600, step_seconds=600, dump=folder / "stalls.txt") as watchdog,
   ):
@@ -264,3 +267,30 @@ def test_a_transfer_to_the_device_that_nobody_asked_for_is_an_error(tmp_path, mo
     train(tmp_path / "guarded", evaluate=evaluate)
   monkeypatch.setattr(loop.jax, "transfer_guard", lambda how: jax.transfer_guard_host_to_device("allow"))
   train(tmp_path / "unguarded", evaluate=evaluate)
+
+
+@pytest.mark.parametrize("tick", [7, 8, 11, 12])  # 1 at the start, one a step, two an evaluation: noticed at steps 4 and 6, and while they are evaluated
+def test_a_stop_where_an_evaluation_is_due_changes_neither_the_end_of_the_run_nor_what_is_known_of_its_checkpoints(tmp_path, tick):
+  settings = {"eval_every_steps": 2, "checkpoint.every_steps": 2, "judge": Judge("eval/quality", higher_is_better=True, patience=1)}
+  seen = []
+
+  def evaluate(params, after_batch):
+    if any([after_batch(), after_batch()]):
+      return None
+    value = float(jax.device_get(params["nsp_head"]["dense"]["kernel"])[0, 0])
+    if value not in seen:
+      seen.append(value)
+    return {"quality": (1.0, 3.0, 2.0, 2.0)[seen.index(value)]}
+
+  def known(folder):
+    checkpoints = epath.Path(folder / "checkpoints")
+    return {step: read_manifest(checkpoints / str(step)).metrics for step in committed_steps(checkpoints)}
+
+  straight = train(tmp_path / "straight", evaluate=evaluate, **settings)
+  assert known(tmp_path / "straight") == {4: {"eval/quality": 3.0}, 6: {"eval/quality": 2.0}}
+  with pytest.raises(Preempted):
+    train(tmp_path / "stopped", evaluate=evaluate, preemption=StopAt(tick), **settings)
+  assert len(known(tmp_path / "stopped")[4 if tick < 10 else 6]) == 0
+  resumed = train(tmp_path / "stopped", evaluate=evaluate, **settings)
+  assert known(tmp_path / "stopped") == known(tmp_path / "straight")
+  jax.tree.map(np.testing.assert_array_equal, straight, resumed)
