@@ -12,9 +12,10 @@ EXAMPLE = """  python -m bert_jax encode --model=runs/quickstart --pooling=mean 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--model", required=True, metavar="DIR", help="a run folder or a Hugging Face BERT folder")
   parser.add_argument(
-      "--pooling", default="mean", choices=("cls", "pooler", "mean", "max", "tokens"),
+      "--pooling", choices=("cls", "pooler", "mean", "max", "tokens"),
       help="cls: the last layer's vector at [CLS]; pooler: that vector through a dense layer and tanh; mean, max: over "
-      "all tokens but padding; tokens: one vector per token (default: %(default)s)",
+      "all tokens but padding; tokens: one vector per token (default: what the model was trained with by sentence-embedding, or what a folder of "
+      "sentence-transformers says, normalisation included; otherwise mean)",
   )  # fmt: skip
   parser.add_argument("--normalize", action="store_true", help="scale vectors to length 1")
   parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="lines in one call (default: %(default)s)")
@@ -52,12 +53,11 @@ def run(options: argparse.Namespace) -> None:
     raise UserError(f"cannot write {out}: {error.strerror or error}; choose another --out, or make room") from error
   finally:
     partial.unlink(missing_ok=True)
-  print(f"{out}: float32 {list(encoded.vectors.shape)}, pooling {options.pooling}")
+  print(f"{out}: float32 {list(encoded.vectors.shape)}, pooling {encoded.pooling}")
   if encoded.tokens is not None:
     print(f"{names}: the tokens of each line")
   if encoded.truncated:
-    limit = model.config.max_position_embeddings - 2
-    print(f"note: {encoded.truncated:,} of {len(lines):,} lines had more than the {limit} tokens that the model takes, and lost "
+    print(f"note: {encoded.truncated:,} of {len(lines):,} lines had more than the {encoded.limit - 2} tokens that the model takes, and lost "
           "their end", file=sys.stderr)  # fmt: skip
   note_unknown_words(model, lines[:1000])
 

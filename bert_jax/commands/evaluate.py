@@ -39,11 +39,11 @@ def run(options: argparse.Namespace) -> None:
   folder = run_or_model(options.workdir, options.model)
   start_jax()
   if options.suite:
-    evaluate_suite(options, str(folder))
+    evaluate_suite(options, folder)
   elif options.zero_shot:
-    evaluate_zero_shot(options, str(folder))
+    evaluate_zero_shot(options, folder)
   else:
-    evaluate_split(options, str(folder))
+    evaluate_split(options, folder)
 
 
 def evaluate_split(options: argparse.Namespace, folder: str) -> None:

@@ -1,7 +1,6 @@
 """`export`: a run or checkpoint as a folder for PyTorch."""
 
 import argparse
-import pathlib
 
 HELP = "write a trained model as a folder that transformers or sentence-transformers loads"
 EXAMPLE = """  python -m bert_jax export --workdir=runs/quickstart --out=my-bert
@@ -20,11 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--format", default="transformers", choices=("transformers", "sentence-transformers"),
                       help="folder layout (default: %(default)s)")  # fmt: skip
   parser.add_argument("--pooling", choices=("cls", "mean", "max"),
-                      help="with --format=sentence-transformers: how token vectors become one (default: mean)")  # fmt: skip
+                      help="with --format=sentence-transformers: how token vectors become one (default: as sentence-embedding trained it, otherwise mean)")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> None:
-  from bert_jax import inference, model_card
+  from bert_jax import inference, model_card, storage
   from bert_jax.commands import run_or_model
   from bert_jax.convert import folder
   from bert_jax.errors import UserError
@@ -38,11 +37,13 @@ def run(options: argparse.Namespace) -> None:
   trained = folder.head_of(model.labels) if model.labels else ""
   head = options.head or (trained if trained and options.format == "transformers" else folder.DEFAULT_HEAD[options.format])
   _check_trained(model, head, trained)
-  pooling = options.pooling or "mean"
-  workdir = options.workdir or (str(pathlib.Path(options.checkpoint).parent.parent) if options.checkpoint else None)
+  trained_pooling = model.encoding.pooling if model.encoding else "mean"
+  pooling = options.pooling or trained_pooling
+  normalize = bool(model.encoding and model.encoding.normalize and pooling == trained_pooling)
+  workdir = options.workdir or (str(storage.folder(options.checkpoint).parent.parent) if options.checkpoint else None)
   card = model_card.make_card(model, head=head, format=options.format, workdir=workdir, pooling=pooling)
   folder.write_folder(options.out, model.params, model.config, model.tokenizer_folder, head=head, format=options.format,
-                      pooling=pooling, labels=model.labels, card=card)  # fmt: skip
+                      pooling=pooling, normalize=normalize, labels=model.labels, card=card)  # fmt: skip
   print(f"{options.out}: {head} weights of {model.origin}, for {options.format}")
 
 
