@@ -102,10 +102,8 @@ def attention_mask(segment_ids_BxL: jax.Array, window: int | None = None) -> jax
   return (key_Bx1xK != 0) & (same_BxQxK | (query_BxQx1 == 0))
 
 
-def xla_attention(
-    query_BxQxNxD, key_BxKxNxD, value_BxKxNxD, segment_ids_BxL, *, window=None, dropout_rate=0.0, dropout_keys_B=None
-) -> jax.Array:  # fmt: skip
-  """Plain einsums that XLA fuses; scores and softmax in float32 at least. Arguments as of `dot_product_attention`."""
+def attention_probabilities(query_BxQxNxD, key_BxKxNxD, segment_ids_BxL, window=None) -> jax.Array:
+  """How much each token attends to each other: [B, N, Q, K] in float32 at least, each row adds up to 1; arguments as of `dot_product_attention`."""
   softmax_dtype = jnp.promote_types(query_BxQxNxD.dtype, jnp.float32)
   scaled_BxQxNxD = query_BxQxNxD * jnp.asarray(query_BxQxNxD.shape[-1] ** -0.5, query_BxQxNxD.dtype)
   scores_BxNxQxK = jnp.einsum(
@@ -113,7 +111,14 @@ def xla_attention(
   mask_Bx1xQxK = attention_mask(segment_ids_BxL, window)[:, None, :, :]
   # A finite minimum, not -inf: a row of nothing but padding then gets a uniform average instead of NaN.
   masked_BxNxQxK = jnp.where(mask_Bx1xQxK, scores_BxNxQxK, jnp.finfo(softmax_dtype).min)
-  probs_BxNxQxK = jax.nn.softmax(masked_BxNxQxK, axis=-1).astype(value_BxKxNxD.dtype)
+  return jax.nn.softmax(masked_BxNxQxK, axis=-1)
+
+
+def xla_attention(
+    query_BxQxNxD, key_BxKxNxD, value_BxKxNxD, segment_ids_BxL, *, window=None, dropout_rate=0.0, dropout_keys_B=None
+) -> jax.Array:  # fmt: skip
+  """Plain einsums that XLA fuses; scores and softmax in float32 at least. Arguments as of `dot_product_attention`."""
+  probs_BxNxQxK = attention_probabilities(query_BxQxNxD, key_BxKxNxD, segment_ids_BxL, window).astype(value_BxKxNxD.dtype)
   probs_BxNxQxK = dropout(probs_BxNxQxK, dropout_rate, dropout_keys_B)
   return jnp.einsum("bnqk,bknd->bqnd", probs_BxNxQxK, value_BxKxNxD)
 

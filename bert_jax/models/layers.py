@@ -179,6 +179,9 @@ class SelfAttention(nn.Module):
     bias_CxNxD = jnp.stack(biases).astype(self.dtype)
     y_BxLxCxNxD = jnp.einsum("blh,hcnd->blcnd", x_BxLxH, kernel_HxCxNxD) + bias_CxNxD[None, None]
     y_BxLxCxNxD = named(y_BxLxCxNxD, "batch", "length", None, "heads", None)
+    if self.is_mutable_collection("intermediates"):  # somebody wants to see them: apply(…, mutable="intermediates")
+      probabilities = attention.attention_probabilities(y_BxLxCxNxD[:, :, 0], y_BxLxCxNxD[:, :, 1], segment_ids_BxL)
+      self.sow("intermediates", "probabilities", probabilities)
     y_BxLxNxD = attention.dot_product_attention(
         *(y_BxLxCxNxD[:, :, which] for which in range(3)), segment_ids_BxL, segment_lengths_BxS,
         dropout_rate=config.attention_probs_dropout_prob, dropout_keys_B=fold(dropout_keys_B, 0), implementation=self.attention,

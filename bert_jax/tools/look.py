@@ -6,21 +6,21 @@ trained for that, so what they say is how far the last layer's answer is there a
 Shape legend: L tokens, K masks, H hidden width, N heads, V vocabulary.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from bert_jax import inference
 from bert_jax.batch import ModelInputs
 from bert_jax.data.tokenizer import encode_batch
 from bert_jax.errors import UserError
 from bert_jax.inference import Completion, Model
-from bert_jax.models.attention import attention_mask
 from bert_jax.models.config import EncoderConfig
-from bert_jax.models.layers import gelu
+from bert_jax.models.heads import MlmHead
+from bert_jax.models.pretraining import PretrainingModel
 
 _BATCH = 32
 
@@ -60,6 +60,12 @@ class Mask(NamedTuple):
   left_out: np.ndarray
   rollout: np.ndarray
 
+  @property
+  def settled(self) -> int:
+    """The layer from which on `word` is the likeliest."""
+    others = [number for number, layer in enumerate(self.layers) if layer.completions[0].token != self.word]
+    return max(others, default=-1) + 1
+
 
 class Look(NamedTuple):
   """A text with its masks."""
@@ -87,29 +93,37 @@ def look(model: Model, text: str, top_k: int = 3) -> Look:
   name = lambda index: model.tokenizer.backend.id_to_token(int(index)) or f"[id {index}]"
   tokens = ["[CLS]", *map(name, ids), "[SEP]"]
   inputs = inference.make_inputs(model, [(ids, [])])
-  states = [np.asarray(state[0]) for state in inference.apply(model, inputs, np.array([places], np.int32)).hidden_states]
-  lens = [_read(model, state[places]) for state in states]  # [(log-probabilities [K, V], transformed [K, H])] of each layer
-  words = np.argmax(lens[-1][0], axis=-1)
-  left_out = _leave_one_out(model, ids, places, words, lens[-1][0])
-  shares = rollout(attention_probabilities(model, inputs))[:, : len(tokens)]
+  states, attention = _encode(model.config, model.params, inputs)
+  lens = _read(model.config, model.params, states[:, 0, np.array(places)])
+  log_p, vectors = (np.asarray(one) for one in lens)  # [layers, K, V], [layers, K, H]
+  words = np.argmax(log_p[-1], axis=-1)
+  left_out = _leave_one_out(model, ids, places, words, log_p[-1])
+  shares = rollout(np.asarray(attention)[:, 0])[:, : len(tokens)]
   masks = []
   for number, (place, word) in enumerate(zip(places, words)):
-    layers = [_layer(model, log_p[number], vectors[number], int(word), top_k, name) for log_p, vectors in lens]
+    layers = [_layer(model, *one, int(word), top_k, name) for one in zip(log_p[:, number], vectors[:, number])]
     masks.append(Mask(place, layers, name(word), left_out[number], shares[place]))
   return Look(text, tokens, masks)
 
 
-def _read(model: Model, x_KxH: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """The MLM head on vectors of any layer: (log-probabilities [K, V], the vectors as its transform leaves them [K, H])."""
-  head, config = model.params["mlm_head"], model.config
-  y_KxH = gelu(_dense(head["dense"], jnp.asarray(x_KxH)))
-  y_KxH = nn.LayerNorm(epsilon=config.layer_norm_eps).apply({"params": head["layer_norm"]}, y_KxH)
-  logits = y_KxH @ model.params["encoder"]["embeddings"]["word_embeddings"]["embedding"].T + head["bias"][None]
-  return np.asarray(jax.nn.log_softmax(logits[:, : config.vocab_size], axis=-1)), np.asarray(y_KxH)
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(config: EncoderConfig, params: Any, inputs: ModelInputs) -> tuple[jax.Array, jax.Array]:
+  """(hidden states [layers + 1, B, L, H], attention probabilities [layers, B, N, L, L]), float32."""
+  module = PretrainingModel(config, heads=frozenset())
+  output, seen = module.apply({"params": params}, inputs, None, mutable="intermediates")
+  layers = [seen["intermediates"]["encoder"][f"layer_{number}"] for number in range(config.num_hidden_layers)]
+  return jnp.stack(output.hidden_states), jnp.stack([layer["attention"]["probabilities"][0] for layer in layers])
 
 
-def _dense(params: Any, x: jax.Array) -> jax.Array:
-  return nn.Dense(params["bias"].shape[0]).apply({"params": params}, x)
+@functools.partial(jax.jit, static_argnums=0)
+def _read(config: EncoderConfig, params: Any, x_MxKxH: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The MLM head on vectors of any layer: (log-probabilities [M, K, V], the vectors as its transform leaves them [M, K, H])."""
+  words_VxH = params["encoder"]["embeddings"]["word_embeddings"]["embedding"]
+  is_last_of_transform = lambda module, _: module.name == "layer_norm"
+  logits_MxKxV, seen = MlmHead(config).apply(
+      {"params": params["mlm_head"]}, x_MxKxH, words_VxH, capture_intermediates=is_last_of_transform, mutable="intermediates")
+  log_p = jax.nn.log_softmax(logits_MxKxV[:, :, : config.vocab_size], axis=-1)
+  return log_p, seen["intermediates"]["layer_norm"]["__call__"][0]
 
 
 def _layer(model: Model, log_p: np.ndarray, vector: np.ndarray, word: int, top_k: int, name) -> Layer:
@@ -136,29 +150,18 @@ def _leave_one_out(model: Model, ids: list[int], places: list[int], words: np.nd
   return result
 
 
-def attention_probabilities(model: Model, inputs: ModelInputs) -> list[np.ndarray]:
-  """For every layer float32 [B, N, L, L]: how much each token (third axis) attends to each other (fourth), computed anew from the hidden states."""
-  states = inference.apply(model, inputs, np.zeros((len(inputs.input_ids), 1), np.int32)).hidden_states
-  return [np.asarray(_attend(model.config, model.params["encoder"][f"layer_{number}"]["attention"], state, inputs.segment_ids))
-          for number, state in enumerate(states[:-1])]  # fmt: skip
+def attention_probabilities(model: Model, inputs: ModelInputs) -> np.ndarray:
+  """float32 [layers, B, N, L, L]: how much each token (fourth axis) attends to each other (fifth), in every head."""
+  return np.asarray(_encode(model.config, model.params, inputs)[1])
 
 
-def _attend(config: EncoderConfig, params: Any, x_BxLxH: jax.Array, segment_ids_BxL: jax.Array) -> jax.Array:
-  heads = (*x_BxLxH.shape[:2], config.num_attention_heads, config.head_dim)
-  query, key = (_dense(params[name], x_BxLxH).reshape(heads) for name in ("query", "key"))
-  scores_BxNxLxL = jnp.einsum("bqnd,bknd->bnqk", query, key) * config.head_dim**-0.5
-  seen = attention_mask(jnp.asarray(segment_ids_BxL), None)[:, None]
-  return jax.nn.softmax(jnp.where(seen, scores_BxNxLxL, jnp.finfo(jnp.float32).min), axis=-1)
-
-
-def rollout(attention: list[np.ndarray]) -> np.ndarray:
-  """float [L, L] of the first text: the share of each input token (second axis) in each vector of the last layer.
+def rollout(attention: np.ndarray) -> np.ndarray:
+  """float [L, L]: the share of each input token (second axis) in each vector of the last layer; attention: [layers, N, L, L].
 
   Abnar & Zuidema 2020, arXiv 2005.00928: the mean over heads, half of it the residual, layers multiplied. What values, feed-forward
-  layers and the head make of a vector does not enter.
+  layers and the MLM head make of a vector does not enter.
   """
-  shares = np.eye(attention[0].shape[-1])
+  shares = np.eye(attention.shape[-1])
   for layer in attention:
-    mixed = 0.5 * layer[0].mean(axis=0) + 0.5 * np.eye(layer.shape[-1])
-    shares = mixed / mixed.sum(axis=-1, keepdims=True) @ shares
+    shares = (0.5 * layer.mean(axis=0) + 0.5 * np.eye(layer.shape[-1])) @ shares
   return shares

@@ -3,6 +3,7 @@
 import html.parser
 import json
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tests.convert.conftest import config, exported, params, tensors, tokenizer_
 from bert_jax import inference
 from bert_jax.__main__ import main
 from bert_jax.errors import UserError
+from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.tools import look, look_page
 
 TEXT = "the cat [MASK] on [MASK] mat."
@@ -71,8 +73,8 @@ def test_attention_is_that_of_transformers(exported, model):  # noqa: F811
 def test_rollout_is_a_mixture_of_tokens_and_of_two_layers_the_product(found):
   for mask in found.masks:
     assert mask.rollout.sum() == pytest.approx(1) and (mask.rollout > 0).all()
-  one, two = np.array([[[[0.5, 0.5], [0.0, 1.0]]]]), np.array([[[[1.0, 0.0], [1.0, 0.0]]]])
-  np.testing.assert_allclose(look.rollout([one, two]), np.array([[1.0, 0.0], [0.5, 0.5]]) @ np.array([[0.75, 0.25], [0.0, 1.0]]))
+  one, two = [[[0.5, 0.5], [0.0, 1.0]]], [[[1.0, 0.0], [1.0, 0.0]]]  # of one head each
+  np.testing.assert_allclose(look.rollout(np.array([one, two])), np.array([[1.0, 0.0], [0.5, 0.5]]) @ np.array([[0.75, 0.25], [0.0, 1.0]]))
 
 
 def test_left_out_is_what_hiding_a_token_costs(model, found):
@@ -122,3 +124,13 @@ def test_the_command_writes_the_page_and_json(exported, tmp_path, capsys):  # no
   assert content["masks"][0]["left_out"][0] is None and len(content["masks"][0]["layers"]) == 4
   assert (tmp_path / "look.html").read_text(encoding="utf-8").startswith("<!doctype html>")
   assert main(["look", f"--model={exported / 'mlm'}", TEXT, f"--html={tmp_path / 'no' / 'look.html'}"]) in (0, 1)
+
+
+def test_attention_is_kept_only_where_it_is_asked_for(model):
+  inputs = inference.make_inputs(model, [([7, 8], [])])
+  module = PretrainingModel(model.config)
+  assert set(module.init(jax.random.key(0), inputs, None)) == {"params"}
+  plain = lambda params: module.apply({"params": params}, inputs, None).sequence_output
+  asked = lambda params: module.apply({"params": params}, inputs, None, mutable="intermediates")
+  exponentials = lambda function: str(jax.make_jaxpr(function)(model.params)).count("= exp ")
+  assert exponentials(asked) == 2 * exponentials(plain) == 2 * model.config.num_hidden_layers  # one softmax a layer, and one more
