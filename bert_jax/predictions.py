@@ -20,7 +20,17 @@ from bert_jax.training import sharding
 METRIC = {
     "classification": "accuracy", "multi-label": "micro_f1", "regression": "spearman", "token-classification": "f1", "question-answering": "f1",
 }  # fmt: skip
-LOWER_IS_BETTER = ("loss", "mse")
+LOWER_IS_BETTER = ("mse",)
+_MEASURED = {
+    "classification": ("accuracy", "macro_f1", "mcc"), "multi-label": ("micro_f1", "macro_f1", "accuracy"),
+    "regression": ("pearson", "spearman", "mse"), "token-classification": ("f1", "precision", "recall", "accuracy"),
+    "question-answering": ("exact_match", "f1"),
+}  # fmt: skip
+
+
+def metrics_of(labels: Labels) -> tuple[str, ...]:
+  """What `score` will measure."""
+  return _MEASURED[labels.kind] + (("f1",) if labels.kind == "classification" and len(labels.names) == 2 else ())
 
 
 def make_predictor(model: FinetuningModel, kind: str, mesh: Mesh) -> Callable:

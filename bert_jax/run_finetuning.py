@@ -17,13 +17,14 @@ from bert_jax import finetune, flops, predictions, run, storage
 from bert_jax.cluster import agreement
 from bert_jax.cluster.distributed import Cluster
 from bert_jax.data import features, labelled
+from bert_jax.data.features import Features
 from bert_jax.data.labelled import Labelled, Labels
 from bert_jax.data.task_files import Splits, load_splits
 from bert_jax.data.tasks import TASKS
 from bert_jax.errors import UserError
 from bert_jax.inference import Model, load_model
 from bert_jax.models.finetuning import FinetuningModel
-from bert_jax.resolve import LABELS_FILE, RESULT_FILE, attention_of, read_result, read_run_config
+from bert_jax.resolve import LABELS_FILE, RESULT_FILE, attention_of, read_labels, read_result, read_run_config
 from bert_jax.training import checkpoint_folder, loop, sharding
 from bert_jax.training.judging import Judge
 
@@ -33,16 +34,26 @@ DEFAULTS = {
     "data.batch_size": 32, "optimizer.learning_rate": 5e-5, "optimizer.eps": 1e-8, "log_every_steps": 50, "checkpoint.keep_last": 2,
     "checkpoint.keep_best": 1, "data.loader": "threads", "model.hidden_dropout_prob": 0.1, "model.attention_probs_dropout_prob": 0.1,
 }  # fmt: skip
+# What follows from the number of examples, see `resolve`.
+SET_BY_EPOCHS = ("total_steps", "optimizer.warmup_steps", "eval_every_steps", "checkpoint.every_steps")
+_LEAST_LENGTH = 8  # [CLS], [SEP], and a few tokens
 
 
-def finetuning_config(overrides: list[str] = ()) -> ml_collections.ConfigDict:
+def finetuning_config(overrides: list[str] = (), defaults: dict = DEFAULTS) -> ml_collections.ConfigDict:
   """The defaults of fine-tuning with overrides "key=value". Raises UserError as config.load_config."""
   config = configs.default_config()
-  for key, value in DEFAULTS.items():
+  for key, value in defaults.items():
     configs.set_key(config, key, value)
   for override in overrides:
     configs.apply_override(config, override)
-  configs.validate(config)
+  checked = configs.copy_of(config)
+  if config.finetune.epochs:
+    given = [key for key in SET_BY_EPOCHS if any(override.partition("=")[0] == key for override in overrides)]
+    if given:
+      raise UserError(f"{', '.join(given)}: set by finetune.epochs={config.finetune.epochs:g}, finetune.warmup_share and finetune.evaluations; "
+                      "finetune.epochs=0 leaves it as you set it")  # fmt: skip
+    checked.stop_at_step = 0  # how many steps there are is not known before the examples are
+  configs.validate(checked)
   return config
 
 
@@ -79,31 +90,48 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   labels = labelled.labels_of(splits)
   settings = config.finetune
   prepare = lambda examples, training: labelled.prepare(
-      examples, labels, source.tokenizer, max_length=_max_length(config, source), stride=settings.stride, training=training)
+      examples, labels, source.tokenizer, max_length=max_length_of(config, source), stride=settings.stride, training=training)
   train, dev = prepare(splits.train, True), prepare(splits.dev, False)
-  config = resolve(config, source, train)
+  config = resolve(config, source, train.features.num_rows)
   mesh = sharding.make_mesh(config)
   agreement.on_first(lambda: run.adopt(root, config, source.tokenizer_folder))
-  agreement.on_first(lambda: storage.write_text(root / LABELS_FILE, json.dumps(labels._asdict(), ensure_ascii=False, indent=2) + "\n"))
+  agreement.on_first(lambda: _keep_labels(root, labels))
   _describe(splits, labels, train, dev, say)
 
   encoder = configs.encoder_of(config)
   row = TASKS.get(settings.task)
   metric = settings.metric or (row.metric if row else "") or predictions.METRIC[labels.kind]
+  if metric not in predictions.metrics_of(labels):
+    raise UserError(f"finetune.metric={metric!r} is not measured here; there are {', '.join(predictions.metrics_of(labels))}")
   judge = Judge(f"eval/{metric}", metric not in predictions.LOWER_IS_BETTER, settings.patience)
   model = FinetuningModel(
       encoder, finetune.KINDS[labels.kind].target, len(labels.names), settings.pooling, jnp.dtype(config.model.dtype),
       jnp.dtype(config.model.param_dtype), config.model.remat, attention_of(config, encoder, jax.default_backend(), 0),
   )  # fmt: skip
-  evaluate = _make_evaluator(model, labels, dev, config, mesh, chinese=bool(row and row.chinese), metric=metric)
+  evaluate = _make_evaluator(model, labels, dev, config, mesh, chinese=bool(row and row.chinese))
   trained = loop.Run(
-      finetune.make_task(model, labels.kind), config, mesh, lambda position: _batches(train, config, position, mesh), evaluate,
+      finetune.make_task(model, labels.kind), config, mesh, lambda position: batches_from(position, train.features, config, mesh), evaluate,
       identity={"examples": labelled.fingerprint(train.features), "rows": train.features.num_rows, "seed": config.seed,
                 "batch_size": config.data.batch_size},
-      start=_start(source, say), judge=judge, peak_flops=run.peak_flops(),
+      start=start_from(source, say), judge=judge, peak_flops=run.peak_flops(),
       flops_per_token=flops.train_flops_per_token(encoder, sequence_length=float(train.features.lengths.mean()), predicted_share=0.0),
   )  # fmt: skip
-  return run.Setup(trained, lambda params: agreement.on_first(lambda: _finish(root, judge)))
+  return run.Setup(trained, lambda params: agreement.on_first(lambda: write_result(root, judge)))
+
+
+def _keep_labels(root: epath.Path, labels: Labels) -> None:
+  """Writes what the outputs mean. Raises UserError where those of a run in `root` mean something else: it would be spoiled."""
+  before = read_labels(root)
+  if before not in (None, labels):
+    raise UserError(f"{root} holds a run with other labels, {_shown(before)}; now they are {_shown(labels)}: give back the examples that it had, or "
+                    "another --workdir")  # fmt: skip
+  storage.write_text(root / LABELS_FILE, json.dumps(labels._asdict(), ensure_ascii=False, indent=2) + "\n")
+
+
+def _shown(labels: Labels) -> str:
+  if labels.kind == "regression":
+    return f"scores up to {labels.scale:g}"
+  return ", ".join(labels.names[:10]) + (" …" if len(labels.names) > 10 else "")
 
 
 def _splits(config: ml_collections.ConfigDict) -> Splits:
@@ -111,19 +139,26 @@ def _splits(config: ml_collections.ConfigDict) -> Splits:
   return load_splits(task=wanted.task, data=wanted.data, dev=wanted.dev, kind=wanted.kind, text=wanted.text, text_pair=wanted.text_pair, label=wanted.label)
 
 
-def _max_length(config: ml_collections.ConfigDict, source: Model) -> int:
+def max_length_of(config: ml_collections.ConfigDict, source: Model) -> int:
+  """Tokens that a text or pair may have: those of the config, as far as the model reads."""
+  if config.finetune.max_length < _LEAST_LENGTH:
+    raise UserError(f"finetune.max_length={config.finetune.max_length} leaves no room for a text, since [CLS] and [SEP] count; give {_LEAST_LENGTH} or more")
   return min(config.finetune.max_length, source.config.max_position_embeddings)
 
 
-def resolve(config: ml_collections.ConfigDict, source: Model, train: Labelled) -> ml_collections.ConfigDict:
-  """Fills in what follows from model and examples: the encoder's fields, and the number of steps."""
+def resolve(config: ml_collections.ConfigDict, source: Model, examples: int) -> ml_collections.ConfigDict:
+  """Fills in what follows from the model and the number of examples: the encoder's fields, and the number of steps."""
   config, settings = configs.copy_of(config), config.finetune
   for field in dataclasses.fields(source.config):
-    if config.model[field.name] is None:
-      config.model[field.name] = getattr(source.config, field.name)
-  config.finetune.max_length = _max_length(config, source)
+    given, own = config.model[field.name], getattr(source.config, field.name)
+    if given is not None and given != own and not field.name.endswith("dropout_prob"):
+      raise UserError(f"model.{field.name}={given!r}, but the model that is fine-tuned has {own!r}: leave the key out")
+    config.model[field.name] = own if given is None else given
+  if config.optimizer.frozen_layers > source.config.num_hidden_layers:
+    raise UserError(f"optimizer.frozen_layers={config.optimizer.frozen_layers}, but the model has {source.config.num_hidden_layers} layers")
+  config.finetune.max_length = max_length_of(config, source)
   if settings.epochs:
-    in_epoch = train.features.num_rows / config.data.batch_size
+    in_epoch = examples / config.data.batch_size
     config.total_steps = max(1, math.ceil(settings.epochs * in_epoch))
     config.optimizer.warmup_steps = math.floor(settings.warmup_share * config.total_steps)
     config.eval_every_steps = config.checkpoint.every_steps = max(1, round(in_epoch / settings.evaluations))
@@ -148,7 +183,7 @@ def _describe(splits: Splits, labels: Labels, train: Labelled, dev: Labelled, sa
     say(balance)
 
 
-def _start(source: Model, say):
+def start_from(source: Model, say):
   """Run.start: the encoder, and the pooler where it is read, of the source; the head is new."""
 
   def start(fresh, abstract):
@@ -162,39 +197,36 @@ def _start(source: Model, say):
   return start
 
 
-def _batches(train: Labelled, config: ml_collections.ConfigDict, position: int, mesh):
-  size = config.data.batch_size
+def batches_from(position: int, train: Features, config: ml_collections.ConfigDict, mesh, *, texts: int = 1):
+  """Run.batches of features; `texts`: how many, each of finetune.max_length, are packed into a row."""
+  size, max_length = config.data.batch_size, texts * config.finetune.max_length
   return features.train_batches(
-      train.features, batch_size=size, seed=config.seed, start=position, steps=config.total_steps, max_length=config.finetune.max_length,
+      train, batch_size=size, seed=config.seed, start=position, steps=config.total_steps, max_length=max_length,
       process_rows=sharding.rows_of_process(mesh, size),
   )  # fmt: skip
 
 
-def _make_evaluator(model, labels: Labels, dev: Labelled, config, mesh, *, chinese: bool, metric: str):
+def _make_evaluator(model, labels: Labels, dev: Labelled, config, mesh, *, chinese: bool):
   predict = predictions.make_predictor(model, labels.kind, mesh)
 
   def evaluate(params, after_batch=lambda: False):
     scores = predict(params, dev.features, batch_size=config.data.batch_size, max_length=config.finetune.max_length, after_batch=after_batch)
-    if scores is None:
-      return None
-    found = predictions.score(labels, dev, scores, chinese=chinese)
-    if metric not in found:
-      raise UserError(f"finetune.metric={metric!r} is not measured here; there are {', '.join(found)}")
-    return found
+    return None if scores is None else predictions.score(labels, dev, scores, chinese=chinese)
 
   return evaluate
 
 
 def best_checkpoint(root: epath.Path, judge: Judge) -> tuple[int, dict[str, float]]:
-  """(step, metrics) of the checkpoint that is kept for its evaluation."""
+  """(step, metrics) of the checkpoint that is kept for its evaluation; where nothing was measured, of the newest."""
   folder = root / "checkpoints"
   evaluations = {step: checkpoint_folder.read_manifest(checkpoint_folder.folder_of(folder, step)).metrics
                  for step in checkpoint_folder.committed_steps(folder)}  # fmt: skip
-  step = judge.best_first(evaluations)[0]
+  step = (judge.best_first(evaluations) or sorted(evaluations, reverse=True))[0]
   return step, evaluations[step]
 
 
-def _finish(root: epath.Path, judge: Judge) -> None:
+def write_result(root: epath.Path, judge: Judge) -> None:
+  """Says in RESULT_FILE which checkpoint is the best, and how good it is."""
   step, metrics = best_checkpoint(root, judge)
   result = {"step": step, "metric": judge.metric.removeprefix("eval/"), "metrics": {name.removeprefix("eval/"): value for name, value in metrics.items()}}
   storage.write_text(root / RESULT_FILE, json.dumps(result, indent=2) + "\n")

@@ -127,5 +127,22 @@ def test_chinese_answers_are_compared_by_characters(label_tokenizer):  # noqa: F
   assert predictions.score(labels, made, scores, chinese=False)["exact_match"] == 0.0
 
 
-def test_every_kind_has_a_metric_that_it_measures():
-  assert set(predictions.METRIC) == set(finetune.KINDS)
+def test_what_is_measured_is_known_before(label_tokenizer):  # noqa: F811
+  gold = np.array([0, 1])
+  two, three = Labels("classification", ("a", "b")), Labels("classification", ("a", "b", "c"))
+  several = Labels("multi-label", ("a", "b"))
+  found = {
+      two: predictions.score(two, Labelled(None, gold), list(classes_of(gold, 2))),
+      three: predictions.score(three, Labelled(None, gold), list(classes_of(gold, 3))),
+      several: predictions.score(several, Labelled(None, classes_of(gold, 2)), list(classes_of(gold, 2))),
+      LABELS["regression"]: predictions.score(LABELS["regression"], Labelled(None, gold), list(classes_of(gold, 2)[:, :1])),
+  }
+  labels, made, scores = questions(label_tokenizer, [Question("1", "who", "the cat sat", (("cat", 4),))])
+  found[labels] = predictions.score(labels, made, scores)
+  words = LABELS["token-classification"]
+  made = labelled.prepare(Examples([["the"]], None, [["O"]], words.kind), words, load_tokenizer(label_tokenizer), max_length=9, stride=4, training=False)
+  found[words] = predictions.score(words, made, [np.zeros((3, 5), np.float32)])
+  assert {labels.kind for labels in found} == set(finetune.KINDS)
+  for labels, measured in found.items():
+    assert set(predictions.metrics_of(labels)) == set(measured)
+    assert predictions.METRIC[labels.kind] in measured

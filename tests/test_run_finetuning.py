@@ -52,7 +52,7 @@ def write(folder, kind, count=240):
            "multi-label": lambda subject, words: "|".join([subject, *(["new"] if "new" in words else ["old"])])}[kind]  # fmt: skip
   rows = [f"{' '.join(words)}\t{label(subject, words)}" for words, subject in made]
   (folder / "x.tsv").write_text("\n".join(["text\tlabel", *rows]))
-  named = {"classification": ("accuracy", 0.95), "regression": ("spearman", 0.75), "multi-label": ("micro_f1", 0.8)}[kind]
+  named = {"classification": ("accuracy", 0.95), "regression": ("spearman", 0.75), "multi-label": ("micro_f1", 0.9)}[kind]
   return [f"finetune.data={folder / 'x.tsv'}", "finetune.text=text", "finetune.label=label", f"finetune.kind={kind}"], named
 
 
@@ -63,7 +63,7 @@ def tune(model, workdir, *keys, say=lambda text: None):
 @pytest.mark.parametrize("kind", ["classification", "multi-label", "regression", "token-classification", "question-answering"])
 def test_every_kind_learns_what_can_be_learned(model, tmp_path, kind):
   keys, (metric, least) = write(tmp_path, kind)
-  found = tune(model, tmp_path / "run", *keys, "finetune.epochs=8")
+  found = tune(model, tmp_path / "run", *keys, "finetune.epochs=8", "finetune.pooling=mean")
   assert found[metric] > least
   used = inference.load_model(tmp_path / "run")
   assert used.labels.kind == kind and used.step == json.loads((tmp_path / "run" / "result.json").read_text())["step"]
@@ -133,12 +133,23 @@ def test_what_a_user_should_know_of_the_examples_is_said(model, tmp_path):
         (["finetune.metric=bleu"], "finetune.metric='bleu' is not measured here; there are accuracy"),
         (["finetune.epochs=0", "optimizer.warmup_steps=2000"], "do not fit into total_steps=1000"),
         (["data.batch_size=12"], "data.batch_size=12 does not divide over 8 devices"),
+        (["finetune.max_length=7"], "finetune.max_length=7 leaves no room for a text"),
+        (["total_steps=50", "eval_every_steps=5"], "total_steps, eval_every_steps: set by finetune.epochs=1"),
+        (["model.num_hidden_layers=3"], "model.num_hidden_layers=3, but the model that is fine-tuned has 1"),
+        (["optimizer.frozen_layers=2"], "optimizer.frozen_layers=2, but the model has 1 layers"),
     ],
 )
 def test_what_does_not_fit_is_one_message(model, tmp_path, keys, words):
   named, _ = write(tmp_path, "classification", 80)
   with pytest.raises(UserError, match=words):
     tune(model, tmp_path / "run", *named, "finetune.epochs=1", *keys)
+  assert not (tmp_path / "run" / "metrics").exists(), "it is said before training"
+
+
+def test_a_run_may_stop_at_any_step_of_its_epochs():
+  assert run_finetuning.finetuning_config(["finetune.epochs=3", "stop_at_step=2000"]).stop_at_step == 2000
+  with pytest.raises(UserError, match="stop_at_step=2000 must lie between 0 and total_steps=1000"):
+    run_finetuning.finetuning_config(["finetune.epochs=0", "stop_at_step=2000"])
 
 
 def test_other_examples_or_settings_are_another_run(model, tmp_path):
@@ -149,6 +160,26 @@ def test_other_examples_or_settings_are_another_run(model, tmp_path):
   write(tmp_path, "classification", 81)
   with pytest.raises(UserError, match="were made with examples="):
     tune(model, tmp_path / "run", *keys, "finetune.epochs=1")
+
+
+def test_examples_with_other_labels_do_not_spoil_what_a_run_says_of_its_own(model, tmp_path):
+  keys, _ = write(tmp_path, "classification", 80)
+  tune(model, tmp_path / "run", *keys, "finetune.epochs=1")
+  before = (tmp_path / "run" / "labels.json").read_text()
+  (tmp_path / "x.tsv").write_text((tmp_path / "x.tsv").read_text().replace("\tarray", "\tvector"))
+  with pytest.raises(UserError, match="holds a run with other labels, array, file; now they are file, vector"):
+    tune(model, tmp_path / "run", *keys, "finetune.epochs=1")
+  assert (tmp_path / "run" / "labels.json").read_text() == before
+
+
+def test_a_model_shorter_than_finetune_max_length_loses_the_ends_of_texts_and_counts_them(model, tmp_path):
+  keys, _ = write(tmp_path, "classification", 60)
+  lines = (tmp_path / "x.tsv").read_text().splitlines()
+  (tmp_path / "x.tsv").write_text("\n".join([*lines, "file " * 400 + "\tfile"]))
+  said = []
+  tune(model, tmp_path / "run", *keys, "finetune.epochs=1", "finetune.max_length=512", say=said.append)
+  assert any(line.startswith("1 training examples are longer than") for line in said)
+  assert json.loads((tmp_path / "run" / "config.json").read_text())["finetune.max_length"] == 160
 
 
 def test_a_model_without_a_pooler_gets_a_new_one_and_says_so(model, tmp_path):
