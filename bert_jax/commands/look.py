@@ -28,11 +28,13 @@ def run(options: argparse.Namespace) -> None:
   found = [look.look(model, text, options.top_k) for text in options.text]
   note_unknown_words(model, options.text)
   if options.html:
-    write_for_user("--html", options.html, look_page.page(found, options.model))
-  for one in found:
-    print(json.dumps(as_json(one), ensure_ascii=False) if options.json else look_page.lines(one))
-  if options.html and not options.json:
-    print(f"page: {options.html}")
+    write_for_user("--html", options.html, look_page.page(found, options.model, model.config.vocab_size))
+  if options.json:
+    print("\n".join(json.dumps(as_json(one), ensure_ascii=False) for one in found))
+    return
+  print("\n\n".join(map(look_page.lines, found)), look_page.legend(), sep="\n\n")
+  if options.html:
+    print(f"\npage: {options.html}")
 
 
 def as_json(found) -> dict:

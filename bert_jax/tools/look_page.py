@@ -1,90 +1,184 @@
 """What `look` found, for a terminal and as one page of HTML that needs nothing else."""
 
-import math
+import unicodedata
 from typing import Sequence
 
 import numpy as np
 
+from bert_jax import __version__
+from bert_jax.tools import page_style
 from bert_jax.tools.look import Look, Mask
-from bert_jax.tools.svg import escape
+from bert_jax.tools.svg import Axis, Limit, Series, chart, escape, number, percent
 
-WHY_THEY_DIFFER = ("Left out asks the model again with one more token hidden, so it sees everything that the model does, but one token at a time: where two say the same, "
-                   "neither matters. Rollout follows attention alone: where a token was looked at, not what was made of it.")  # fmt: skip
-LENS = "Layers below the last were never trained to be read by the MLM head: they show how far its answer is there already."
-_BLOCKS = " ▁▂▃▄▅▆▇█"
+# What the figures mean: said beneath them, in the terminal and on the page.
+LEGEND = (
+    ("layers", "each read through the MLM head, which was trained on the last one only: the others show how far its answer is there already, not what they \"think\"."),
+    ("entropy", "in nats; 0 is certain."),
+    ("cosine", "between the vector at the mask, as the transform of the MLM head leaves it, and the embedding of the predicted word; their product, and a bias, is the word's score."),
+    ("left out", "what the log-probability of the predicted word loses, in nats, when this token is replaced by [MASK] too; below zero, the token speaks against the word."),
+    ("rollout", "the share of this token in the mask's vector if only attention moved anything (Abnar & Zuidema 2020): mean over heads, half of it the token's own."),
+    ("why they differ", "left out asks the whole model, but one token at a time, so of two tokens that say the same neither matters. Rollout follows where attention looked; "
+     "what was made of it (values, feed-forward layers, the head) does not count, and nothing can speak against a word."),
+)  # fmt: skip
+_BLOCKS = " ▏▎▍▌▋▊▉█"
+_MOST = 12  # tokens that the terminal lists for a mask
+
+
+def legend() -> str:
+  """LEGEND for a terminal."""
+  return "\n".join(f"{name}: {meaning}" for name, meaning in LEGEND)
 
 
 def lines(found: Look) -> str:
   """For a terminal."""
   parts = [found.text]
-  for number, mask in enumerate(found.masks, 1):
-    parts.append(f"\n[MASK] {number} of {len(found.masks)}: {mask.word}\n")
-    parts.append(f"  {'layer':<11}{'probability of ' + mask.word:<28}{'entropy':>8}{'cosine':>8}  likeliest")
+  for count, mask in enumerate(found.masks, 1):
+    head = f"[MASK] {count} of {len(found.masks)}: " if len(found.masks) > 1 else "[MASK]: "
+    parts.append(f"\n{head}{mask.word} {mask.layers[-1].probability:.1%}, {settled(mask)}\n")
+    parts.append(f"  {'layer':<12}{_fit('p(' + mask.word + ')', 18)}{'entropy':>8}{'cosine':>8}  likeliest")
     for layer, one in enumerate(mask.layers):
-      name = "embeddings" if layer == 0 else str(layer)
-      bar = "█" * round(20 * one.probability)
-      likeliest = "  ".join(f"{c.token} {c.probability:.0%}" for c in one.completions)
-      parts.append(f"  {name:<11}{one.probability:>6.1%} {bar:<21}{one.entropy:>8.2f}{one.cosine:>8.2f}  {likeliest}")
-    parts.append("\n  which tokens matter       left out (nats)   rollout")
-    for token, left_out, share in _ranked(found, mask):
-      parts.append(f"    {token:<20}{'' if math.isnan(left_out) else f'{left_out:+.3f}':>12} {_block(left_out, mask):<3}{share:>12.1%}")
-  return "\n".join([*parts, "", f"  {WHY_THEY_DIFFER}", f"  {LENS}"])
+      likeliest = "  ".join(f"{c.token} {c.probability:.1%}" for c in one.completions)
+      parts.append(f"  {_name(layer):<12}{one.probability:>6.1%} {_bar(one.probability):<11}{one.entropy:>8.2f}{one.cosine:>8.2f}  {likeliest}")
+    parts.append(f"\n  {'token':<18}{'left out':>9} {'':<11}{'rollout':>8}")
+    listed = _weightiest(mask)
+    most = max((abs(mask.left_out[place]) for place in listed), default=0.0) or 1.0
+    for place in listed:
+      value, share = mask.left_out[place], mask.rollout[place]
+      parts.append(f"  {_fit(found.tokens[place], 18)}{value:>+9.3f} {_bar(abs(value) / most):<11}{share:>8.1%} {_bar(share / max(mask.rollout[listed]))}".rstrip())
+    hidden = sum(np.isfinite(mask.left_out)) - len(listed)
+    rest = f"{hidden} other tokens, " if hidden else ""
+    parts.append(f"  {rest + 'the masks, [CLS] and [SEP]':<38} {1 - sum(mask.rollout[listed]):>8.1%}")
+  return "\n".join(parts)
 
 
-def _ranked(found: Look, mask: Mask, most: int = 12) -> list[tuple[str, float, float]]:
-  """(token, left out, rollout), what matters most first."""
-  order = sorted(range(len(found.tokens)), key=lambda i: -(0 if math.isnan(mask.left_out[i]) else abs(mask.left_out[i])))
-  return [(found.tokens[i], float(mask.left_out[i]), float(mask.rollout[i])) for i in order[:most] if not math.isnan(mask.left_out[i])]
+def settled(mask: Mask) -> str:
+  """From where on the answer stands, in words."""
+  if mask.settled == len(mask.layers) - 1:
+    return "likeliest in the last layer only"
+  return "likeliest in all layers" if mask.settled == 0 else f"likeliest from layer {mask.settled} on"
 
 
-def _block(value: float, mask: Mask) -> str:
-  most = np.nanmax(np.abs(mask.left_out)) if np.isfinite(mask.left_out).any() else 0.0
-  return "" if math.isnan(value) or not most else _BLOCKS[min(8, round(8 * abs(value) / most))]
+def _name(layer: int) -> str:
+  return "embeddings" if layer == 0 else f"layer {layer}"
+
+
+def _weightiest(mask: Mask) -> list[int]:
+  """The places that matter most by leaving out, in the order of the text."""
+  places = np.flatnonzero(np.isfinite(mask.left_out))
+  kept = places[np.argsort(-np.abs(mask.left_out[places]), kind="stable")[:_MOST]]
+  return sorted(kept.tolist())
+
+
+def _bar(share: float, width: int = 10) -> str:
+  """A bar in eighths of a character."""
+  whole, eighths = divmod(round(8 * width * min(max(share, 0.0), 1.0)), 8)
+  return ("█" * whole + _BLOCKS[eighths]).rstrip()
+
+
+def _fit(text: str, width: int) -> str:
+  """Text in so many columns of a terminal, where a Chinese character takes two."""
+  columns, kept = 0, ""
+  for character in text:
+    columns += 2 if unicodedata.east_asian_width(character) in "WF" else 1
+    if columns >= width:
+      return kept + "…" + " " * (width - 1 - _columns(kept))
+    kept += character
+  return kept + " " * (width - columns)
+
+
+def _columns(text: str) -> int:
+  return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 _STYLE = """
-body{font:15px/1.5 system-ui,"Noto Sans SC","PingFang SC","Microsoft YaHei",sans-serif;max-width:960px;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
-h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:collapse;margin:.6rem 0}th{text-align:left;font-weight:600;border-bottom:1px solid #ccc}
-td,th{padding:.15rem .7rem .15rem 0;vertical-align:middle}td.n{text-align:right;font-variant-numeric:tabular-nums}.bar{display:inline-block;height:.8rem;background:#1a4e8a;border-radius:2px}
-.box{width:160px}.small{color:#666;font-size:.87rem}.tokens span{display:inline-block;padding:.12rem .32rem;margin:.1rem;border-radius:3px}.tokens .mask{outline:2px solid #c0392b;background:#fff}
-.row{display:flex;gap:.6rem;align-items:baseline}.row b{width:5.5rem;flex:none;font-weight:600}
+.mask-card { margin-bottom: 12px; } .mask-card h3 { font-size: 16px; margin: 0 0 8px; }
+.layers td { white-space: nowrap; padding: 4px 14px 4px 0; } .layers td:last-child { white-space: normal; }
+.layers .meter { display: inline-block; width: 74px; height: 10px; margin-right: 8px; border-radius: 3px; background: var(--line); overflow: hidden; }
+.layers .meter i { display: block; height: 100%; background: var(--eval); }
+.scroll { overflow-x: auto; }
+.weights { margin-top: 12px; } .weights > b { font-weight: 600; font-size: 13px; color: var(--soft); }
+.tokens { display: flex; flex-wrap: wrap; gap: 4px; margin: 4px 0 8px; }
+.tokens span { border-radius: 4px; padding: 2px 6px; text-align: center; line-height: 1.25; }
+.tokens small { display: block; font-size: 11px; font-variant-numeric: tabular-nums; }
+.tokens .here { outline: 2px solid var(--limit); outline-offset: -2px; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; color: var(--soft); } dd { margin: 0; }
+@media (max-width: 720px) { dl { display: block; } dd { margin-bottom: 6px; } }
 """
 
 
-def page(looks: Sequence[Look], model: str) -> str:
-  """One page of HTML for all texts."""
-  body = [f"<h1>What {escape(model)} thinks at [MASK]</h1>", f'<p class="small">{escape(LENS)} Cosine: between the mask\'s vector, as the MLM head transforms it, and '
-          "the embedding of the word that is predicted at the end.</p>"]  # fmt: skip
+def page(looks: Sequence[Look], model: str, vocab_size: int) -> str:
+  """One page of HTML for all texts.
+
+  Args:
+    looks: what was found.
+    model: the model's name.
+    vocab_size: V; log V is the entropy of a model that knows nothing.
+  """
+  sections = []
   for found in looks:
-    for number, mask in enumerate(found.masks, 1):
-      body += [f"<h2>{escape(found.text)} <span class=small>[MASK] {number} of {len(found.masks)}</span></h2>", _layers(mask), _tokens(found, mask)]
-  body.append(f'<p class="small">Blue speaks for the word, orange against it. {escape(WHY_THEY_DIFFER)}</p>')
-  return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>look: {escape(model)}</title>'
-          f'<style>{_STYLE}</style></head><body>{"".join(body)}</body></html>\n')  # fmt: skip
+    masks = "".join(_mask(found, mask, count, vocab_size) for count, mask in enumerate(found.masks, 1))
+    sections.append(f"<section><h2>{escape(found.text)}</h2>{masks}</section>")
+  meanings = "".join(f"<dt>{escape(name)}</dt><dd>{escape(meaning)}</dd>" for name, meaning in LEGEND)
+  return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>look: {escape(model)}</title>
+<style>{page_style.STYLE}{_STYLE}</style>
+</head>
+<body>
+<main>
+<h1>At [MASK], layer by layer</h1>
+<p class="soft">{escape(model)}</p>
+{"".join(sections)}
+<section><h2>What the figures mean</h2><dl>{meanings}</dl></section>
+<p class="soft" style="margin-top: 36px">Made by bert_jax {escape(__version__)}.</p>
+</main>
+<script>{page_style.SCRIPT}</script>
+</body>
+</html>
+"""
+
+
+def _mask(found: Look, mask: Mask, count: int, vocab_size: int) -> str:
+  which = f"[MASK] {count} of {len(found.masks)}: " if len(found.masks) > 1 else "[MASK]: "
+  last = mask.layers[-1]
+  return (f'<div class="card mask-card"><h3>{which}<mark>{escape(mask.word)}</mark> {last.probability:.1%} <small>{settled(mask)}</small></h3>'
+          f'<div class="scroll">{_layers(mask)}</div><div class="charts">{_charts(mask, vocab_size)}</div>'
+          f'<div class="weights"><b>left out, nats</b>{_strip(found, mask, mask.left_out, "{:+.2f}")}'
+          f'<b>rollout</b>{_strip(found, mask, mask.rollout, "{:.1%}")}</div></div>')  # fmt: skip
 
 
 def _layers(mask: Mask) -> str:
   rows = []
   for layer in reversed(range(len(mask.layers))):
     one = mask.layers[layer]
-    likeliest = ", ".join(f"{escape(c.token)} {c.probability:.0%}" for c in one.completions)
-    rows.append(f'<tr><td>{"embeddings" if layer == 0 else f"layer {layer}"}</td><td class=box><span class=bar style="width:{max(1, round(150 * one.probability))}px"></span></td>'
-                f"<td class=n>{one.probability:.1%}</td><td class=n>{one.entropy:.2f}</td><td class=n>{one.cosine:.2f}</td><td>{likeliest}</td></tr>")  # fmt: skip
-  return (f"<table><tr><th></th><th colspan=2>probability of “{escape(mask.word)}”</th><th>entropy, nats</th><th>cosine</th><th>likeliest</th></tr>{''.join(rows)}</table>")
+    likeliest = " &nbsp; ".join(
+        f'<span{" class=hit" * (c.token == mask.word)}>{escape(c.token)}</span> <small>{c.probability:.1%}</small>' for c in one.completions
+    )  # fmt: skip
+    rows.append(f'<tr><td>{_name(layer)}</td><td><span class="meter"><i style="width: {100 * one.probability:.1f}%"></i></span>{one.probability:.1%}</td>'
+                f'<td class="right">{one.entropy:.2f}</td><td class="right">{one.cosine:.2f}</td><td>{likeliest}</td></tr>')  # fmt: skip
+  return (f'<table class="layers"><tr><th></th><th>p({escape(mask.word)})</th><th class="right">entropy</th><th class="right">cosine</th>'
+          f'<th>likeliest</th></tr>{"".join(rows)}</table>')  # fmt: skip
 
 
-def _tokens(found: Look, mask: Mask) -> str:
-  left_out = np.nan_to_num(mask.left_out)
-  return _strip(found, mask, "left out", left_out, [f"{value:+.3f} nats" for value in left_out]) + _strip(
-      found, mask, "rollout", mask.rollout, [f"{value:.1%}" for value in mask.rollout])  # fmt: skip
+def _charts(mask: Mask, vocab_size: int) -> str:
+  whole = Axis(lambda value: f"{value:.0f}" if value == round(value) else "")  # layers
+  curve = lambda name: [Series(name, "eval", [(layer, getattr(one, name)) for layer, one in enumerate(mask.layers)])]
+  return (chart(f"Probability of {mask.word}, by layer", curve("probability"), x=whole, y=Axis(percent))
+          + chart("Entropy (nats), by layer", curve("entropy"), x=whole, y=Axis(number), limit=Limit(float(np.log(vocab_size)), "knows nothing"))
+          + chart(f"Cosine with the embedding of {mask.word}, by layer", curve("cosine"), x=whole, y=Axis(number)))  # fmt: skip
 
 
-def _strip(found: Look, mask: Mask, name: str, values: np.ndarray, titles: list[str]) -> str:
-  """The text with each token's weight as its shade: blue where it speaks for the word, orange where against."""
-  most = max(float(np.max(np.abs(np.delete(values, mask.place)))), 1e-9)
+def _strip(found: Look, mask: Mask, values: np.ndarray, form: str) -> str:
+  """The tokens with their weights as shades: blue for the word, amber against it. The mask's own is left white, or it would outshine all."""
+  others = np.nan_to_num(np.delete(values, mask.place))
+  most = max(float(np.max(np.abs(others))), 1e-9)
   spans = []
-  for place, (token, value, title) in enumerate(zip(found.tokens, values, titles)):
-    color = "26,78,138" if value >= 0 else "216,120,32"
-    shade = f"background:rgba({color},{min(abs(value) / most, 1):.2f});color:{'#fff' if abs(value) / most > 0.6 else '#222'}"
-    spans.append('<span class=mask title="the mask itself">[MASK]</span>' if place == mask.place else f'<span style="{shade}" title="{title}">{escape(token)}</span>')
-  return f'<div class=row><b>{name}</b><div class=tokens>{"".join(spans)}</div></div>'
+  for place, (token, value) in enumerate(zip(found.tokens, values)):
+    share = 0.0 if place == mask.place or np.isnan(value) else abs(value) / most
+    color = f"background: color-mix(in srgb, var({'--train' if value >= 0 else '--starting'}) {80 * share:.0f}%, transparent)" if share else ""
+    shown = "" if np.isnan(value) else form.format(value)
+    spans.append(f'<span{" class=here" * (place == mask.place)} style="{color}">{escape(token)}<small>{shown or "&nbsp;"}</small></span>')
+  return f'<div class="tokens">{"".join(spans)}</div>'

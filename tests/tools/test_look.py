@@ -2,6 +2,8 @@
 
 import html.parser
 import json
+import re
+import unicodedata
 
 import jax
 import numpy as np
@@ -109,21 +111,46 @@ class Text(html.parser.HTMLParser):
 
 def test_the_page_needs_nothing_else_and_shows_what_the_terminal_does(model, found):
   chinese = look.look(model, "猫 <b> & [MASK]")
-  page = Text()
-  page.feed(look_page.page([found, chinese], "runs/base"))
-  assert not page.sources and "猫 <b> & [MASK]" in page.seen and "embeddings" in page.seen and "rollout" in page.seen
+  page, text = Text(), look_page.page([found, chinese], "runs/base", 130)
+  page.feed(text)
+  assert not page.sources and "http" not in re.sub(r"http://www.w3.org/2000/svg", "", text)
+  assert "猫 <b> & [MASK]" in page.seen and "<b> &" not in text and "embeddings" in page.seen
+  assert text.count('class="chart"') == 3 * 3 and text.count("class=here") == 2 * 3  # two masks and one
   shown = look_page.lines(found)
-  assert f"[MASK] 2 of 2: {found.masks[1].word}" in shown and "embeddings" in shown and "rollout" in shown.lower()
-  for text in (shown, page.seen):
-    assert f"{found.masks[0].layers[-1].probability:.1%}" in text and look_page.WHY_THEY_DIFFER in text
+  assert f"[MASK] 2 of 2: {found.masks[1].word}" in shown and "embeddings" in shown
+  for mask in found.masks:
+    for place in (1, 4, 8):
+      assert f"{found.tokens[place]}<small>{mask.rollout[place]:.1%}</small>" in text
+    assert f"{mask.left_out[1]:+.3f}" in shown and f"{mask.rollout[1]:.1%}" in shown
+    for layer in mask.layers:
+      assert f"{layer.probability:.1%}" in shown and f"{layer.probability:.1%}" in page.seen and f"{layer.cosine:.2f}" in shown
+  assert all(meaning in page.seen and meaning in look_page.legend() for _, meaning in look_page.LEGEND)
+
+
+def test_columns_of_the_terminal_stand_beneath_each_other_in_chinese_too():
+  columns = lambda text: sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+  for text in ("a", "首都", "##ing", "一二三四五六七八九十", "x" * 30, "一二三四五六七八x"):
+    assert columns(look_page._fit(text, 18)) == 18
+  assert look_page._fit("首都", 6) == "首都  " and look_page._fit("一二三四", 6) == "一二… "
+
+
+@pytest.mark.parametrize(
+    "words, settled, said", [("abcc", 2, "likeliest from layer 2 on"), ("cabc", 3, "likeliest in the last layer only"), ("cccc", 0, "likeliest in all layers")]
+)
+def test_the_layer_is_told_from_which_on_the_answer_stands(words, settled, said):
+  layers = [look.Layer([inference.Completion(word, 0, 0.5)], 0.5, 1.0, 0.1) for word in words]
+  mask = look.Mask(1, layers, "c", np.zeros(3), np.zeros(3))
+  assert mask.settled == settled and look_page.settled(mask) == said
 
 
 def test_the_command_writes_the_page_and_json(exported, tmp_path, capsys):  # noqa: F811
   assert main(["look", f"--model={exported / 'mlm'}", TEXT, "--json", f"--html={tmp_path / 'look.html'}"]) == 0
   content = json.loads(capsys.readouterr().out)
   assert content["masks"][0]["left_out"][0] is None and len(content["masks"][0]["layers"]) == 4
-  assert (tmp_path / "look.html").read_text(encoding="utf-8").startswith("<!doctype html>")
-  assert main(["look", f"--model={exported / 'mlm'}", TEXT, f"--html={tmp_path / 'no' / 'look.html'}"]) in (0, 1)
+  assert (tmp_path / "look.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+  (tmp_path / "file").write_text("")
+  assert main(["look", f"--model={exported / 'mlm'}", TEXT, f"--html={tmp_path / 'file' / 'look.html'}"]) == 1
+  assert f"cannot write --html={tmp_path / 'file' / 'look.html'}" in capsys.readouterr().err
 
 
 def test_attention_is_kept_only_where_it_is_asked_for(model):
