@@ -94,19 +94,29 @@ def test_a_folder_that_somebody_else_trains_in_is_refused_and_one_that_is_just_g
 
 
 def test_every_config_key_is_read_by_a_run(tmp_path, corpus, monkeypatch):  # noqa: F811
-  """Law 9. A key is told by its name and its neighbours, since groups do not know their own names."""
+  """Law 9: by one of the runs that there are. A key is told by its name and its neighbours, since groups do not know their own names."""
   groups = {}
   for key in configs.KEYS:
     group, _, name = key.rpartition(".")
     groups.setdefault(group, set()).add(name)
   groups[""] |= {key.partition(".")[0] for key in configs.KEYS if "." in key}
   named = {frozenset(names): group for group, names in groups.items()}
-  read, plain = set(), ml_collections.ConfigDict.__getitem__
+  plain = ml_collections.ConfigDict.__getitem__
 
-  def getitem(self, name):
-    group = named.get(frozenset(self.keys()))
-    read.add(f"{group}.{name}" if group else name)
-    return plain(self, name)
+  def keys_read(run, config, workdir, **how):
+    """The keys that a run reads."""
+    read = set()
+
+    def getitem(self, name):
+      group = named.get(frozenset(self.keys()))
+      read.add(f"{group}.{name}" if group else name)
+      return plain(self, name)
+
+    with monkeypatch.context() as patch:
+      patch.setattr(configs, "flatten", _without(monkeypatch, configs.flatten, plain))
+      patch.setattr(ml_collections.ConfigDict, "__getitem__", getitem)
+      run(config, workdir, **how)
+    return read
 
   source = tmp_path / "text.txt"
   write_text(source)
@@ -115,20 +125,18 @@ def test_every_config_key_is_read_by_a_run(tmp_path, corpus, monkeypatch):  # no
       "prepare.validation_fraction=0.2", "prepare.workers=1", "total_steps=2", "optimizer.warmup_steps=1", "optimizer.schedule=wsd",
       f"data.cache_dir={tmp_path / 'cache'}",
   )  # fmt: skip
-  monkeypatch.setattr(configs, "flatten", _without(monkeypatch, configs.flatten, plain))
-  monkeypatch.setattr(ml_collections.ConfigDict, "__getitem__", getitem)
-  run_pretraining.pretrain_run(config, tmp_path / "run", cluster=distributed.detect(environ={}))
-  pretraining = {key for key in configs.KEYS if not key.startswith("finetune.")}
-  assert pretraining - read == set()
+  pretraining = keys_read(run_pretraining.pretrain_run, config, tmp_path / "run", cluster=distributed.detect(environ={}))
+  of_labels = {key for key in configs.KEYS if key.startswith(("finetune.", "embedding."))}
+  assert set(configs.KEYS) - of_labels - pretraining == set()
 
   (tmp_path / "labelled.tsv").write_text("text\tlabel\n" + "".join(f"the array {number} holds\t{number % 2}\n" for number in range(60)))
-  monkeypatch.setattr(ml_collections.ConfigDict, "__getitem__", plain)
   config = run_finetuning.finetuning_config([
       f"init_from={tmp_path / 'run'}", f"finetune.data={tmp_path / 'labelled.tsv'}", "finetune.text=text", "finetune.label=label",
       "finetune.epochs=0.2", "data.batch_size=8"])  # fmt: skip
-  monkeypatch.setattr(ml_collections.ConfigDict, "__getitem__", getitem)
-  run_finetuning.finetune_run(config, tmp_path / "fine-tuned")
-  assert set(configs.KEYS) - read == set()
+  finetuning = keys_read(run_finetuning.finetune_run, config, tmp_path / "fine-tuned")
+  assert {key for key in of_labels if key.startswith("finetune.")} - finetuning == set()
+  assert {"optimizer.layer_decay", "optimizer.frozen_layers"} <= finetuning
+  assert set(configs.KEYS) - pretraining - finetuning == set()
 
 
 def _without(monkeypatch, function, plain):
