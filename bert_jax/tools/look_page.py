@@ -92,14 +92,14 @@ def _columns(text: str) -> int:
 
 _STYLE = """
 .mask-card { margin-bottom: 12px; } .mask-card h3 { font-size: 16px; margin: 0 0 8px; }
-.layers td { white-space: nowrap; padding: 4px 14px 4px 0; } .layers td:last-child { white-space: normal; }
+.layers { width: auto; } .layers td, .layers th { white-space: nowrap; padding: 4px 22px 4px 0; }
 .layers .meter { display: inline-block; width: 74px; height: 10px; margin-right: 8px; border-radius: 3px; background: var(--line); overflow: hidden; }
 .layers .meter i { display: block; height: 100%; background: var(--eval); }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; margin-bottom: 14px; }
 .weights { margin-top: 12px; } .weights > b { font-weight: 600; font-size: 13px; color: var(--soft); }
 .tokens { display: flex; flex-wrap: wrap; gap: 4px; margin: 4px 0 8px; }
 .tokens span { border-radius: 4px; padding: 2px 6px; text-align: center; line-height: 1.25; }
-.tokens small { display: block; font-size: 11px; font-variant-numeric: tabular-nums; }
+.tokens small { display: block; font-size: 11px; color: inherit; font-variant-numeric: tabular-nums; }
 .tokens .here { outline: 2px solid var(--limit); outline-offset: -2px; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; color: var(--soft); } dd { margin: 0; }
 @media (max-width: 720px) { dl { display: block; } dd { margin-bottom: 6px; } }
@@ -146,7 +146,7 @@ def _mask(found: Look, mask: Mask, count: int, vocab_size: int) -> str:
   last = mask.layers[-1]
   return (f'<div class="card mask-card"><h3>{which}<mark>{escape(mask.word)}</mark> {last.probability:.1%} <small>{settled(mask)}</small></h3>'
           f'<div class="scroll">{_layers(mask)}</div><div class="charts">{_charts(mask, vocab_size)}</div>'
-          f'<div class="weights"><b>left out, nats</b>{_strip(found, mask, mask.left_out, "{:+.2f}")}'
+          f'<div class="weights"><b>left out, nats</b>{_strip(found, mask, mask.left_out, "{:+.3f}")}'
           f'<b>rollout</b>{_strip(found, mask, mask.rollout, "{:.1%}")}</div></div>')  # fmt: skip
 
 
@@ -166,9 +166,9 @@ def _layers(mask: Mask) -> str:
 def _charts(mask: Mask, vocab_size: int) -> str:
   whole = Axis(lambda value: f"{value:.0f}" if value == round(value) else "")  # layers
   curve = lambda name: [Series(name, "eval", [(layer, getattr(one, name)) for layer, one in enumerate(mask.layers)])]
-  return (chart(f"Probability of {mask.word}, by layer", curve("probability"), x=whole, y=Axis(percent))
+  return (chart(f"Probability of “{mask.word}”, by layer", curve("probability"), x=whole, y=Axis(percent))
           + chart("Entropy (nats), by layer", curve("entropy"), x=whole, y=Axis(number), limit=Limit(float(np.log(vocab_size)), "knows nothing"))
-          + chart(f"Cosine with the embedding of {mask.word}, by layer", curve("cosine"), x=whole, y=Axis(number)))  # fmt: skip
+          + chart(f"Cosine with the embedding of “{mask.word}”", curve("cosine"), x=whole, y=Axis(number)))  # fmt: skip
 
 
 def _strip(found: Look, mask: Mask, values: np.ndarray, form: str) -> str:

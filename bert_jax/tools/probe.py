@@ -215,7 +215,7 @@ def heat_map(found: Probe, model: str, pairs: str) -> str:
   """The correlations as an SVG of its own: poolings across, layers downwards, the last at the top; with the names of model and pairs."""
   poolings, layers = list(found.spearman), len(next(iter(found.spearman.values())))
   left, top, wide, high = 110, 78, 112, 30
-  width, height = left + wide * len(poolings) + 24, top + high * layers + 46
+  width, height = left + wide * len(poolings) + 24, top + high * layers + 62
   values = [value for row in found.spearman.values() for value in row if not np.isnan(value)]
   low, span = min(values), max(max(values) - min(values), 1e-9)
   parts = [f'<text x="14" y="26" font-size="15" font-weight="600">{escape(pathlib.PurePath(model).name)}</text>',
@@ -234,6 +234,7 @@ def heat_map(found: Probe, model: str, pairs: str) -> str:
   for layer in range(layers):
     name = "embeddings" if layer == 0 else f"layer {layer}"
     parts.append(f'<text x="{left - 8}" y="{top + high * (layers - 1 - layer) + 20}" text-anchor="end">{name}</text>')
-  parts.append(f'<text x="14" y="{height - 16}" font-size="12" fill="#777">darker is higher, the best has a red edge; {NO_VECTOR}</text>')
+  for line, text in enumerate(("darker is higher, the best has a red edge", NO_VECTOR)):
+    parts.append(f'<text x="14" y="{height - 32 + 17 * line}" font-size="12" fill="#777">{text}</text>')
   return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
           f'font-family="system-ui, sans-serif" font-size="13"><rect width="100%" height="100%" fill="white"/>{"".join(parts)}</svg>\n')  # fmt: skip
