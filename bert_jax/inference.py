@@ -145,13 +145,13 @@ def make_inputs(model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[
   )  # fmt: skip
 
 
-def fill_mask(model: Model, text: str, top_k: int = 5) -> list[list[Completion]]:
-  """The `top_k` likeliest tokens at every [MASK] of a text, best first, with probabilities over the whole vocabulary.
+def find_masks(model: Model, text: str, purpose: str) -> tuple[list[int], list[int]]:
+  """(token ids of a text without [CLS] and [SEP], where in the row of `make_inputs` its [MASK]s stand).
 
   Raises:
-    UserError: no [MASK] in the text, a text longer than the model, a model without an MLM head.
+    UserError: no [MASK] in the text, a text longer than the model, a model without an MLM head, which `purpose` needs.
   """
-  _require_head(model, "mlm", "fill-mask needs the masked-language-model head")
+  _require_head(model, "mlm", f"{purpose} needs the masked-language-model head")
   ids = encode_batch(model.tokenizer, [text], special_tokens=True)[0]
   limit = model.config.max_position_embeddings
   if len(ids) + 2 > limit:
@@ -159,6 +159,16 @@ def fill_mask(model: Model, text: str, top_k: int = 5) -> list[list[Completion]]
   places = [place + 1 for place, token in enumerate(ids) if token == model.tokenizer.special.mask]
   if not places:
     raise UserError(f"no [MASK] in {text!r}: write [MASK] where a token is to be predicted")
+  return ids, places
+
+
+def fill_mask(model: Model, text: str, top_k: int = 5) -> list[list[Completion]]:
+  """The `top_k` likeliest tokens at every [MASK] of a text, best first, with probabilities over the whole vocabulary.
+
+  Raises:
+    UserError: no [MASK] in the text, a text longer than the model, a model without an MLM head.
+  """
+  ids, places = find_masks(model, text, "fill-mask")
   output = apply(model, make_inputs(model, [(ids, [])]), np.array([places], np.int32))
   probabilities = np.asarray(jax.nn.softmax(output.mlm_logits[0], axis=-1))
   best = np.argsort(-probabilities, axis=-1, kind="stable")[:, :top_k]

@@ -39,6 +39,12 @@ def test_a_loaded_model_does_what_the_commands_do(model):
   assert model.fill_mask("the [MASK] sat", top_k=3) == inference.fill_mask(model, "the [MASK] sat", 3)
 
 
+def test_a_model_is_one_line_in_a_notebook(model, model_of, params):  # noqa: F811
+  count = sum(leaf.size for leaf in jax.tree.leaves(params))
+  assert repr(model).endswith(f"pretraining': 3 layers of 32, 130 words, {count:,} parameters; heads: mlm, nsp, pooler)")
+  assert repr(api.LoadedModel(*model_of("classification"))).endswith("heads: pooler; classification)")
+
+
 def test_a_fine_tuned_model_classifies_and_another_says_that_it_cannot(model_of, model):  # noqa: F811
   tuned = api.LoadedModel(*model_of("classification"))
   assert tuned.classify(["the cat", "a mat"]) == labelling.classify(tuned, ["the cat", "a mat"])

@@ -15,8 +15,6 @@ import numpy as np
 
 from bert_jax import inference
 from bert_jax.batch import ModelInputs
-from bert_jax.data.tokenizer import encode_batch
-from bert_jax.errors import UserError
 from bert_jax.inference import Completion, Model
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.heads import MlmHead
@@ -81,15 +79,7 @@ def look(model: Model, text: str, top_k: int = 3) -> Look:
   Raises:
     UserError: no [MASK] in the text, a text longer than the model, a model without an MLM head.
   """
-  if "mlm" not in model.heads:
-    raise UserError(f"look needs the masked-language-model head, which {model.origin} does not have")
-  ids = encode_batch(model.tokenizer, [text], special_tokens=True)[0]
-  limit = model.config.max_position_embeddings
-  if len(ids) + 2 > limit:
-    raise UserError(f"the text has {len(ids)} tokens; this model takes at most {limit - 2}")
-  places = [place + 1 for place, token in enumerate(ids) if token == model.tokenizer.special.mask]
-  if not places:
-    raise UserError(f"no [MASK] in {text!r}: write [MASK] where a token is to be predicted")
+  ids, places = inference.find_masks(model, text, "look")
   name = lambda index: model.tokenizer.backend.id_to_token(int(index)) or f"[id {index}]"
   tokens = ["[CLS]", *map(name, ids), "[SEP]"]
   inputs = inference.make_inputs(model, [(ids, [])])

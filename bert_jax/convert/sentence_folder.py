@@ -1,0 +1,82 @@
+"""What a model folder holds for sentence-transformers besides the model: how one vector is made of a text.
+
+    modules.json                  Transformer, Pooling and maybe Normalize, one after the other
+    1_Pooling/config.json         mean, cls or max
+    sentence_bert_config.json     how many tokens of a text are read
+"""
+
+import pathlib
+from typing import NamedTuple
+
+from bert_jax.convert.json_files import read_json, write_json
+from bert_jax.errors import UserError
+from bert_jax.models.config import EncoderConfig
+
+POOLINGS = ("cls", "max", "mean")
+# Where a limit of tokens may stand: until version 5, and since 6.
+_LIMITS = (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length"))
+
+
+class Encoding(NamedTuple):
+  """How a model that was trained for it makes one vector of a text.
+
+  Attributes:
+    pooling: one of models.pooling.POOLINGS.
+    normalize: vectors are scaled to length 1.
+    max_length: tokens of a text that are read, [CLS] and [SEP] included.
+  """
+
+  pooling: str
+  normalize: bool
+  max_length: int
+
+
+def write_modules(folder: pathlib.Path, config: EncoderConfig, encoding: Encoding) -> None:
+  """Adds what sentence-transformers reads, in the layout before its version 6, which 6 still loads."""
+  modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * encoding.normalize
+  write_json(folder / "modules.json", [
+      {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+      for index, (path, kind) in enumerate(modules)
+  ])
+  # Lower-casing is the tokenizer's own affair.
+  write_json(folder / "sentence_bert_config.json",
+              {"max_seq_length": encoding.max_length, "do_lower_case": False})
+  write_json(folder / "config_sentence_transformers.json",
+              {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"})
+  (folder / "1_Pooling").mkdir()
+  write_json(folder / "1_Pooling" / "config.json", {
+      "word_embedding_dimension": config.hidden_size,
+      "pooling_mode_cls_token": encoding.pooling == "cls",
+      "pooling_mode_mean_tokens": encoding.pooling == "mean",
+      "pooling_mode_max_tokens": encoding.pooling == "max",
+      "pooling_mode_mean_sqrt_len_tokens": False,
+      "pooling_mode_weightedmean_tokens": False,
+      "pooling_mode_lasttoken": False,
+      "include_prompt": True,
+  })
+  if encoding.normalize:
+    (folder / "2_Normalize").mkdir()
+
+
+def read_encoding(path: str | pathlib.Path, config: EncoderConfig) -> Encoding | None:
+  """What a folder of sentence-transformers says of its vectors; None for other folders.
+
+  Raises:
+    UserError: modules or a pooling that this model does not have.
+  """
+  path = pathlib.Path(path)
+  if not (path / "modules.json").is_file():
+    return None
+  folders = {module["type"].rpartition(".")[2]: path / module["path"] for module in read_json(path / "modules.json")}
+  unknown = sorted(set(folders) - {"Transformer", "Pooling", "Normalize"})
+  if unknown or "Pooling" not in folders:
+    raise UserError(f"{path}/modules.json: expected Transformer, Pooling and maybe Normalize; it has {', '.join(folders)}, which this model cannot do. "
+                    "To use the encoder alone, copy the folder without modules.json")  # fmt: skip
+  pooling = read_json(folders["Pooling"] / "config.json")
+  chosen = [pooling["pooling_mode"]] if "pooling_mode" in pooling else [  # version 6; before it, a flag for each
+      name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token") for name, on in pooling.items()
+      if name.startswith("pooling_mode_") and on]  # fmt: skip
+  if len(chosen) != 1 or chosen[0] not in POOLINGS:
+    raise UserError(f"{folders['Pooling']}/config.json: pooling {', '.join(map(str, chosen)) or 'none'}; this model has {', '.join(POOLINGS)}, one of them")
+  limits = [read_json(path / file).get(key) for file, key in _LIMITS if (path / file).is_file()]
+  return Encoding(chosen[0], "Normalize" in folders, min([config.max_position_embeddings, *filter(None, limits)]))

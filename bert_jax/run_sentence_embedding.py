@@ -1,0 +1,172 @@
+"""Sentence embeddings in a run folder: from a config to texts, model and loop; at the end the best checkpoint, for sentence-transformers.
+
+    WORKDIR/result.json    the metrics of the best checkpoint, and which that is; without scored pairs to judge by, the newest
+    WORKDIR/export/        that checkpoint in the layout of sentence-transformers, with pooling and normalisation as trained
+
+What it shares with fine-tuning stands in run_finetuning.py, settings too: the keys finetune.* hold here as there.
+"""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from etils import epath
+
+from bert_jax import config as configs
+from bert_jax import flops, inference, model_card, run, run_finetuning, sentence_embedding, task_metrics
+from bert_jax.batch import model_inputs
+from bert_jax.cluster import agreement
+from bert_jax.cluster.distributed import Cluster
+from bert_jax.convert import folder as hf_folder
+from bert_jax.convert.sentence_folder import POOLINGS
+from bert_jax.data import features, labelled, text_groups
+from bert_jax.data.features import Features
+from bert_jax.data.text_groups import TextGroups
+from bert_jax.errors import UserError
+from bert_jax.models.sentence import SentenceModel, unit
+from bert_jax.resolve import attention_of, read_result
+from bert_jax.training import loop, sharding
+from bert_jax.training.judging import Judge
+
+# Where sentence embedding starts from otherwise than fine-tuning: Reimers & Gurevych 2019, section 3.1 (one epoch, mean pooling),
+# Gao et al. 2021, table D.1 (batches of 64, learning rate 3e-5).
+DEFAULTS = run_finetuning.DEFAULTS | {
+    "finetune.pooling": "mean", "finetune.epochs": 1.0, "data.batch_size": 64, "optimizer.learning_rate": 3e-5, "export.format": "sentence-transformers",
+}  # fmt: skip
+METRICS = ("spearman", "pearson")  # of the cosine with the scores of the dev pairs
+
+
+def sentence_embedding_config(overrides: list[str] = ()) -> ml_collections.ConfigDict:
+  """The defaults of sentence embedding with overrides "key=value". Raises UserError as config.load_config."""
+  return run_finetuning.finetuning_config(overrides, DEFAULTS)
+
+
+def sentence_embedding_run(config: ml_collections.ConfigDict, workdir: str, *, cluster: Cluster | None = None, say: run.Say = print) -> dict[str, float]:
+  """Trains the model of config.init_from in `workdir`; see `run.conduct`. Returns the metrics of the best checkpoint.
+
+  Raises:
+    UserError: model, texts, devices or an earlier run in `workdir` do not fit the config.
+  """
+  run.conduct(config, workdir, lambda root, say: _set_up(config, root, say), cluster=cluster, say=say)
+  return read_result(workdir)["metrics"]
+
+
+def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Setup:
+  """Everything before training. Raises UserError, the same on every process."""
+  settings, objective = config.finetune, config.embedding.objective
+  _check(config)
+  source = inference.load_model(config.init_from)
+  train, dev = agreement.together(lambda: _load(config))
+  max_length = run_finetuning.max_length_of(config, source)
+  prepare = lambda groups: features.of_texts_apart(
+      source.tokenizer, groups.texts, None if objective in sentence_embedding.RANKING else _labels(groups), max_length=max_length)
+  rows = prepare(train)
+  config = run_finetuning.resolve(config, source, rows.num_rows)
+  encoder, mesh = configs.encoder_of(config), sharding.make_mesh(config)
+  if objective == "simcse" and not (encoder.hidden_dropout_prob or encoder.attention_probs_dropout_prob):
+    raise UserError("simcse tells two readings of a text apart by dropout, and there is none: set model.hidden_dropout_prob (BERT has 0.1)")
+  agreement.on_first(lambda: run.adopt(root, config, source.tokenizer_folder))
+  _describe(train, dev, rows, objective, say)
+
+  model = SentenceModel(
+      encoder, settings.pooling, config.embedding.normalize, len(train.classes), jnp.dtype(config.model.dtype), jnp.dtype(config.model.param_dtype),
+      config.model.remat, attention_of(config, encoder, jax.default_backend(), 0),
+  )  # fmt: skip
+  task = sentence_embedding.make_task(model, objective, temperature=config.embedding.temperature, margin=config.embedding.margin, mesh=mesh)
+  evaluate = _make_evaluator(model, dev and prepare(dev)._replace(labels=dev.labels), config, mesh)
+  judge, texts = Judge(f"eval/{settings.metric or METRICS[0]}", True, settings.patience), len(train.texts)
+  take_over = run_finetuning.start_from(source, say)
+
+  def start(fresh, abstract):
+    state = take_over(fresh, abstract)
+    before = evaluate(state.params)
+    say("Before training: " + ", ".join(f"{name} {value:.4f}" for name, value in before.items()) if before else "No scored pairs to judge by")
+    return state
+
+  trained = loop.Run(
+      task, config, mesh, lambda position: run_finetuning.batches_from(position, rows, config, mesh, texts=texts), evaluate,
+      identity={"examples": labelled.fingerprint(rows), "rows": rows.num_rows, "seed": config.seed, "batch_size": config.data.batch_size},
+      start=start, judge=judge, peak_flops=run.peak_flops(),
+      flops_per_token=flops.train_flops_per_token(encoder, sequence_length=float(rows.lengths.mean() / texts), predicted_share=0.0),
+  )  # fmt: skip
+  return run.Setup(trained, lambda params: agreement.on_first(lambda: _finish(root, judge, config)))
+
+
+def _check(config: ml_collections.ConfigDict) -> None:
+  """Refuses what can be refused before anything is read. Raises UserError."""
+  settings, wanted = config.finetune, config.embedding
+  if not config.init_from:
+    raise UserError("init_from is empty: give the model to train, --model=DIR, a run folder or a Hugging Face folder")
+  if not wanted.objective:
+    raise UserError(f"embedding.objective is empty: say what is to be learned by, --objective={'|'.join(sentence_embedding.OBJECTIVES)}")
+  if settings.metric and settings.metric not in METRICS:
+    raise UserError(f"finetune.metric={settings.metric!r} is not measured here; there are {', '.join(METRICS)}")
+  alone = wanted.objective == "simcse" or (wanted.objective == "in-batch" and not wanted.negative)
+  if alone and config.data.batch_size < 2:
+    raise UserError(f"data.batch_size=1: {wanted.objective} learns by the other examples of a batch, and there are none; give at least 2, better 64")
+  if wanted.normalize and wanted.objective == "triplet" and wanted.margin >= 2:
+    raise UserError(f"embedding.margin={wanted.margin:g}: vectors of length 1 are at most 2 apart; give less, such as 0.5, or embedding.normalize=False")
+  if config.export.format == "sentence-transformers" and settings.pooling not in POOLINGS:
+    raise UserError(f"sentence-transformers has no pooling {settings.pooling!r}: take {', '.join(POOLINGS)}, or --config.export.format=transformers")
+
+
+def _load(config: ml_collections.ConfigDict) -> tuple[TextGroups, TextGroups | None]:
+  settings, wanted = config.finetune, config.embedding
+  return text_groups.load_groups(
+      wanted.objective, task=settings.task, data=settings.data, dev=settings.dev, text=settings.text, text_pair=settings.text_pair,
+      label=settings.label, negative=wanted.negative, dev_columns=wanted.dev_columns,
+  )  # fmt: skip
+
+
+def _labels(groups: TextGroups) -> np.ndarray:
+  return np.zeros(len(groups.texts[0]), np.int32) if groups.labels is None else groups.labels
+
+
+def _describe(train: TextGroups, dev: TextGroups | None, rows: Features, objective: str, say) -> None:
+  """What a user should know of the examples before they are trained on."""
+  for note in (*train.notes, *(dev.notes if dev else ())):
+    say(f"note: {note}")
+  judged = f"{len(dev.texts[0]):,} scored pairs to judge by, from {', '.join(dev.files)}" if dev else "nothing to judge by: --dev=FILE takes scored pairs"
+  say(f"{rows.num_rows:,} training examples from {', '.join(train.files)}; {judged}")
+  if rows.truncated:
+    say(f"{rows.truncated:,} training texts are longer than finetune.max_length and lose their end")
+  if objective in sentence_embedding.RANKING:
+    places = rows.labels if objective == "in-batch" else rows.labels[:, :1]
+    again = int((np.unique(places, return_counts=True)[1] > 1).sum())
+    if again:
+      say(f"{again:,} texts occur more than once; where a batch has one twice, it is no negative of itself")
+
+
+def _make_evaluator(model: SentenceModel, dev: Features | None, config: ml_collections.ConfigDict, mesh):
+  """Run.evaluate: METRICS of the cosine on scored pairs; without any, no metrics."""
+
+  def cosines_of(params, batch):
+    vectors_BxSxH = unit(model.clone(attention="xla").apply({"params": params}, model_inputs(batch["tokens"], batch["sequences"])))
+    return jnp.sum(vectors_BxSxH[:, 0] * vectors_BxSxH[:, 1], axis=-1)
+
+  step, size = jax.jit(cosines_of, out_shardings=sharding.replicated(mesh)), config.data.batch_size
+
+  def evaluate(params, after_batch=lambda: False):
+    if dev is None:
+      return {}
+    found = np.zeros(dev.num_rows)
+    own = sharding.rows_of_process(mesh, size)
+    for rows, batch in features.evaluation_batches(dev, batch_size=size, max_length=2 * config.finetune.max_length, process_rows=own):
+      found[rows[rows >= 0]] = jax.device_get(step(params, sharding.put_batch(batch, mesh)))[rows >= 0]
+      if after_batch():
+        return None
+    scores = task_metrics.scores(dev.labels, found)
+    return {name: scores[name] for name in METRICS}
+
+  return evaluate
+
+
+def _finish(root: epath.Path, judge: Judge, config: ml_collections.ConfigDict) -> None:
+  """Writes result.json, and exports the checkpoint that it names."""
+  run_finetuning.write_result(root, judge)
+  if config.export.format:
+    model = inference.load_model(root)
+    form, head = config.export.format, "encoder"
+    card = model_card.make_card(model, head=head, format=form, workdir=str(root), pooling=config.finetune.pooling)
+    hf_folder.write_folder(root / "export", model.params, model.config, model.tokenizer_folder, head=head, format=form,
+                           pooling=config.finetune.pooling, normalize=config.embedding.normalize, card=card)  # fmt: skip
