@@ -15,9 +15,9 @@ from bert_jax import __version__
 from bert_jax.errors import UserError, refusal_of_disk
 
 # In the order in which a newcomer meets them; each is a module of bert_jax.commands.
-COMMANDS = ("prepare", "inspect", "plan", "bench", "doctor", "pretrain", "report", "finetune", "predict", "evaluate", "export", "fill-mask", "look", "probe", "next-sentence", "encode")
+COMMANDS = ("prepare", "inspect", "plan", "bench", "doctor", "pretrain", "report", "finetune", "sentence-embedding", "predict", "evaluate", "export", "fill-mask", "look", "probe", "next-sentence", "encode")
 # Those that keep what they have finished, and find it again.
-RESUMABLE = ("prepare", "pretrain", "finetune")
+RESUMABLE = ("prepare", "pretrain", "finetune", "sentence-embedding")
 
 def main(argv: list[str] | None = None) -> int:
   """Runs a command. Returns the exit code: 0 done, 1 the user's mistake, 2 usage, 130 interrupted by Ctrl-C."""

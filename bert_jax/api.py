@@ -30,7 +30,7 @@ class LoadedModel(inference.Model):
     return (f"LoadedModel({self.origin!r}: {sizes.num_hidden_layers} layers of {sizes.hidden_size}, {sizes.vocab_size:,} words, "
             f"{count:,} parameters; heads: {heads}{f'; {self.labels.kind}' if self.labels else ''})")  # fmt: skip
 
-  def encode(self, texts: Iterable[str], pooling: str = "mean", *, normalize: bool = False, batch_size: int = 32) -> inference.Encoded:
+  def encode(self, texts: Iterable[str], pooling: str | None = None, *, normalize: bool = False, batch_size: int = 32) -> inference.Encoded:
     """Vectors of texts: `.vectors` is float32 NumPy [B, H]; arguments, results and errors as of `inference.encode`."""
     return inference.encode(self, texts, pooling, normalize=normalize, batch_size=batch_size)
 

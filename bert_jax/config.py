@@ -111,6 +111,12 @@ KEYS: dict[str, tuple[Any, str]] = {
     "finetune.pooling": ("pooler", "what the class of a text is read from: pooler, cls, mean, max"),
     "finetune.metric": ("", "metric of the dev examples that picks the checkpoint; empty: the task's, else its kind's"),
     "finetune.patience": (0, "evaluations without a better metric before the run ends; 0: it never ends early"),
+    "embedding.objective": ("", "what sentence-embedding learns by: in-batch, simcse, cosine, triplet, softmax; empty: in all other runs"),
+    "embedding.negative": ("", "column of a text that does not belong to the first: of triplets, and in-batch where there is one"),
+    "embedding.temperature": (0.05, "in-batch, simcse: what cosines are divided by"),
+    "embedding.margin": (5.0, "triplet: how much nearer the second text is to be than the third, Euclidean"),
+    "embedding.normalize": (False, "vectors have length 1, in training and in the export"),
+    "embedding.dev_columns": ("", "columns of finetune.dev: first text, second, score, with commas between; empty: as in STS-B (cosine: as in finetune.data)"),
     "export.format": ("", "folder written at the end: transformers, sentence-transformers, or empty for none"),
 }
 MODEL_FIELDS = {field.name: field for field in dataclasses.fields(models_config.EncoderConfig)}
@@ -264,6 +270,7 @@ CHOICES = {
     "optimizer.moments_dtype": ("float32", "bfloat16"),
     "finetune.pooling": ("pooler", "cls", "mean", "max"),
     "finetune.kind": ("", "classification", "multi-label", "regression", "token-classification", "question-answering"),
+    "embedding.objective": ("", "in-batch", "simcse", "cosine", "triplet", "softmax"),
     "export.format": ("", "transformers", "sentence-transformers"),
 }
 POSITIVE = ("total_steps", "log_every_steps", "eval_every_steps", "data.batch_size", "checkpoint.every_steps",
@@ -309,6 +316,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
     )
   if not flat["finetune.evaluations"] > 0:
     raise errors.UserError(f"config key 'finetune.evaluations' must be above 0; it is {flat['finetune.evaluations']}")
+  for key in ("embedding.temperature", "embedding.margin"):
+    if not flat[key] > 0:
+      raise errors.UserError(f"config key {key!r} must be above 0; it is {flat[key]}")
   if flat["init_optimizer"] and not flat["init_from"]:
     raise errors.UserError("init_optimizer takes the moments of the run named by init_from, which is empty")
 

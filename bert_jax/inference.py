@@ -17,6 +17,7 @@ from bert_jax import storage
 from bert_jax.batch import ModelInputs
 from bert_jax.config import encoder_of
 from bert_jax.convert import folder as hf_folder
+from bert_jax.convert.sentence_folder import Encoding, read_encoding
 from bert_jax.data.labelled import Labels
 from bert_jax.data.tokenizer import Tokenizer, encode_batch, load_tokenizer, truncate
 from bert_jax.errors import UserError
@@ -44,6 +45,7 @@ class Model(NamedTuple):
     labels: what the outputs of a fine-tuned model mean; None for one that is not.
     pooling: what the class of a text is read from, where the labels are of texts.
     step: of the checkpoint; None for a Hugging Face folder.
+    encoding: how it makes one vector of a text, where it was trained for that; None where it was not.
   """
 
   config: EncoderConfig
@@ -55,6 +57,7 @@ class Model(NamedTuple):
   labels: Labels | None = None
   pooling: str = "pooler"
   step: int | None = None
+  encoding: Encoding | None = None
 
 
 class Completion(NamedTuple):
@@ -81,7 +84,7 @@ def load_model(path: str | pathlib.Path) -> Model:
   tokenizer = load_tokenizer(folder)
   if tokenizer.vocab_size > config.vocab_size:
     raise UserError(f"{path}: the tokenizer has {tokenizer.vocab_size} entries, the model only {config.vocab_size}")
-  return Model(config, params, tokenizer, heads, str(path), folder, hf_folder.read_labels(folder))
+  return Model(config, params, tokenizer, heads, str(path), folder, hf_folder.read_labels(folder), encoding=read_encoding(folder, config))
 
 
 def load_checkpoint(path: str | pathlib.Path) -> Model:
@@ -101,8 +104,9 @@ def load_checkpoint(path: str | pathlib.Path) -> Model:
   params, host = checkpoint_reading.restore_params(checkpoints, step=None if step is None else int(step))
   tokenizer = storage.fetch(folder / "tokenizer")
   heads = frozenset(head for head, subtree in SUBTREES.items() if subtree in params)
-  return Model(encoder_of(config), params, load_tokenizer(tokenizer), heads, str(path), tokenizer, read_labels(folder),
-               config.finetune.pooling, host["step"])  # fmt: skip
+  encoder, pooling = encoder_of(config), config.finetune.pooling
+  encoding = Encoding(pooling, config.embedding.normalize, encoder.max_position_embeddings) if config.embedding.objective else None
+  return Model(encoder, params, load_tokenizer(tokenizer), heads, str(path), tokenizer, read_labels(folder), pooling, host["step"], encoding)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -198,34 +202,42 @@ class Encoded(NamedTuple):
   Attributes:
     vectors: float32 [B, H]; for pooling "tokens" [B, L, H], zero beyond a text's tokens.
     tokens: for pooling "tokens", the tokens of each text, [CLS] and [SEP] included; else None.
-    truncated: how many texts were longer than the model and lost their end.
+    truncated: how many texts were longer than `limit` and lost their end.
+    pooling: how the vectors were made.
+    limit: tokens of a text that were read at most, [CLS] and [SEP] included.
   """
 
   vectors: np.ndarray
   tokens: list[list[str]] | None
   truncated: int
+  pooling: str
+  limit: int
 
 
-def encode(model: Model, texts: Iterable[str], pooling: str = "mean", *, normalize: bool = False, batch_size: int = 32) -> Encoded:
+def encode(model: Model, texts: Iterable[str], pooling: str | None = None, *, normalize: bool = False, batch_size: int = 32) -> Encoded:
   """Turns texts into vectors.
 
   Args:
     model: the model.
     texts: the texts; an empty one is just "[CLS] [SEP]".
     pooling: cls (the last layer's vector at [CLS]), pooler (that vector through the pooler: dense and
-      tanh), mean or max (over all tokens but padding), tokens (no pooling: the sequence output).
+      tanh), mean or max (over all tokens but padding), tokens (no pooling: the sequence output). None:
+      as the model was trained to make one vector of a text (Model.encoding), normalisation and limit of tokens included; mean where it was not.
     normalize: scale each vector to length 1.
     batch_size: texts in one call of the model.
 
   Raises:
     UserError: an unknown pooling; pooling "pooler" of a model without one.
   """
+  limit = model.config.max_position_embeddings
+  if pooling is None:
+    pooling, trained_to, limit = model.encoding or Encoding("mean", False, limit)
+    normalize = normalize or trained_to
   if pooling not in ENCODINGS:
     raise UserError(f"unknown pooling {pooling!r}; one of {', '.join(ENCODINGS)}")
   if pooling == "pooler":
     _require_head(model, "pooler", "--pooling=pooler needs the pooler")
   model = model._replace(heads=model.heads & {"pooler"})  # scores of words are not asked for, and would be most of the memory
-  limit = model.config.max_position_embeddings
   cut = [truncate(ids, [], limit) for ids in encode_batch(model.tokenizer, list(texts))]
   vectors: list[Any] = [None] * len(cut)
   by_length = sorted(range(len(cut)), key=lambda i: len(cut[i][0]))  # little padding
@@ -242,14 +254,14 @@ def encode(model: Model, texts: Iterable[str], pooling: str = "mean", *, normali
       vectors[i] = vector
   truncated = sum(was_cut for _, _, was_cut in cut)
   if pooling != "tokens":
-    return Encoded(np.stack(vectors) if vectors else np.zeros((0, model.config.hidden_size), np.float32), None, truncated)
+    return Encoded(np.stack(vectors) if vectors else np.zeros((0, model.config.hidden_size), np.float32), None, truncated, pooling, limit)
   name = model.tokenizer.backend.id_to_token
   tokens = [["[CLS]", *map(name, first), "[SEP]"] for first, _, _ in cut]
   longest = max(map(len, tokens), default=0)
   padded = np.zeros((len(cut), longest, model.config.hidden_size), np.float32)
   for row, vector, names in zip(padded, vectors, tokens):
     row[: len(names)] = vector[: len(names)]
-  return Encoded(padded, tokens, truncated)
+  return Encoded(padded, tokens, truncated, pooling, limit)
 
 
 def _require_head(model: Model, head: str, need: str) -> None:

@@ -19,21 +19,21 @@ FLOORS = (
         "data.tokenizer", "data.vocabulary", "data.sentences", "data.npy", "data.documents", "data.words", "data.chunk",
         "data.pairs", "data.packing", "data.rows", "data.order", "data.corpus", "data.staging", "data.statistics",
         "data.splits", "data.cleaning", "data.job", "data.work_folders", "data.workers", "data.assemble", "data.prepare", "data.beam", "data.mixture", "data.input_pipeline",
-        "data.tables", "data.tasks", "data.features", "data.questions", "data.task_files", "data.labelled",
+        "data.tables", "data.tasks", "data.features", "data.questions", "data.task_files", "data.labelled", "data.text_groups",
     ),
-    ("convert.bert", "convert.folder"),  # 1: interop
+    ("convert.bert", "convert.json_files", "convert.sentence_folder", "convert.folder"),  # 1: interop
     ("cluster.distributed", "cluster.rendezvous", "cluster.agreement", "cluster.preemption", "cluster.watchdog", "cluster.peers", "cluster.stragglers"),  # 2: starting, stopping and watching processes
     (  # 2: training
         "training.hashing", "training.rounding", "training.optimizer", "training.sharding", "training.data_parallel", "training.train_state", "training.checksums", "training.judging", "training.orbax_noise",
         "training.checkpoint_folder", "training.checkpoint_files", "training.checkpoint_reading", "training.checkpoint", "training.metrics", "training.progress", "training.train_step",
         "training.program", "training.jumps", "training.profile", "training.window", "training.loop",
     ),
-    ("pretrain", "finetune", "sentence_embedding", "task_metrics", "resolve", "inference", "evaluation", "run", "run_pretraining", "labelling", "api", "zero_shot", "model_card", "predictions", "run_finetuning", "tools.inspect", "tools.history", "tools.goodput", "tools.report", "tools.figures", "tools.samples", "tools.svg", "suite", "tools.probe", "tools.look", "tools.look_page", "tools.page_style", "tools.report_page",
+    ("pretrain", "finetune", "sentence_embedding", "task_metrics", "resolve", "inference", "evaluation", "run", "run_pretraining", "labelling", "api", "zero_shot", "model_card", "predictions", "run_finetuning", "run_sentence_embedding", "tools.inspect", "tools.history", "tools.goodput", "tools.report", "tools.figures", "tools.samples", "tools.svg", "suite", "tools.probe", "tools.look", "tools.look_page", "tools.page_style", "tools.report_page",
      "tools.checks.row", "tools.checks.versions", "tools.checks.context", "tools.checks.machine", "tools.checks.storage",
      "tools.checks.corpus", "tools.checks.settings", "tools.checks.cluster", "tools.doctor", "tools.hlo", "tools.data_facts", "tools.ahead", "tools.estimate", "tools.plan",
      "tools.timing", "tools.bench.rows", "tools.bench.own", "tools.bench.peer", "tools.bench.measure", "tools.bench.page"),  # 3: tasks, use, tools
     (  # 4: commands
-        "commands.prepare", "commands.inspect", "commands.plan", "commands.bench", "commands.pretrain", "commands.doctor", "commands.report", "commands.finetune", "commands.evaluate", "commands.export",
+        "commands.prepare", "commands.inspect", "commands.plan", "commands.bench", "commands.pretrain", "commands.doctor", "commands.report", "commands.finetune", "commands.sentence_embedding", "commands.evaluate", "commands.export",
         "commands.fill_mask", "commands.next_sentence", "commands.encode", "commands.predict", "commands.probe", "commands.look", "__main__",
     ),
 )  # fmt: skip

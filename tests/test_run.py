@@ -13,7 +13,7 @@ import pytest
 from tests.run_fixtures import corpus, prepare, tiny_run_config, write_text  # noqa: F401  (corpus is a fixture)
 
 from bert_jax import config as configs
-from bert_jax import inference, run, run_finetuning, run_pretraining
+from bert_jax import inference, run, run_finetuning, run_pretraining, run_sentence_embedding
 from bert_jax.cluster import distributed
 from bert_jax.errors import UserError
 from bert_jax.training import checkpoint_reading, metrics
@@ -136,7 +136,13 @@ def test_every_config_key_is_read_by_a_run(tmp_path, corpus, monkeypatch):  # no
   finetuning = keys_read(run_finetuning.finetune_run, config, tmp_path / "fine-tuned")
   assert {key for key in of_labels if key.startswith("finetune.")} - finetuning == set()
   assert {"optimizer.layer_decay", "optimizer.frozen_layers"} <= finetuning
-  assert set(configs.KEYS) - pretraining - finetuning == set()
+
+  (tmp_path / "pairs.csv").write_text("a,b,score\n" + "".join(f"the array,the {word},{number}\n" for number, word in enumerate("abcdefghij")))
+  config = run_sentence_embedding.sentence_embedding_config([
+      f"init_from={tmp_path / 'run'}", f"finetune.data={tmp_path / 'pairs.csv'}", f"finetune.dev={tmp_path / 'pairs.csv'}", "finetune.text=a",
+      "finetune.text_pair=b", "embedding.objective=in-batch", "embedding.dev_columns=a,b,score", "finetune.epochs=0.2", "data.batch_size=8"])  # fmt: skip
+  embedding = keys_read(run_sentence_embedding.sentence_embedding_run, config, tmp_path / "embedding")
+  assert set(configs.KEYS) - pretraining - finetuning - embedding == set()
 
 
 def _without(monkeypatch, function, plain):

@@ -25,6 +25,8 @@ from etils import epath
 
 from bert_jax import storage
 from bert_jax.convert import bert
+from bert_jax.convert.json_files import read_json, write_json
+from bert_jax.convert.sentence_folder import POOLINGS, Encoding, write_modules
 from bert_jax.data.labelled import Labels
 from bert_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from bert_jax.errors import UserError
@@ -46,7 +48,6 @@ _LABELLED = {
 FORMATS = ("transformers", "sentence-transformers")
 # sentence-transformers has no use for MLM and NSP heads, and lists their weights as unexpected.
 DEFAULT_HEAD = {"transformers": "pretraining", "sentence-transformers": "encoder"}
-POOLINGS = ("cls", "max", "mean")
 
 # The mark in model.safetensors by which an earlier export is known, and the files that one may hold.
 # Anything else in the folder was put there by somebody, who would not thank us for replacing it.
@@ -131,12 +132,12 @@ def write_folder(
     shutil.rmtree(partial, ignore_errors=True)  # what a killed export left
     partial.mkdir(parents=True)
     safetensors.numpy.save_file(tensors, partial / "model.safetensors", metadata=_METADATA)
-    _write_json(partial / "config.json", config_json(config, head, labels))
+    write_json(partial / "config.json", config_json(config, head, labels))
     if card:
       (partial / "README.md").write_text(card, encoding="utf-8")
     save_tokenizer(tokenizer, partial, max_length=config.max_position_embeddings)
     if format == "sentence-transformers":
-      _write_sentence_transformers(partial, config, pooling, normalize)
+      write_modules(partial, config, Encoding(pooling, normalize, config.max_position_embeddings))
     _move_into_place(partial, out)
   except (OSError, safetensors.SafetensorError) as error:
     raise UserError(f"cannot write {out}: {error}; nothing was changed there") from error
@@ -174,7 +175,7 @@ def head_of(labels: Labels) -> str:
 
 def read_labels(path: str | pathlib.Path) -> Labels | None:
   """What the outputs of a model in a Hugging Face folder mean; None where they are not labels."""
-  content = _read_json(pathlib.Path(path) / "config.json")
+  content = read_json(pathlib.Path(path) / "config.json")
   head = next((head for head, name in ARCHITECTURES.items() if name in (content.get("architectures") or ())), "")
   if head == "question-answering":
     return Labels("question-answering", ("begin", "end"))
@@ -219,7 +220,7 @@ def config_json(config: EncoderConfig, head: str, labels: Labels | None = None) 
 
 def _read_config(file: pathlib.Path) -> EncoderConfig:
   """Fields that a file leaves out have the value of Hugging Face's BertConfig, which EncoderConfig's are."""
-  content = _read_json(file)
+  content = read_json(file)
   if not isinstance(content, dict) or "model_type" not in content:
     raise UserError(f'{file}: expected a JSON object with "model_type": "bert"; is this a model folder?')
   for name, expected in _FIXED.items():
@@ -251,7 +252,7 @@ def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _read_shards(index: pathlib.Path) -> dict[str, np.ndarray]:
   """Reads every shard that the index names; what they hold together must be what it lists."""
-  content = _read_json(index)
+  content = read_json(index)
   weight_map = content.get("weight_map") if isinstance(content, dict) else None
   if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
     raise UserError(f'{index}: expected a JSON object with "weight_map", tensor name to file name')
@@ -274,33 +275,6 @@ def _load(file: pathlib.Path) -> dict[str, np.ndarray]:
     return safetensors.numpy.load_file(file)
   except (safetensors.SafetensorError, OSError) as error:
     raise UserError(f"{file}: not a readable safetensors file ({error}); copy it again") from error
-
-
-def _write_sentence_transformers(folder: pathlib.Path, config: EncoderConfig, pooling: str, normalize: bool):
-  """Adds what sentence-transformers reads, in the layout before its version 6, which 6 still loads."""
-  modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * normalize
-  _write_json(folder / "modules.json", [
-      {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
-      for index, (path, kind) in enumerate(modules)
-  ])
-  # Lower-casing is the tokenizer's own affair.
-  _write_json(folder / "sentence_bert_config.json",
-              {"max_seq_length": config.max_position_embeddings, "do_lower_case": False})
-  _write_json(folder / "config_sentence_transformers.json",
-              {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"})
-  (folder / "1_Pooling").mkdir()
-  _write_json(folder / "1_Pooling" / "config.json", {
-      "word_embedding_dimension": config.hidden_size,
-      "pooling_mode_cls_token": pooling == "cls",
-      "pooling_mode_mean_tokens": pooling == "mean",
-      "pooling_mode_max_tokens": pooling == "max",
-      "pooling_mode_mean_sqrt_len_tokens": False,
-      "pooling_mode_weightedmean_tokens": False,
-      "pooling_mode_lasttoken": False,
-      "include_prompt": True,
-  })
-  if normalize:
-    (folder / "2_Normalize").mkdir()
 
 
 def _check_replaceable(out: pathlib.Path) -> None:
@@ -359,16 +333,3 @@ def _move_into_place(partial: pathlib.Path, out: pathlib.Path) -> None:
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
   if value not in known:
     raise UserError(f"{name}: expected one of {', '.join(known)}; got {value!r}")
-
-
-def _read_json(file: pathlib.Path) -> Any:
-  try:
-    return json.loads(file.read_text(encoding="utf-8"))
-  except FileNotFoundError as error:
-    raise UserError(f"{file}: not there; expected a Hugging Face model folder with config.json") from error
-  except ValueError as error:
-    raise UserError(f"{file}: not readable as JSON ({error})") from error
-
-
-def _write_json(file: pathlib.Path, content: Any) -> None:
-  file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

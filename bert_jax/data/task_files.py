@@ -88,14 +88,14 @@ def load_splits(
   if os.path.isdir(data) and not task:
     raise UserError(f"--data={data} is a folder: say which task lies there, --task={'|'.join(list(TASKS)[:4])}|…, or give a file")
   row = TASKS[task] if task else _own_row(data, kind, text, text_pair, label)
-  train_path = _find(data, row.train, task) if os.path.isdir(data) else data
-  dev_path = dev or (_find(data, row.dev, task, needed=False) if os.path.isdir(data) else "")
+  train_path = find_file(data, row.train, task) if os.path.isdir(data) else data
+  dev_path = dev or (find_file(data, row.dev, task, needed=False) if os.path.isdir(data) else "")
   if dev and not os.path.exists(dev):
     raise UserError(f"--dev={dev}: there is no such file")
-  train = _read(train_path, row)
+  train = read_examples(train_path, row)
   if not dev_path or (not dev and dev_path == train_path):  # CMRC's trial file is both where it is alone
     return Splits(*_hold_out(train), train.kind, True, (train_path,))
-  return Splits(train, _read(dev_path, row._replace(kind=train.kind)), train.kind, False, (train_path, dev_path))
+  return Splits(train, read_examples(dev_path, row._replace(kind=train.kind)), train.kind, False, (train_path, dev_path))
 
 
 def _from_tfds(task: str) -> Splits:
@@ -136,7 +136,7 @@ def _own_row(data: str, kind: str, text: str, text_pair: str, label: str) -> Tas
   return TaskRow("", KINDS_OF_FORMAT.get(format, kind), "", (), format=format, **columns)
 
 
-def _find(folder: str, names: tuple[str, ...], task: str, needed: bool = True) -> str:
+def find_file(folder: str, names: tuple[str, ...], task: str, needed: bool = True) -> str:
   """The first of `names` that lies in a folder, compressed or not."""
   for name in names:
     for ending in ("", ".gz", ".xz", ".bz2", ".zst"):
@@ -148,7 +148,8 @@ def _find(folder: str, names: tuple[str, ...], task: str, needed: bool = True) -
   raise UserError(f"{folder} has no training file of {task} ({' or '.join(names)}); it holds {there}. Or give the files themselves: --data=FILE --dev=FILE")
 
 
-def _read(path: str, row: TaskRow) -> Examples:
+def read_examples(path: str, row: TaskRow) -> Examples:
+  """The examples of one file, its format and columns as those of a task. Raises UserError."""
   if row.format == "conll":
     return _read_conll(path, row.kind)
   if row.format == "squad":

@@ -141,7 +141,7 @@ def test_a_full_disk_leaves_the_earlier_export_whole(write, tmp_path, monkeypatc
   def full(*args, **kwargs):
     raise OSError(28, "No space left on device")
 
-  for place in (safetensors.numpy, "save_file"), (pathlib.Path, "mkdir"), (folder, "_write_json"):
+  for place in (safetensors.numpy, "save_file"), (pathlib.Path, "mkdir"), (folder, "write_json"):
     with monkeypatch.context() as patch:
       patch.setattr(*place, full)
       with pytest.raises(UserError, match="No space left on device.*nothing was changed"):
