@@ -1,11 +1,14 @@
 """questions.py: windows leave nothing out, marks stand on the answer, scores become the text that they mean."""
 
+import json
+
 import numpy as np
 import pytest
 
+from bert_jax import task_metrics
 from bert_jax.data import questions
 from bert_jax.data.questions import Question, answers_of, make_windows
-from bert_jax.data.tokenizer import SPECIAL_TOKENS, build_tokenizer
+from bert_jax.data.tokenizer import SPECIAL_TOKENS, build_tokenizer, load_tokenizer
 from bert_jax.errors import UserError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -40,6 +43,8 @@ def test_windows_cover_every_token_and_overlap(max_length, stride):
   assert covered[0][0] == 0 and covered[-1][1] == len(windows.spans[0])
   assert all(before[1] > after[0] > before[0] for before, after in zip(covered, covered[1:]))
   assert len(covered) > 1 and features.truncated == 1
+  room = max_length - int(features.first_lengths[0]) - 1
+  assert set(np.diff(windows.begins)) == {min(stride, room // 2)}
 
 
 def test_the_marks_stand_on_the_answer():
@@ -98,3 +103,40 @@ def test_a_long_question_loses_its_end_and_rows_too_short_for_one_are_refused():
   assert windows.features.first_lengths[0] == questions.QUESTION_TOKENS + 2
   with pytest.raises(UserError, match="rows of 80 tokens: a question takes up to 67 of them"):
     make_windows(TOKENIZER, [one], max_length=80, stride=30)
+
+
+def test_answers_whose_place_is_wrong_are_named_by_their_question():
+  context = "the cat sat"
+  given = [Question("right", "?", context, (("cat", 4),)), Question("late", "?", context, (("cat", 5),)), Question("behind", "?", context, (("sat", 80),)),
+           Question("before", "?", context, (("cat", -7),)), Question("one of two", "?", context, (("cat", 4), ("sat", 1))), Question("none", "?", context, ())]  # fmt: skip
+  assert questions.wrong_offsets(given) == ["late", "behind", "before", "one of two"]
+
+
+def test_a_context_without_a_token_has_no_answer():
+  one = Question("q", "who", " ", ())
+  windows = make_windows(TOKENIZER, [one], max_length=100, stride=30)
+  assert answers_of(windows, [one], [np.zeros((int(windows.features.lengths[0]), 2))])[0].text == ""
+
+
+@pytest.mark.parametrize("field", ["question", "context"])
+def test_what_is_no_text_is_an_error_that_says_where(tmp_path, field):
+  qa = {"id": "1", "question": "who", "answers": []}
+  paragraph = {"context": "the cat", "qas": [qa]}
+  (qa if field == "question" else paragraph)[field] = None
+  (tmp_path / "a.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+  with pytest.raises(UserError, match=r"a.json, at data\[0\].paragraphs\[0\].qas\[0\]: TypeError None is not a text"):
+    questions.read_squad(str(tmp_path / "a.json"))
+
+
+@pytest.mark.parametrize(
+    "file, vocabulary, chinese", [("squad_style/squadshifts_reddit_v1.0.json", "uncased", False), ("zh_squad/cmrc2018_trial.json", "chinese", True)]
+)
+def test_sure_scores_give_back_the_answers_of_real_questions(shared_data, file, vocabulary, chinese):
+  """All but those that are longer than allowed, or that begin or end within a word."""
+  given = questions.read_squad(str(shared_data / "tasks" / file))[:1500]
+  wrong = set(questions.wrong_offsets(given))
+  given = [one for one in given if one.name not in wrong and len(one.answers[0][0]) <= questions.ANSWER_TOKENS]
+  windows = make_windows(load_tokenizer(shared_data / "vocab" / f"bert-base-{vocabulary}-vocab.txt"), given, max_length=200, stride=128)
+  found = answers_of(windows, given, certain(windows))
+  gold = [[text for text, _ in one.answers] for one in given]
+  assert len(given) > 800 and task_metrics.answers(gold, [one.text for one in found], chinese=chinese)["exact_match"] > 0.995
