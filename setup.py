@@ -38,6 +38,8 @@ setup(
         "tqdm",
         "tensorboardX>=2.6",
         "matplotlib",
+        "scikit-learn",
+        "scipy",
         "zstandard",
         "pyarrow>=15",
         "fsspec",
