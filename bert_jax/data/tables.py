@@ -20,6 +20,7 @@ from bert_jax.errors import UserError
 
 # Lines with too few or too many columns are left out and counted, as long as they are no more than this share: QQP has some.
 RAGGED_SHARE = 0.01
+_NO_TEXT = (".parquet", ".xlsx", ".xls", ".ods", ".feather", ".arrow", ".pkl", ".npy")
 _END = ["end"]  # a line of ours behind the last one of a CSV: a quote that is never closed swallows it
 
 
@@ -66,6 +67,8 @@ def read_table(path: str, names: Sequence[str] = ()) -> Table:
   suffix = pathlib.PurePath(path.removesuffix(compression(path) or "")).suffix.lower()
   if suffix in (".json", ".jsonl"):
     return _read_json(path)
+  if suffix in _NO_TEXT:
+    raise UserError(f"{path}: a {suffix} is not read; write the table as .csv, .tsv or .jsonl")
   lines = _lines(path)
   found = _read_csv(path, lines) if suffix == ".csv" else [(number, text.split("\t")) for number, text in lines]
   found = [(number, row) for number, row in found if any(row)]
@@ -120,7 +123,7 @@ def _read_json(path: str) -> Table:
   for number, text in lines:
     try:
       records.append((number, json.loads(text)))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       if records:
         raise UserError(f"{path}:{number}: not JSON ({error}); expected one object per line, or one array of objects") from error
       records = [(number, _one_value(path, lines))]
@@ -145,7 +148,7 @@ def _one_value(path: str, lines: list[tuple[int, str]]) -> Any:
   """The JSON value that a whole file is."""
   try:
     return json.loads("\n".join(text for _, text in lines))
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     number = lines[min(getattr(error, "lineno", 1), len(lines)) - 1][0]
     raise UserError(f"{path}:{number}: not JSON ({error}); expected one object per line, or one array of objects") from error
 

@@ -216,7 +216,7 @@ def _kind_of(labels: list[str], path: str) -> str:
   numbers = {label for label in different if is_number(label)}
   if sum(label in numbers for label in labels) > _NUMBERS * len(labels) and (len(numbers) > 20 or any("." in label for label in numbers)):
     return "regression"
-  if len(different) > _CLASSES_AT_MOST:
+  if len(different) > _CLASSES_AT_MOST or len(different) > max(20, len(labels) / 2):
     raise UserError(f"{path}: {len(different):,} different labels, such as {sorted(different)[0]!r}; is that the right column? If it is, say so: --kind=classification")
   return "classification"
 

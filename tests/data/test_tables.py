@@ -78,6 +78,8 @@ def test_compressed_files_and_byte_order_marks_are_read(file):
         ("a.json", b'{"a": 1}\n{"a": \n', "a.json:2: not JSON"),
         ("a.json", b'[{"a": 1},\n\n{"a": x}]\n', "a.json:3: not JSON"),
         ("a.json", b'{"a": \n', "a.json:1: not JSON"),
+        ("a.json", b"[" * 5000, "a.json:1: not JSON"),
+        ("a.parquet", b"PAR1", "a .parquet is not read; write the table as .csv"),
         ("a.json", b"3", "a.json:1: expected a JSON object"),
         ("a.json", b"[1, 2]", "a.json:1: expected a JSON object"),
     ],

@@ -105,6 +105,12 @@ def test_most_labels_being_numbers_the_one_that_is_none_is_a_mistake(folder):
     load_splits(data=folder(own__tsv=f"t\tl\n{rows}\nmore\thigh\n") + "/own.tsv", text="t", label="l")
 
 
+def test_as_many_labels_as_texts_are_not_classes(folder):
+  path = folder(own__tsv="t\tl\n" + "".join(f"text {number}\tabout {number}\n" for number in range(60))) + "/own.tsv"
+  with pytest.raises(UserError, match="60 different labels, such as 'about 0'; is that the right column"):
+    load_splits(data=path, text="t", label="l")
+
+
 def test_the_labels_to_judge_by_are_of_the_kind_of_the_training_labels(folder):
   path = folder(train__tsv="t\tl\na\t0.5\nb\t1.5\n", dev__tsv="t\tl\na\t0.5\nb\tgood\n", sets__tsv="t\tl\na\tx|y\nb\tx\n", one__tsv="t\tl\na\tx\nb\t\n")
   with pytest.raises(UserError, match="dev.tsv:3: the score 'good' is not a number"):
