@@ -12,13 +12,18 @@ from bert_jax.tools.svg import Axis, Limit, Series, chart, escape, number, perce
 
 # What the figures mean: said beneath them, in the terminal and on the page.
 LEGEND = (
-    ("layers", "each read through the MLM head, which was trained on the last one only: the others show how far its answer is there already, not what they \"think\"."),
+    ("layers", "each read through the MLM head, which was trained on the last one only: the others show how far its answer is there "
+     "already, not what they \"think\"."),
     ("entropy", "in nats; 0 is certain."),
-    ("cosine", "between the vector at the mask, as the transform of the MLM head leaves it, and the embedding of the predicted word; their product, and a bias, is the word's score."),
-    ("left out", "what the log-probability of the predicted word loses, in nats, when this token is replaced by [MASK] too; below zero, the token speaks against the word."),
-    ("rollout", "the share of this token in the mask's vector if only attention moved anything (Abnar & Zuidema 2020): mean over heads, half of it the token's own."),
-    ("why they differ", "left out asks the whole model, but one token at a time, so of two tokens that say the same neither matters. Rollout follows where attention looked; "
-     "what was made of it (values, feed-forward layers, the head) does not count, and nothing can speak against a word."),
+    ("cosine", "between the vector at the mask, as the transform of the MLM head leaves it, and the embedding of the predicted word; "
+     "their product, and a bias, is the word's score."),
+    ("left out", "what the log-probability of the predicted word loses, in nats, when this token is replaced by [MASK] too; below zero, "
+     "the token speaks against the word."),
+    ("rollout", "the share of this token in the mask's vector if only attention moved anything (Abnar & Zuidema 2020): mean over heads, "
+     "half of it the token's own."),
+    ("why they differ", "left out asks the whole model, but one token at a time, so of two tokens that say the same neither matters. "
+     "Rollout follows where attention looked; what was made of it (values, feed-forward layers, the head) does not count, and nothing "
+     "can speak against a word."),
 )  # fmt: skip
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 _MOST = 12  # tokens that the terminal lists for a mask
@@ -39,16 +44,23 @@ def lines(found: Look) -> str:
     for layer, one in enumerate(mask.layers):
       likeliest = "  ".join(f"{c.token} {c.probability:.1%}" for c in one.completions)
       parts.append(f"  {_name(layer):<12}{one.probability:>6.1%} {_bar(one.probability):<11}{one.entropy:>8.2f}{one.cosine:>8.2f}  {likeliest}")
-    parts.append(f"\n  {'token':<18}{'left out':>9} {'':<11}{'rollout':>8}")
-    listed = _weightiest(mask)
-    most = max((abs(mask.left_out[place]) for place in listed), default=0.0) or 1.0
-    for place in listed:
-      value, share = mask.left_out[place], mask.rollout[place]
-      parts.append(f"  {_fit(found.tokens[place], 18)}{value:>+9.3f} {_bar(abs(value) / most):<11}{share:>8.1%} {_bar(share / max(mask.rollout[listed]))}".rstrip())
-    hidden = sum(np.isfinite(mask.left_out)) - len(listed)
-    rest = f"{hidden} other tokens, " if hidden else ""
-    parts.append(f"  {rest + 'the masks, [CLS] and [SEP]':<38} {1 - sum(mask.rollout[listed]):>8.1%}")
+    parts += _weights(found, mask)
   return "\n".join(parts)
+
+
+def _weights(found: Look, mask: Mask) -> list[str]:
+  """Which tokens matter, as lines; none where the text is nothing but masks."""
+  listed = _weightiest(mask)
+  if not listed:
+    return []
+  lines = [f"\n  {'token':<18}{'left out':>9} {'':<11}{'rollout':>8}"]
+  most, share_most = max(abs(mask.left_out[listed])) or 1.0, max(mask.rollout[listed])
+  for place in listed:
+    value, share = mask.left_out[place], mask.rollout[place]
+    lines.append(f"  {_fit(found.tokens[place], 18)}{value:>+9.3f} {_bar(abs(value) / most):<11}{share:>8.1%} {_bar(share / share_most)}".rstrip())
+  hidden = sum(np.isfinite(mask.left_out)) - len(listed)
+  rest = f"{hidden} other tokens, " if hidden else ""
+  return [*lines, f"  {rest + 'the masks, [CLS] and [SEP]':<38} {1 - sum(mask.rollout[listed]):>8.1%}"]
 
 
 def settled(mask: Mask) -> str:
@@ -77,13 +89,11 @@ def _bar(share: float, width: int = 10) -> str:
 
 def _fit(text: str, width: int) -> str:
   """Text in so many columns of a terminal, where a Chinese character takes two."""
-  columns, kept = 0, ""
-  for character in text:
-    columns += 2 if unicodedata.east_asian_width(character) in "WF" else 1
-    if columns >= width:
-      return kept + "…" + " " * (width - 1 - _columns(kept))
-    kept += character
-  return kept + " " * (width - columns)
+  if _columns(text) >= width:
+    while _columns(text) > width - 2:
+      text = text[:-1]
+    text += "…"
+  return text + " " * (width - _columns(text))
 
 
 def _columns(text: str) -> int:

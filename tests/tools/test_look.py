@@ -127,11 +127,29 @@ def test_the_page_needs_nothing_else_and_shows_what_the_terminal_does(model, fou
   assert all(meaning in page.seen and meaning in look_page.legend() for _, meaning in look_page.LEGEND)
 
 
+def test_a_text_of_masks_alone_has_no_tokens_to_weigh(model):
+  shown = look_page.lines(look.look(model, "[MASK] [MASK]"))
+  assert "[MASK] 2 of 2" in shown and "left out" not in shown and "rollout" not in shown
+
+
+def test_of_a_long_text_the_weightiest_tokens_are_listed_in_their_order(model):
+  found = look.look(model, "the cat sat on the mat, a b c d e f g h [MASK].")
+  (mask,) = found.masks
+  shown = look_page.lines(found).split("rollout\n")[1].splitlines()
+  weights = [float(line.split()[1]) for line in shown[:-1]]
+  every = mask.left_out[np.isfinite(mask.left_out)]
+  assert sorted(np.abs(weights)) == pytest.approx(sorted(np.abs(every))[-12:], abs=6e-4)
+  assert [line.split()[0] for line in shown[:-1]] == [token for token, value in zip(found.tokens, mask.left_out) if f"{value:+.3f}" in {f"{w:+.3f}" for w in weights}]
+  assert shown[-1].startswith("  4 other tokens, the masks, [CLS] and [SEP]")
+  shares = sum(float(line.split()[-1].rstrip("%")) if line.split()[-1].endswith("%") else float(line.split()[-2].rstrip("%")) for line in shown)
+  assert shares == pytest.approx(100, abs=1)
+
+
 def test_columns_of_the_terminal_stand_beneath_each_other_in_chinese_too():
   columns = lambda text: sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
   for text in ("a", "首都", "##ing", "一二三四五六七八九十", "x" * 30, "一二三四五六七八x"):
     assert columns(look_page._fit(text, 18)) == 18
-  assert look_page._fit("首都", 6) == "首都  " and look_page._fit("一二三四", 6) == "一二… "
+  assert look_page._fit("首都", 6) == "首都  " and look_page._fit("一二三四", 6) == "一二… " and look_page._fit("首都首", 6) == "首都… "
 
 
 @pytest.mark.parametrize(
