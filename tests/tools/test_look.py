@@ -115,6 +115,8 @@ def test_the_page_needs_nothing_else_and_shows_what_the_terminal_does(model, fou
   page.feed(text)
   assert not page.sources and "http" not in re.sub(r"http://www.w3.org/2000/svg", "", text)
   assert "猫 <b> & [MASK]" in page.seen and "<b> &" not in text and "embeddings" in page.seen
+  marked = found._replace(tokens=["<i>", *found.tokens[1:]])  # a vocabulary may hold such pieces
+  assert "&lt;i&gt;<small>" in look_page.page([marked], "runs/base", 130)
   assert text.count('class="chart"') == 3 * 3 and text.count("class=here") == 2 * 3  # two masks and one
   shown = look_page.lines(found)
   assert f"[MASK] 2 of 2: {found.masks[1].word}" in shown and "embeddings" in shown
@@ -147,9 +149,9 @@ def test_of_a_long_text_the_weightiest_tokens_are_listed_in_their_order(model):
 
 def test_columns_of_the_terminal_stand_beneath_each_other_in_chinese_too():
   columns = lambda text: sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
-  for text in ("a", "首都", "##ing", "一二三四五六七八九十", "x" * 30, "一二三四五六七八x"):
+  for text in ("a", "首都", "##ing", "一二三四五六七八九十", "x" * 30, "一二三四五六七八x", "ＡＢ！"):
     assert columns(look_page._fit(text, 18)) == 18
-  assert look_page._fit("首都", 6) == "首都  " and look_page._fit("一二三四", 6) == "一二… " and look_page._fit("首都首", 6) == "首都… "
+  assert look_page._fit("首都", 6) == "首都  " and look_page._fit("ＡＢ", 6) == "ＡＢ  " and look_page._fit("一二三四", 6) == "一二… " and look_page._fit("首都首", 6) == "首都… "
 
 
 @pytest.mark.parametrize(
