@@ -1,0 +1,64 @@
+"""convert/sentence_folder.py: a folder of sentence-transformers says itself how its vectors are made."""
+
+import json
+
+import numpy as np
+import pytest
+import sentence_transformers
+
+from bert_jax import inference
+from bert_jax.convert import folder
+from bert_jax.errors import UserError
+
+TEXTS = ["the cat sat on the mat .", "the mat", "a cat , 42 mats and some words that it has to spell"]
+
+
+@pytest.fixture
+def written(config, params, tokenizer_dir, tmp_path):
+  """A folder as we write it: [CLS], length 1."""
+  folder.write_folder(tmp_path / "ours", params, config, tokenizer_dir, head="encoder", format="sentence-transformers", pooling="cls", normalize=True)
+  return tmp_path / "ours"
+
+
+def test_its_pooling_and_normalisation_are_ours_unless_others_are_asked_for(written):
+  model = inference.load_model(written)
+  assert model.encoding == ("cls", True, 40)
+  encoded = inference.encode(model, TEXTS)
+  theirs = sentence_transformers.SentenceTransformer(str(written), device="cpu")
+  np.testing.assert_allclose(encoded.vectors, theirs.encode(TEXTS), atol=1e-5)
+  assert encoded.pooling == "cls"
+  assert not np.allclose(inference.encode(model, TEXTS, "mean").vectors, encoded.vectors, atol=0.1)
+
+
+def test_a_folder_that_sentence_transformers_has_saved_is_read_with_its_limit(written, tmp_path):
+  theirs = sentence_transformers.SentenceTransformer(str(written), device="cpu")
+  theirs.max_seq_length = 6
+  theirs.save(str(tmp_path / "theirs"))
+  model = inference.load_model(tmp_path / "theirs")
+  assert model.encoding == ("cls", True, 6)
+  encoded = inference.encode(model, TEXTS)
+  assert encoded.truncated == 2
+  np.testing.assert_allclose(encoded.vectors, theirs.encode(TEXTS), atol=1e-5)
+
+
+def test_other_models_make_mean_vectors(config, params, tokenizer_dir, tmp_path):
+  folder.write_folder(tmp_path / "plain", params, config, tokenizer_dir)
+  model = inference.load_model(tmp_path / "plain")
+  assert model.encoding is None
+  np.testing.assert_array_equal(inference.encode(model, TEXTS).vectors, inference.encode(model, TEXTS, "mean").vectors)
+
+
+@pytest.mark.parametrize("change, message", [({"pooling_mode_max_tokens": True}, "pooling cls, max; this model has cls, max, mean, one of them"),
+                                             ({"pooling_mode_cls_token": False, "pooling_mode_lasttoken": True}, "pooling lasttoken")])  # fmt: skip
+def test_a_pooling_that_we_do_not_have_is_refused(written, change, message):
+  file = written / "1_Pooling" / "config.json"
+  file.write_text(json.dumps(json.loads(file.read_text()) | change))
+  with pytest.raises(UserError, match=message):
+    inference.load_model(written)
+
+
+def test_modules_that_we_do_not_have_are_refused(written):
+  modules = json.loads((written / "modules.json").read_text())
+  (written / "modules.json").write_text(json.dumps([*modules, {"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformers.models.Dense"}]))
+  with pytest.raises(UserError, match=r"it has Transformer, Pooling, Normalize, Dense.*copy the folder without modules\.json"):
+    inference.load_model(written)
