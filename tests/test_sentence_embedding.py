@@ -43,7 +43,7 @@ def vectors(texts, seed=0):
 
 def their_loss(loss, given, labels=None):
   features = [{"sentence_embedding": torch.tensor(given[:, text])} for text in range(given.shape[1])]
-  return float(loss(features, None if labels is None else torch.tensor(labels)))
+  return float(loss(features, None if labels is None else torch.tensor(labels)).detach())
 
 
 @pytest.mark.parametrize("texts", [2, 3])
@@ -91,7 +91,7 @@ def test_softmax_is_softmax_loss():
   read = np.asarray(jax.jit(lambda params: model.apply({"params": params}, rows.inputs))(params))
   kept = lambda part: torch.tensor(read[:, part])
   np.testing.assert_allclose(made, float(loss([{"sentence_embedding": kept(0)}, {"sentence_embedding": kept(1)}],
-                                              torch.tensor(batch["labels"], dtype=torch.int64))), rtol=1e-5)  # fmt: skip
+                                              torch.tensor(batch["labels"], dtype=torch.int64)).detach()), rtol=1e-5)  # fmt: skip
 
 
 def cosines(given):
