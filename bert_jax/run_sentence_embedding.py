@@ -79,8 +79,8 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
 
   def start(fresh, abstract):
     state = take_over(fresh, abstract)
-    before = evaluate(state.params)
-    say("Before training: " + ", ".join(f"{name} {value:.4f}" for name, value in before.items()) if before else "No scored pairs to judge by")
+    if dev is not None:
+      say("Before training: " + ", ".join(f"{name} {value:.4f}" for name, value in evaluate(state.params).items()))
     return state
 
   trained = loop.Run(
@@ -166,7 +166,8 @@ def _finish(root: epath.Path, judge: Judge, config: ml_collections.ConfigDict) -
   run_finetuning.write_result(root, judge)
   if config.export.format:
     model = inference.load_model(root)
-    form, head = config.export.format, "encoder"
-    card = model_card.make_card(model, head=head, format=form, workdir=str(root), pooling=config.finetune.pooling)
-    hf_folder.write_folder(root / "export", model.params, model.config, model.tokenizer_folder, head=head, format=form,
-                           pooling=config.finetune.pooling, normalize=config.embedding.normalize, card=card)  # fmt: skip
+    how = {"head": "encoder", "format": config.export.format}
+    if config.export.format == "sentence-transformers":
+      how["pooling"] = config.finetune.pooling
+    card = model_card.make_card(model, workdir=str(root), **how)
+    hf_folder.write_folder(root / "export", model.params, model.config, model.tokenizer_folder, normalize=config.embedding.normalize, card=card, **how)

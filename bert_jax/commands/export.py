@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
   trained = folder.head_of(model.labels) if model.labels else ""
   head = options.head or (trained if trained and options.format == "transformers" else folder.DEFAULT_HEAD[options.format])
   _check_trained(model, head, trained)
-  trained_pooling = model.encoding.pooling if model.encoding else "mean"
+  trained_pooling = model.encoding.pooling if model.encoding and options.format == "sentence-transformers" else "mean"
   pooling = options.pooling or trained_pooling
   normalize = bool(model.encoding and model.encoding.normalize and pooling == trained_pooling)
   workdir = options.workdir or (str(storage.folder(options.checkpoint).parent.parent) if options.checkpoint else None)

@@ -1,0 +1,111 @@
+"""run_sentence_embedding.py: training in a run folder, judged by scored pairs, ending in a folder for sentence-transformers."""
+
+import random
+import re
+
+import numpy as np
+import pytest
+import sentence_transformers
+from tests.label_fixtures import CONFIG, label_tokenizer, model_of  # noqa: F401  (fixtures)
+
+from bert_jax import __main__ as command_line
+from bert_jax import inference, run_sentence_embedding
+from bert_jax.convert import folder
+from bert_jax.errors import UserError
+
+FAST = ("data.batch_size=16", "optimizer.learning_rate=1e-2", "finetune.max_length=16", "log_every_steps=50",
+        "model.hidden_dropout_prob=0.1", "model.attention_probs_dropout_prob=0.0")  # fmt: skip
+SUBJECTS = ("cat", "mat")
+
+
+@pytest.fixture(scope="module")
+def source(model_of, label_tokenizer, tmp_path_factory):  # noqa: F811
+  """The folder of a BERT whose weights were drawn, with pooler."""
+  model, out = model_of("classification"), tmp_path_factory.mktemp("source") / "bert"
+  params = {name: model.params[name] for name in ("encoder", "pooler")}
+  folder.write_folder(out, params, CONFIG, label_tokenizer, head="encoder")
+  return str(out)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+  """A table of texts about cats and mats among random letters; those about the same are alike."""
+  rng, rows = random.Random(0), ["a,b,other,score,class"]
+  text = lambda subject: " ".join(rng.sample([*rng.choices("abcdefgh", k=2), subject], 3))
+  for _ in range(160):
+    first, second = rng.choice(SUBJECTS), rng.choice(SUBJECTS)
+    other = SUBJECTS[1 - SUBJECTS.index(first)]
+    alike = first == second
+    rows.append(f"{text(first)},{text(second)},{text(other)},{5 if alike else 0},{'same' if alike else 'different'}")
+  path = tmp_path_factory.mktemp("pairs") / "pairs.csv"
+  path.write_text("\n".join(rows) + "\n")
+  return str(path)
+
+
+def train(source, pairs, workdir, *keys, say=lambda text: None):
+  config = run_sentence_embedding.sentence_embedding_config([f"init_from={source}", f"finetune.data={pairs}", *FAST, *keys])
+  return run_sentence_embedding.sentence_embedding_run(config, str(workdir), say=say)
+
+
+COLUMNS = ("finetune.text=a", "finetune.text_pair=b")
+
+
+def test_cosines_come_to_mean_likeness_and_the_export_has_them_in_sentence_transformers(source, pairs, tmp_path):
+  said = []
+  found = train(source, pairs, tmp_path / "run", *COLUMNS, "embedding.objective=cosine", "finetune.label=score", "finetune.epochs=6", "finetune.evaluations=0.5",
+                f"finetune.dev={pairs}", "embedding.normalize=True",
+                "model.hidden_dropout_prob=0.0", say=said.append)  # fmt: skip
+  (before,) = [float(re.search(r"spearman (\S+),", line)[1]) for line in said if line.startswith("Before training")]
+  assert before < 0.5 < 0.8 < found["spearman"]
+
+  texts = ["the cat sat on a mat", "mat", "a b c d e f g " * 6]
+  trained = inference.load_model(tmp_path / "run")
+  vectors = inference.encode(trained, texts).vectors
+  np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-5)
+  theirs = sentence_transformers.SentenceTransformer(str(tmp_path / "run" / "export"), device="cpu")
+  np.testing.assert_allclose(theirs.encode(texts), vectors, atol=1e-5)
+  exported = inference.load_model(tmp_path / "run" / "export")
+  assert exported.encoding == trained.encoding
+  np.testing.assert_allclose(inference.encode(exported, texts).vectors, vectors, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "objective, columns",
+    [
+        ("in-batch", (*COLUMNS, "embedding.negative=other", "optimizer.microbatches=2")),
+        ("simcse", ("finetune.text=a", "finetune.pooling=cls")),
+        ("triplet", (*COLUMNS, "embedding.negative=other", "finetune.pooling=max")),
+        ("softmax", (*COLUMNS, "finetune.label=class", "finetune.pooling=pooler", "export.format=transformers")),
+    ],
+)
+def test_every_objective_runs_from_the_command_line_without_pairs_to_judge_by(source, pairs, tmp_path, capsys, objective, columns):
+  keys = [f"--config.{key}" for key in (*FAST, *columns, f"embedding.objective={objective}", "finetune.epochs=0.4")]
+  assert command_line.main(["sentence-embedding", f"--model={source}", f"--data={pairs}", f"--workdir={tmp_path / 'run'}", *keys]) == 0
+  shown = capsys.readouterr().out
+  assert "nothing to judge by" in shown and (tmp_path / "run" / "export" / "model.safetensors").exists()
+  model = inference.load_model(tmp_path / "run")
+  assert model.step == 4 and model.encoding.pooling == (columns[-1].removeprefix("finetune.pooling=") if "pooling" in columns[-1] else model.encoding.pooling)
+
+
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        (("embedding.objective=",), "embedding.objective is empty: say what is to be learned by"),
+        (("embedding.objective=in-batch", *COLUMNS, "data.batch_size=1"), "data.batch_size=1: in-batch learns by the other examples"),
+        (("embedding.objective=simcse", "finetune.text=a", "model.hidden_dropout_prob=0.0"), "by dropout, and there is none: set model.hidden_dropout_prob"),
+        (("embedding.objective=simcse", "finetune.text=a", "finetune.pooling=pooler"), "sentence-transformers has no pooling 'pooler'"),
+        (("embedding.objective=triplet", *COLUMNS, "embedding.negative=other", "embedding.normalize=True"), "at most 2 apart; give less"),
+        (("embedding.objective=simcse", "finetune.text=a", "finetune.metric=accuracy"), "'accuracy' is not measured here; there are spearman, pearson"),
+        (("embedding.objective=simcse", "finetune.text=a", "init_from="), "init_from is empty"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_folder_is_made(source, pairs, tmp_path, keys, message):
+  with pytest.raises(UserError, match=re.escape(message)):
+    train(source, pairs, tmp_path / "run", *keys)
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("key, value", [("embedding.temperature", 0.0), ("embedding.margin", -1.0), ("embedding.objective", "siamese")])
+def test_settings_without_sense_are_refused(key, value):
+  with pytest.raises(UserError, match=re.escape(repr(key))):
+    run_sentence_embedding.sentence_embedding_config([f"{key}={value}"])
