@@ -122,3 +122,14 @@ def test_labels_of_tokens_are_padded_with_what_is_ignored():
   (_, batch), = features.evaluation_batches(found, batch_size=3, max_length=9)
   assert batch["labels"].shape == (3, 9) and set(batch["labels"][2]) == {IGNORED}
   assert sorted(label for label in batch["labels"].ravel() if label != IGNORED) == [1, 2, 3]
+
+
+def test_texts_apart_are_packed_into_a_row_and_equal_ones_have_one_number():
+  given = features.of_texts_apart(TOKENIZER, [["the cat", "sat"], ["sat sat sat sat", "The cat"]], None, max_length=5)
+  cls, sep = TOKENIZER.special.cls, TOKENIZER.special.sep
+  assert given.labels.tolist() == [[0, 1], [2, 0]] and given.truncated == 1
+  batch = features.gather(given, np.array([0, 1, -1]), epoch=np.zeros(3, np.uint32), max_length=10)
+  row = [cls, ID["the"], ID["cat"], sep, cls, *[ID["sat"]] * 3, sep]
+  assert batch["tokens"].shape == (3, 10) and batch["tokens"][0].tolist() == [*row, 0]
+  assert batch["sequences"].tolist() == [[[4, 4, 0], [5, 5, 0]], [[3, 3, 0], [4, 4, 0]], [[0, 0, 0], [0, 0, 0]]]
+  assert batch["weights"].tolist() == [1, 1, 0] and batch["labels"][:2].tolist() == given.labels.tolist()
