@@ -89,7 +89,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
       start=start, judge=judge, peak_flops=run.peak_flops(),
       flops_per_token=flops.train_flops_per_token(encoder, sequence_length=float(rows.lengths.mean() / texts), predicted_share=0.0),
   )  # fmt: skip
-  return run.Setup(trained, lambda params: agreement.on_first(lambda: _finish(root, judge, config)))
+  return run.Setup(trained, lambda params: _finish(root, judge, config))
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
@@ -162,12 +162,13 @@ def _make_evaluator(model: SentenceModel, dev: Features | None, config: ml_colle
 
 
 def _finish(root: epath.Path, judge: Judge, config: ml_collections.ConfigDict) -> None:
-  """Writes result.json, and exports the checkpoint that it names."""
-  run_finetuning.write_result(root, judge)
+  """Writes result.json, and exports the checkpoint that it names; called on every process."""
+  agreement.on_first(lambda: run_finetuning.write_result(root, judge))
   if config.export.format:
     model = inference.load_model(root)
     how = {"head": "encoder", "format": config.export.format}
     if config.export.format == "sentence-transformers":
       how["pooling"] = config.finetune.pooling
     card = model_card.make_card(model, workdir=str(root), **how)
-    hf_folder.write_folder(root / "export", model.params, model.config, model.tokenizer_folder, normalize=config.embedding.normalize, card=card, **how)
+    agreement.on_first(lambda: hf_folder.write_folder(
+        root / "export", model.params, model.config, model.tokenizer_folder, normalize=config.embedding.normalize, card=card, **how))  # fmt: skip
