@@ -58,7 +58,8 @@ def _model_table(model: Model) -> str:
 def _training(run: Any, step: int) -> str:
   lines = ["## Training"]
   if run.finetune.data:
-    lines.append(f"Fine-tuned from `{run.init_from}` on {f'the task {run.finetune.task}' if run.finetune.task else 'own data'} "
+    how = f"Trained for sentence vectors (`{run.embedding.objective}`)" if run.embedding.objective else "Fine-tuned"
+    lines.append(f"{how} from `{run.init_from}` on {f'the task {run.finetune.task}' if run.finetune.task else 'own data'} "
                  f"(`{run.finetune.data}`), step {step:,} of {configs.last_step(run):,}, {run.data.batch_size} texts each, learning rate "
                  f"{run.optimizer.learning_rate:g}, seed {run.seed}.")  # fmt: skip
     return "\n\n".join(lines)
