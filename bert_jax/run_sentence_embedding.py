@@ -21,7 +21,7 @@ from bert_jax.convert import folder as hf_folder
 from bert_jax.convert.sentence_folder import POOLINGS
 from bert_jax.data import features, labelled, text_groups
 from bert_jax.data.features import Features
-from bert_jax.data.text_groups import TextGroups
+from bert_jax.data.text_groups import TextGroups, Where
 from bert_jax.errors import UserError
 from bert_jax.models.sentence import SentenceModel, unit
 from bert_jax.resolve import attention_of, read_result
@@ -112,10 +112,8 @@ def _check(config: ml_collections.ConfigDict) -> None:
 
 def _load(config: ml_collections.ConfigDict) -> tuple[TextGroups, TextGroups | None]:
   settings, wanted = config.finetune, config.embedding
-  return text_groups.load_groups(
-      wanted.objective, task=settings.task, data=settings.data, dev=settings.dev, text=settings.text, text_pair=settings.text_pair,
-      label=settings.label, negative=wanted.negative, dev_columns=wanted.dev_columns,
-  )  # fmt: skip
+  given = {name: getattr(settings, name) for name in ("task", "data", "dev", "text", "text_pair", "label")}
+  return text_groups.load_groups(wanted.objective, Where(**given, negative=wanted.negative, dev_columns=wanted.dev_columns))
 
 
 def _labels(groups: TextGroups) -> np.ndarray:

@@ -162,6 +162,14 @@ def test_without_the_vectors_of_all_microbatches_the_gradient_would_be_another(i
   assert distance(cut, grads) > 0.01
 
 
+def test_microbatches_save_memory_though_the_loss_is_over_the_whole_batch(in_batch):
+  model, params, _, _ = in_batch
+  task, batch = sentence_embedding.make_task(model, "in-batch"), packed_batch(3, rows=128)
+  compiled = lambda parts: jax.jit(make_gradients(task, seed=0, microbatches=parts)).lower(params, 1, batch).compile()
+  whole, parts = (compiled(parts).memory_analysis().temp_size_in_bytes for parts in (1, 8))
+  assert parts < whole / 3
+
+
 def test_simcse_reads_one_text_twice_with_different_dropout():
   batch = packed_batch(1)
   length = batch["tokens"].shape[1]

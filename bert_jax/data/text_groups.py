@@ -40,44 +40,53 @@ class TextGroups(NamedTuple):
   files: tuple[str, ...] = ()
 
 
-def load_groups(
-    objective: str, *, task: str = "", data: str = "", dev: str = "", text: str = "", text_pair: str = "", label: str = "", negative: str = "",
-    dev_columns: str = "",
-) -> tuple[TextGroups, TextGroups | None]:  # fmt: skip
+class Where(NamedTuple):
+  """Where examples are to be found: the config keys finetune.* and, for `negative` and `dev_columns`, embedding.* of these names."""
+
+  task: str = ""
+  data: str = ""
+  dev: str = ""
+  text: str = ""
+  text_pair: str = ""
+  label: str = ""
+  negative: str = ""
+  dev_columns: str = ""
+
+
+def load_groups(objective: str, where: Where) -> tuple[TextGroups, TextGroups | None]:
   """Reads what is trained on, and the scored pairs that the model is judged by, if there are any.
 
   Args:
     objective: one of sentence_embedding.OBJECTIVES.
-    task, data, dev, text, text_pair, label: as the config keys finetune.*.
-    negative, dev_columns: as the config keys embedding.*.
+    where: see there.
 
   Raises:
     UserError: files or columns that do not exist (those that do are listed), scores that are not numbers, no examples.
   """
-  _check_columns(objective, task, text, text_pair, label, negative)
+  _check_columns(objective, where)
+  task, data, dev, text, text_pair, label, negative, dev_columns = where
   if objective == "cosine":
     splits = load_splits(task=task, data=data, dev=dev, kind="" if task else "regression", text=text, text_pair=text_pair, label=label)
     return _of_examples(splits.train, splits.files, "regression"), _of_examples(splits.dev, splits.files[-1:], "regression")
   if not data or not os.path.exists(data):
     raise UserError(f"--data={data}: there is no such file" if data else "finetune.data is empty: give a file of texts, --data=FILE")
-  row = TASKS.get(task) or TaskRow("", _LABELLED.get(objective, ""), "", (), text=(text,), text_pair=(text_pair,), label=(label,))
   if os.path.isdir(data) and not task:
     raise UserError(f"--data={data} is a folder; give a file in it")
+  row = TASKS.get(task) or TaskRow("", _LABELLED.get(objective, ""), "", (), text=(text,), text_pair=(text_pair,), label=(label,))
   path = find_file(data, row.train, task) if os.path.isdir(data) else data
   if objective == "softmax":
     train = _of_examples(read_examples(path, row), (path,), "classification")
-  elif objective == "simcse" and not text:
-    train = _of_lines(path)
+  elif objective == "simcse":
+    train = _of_columns(path, [text]) if text else _of_lines(path)
     train = train._replace(texts=train.texts * 2)
   else:
-    columns = [text, text] if objective == "simcse" else [text, text_pair, *([negative] if negative else [])]
-    train = _of_columns(path, columns)
+    train = _of_columns(path, [text, text_pair, *([negative] if negative else [])])
   return train, _scored(dev, dev_columns) if dev else None
 
 
-def _check_columns(objective: str, task: str, text: str, text_pair: str, label: str, negative: str) -> None:
+def _check_columns(objective: str, where: Where) -> None:
   """Refuses an objective whose columns, or whose task, are not given. Raises UserError."""
-  kind = _LABELLED.get(objective)
+  kind, task = _LABELLED.get(objective), where.task
   if task and task not in TASKS:
     raise UserError(f"finetune.task={task!r} is not known; it is one of {', '.join(TASKS)}, or empty for data of your own")
   if task:
@@ -86,8 +95,8 @@ def _check_columns(objective: str, task: str, text: str, text_pair: str, label: 
       able = f"; {objective} learns from {', '.join(fits)}" if fits else f"; {objective} learns from files of your own, --data=FILE --text=…"
       raise UserError(f"--task={task} is not what --objective={objective} needs{able}")
     return
-  needed = {"simcse": {}, "in-batch": {"text": text, "text_pair": text_pair}, "triplet": {"text": text, "text_pair": text_pair, "negative": negative}}
-  missing = [name for name, given in needed.get(objective, {"text": text, "text_pair": text_pair, "label": label}).items() if not given]
+  needed = {"simcse": (), "in-batch": ("text", "text_pair"), "triplet": ("text", "text_pair", "negative")}
+  missing = [name for name in needed.get(objective, ("text", "text_pair", "label")) if not getattr(where, name)]
   if missing:
     raise UserError(f"--objective={objective} needs to know more columns: give {', '.join(f'--{name}=…' for name in missing)}")
 

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from bert_jax.data.text_groups import load_groups
+from bert_jax.data.text_groups import Where, load_groups
 from bert_jax.errors import UserError
 
 PAIRS = "question,answer,wrong,score\nwho,me,you,4\nwhere,here,there,1\n,nobody,x,3\nwhen,now,then,2\n"
@@ -19,34 +19,34 @@ def pairs(tmp_path):
 
 
 def test_pairs_with_hard_negatives_without_those_that_have_an_empty_text(pairs):
-  train, dev = load_groups("in-batch", data=str(pairs), text="question", text_pair="answer", negative="wrong")
+  train, dev = load_groups("in-batch", Where(data=str(pairs), text="question", text_pair="answer", negative="wrong"))
   assert train.texts == [["who", "where", "when"], ["me", "here", "now"], ["you", "there", "then"]]
   assert dev is None and train.labels is None and "1 lines of" in train.notes[0] and "empty" in train.notes[0]
 
 
 def test_simcse_reads_lines_or_a_column_twice(pairs, tmp_path):
   (tmp_path / "lines.txt").write_text("one, two\n\nthree\n")
-  train, _ = load_groups("simcse", data=str(tmp_path / "lines.txt"))
+  train, _ = load_groups("simcse", Where(data=str(tmp_path / "lines.txt")))
   assert train.texts == [["one, two", "three"]] * 2
-  train, _ = load_groups("simcse", data=str(pairs), text="question")
+  train, _ = load_groups("simcse", Where(data=str(pairs), text="question"))
   assert train.texts == [["who", "where", "when"]] * 2
 
 
 def test_scores_are_learned_as_shares_of_the_largest(pairs, tmp_path):
-  train, dev = load_groups("cosine", data=str(pairs), dev=str(pairs), text="question", text_pair="answer", label="score")
+  train, dev = load_groups("cosine", Where(data=str(pairs), dev=str(pairs), text="question", text_pair="answer", label="score"))
   np.testing.assert_allclose(train.labels, [1.0, 0.25, 0.5])
   assert dev.texts == train.texts
 
 
 def test_dev_has_columns_of_its_own(pairs, tmp_path):
-  _, dev = load_groups("in-batch", data=str(pairs), text="question", text_pair="answer", dev=str(tmp_path / "dev.csv"), dev_columns="first,second,value")
+  _, dev = load_groups("in-batch", Where(data=str(pairs), text="question", text_pair="answer", dev=str(tmp_path / "dev.csv"), dev_columns="first,second,value"))
   assert dev.texts == [["a", "c"], ["b", "d"]]
   np.testing.assert_allclose(dev.labels, [1.0, 0.0])
 
 
 def test_classes_are_numbered(tmp_path):
   (tmp_path / "nli.csv").write_text("a,b,label\nx,y,yes\nz,w,no\nx,w,yes\n")
-  train, _ = load_groups("softmax", data=str(tmp_path / "nli.csv"), text="a", text_pair="b", label="label")
+  train, _ = load_groups("softmax", Where(data=str(tmp_path / "nli.csv"), text="a", text_pair="b", label="label"))
   assert train.classes == ("no", "yes") and train.labels.tolist() == [1, 0, 1]
 
 
@@ -70,10 +70,10 @@ def test_classes_are_numbered(tmp_path):
 )
 def test_what_cannot_be_learned_from_is_refused(pairs, objective, given, message):
   with pytest.raises(UserError, match=message):
-    load_groups(objective, **{"data": str(pairs), **given})
+    load_groups(objective, Where(**{"data": str(pairs), **given}))
 
 
 def test_a_file_of_nothing_but_empty_texts_is_refused(tmp_path):
   (tmp_path / "empty.txt").write_text("\n \n\n")
   with pytest.raises(UserError, match=re.escape("holds no example all of whose texts are there")):
-    load_groups("simcse", data=str(tmp_path / "empty.txt"))
+    load_groups("simcse", Where(data=str(tmp_path / "empty.txt")))
