@@ -159,9 +159,7 @@ def gather(features: Features, rows: np.ndarray, *, epoch: np.ndarray, max_lengt
   }  # fmt: skip
 
 
-def rows_of_batch(
-    lengths: np.ndarray, number: int, *, batch_size: int, seed: int, window_batches: int = WINDOW
-) -> tuple[np.ndarray, np.ndarray]:
+def rows_of_batch(lengths: np.ndarray, number: int, *, batch_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
   """(epoch uint32 [B], row int64 [B]) of the examples in batch `number` of a run, a pure function of its arguments.
 
   Windows end with their epoch, so that every example comes once in it and none twice in a batch. The one batch that holds the end
@@ -172,8 +170,8 @@ def rows_of_batch(
   first, end = -(-epoch * in_epoch // batch_size), (epoch + 1) * in_epoch // batch_size  # the batches that lie in this epoch whole
   if number >= end:
     return order.rows_at(number * batch_size + np.arange(batch_size, dtype=np.int64), num_rows=in_epoch, seed=seed)
-  window = first + (number - first) // window_batches * window_batches
-  size = min(window_batches, end - window)
+  window = first + (number - first) // WINDOW * WINDOW
+  size = min(WINDOW, end - window)
   epochs, rows = order.rows_at(window * batch_size + np.arange(size * batch_size, dtype=np.int64), num_rows=in_epoch, seed=seed)
   by_length = np.argsort(lengths[rows], kind="stable")
   dealt = order.permutation(np.array([number - window]), size, order.key_of(seed, np.array([window])))
@@ -183,15 +181,11 @@ def rows_of_batch(
 
 def train_batches(
     features: Features, *, batch_size: int, seed: int, start: int, steps: int, max_length: int, process_rows: np.ndarray | None = None,
-    window_batches: int = WINDOW,
 ) -> Iterator[HostBatch]:  # fmt: skip
-  """This process's part of `steps` global batches, made ahead in the background; arguments as in input_pipeline.train_batches.
-
-  `window_batches`: batches that are sorted by length together, within an epoch.
-  """
+  """This process's part of `steps` global batches, made ahead in the background; arguments as in input_pipeline.train_batches."""
 
   def load(number: int) -> HostBatch:
-    epoch, rows = rows_of_batch(features.lengths, number, batch_size=batch_size, seed=seed, window_batches=window_batches)
+    epoch, rows = rows_of_batch(features.lengths, number, batch_size=batch_size, seed=seed)
     return gather(features, rows, epoch=epoch, max_length=max_length, own=process_rows)
 
   first = start // batch_size
