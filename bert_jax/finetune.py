@@ -19,16 +19,12 @@ from bert_jax.training.train_step import Sums, Task
 Loss = Callable[[jax.Array, jax.Array, jax.Array], Sums]
 
 
-def _term(term: losses.Term) -> Sums:
-  return {"loss": (term.loss, term.weight), "accuracy": (term.correct, term.weight)}
-
-
 def _classification(scores_BxC, labels_B, weights_B) -> Sums:
-  return _term(losses.cross_entropy(scores_BxC, labels_B, weights_B))
+  return losses.cross_entropy(scores_BxC, labels_B, weights_B).sums()
 
 
 def _multi_label(scores_BxC, labels_BxC, weights_B) -> Sums:
-  return _term(losses.binary_cross_entropy(scores_BxC, labels_BxC, weights_B))
+  return losses.binary_cross_entropy(scores_BxC, labels_BxC, weights_B).sums()
 
 
 def _regression(scores_Bx1, labels_B, weights_B) -> Sums:
@@ -37,14 +33,14 @@ def _regression(scores_Bx1, labels_B, weights_B) -> Sums:
 
 def _tokens(scores_BxLxC, labels_BxL, weights_B) -> Sums:
   weights_BxL = (labels_BxL >= 0) * weights_B[:, None]
-  return _term(losses.cross_entropy(scores_BxLxC, jnp.maximum(labels_BxL, 0), weights_BxL))
+  return losses.cross_entropy(scores_BxLxC, jnp.maximum(labels_BxL, 0), weights_BxL).sums()
 
 
 def _span(scores_BxLx2, labels_Bx2, weights_B) -> Sums:
   """The mean of two cross-entropies over the tokens of a row, one for the beginning, one for the end."""
   scores_2BxL = jnp.concatenate([scores_BxLx2[:, :, 0], scores_BxLx2[:, :, 1]])
   term = losses.cross_entropy(scores_2BxL, jnp.concatenate([labels_Bx2[:, 0], labels_Bx2[:, 1]]), jnp.tile(weights_B, 2))
-  return _term(term)
+  return term.sums()
 
 
 class Kind(NamedTuple):

@@ -8,7 +8,7 @@ Shape legend: B texts, L tokens, H hidden width, V vocabulary.
 
 import functools
 import pathlib
-from typing import Any, Iterable, NamedTuple, Sequence
+from typing import Any, Iterable, Iterator, NamedTuple, Sequence
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ from bert_jax.data.tokenizer import Tokenizer, encode_batch, load_tokenizer, tru
 from bert_jax.errors import UserError
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pooling import POOLINGS, pool
-from bert_jax.models.pretraining import HEADS, SUBTREES, ModelOutput, PretrainingModel
+from bert_jax.models.pretraining import SUBTREES, ModelOutput, PretrainingModel
 from bert_jax.resolve import read_labels, read_result, read_run_config
 from bert_jax.training import checkpoint_reading
 
@@ -196,6 +196,14 @@ def next_sentence(model: Model, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
   return np.asarray(jax.nn.softmax(logits, axis=-1))[:, 0]  # label 0: B follows A
 
 
+def batches_by_length(lengths: Sequence[int], size: int) -> Iterator[tuple[list[int], list[int]]]:
+  """Batches of texts of about one length, the shortest first: (which texts, the same filled up to `size`, so that there is one batch shape only)."""
+  by_length = sorted(range(len(lengths)), key=lambda i: lengths[i])
+  for begin in range(0, len(by_length), size):
+    members = by_length[begin : begin + size]
+    yield members, members + [members[-1]] * (size - len(members))
+
+
 class Encoded(NamedTuple):
   """Vectors of texts.
 
@@ -240,10 +248,7 @@ def encode(model: Model, texts: Iterable[str], pooling: str | None = None, *, no
   model = model._replace(heads=model.heads & {"pooler"})  # scores of words are not asked for, and would be most of the memory
   cut = [truncate(ids, [], limit) for ids in encode_batch(model.tokenizer, list(texts))]
   vectors: list[Any] = [None] * len(cut)
-  by_length = sorted(range(len(cut)), key=lambda i: len(cut[i][0]))  # little padding
-  for begin in range(0, len(cut), batch_size):
-    members = by_length[begin : begin + batch_size]
-    filled = members + [members[-1]] * (batch_size - len(members))  # one batch shape only
+  for members, filled in batches_by_length([len(ids) for ids, _, _ in cut], batch_size):
     inputs = make_inputs(model, [cut[i][:2] for i in filled])
     output = apply(model, inputs)
     pooled = output.sequence_output if pooling == "tokens" else pool(output.sequence_output, output.pooled_output, inputs, pooling)

@@ -10,6 +10,7 @@ from typing import NamedTuple, Sequence
 
 import jax
 import numpy as np
+from scipy import special
 
 from bert_jax import finetune, task_metrics
 from bert_jax.batch import ModelInputs
@@ -17,7 +18,7 @@ from bert_jax.data import questions
 from bert_jax.data.questions import Answer, Question
 from bert_jax.data.tokenizer import encode_batch, truncate
 from bert_jax.errors import UserError
-from bert_jax.inference import Model, make_inputs
+from bert_jax.inference import Model, batches_by_length, make_inputs
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.finetuning import FinetuningModel
 
@@ -94,7 +95,7 @@ def classify(model: Model, texts: Sequence[str], pairs: Sequence[str] | None = N
     if labels.kind == "regression":
       result.append([Label(labels.names[0], float(scores[0]) * labels.scale)])
       continue
-    probabilities = _softmax(scores) if labels.kind == "classification" else 1 / (1 + np.exp(-scores))
+    probabilities = special.softmax(scores) if labels.kind == "classification" else special.expit(scores)
     found = [Label(name, float(value)) for name, value in zip(labels.names, probabilities)]
     result.append(sorted(found, key=lambda label: -label.value))
   return result
@@ -114,7 +115,7 @@ def find_entities(model: Model, texts: Sequence[str]) -> list[list[Entity]]:
   for text, encoding, one in zip(texts, encodings, scores):
     firsts = [place for place, word in enumerate(encoding.word_ids[:room]) if place == 0 or word != encoding.word_ids[place - 1]]
     ends = [*(first - 1 for first in firsts[1:]), min(len(encoding.ids), room) - 1] if firsts else []
-    probabilities = _softmax(one[1:][firsts])
+    probabilities = special.softmax(one[1:][firsts], axis=-1)
     tags = [labels.names[index] for index in np.argmax(probabilities, axis=-1)]
     entities = []
     for kind, first, last in task_metrics.spans_of(tags):
@@ -151,17 +152,10 @@ def _labels(model: Model, *kinds: str):
 
 def _in_batches(model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]):
   """Scores of each sequence of ids, float32 NumPy [C] or [L, C], in their order, padding of the row included."""
-  by_length = sorted(range(len(sequences)), key=lambda i: len(sequences[i][0]) + len(sequences[i][1]))
   found = [None] * len(sequences)
-  for begin in range(0, len(sequences), _BATCH):
-    members = by_length[begin : begin + _BATCH]
-    filled = members + [members[-1]] * ((-len(members)) % (_BATCH if len(sequences) > _BATCH else 1))  # one batch shape only
+  for members, filled in batches_by_length([len(a) + len(b) for a, b in sequences], min(_BATCH, max(len(sequences), 1))):
     scores = np.asarray(scores_of(model, make_inputs(model, [sequences[i] for i in filled])), np.float32)
     for i, one in zip(members, scores):
       found[i] = one
   return found
 
-
-def _softmax(scores: np.ndarray) -> np.ndarray:
-  exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True, initial=-np.inf))
-  return exponentials / exponentials.sum(axis=-1, keepdims=True)

@@ -23,6 +23,10 @@ class Term(NamedTuple):
   correct: jax.Array
   weight: jax.Array
 
+  def sums(self) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """As a task reports it: "loss" and "accuracy", each (sum, weight)."""
+    return {"loss": (self.loss, self.weight), "accuracy": (self.correct, self.weight)}
+
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Term:
   """Weighted softmax cross-entropy.

@@ -45,21 +45,37 @@ def make_predictor(model: FinetuningModel, kind: str, mesh: Mesh) -> Callable:
     scores = finetune.scores_of_tokens(model.clone(attention="xla").apply({"params": params}, inputs), inputs, kind)
     return scores.astype(jnp.float32)
 
-  step = jax.jit(scores_of, out_shardings=sharding.replicated(mesh))
+  each = for_each_example(scores_of, mesh)
+  if model.target == SEQUENCE:
+    return each
 
-  def predict(params, features: Features, *, batch_size: int, max_length: int, after_batch: Callable[[], bool] = lambda: False):
+  def predict(params, features: Features, **how):
+    found = each(params, features, **how)
+    return None if found is None else [one[:length] for one, length in zip(found, features.lengths)]
+
+  return predict
+
+
+def for_each_example(fn: Callable, mesh: Mesh) -> Callable:
+  """Returns run(params, features, batch_size=…, max_length=…, after_batch=…) -> fn's result for every example, in order, as NumPy.
+
+  fn: (params, batch as of data/features.py) -> array [B, …]; compiled once for each length of rows. `after_batch()` is called after every
+  batch; where it returns True, all is given up, and None returned.
+  """
+  step = jax.jit(fn, out_shardings=sharding.replicated(mesh))
+
+  def run(params, features: Features, *, batch_size: int, max_length: int, after_batch: Callable[[], bool] = lambda: False):
     found: list[np.ndarray | None] = [None] * features.num_rows
     own = sharding.rows_of_process(mesh, batch_size)
     for rows, batch in data.evaluation_batches(features, batch_size=batch_size, max_length=max_length, process_rows=own):
-      scores = jax.device_get(step(params, sharding.put_batch(batch, mesh)))
-      for row, one in zip(rows, scores):
+      for row, one in zip(rows, jax.device_get(step(params, sharding.put_batch(batch, mesh)))):
         if row >= 0:
-          found[row] = one if model.target == SEQUENCE else one[: features.lengths[row]]
+          found[row] = one
       if after_batch():
         return None
     return found
 
-  return predict
+  return run
 
 
 def score(labels: Labels, examples: Labelled, scores: list[np.ndarray], *, chinese: bool = False) -> dict[str, float]:

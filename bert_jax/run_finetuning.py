@@ -7,6 +7,7 @@
 import dataclasses
 import json
 import math
+
 import jax
 import jax.numpy as jnp
 import ml_collections

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from bert_jax import config as configs
-from bert_jax import flops, inference, model_card, run, run_finetuning, sentence_embedding, task_metrics
+from bert_jax import flops, inference, model_card, predictions, run, run_finetuning, sentence_embedding, task_metrics
 from bert_jax.batch import model_inputs
 from bert_jax.cluster import agreement
 from bert_jax.cluster.distributed import Cluster
@@ -142,18 +142,15 @@ def _make_evaluator(model: SentenceModel, dev: Features | None, config: ml_colle
     vectors_BxSxH = unit(model.clone(attention="xla").apply({"params": params}, model_inputs(batch["tokens"], batch["sequences"])))
     return jnp.sum(vectors_BxSxH[:, 0] * vectors_BxSxH[:, 1], axis=-1)
 
-  step, size = jax.jit(cosines_of, out_shardings=sharding.replicated(mesh)), config.data.batch_size
+  cosines = predictions.for_each_example(cosines_of, mesh)
 
   def evaluate(params, after_batch=lambda: False):
     if dev is None:
       return {}
-    found = np.zeros(dev.num_rows)
-    own = sharding.rows_of_process(mesh, size)
-    for rows, batch in features.evaluation_batches(dev, batch_size=size, max_length=2 * config.finetune.max_length, process_rows=own):
-      found[rows[rows >= 0]] = jax.device_get(step(params, sharding.put_batch(batch, mesh)))[rows >= 0]
-      if after_batch():
-        return None
-    scores = task_metrics.scores(dev.labels, found)
+    found = cosines(params, dev, batch_size=config.data.batch_size, max_length=2 * config.finetune.max_length, after_batch=after_batch)
+    if found is None:
+      return None
+    scores = task_metrics.scores(dev.labels, np.array(found, np.float64))
     return {name: scores[name] for name in METRICS}
 
   return evaluate

@@ -64,7 +64,7 @@ def ranking_loss(vectors_BxSxH: jax.Array, rows: Rows, temperature: float, mesh:
   own_BxSxN = is_second_1xSx1 & (jnp.arange(len(texts_NxS))[None, None, :] == rows.number[:, None, None])
 
   scores_BxSxN = jnp.where(same_BxSxN & ~own_BxSxN, jnp.finfo(scores_BxSxN.dtype).min, scores_BxSxN)
-  return _term(losses.cross_entropy(scores_BxSxN.reshape(len(scores_BxSxN), -1), rows.number, rows.weights))
+  return losses.cross_entropy(scores_BxSxN.reshape(len(scores_BxSxN), -1), rows.number, rows.weights).sums()
 
 
 def cosine_loss(vectors_BxSxH: jax.Array, rows: Rows) -> Sums:
@@ -80,10 +80,6 @@ def triplet_loss(vectors_BxSxH: jax.Array, rows: Rows, margin: float) -> Sums:
   further = distance_BxS[:, 0] - distance_BxS[:, 1]
   total = lambda values_B: (jnp.sum(values_B * rows.weights), jnp.sum(rows.weights))
   return {"loss": total(jnp.maximum(further + margin, 0.0)), "accuracy": total((further < 0).astype(further.dtype))}
-
-
-def _term(term: losses.Term) -> Sums:
-  return {"loss": (term.loss, term.weight), "accuracy": (term.correct, term.weight)}
 
 
 def make_task(model: SentenceModel, objective: str, *, temperature: float = 0.05, margin: float = 5.0, mesh: Mesh | None = None) -> Task:
@@ -116,7 +112,7 @@ def make_task(model: SentenceModel, objective: str, *, temperature: float = 0.05
     if objective == "triplet":
       return triplet_loss(vectors, rows, margin)
     if objective == "softmax":
-      return _term(losses.cross_entropy(model.apply({"params": params}, vectors, method="classify"), rows.labels, rows.weights))
+      return losses.cross_entropy(model.apply({"params": params}, vectors, method="classify"), rows.labels, rows.weights).sums()
     return cosine_loss(vectors, rows)
 
   def mean(sums: Sums, global_weights) -> tuple[jax.Array, Sums]:

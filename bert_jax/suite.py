@@ -22,7 +22,7 @@ from bert_jax import atomic, run_finetuning
 from bert_jax.data.tasks import SUITES, TASKS, TaskRow
 from bert_jax.errors import UserError
 from bert_jax.resolve import read_result
-from bert_jax.tools.svg import escape
+from bert_jax.tools.svg import escape, picture
 
 _DEPTH = 2  # folders below the one that is given, in which tasks are looked for
 
@@ -220,5 +220,4 @@ def plot(results: Sequence[TaskResult], model: str) -> str:
       parts.append(f'<path d="M{at:.1f} {y - 2}v24" stroke="#c0392b" stroke-width="2"><title>BERT-base {100 * published.value:.1f} ({published.split})</title></path>')
     parts.append(f'<text x="{width - 78}" y="{y + 15}">{_percent(one)}</text>')
   parts.append(f'<text x="{left}" y="{height - 6}" font-size="11" fill="#777">red: BERT-base as published, mostly on test splits that are not public</text>')
-  return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-          f'font-family="system-ui, sans-serif" font-size="13"><rect width="100%" height="100%" fill="white"/>{"".join(parts)}</svg>\n')  # fmt: skip
+  return picture(width, height, parts)

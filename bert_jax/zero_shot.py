@@ -9,7 +9,7 @@ from bert_jax import inference, task_metrics
 from bert_jax.data.tokenizer import encode_batch, truncate
 from bert_jax.errors import UserError
 from bert_jax.inference import Model
-from bert_jax.models.pooling import POOLINGS
+from bert_jax.tools.probe import cosines_of_pairs
 
 _BATCH = 64
 
@@ -27,16 +27,13 @@ def pseudo_perplexity(model: Model, texts: Sequence[str]) -> np.ndarray:
   limit, mask = model.config.max_position_embeddings, model.tokenizer.special.mask
   ids = [truncate(one, [], limit)[0] for one in encode_batch(model.tokenizer, list(texts))]
   hidden = [(number, place) for number, one in enumerate(ids) for place in range(len(one))]
-  hidden.sort(key=lambda entry: len(ids[entry[0]]))  # little padding
   surprise = np.zeros(len(ids))
-  for begin in range(0, len(hidden), _BATCH):
-    members = hidden[begin : begin + _BATCH]
-    filled = members + [members[-1]] * (_BATCH - len(members))  # one batch shape only
-    rows = [([*ids[number][:place], mask, *ids[number][place + 1 :]], []) for number, place in filled]
-    places = np.array([[place + 1] for _, place in filled], np.int32)
+  for members, filled in inference.batches_by_length([len(ids[number]) for number, _ in hidden], _BATCH):
+    rows = [([*ids[number][:place], mask, *ids[number][place + 1 :]], []) for number, place in (hidden[i] for i in filled)]
+    places = np.array([[hidden[i][1] + 1] for i in filled], np.int32)
     output = inference.apply(model, inference.make_inputs(model, rows), places)
     log_probabilities = np.asarray(jax.nn.log_softmax(output.mlm_logits[:, 0], axis=-1))
-    for (number, place), row in zip(members, log_probabilities):
+    for (number, place), row in zip((hidden[i] for i in members), log_probabilities):
       surprise[number] -= row[ids[number][place]]
   with np.errstate(invalid="ignore"):
     return np.exp(surprise / np.array([len(one) or np.nan for one in ids]))
@@ -44,11 +41,5 @@ def pseudo_perplexity(model: Model, texts: Sequence[str]) -> np.ndarray:
 
 def similarity(model: Model, first: Sequence[str], second: Sequence[str], scores: np.ndarray) -> dict[str, float]:
   """{pooling: Spearman of the cosine with the scores}, for every pooling that the model has; scores float [B]."""
-  found = {}
-  for pooling in POOLINGS:
-    if pooling == "pooler" and "pooler" not in model.heads:
-      continue
-    vectors = inference.encode(model, [*first, *second], pooling, normalize=True).vectors
-    cosines = np.sum(vectors[: len(first)] * vectors[len(first) :], axis=-1)
-    found[pooling] = task_metrics.scores(np.asarray(scores), cosines)["spearman"]
-  return found
+  cosines, _ = cosines_of_pairs(model, first, second)
+  return {pooling: task_metrics.scores(np.asarray(scores), rows[-1])["spearman"] for pooling, rows in cosines.items()}

@@ -2,7 +2,7 @@
 
 import argparse
 
-from bert_jax.commands import add_cluster_arguments, start_cluster, trained
+from bert_jax.commands import add_key_flags, train_by_flags
 
 HELP = "train a pretrained BERT to give similar texts similar vectors, for sentence-transformers"
 EXAMPLE = """  python -m bert_jax sentence-embedding --model=runs/base --objective=simcse --data=lines.txt --dev=stsb-en-dev.csv --workdir=runs/simcse
@@ -24,33 +24,14 @@ GROUPS = ("embedding.", "finetune.warmup_share", "finetune.evaluations", "finetu
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  from bert_jax import config as configs
-
-  for flag, key in FLAGS.items():
-    parser.add_argument(f"--{flag}", metavar="VALUE", help=MEANINGS.get(flag, configs.meaning(key)))
-  parser.add_argument("--workdir", metavar="DIR", help="the run folder: checkpoints, metrics, result.json, export")
-  add_cluster_arguments(parser)
-  parser.set_defaults(keys_without_file=True)
-  keys = "\n".join(f"  {key:<38} {configs.meaning(key)}" for key in configs.KEYS if key.startswith(GROUPS))
-  parser.epilog += f"\n\nconfig keys that matter here, each set by --config.KEY=VALUE:\n{keys}"
+  add_key_flags(parser, FLAGS, GROUPS, MEANINGS)
 
 
-def run(options: argparse.Namespace) -> int | None:
+def run(options: argparse.Namespace) -> int:
   from bert_jax import run_sentence_embedding as runs
-  from bert_jax.commands.finetune import print_result
-  from bert_jax.errors import UserError
-  from bert_jax.resolve import read_result
 
-  if not options.workdir:
-    raise UserError("--workdir is missing: the folder that checkpoints and results are written to")
-  given = [f"{key}={getattr(options, flag)}" for flag, key in FLAGS.items() if getattr(options, flag) is not None]
-  config = runs.sentence_embedding_config([*given, *options.overrides])
-  cluster = start_cluster(config, options)
-  metrics, code = trained(cluster, lambda: runs.sentence_embedding_run(config, options.workdir, cluster=cluster))
-  if metrics is None:
-    return code
-  if cluster.process_id == 0:
-    print_result(options.workdir, read_result(options.workdir))
+  def finished(config) -> None:
     if config.export.format:
       print(f"{options.workdir}/export: the best checkpoint, for {config.export.format}")
-  return 0
+
+  return train_by_flags(options, FLAGS, runs.sentence_embedding_config, runs.sentence_embedding_run, finished)

@@ -128,15 +128,13 @@ def _leave_one_out(model: Model, ids: list[int], places: list[int], words: np.nd
   """float [K, L], see Mask.left_out: each token is replaced by [MASK], so that the others keep their places."""
   mask, result = model.tokenizer.special.mask, np.full((len(places), len(ids) + 2), np.nan)
   others = [place for place in range(1, len(ids) + 1) if place not in places]
-  for begin in range(0, len(others), _BATCH):
-    members = others[begin : begin + _BATCH]
-    filled = members + [members[-1]] * (_BATCH - len(members))  # one batch shape only
-    rows = [([*ids[: place - 1], mask, *ids[place:]], []) for place in filled]
+  for members, filled in inference.batches_by_length([len(ids)] * len(others), _BATCH):
+    rows = [([*ids[: others[i] - 1], mask, *ids[others[i] :]], []) for i in filled]
     output = inference.apply(model, inference.make_inputs(model, rows), np.array([places] * len(rows), np.int32))
     without = np.asarray(jax.nn.log_softmax(output.mlm_logits, axis=-1))
-    for row, place in zip(without, members):
+    for row, i in zip(without, members):
       for number, word in enumerate(words):
-        result[number, place] = log_p[number, word] - row[number, word]
+        result[number, others[i]] = log_p[number, word] - row[number, word]
   return result
 
 

@@ -5,7 +5,7 @@ Shape legend: N pairs, L tokens, H hidden width.
 
 import functools
 import pathlib
-from typing import NamedTuple
+from typing import NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,8 @@ from bert_jax.inference import Model
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pooling import POOLINGS, pool
 from bert_jax.models.pretraining import PretrainingModel
-from bert_jax.tools.svg import escape
+from bert_jax.models.sentence import unit
+from bert_jax.tools.svg import escape, picture
 
 # Columns that are looked for where none is named; else the first, second and third are meant.
 COLUMNS = ("sentence1", "sentence2", "score")
@@ -122,30 +123,33 @@ def probe(model: Model, pairs: Pairs) -> Probe:
   Raises:
     UserError: to the model all texts are the same.
   """
-  limit, count = model.config.max_position_embeddings, len(pairs.first)
-  cut = [truncate(ids, [], limit) for ids in encode_batch(model.tokenizer, [*pairs.first, *pairs.second])]
-  both = [(cut[i][:2], cut[i + count][:2]) for i in range(count)]
-  by_length = sorted(range(count), key=lambda i: max(len(ids) for ids, _ in both[i]))  # little padding
-  heads = model.heads & {"pooler"}
-  cosines: dict[str, np.ndarray] = {}
-  for begin in range(0, count, _BATCH):
-    members = by_length[begin : begin + _BATCH]
-    filled = members + [members[-1]] * (_BATCH - len(members))  # one batch shape only
-    inputs = inference.make_inputs(model, [both[i][0] for i in filled] + [both[i][1] for i in filled])
-    for name, found in _cosines(model.config, heads, model.params, inputs).items():
-      cosines.setdefault(name, np.zeros((len(found), count), np.float32))[:, members] = np.asarray(found)[:, : len(members)]
+  cosines, truncated = cosines_of_pairs(model, pairs.first, pairs.second)
   layers = model.config.num_hidden_layers + 1
   spearman = {}
-  for name in filter(cosines.__contains__, POOLINGS):
-    values = [_spearman(pairs.scores, row) if np.ptp(row) > _ROUNDING else float("nan") for row in cosines[name]]
+  for name, rows in cosines.items():
+    values = [_spearman(pairs.scores, row) if np.ptp(row) > _ROUNDING else float("nan") for row in rows]
     spearman[name] = [float("nan")] * (layers - len(values)) + values
-  result = Probe(spearman, count, sum(was_cut for _, _, was_cut in cut))
+  result = Probe(spearman, len(pairs.first), truncated)
   if not result.peaks:
     raise UserError(f"{model.origin}: all cosines are the same; to this model all of these texts are alike")
   if len(result.peaks) < 2:
     return result
   ahead, behind = (cosines[name][layer - layers] for name, layer in result.peaks[:2])
   return result._replace(lead=_lead(pairs.scores, ahead, behind))
+
+
+def cosines_of_pairs(model: Model, first: Sequence[str], second: Sequence[str]) -> tuple[dict[str, np.ndarray], int]:
+  """({pooling: float32 [layers, N], of the pooler the last layer alone}, how many texts lost their end), in the order of POOLINGS."""
+  limit, count = model.config.max_position_embeddings, len(first)
+  cut = [truncate(ids, [], limit) for ids in encode_batch(model.tokenizer, [*first, *second])]
+  both = [(cut[i][:2], cut[i + count][:2]) for i in range(count)]
+  heads = model.heads & {"pooler"}
+  cosines: dict[str, np.ndarray] = {}
+  for members, filled in inference.batches_by_length([max(len(ids) for ids, _ in pair) for pair in both], _BATCH):
+    inputs = inference.make_inputs(model, [both[i][0] for i in filled] + [both[i][1] for i in filled])
+    for name, found in _cosines(model.config, heads, model.params, inputs).items():
+      cosines.setdefault(name, np.zeros((len(found), count), np.float32))[:, members] = np.asarray(found)[:, : len(members)]
+  return {name: cosines[name] for name in filter(cosines.__contains__, POOLINGS)}, sum(was_cut for _, _, was_cut in cut)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -158,8 +162,7 @@ def _cosines(config: EncoderConfig, heads: frozenset[str], params, inputs: Model
       continue
     states = output.hidden_states[-1:] if name == "pooler" else output.hidden_states
     vectors = jnp.stack([pool(state, output.pooled_output, inputs, name) for state in states])
-    vectors /= jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
-    first, second = jnp.split(vectors, 2, axis=1)
+    first, second = jnp.split(unit(vectors), 2, axis=1)
     found[name] = jnp.sum(first * second, axis=-1)
   return found
 
@@ -236,5 +239,4 @@ def heat_map(found: Probe, model: str, pairs: str) -> str:
     parts.append(f'<text x="{left - 8}" y="{top + high * (layers - 1 - layer) + 20}" text-anchor="end">{name}</text>')
   for line, text in enumerate(("darker is higher, the best has a red edge", NO_VECTOR)):
     parts.append(f'<text x="14" y="{height - 32 + 17 * line}" font-size="12" fill="#777">{text}</text>')
-  return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-          f'font-family="system-ui, sans-serif" font-size="13"><rect width="100%" height="100%" fill="white"/>{"".join(parts)}</svg>\n')  # fmt: skip
+  return picture(width, height, parts)

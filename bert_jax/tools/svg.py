@@ -79,6 +79,12 @@ def duration(seconds: float) -> str:
   return f"{seconds / 86400:.1f} days"
 
 
+def picture(width: int, height: int, parts: Sequence[str]) -> str:
+  """A file of its own with these elements on white, so many units wide and high."""
+  return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+          f'font-family="system-ui, sans-serif" font-size="13"><rect width="100%" height="100%" fill="white"/>{"".join(parts)}</svg>\n')  # fmt: skip
+
+
 def chart(
     title: str, series: Sequence[Series], *, x: Axis = Axis(count), y: Axis = Axis(number), limit: Limit | None = None,
     marks: Sequence[tuple[float, str]] = (),

@@ -7,20 +7,6 @@ import numpy as np
 import pytest
 from tests.convert.conftest import config, exported, params, tensors, tokenizer_dir  # noqa: F401  (fixtures)
 
-from bert_jax.__main__ import main
-
-
-@pytest.fixture
-def call(capsys):
-  """call("encode", "--flag=…", …) -> (exit code, standard output, standard error)."""
-
-  def call(*arguments):
-    code = main(list(map(str, arguments)))
-    shown = capsys.readouterr()
-    return code, shown.out, shown.err
-
-  return call
-
 
 @pytest.fixture
 def model(exported):  # noqa: F811

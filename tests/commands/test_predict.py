@@ -5,20 +5,6 @@ import json
 import pytest
 from tests.label_fixtures import exported_labels, label_tokenizer, model_of  # noqa: F401  (fixtures)
 
-from bert_jax.__main__ import main
-
-
-@pytest.fixture
-def call(capsys):
-  """call("predict", "--flag=…", …) -> (exit code, standard output, standard error)."""
-
-  def call(*arguments):
-    code = main(list(map(str, arguments)))
-    shown = capsys.readouterr()
-    return code, shown.out, shown.err
-
-  return call
-
 
 def test_classes_with_their_probabilities(call, exported_labels):  # noqa: F811
   model = exported_labels("classification")
