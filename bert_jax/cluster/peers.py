@@ -170,7 +170,8 @@ class Peers:
     if self._stopped.is_set():
       self._last_word.release()
       return
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"error: {message}\n")  # print() may write the end of the line apart, and JAX's own log comes between
+    sys.stderr.flush()
     event = threading.Thread(target=self.on_told, args=(message,), daemon=True)
     event.start()
     event.join(_EVENT_SECONDS)
