@@ -13,7 +13,7 @@ import platform
 import shutil
 import tempfile
 import time
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Callable, Iterator, NamedTuple
 
 import jax
 import ml_collections
@@ -41,11 +41,11 @@ class Setup(NamedTuple):
 
   Attributes:
     run: what the loop needs.
-    finish: (parameters) -> None, called on every process when training has ended: writes what the run is for.
+    finish: called on every process when training has ended and its last checkpoint is on disk: writes what the run is for.
   """
 
   run: loop.Run
-  finish: Callable[[Any], None]
+  finish: Callable[[], None]
 
 
 def conduct(
@@ -81,8 +81,8 @@ def conduct(
         if root.exists() and not root.is_dir():
           raise UserError(f"--workdir={root} is a file; a run needs a folder of its own")
         setup = set_up(root, say if speaks else lambda text: None)
-      params, last = _train(setup.run, root, peers, preemption, profile)
-      setup.finish(params)
+      last = _train(setup.run, root, peers, preemption, profile)
+      setup.finish()
       return last
     except Preempted:
       raise
@@ -124,7 +124,7 @@ def _starting(peers: Peers, preemption: Preemption) -> Iterator[None]:
 
 
 def _train(run: loop.Run, root: epath.Path, peers: Peers, preemption: Preemption, profile: tuple[int, int] | None):
-  """(parameters, metrics of the last evaluation) of a run, with everything that stands around the loop."""
+  """The metrics of the last evaluation of a run, with everything that stands around the loop."""
   config, end = run.config, configs.last_step(run.config)
   speaks = jax.process_index() == 0
   with contextlib.ExitStack() as stack:
@@ -161,7 +161,7 @@ def _train(run: loop.Run, root: epath.Path, peers: Peers, preemption: Preemption
         profile=Profile(profile, root / "profile" / name),
     )  # fmt: skip
     try:
-      params, last, step = loop.train(run, around)
+      _, last, step = loop.train(run, around)
     except Preempted:
       raise
     except Exception as error:
@@ -171,7 +171,7 @@ def _train(run: loop.Run, root: epath.Path, peers: Peers, preemption: Preemption
       writer.event("peer_lost" if isinstance(reason, PeerLost) else "fail", message=str(reason))
       raise reason from (error if reason is not error else error.__cause__)
     writer.event("finish", step=step, **({"stopped_early": True} if step < end else {}))
-  return params, last
+  return last
 
 
 def _take(lock: locks.FolderLock, root: pathlib.Path, *, seconds: float) -> None:

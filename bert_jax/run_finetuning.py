@@ -14,7 +14,7 @@ import ml_collections
 from etils import epath
 
 from bert_jax import config as configs
-from bert_jax import finetune, flops, predictions, run, storage
+from bert_jax import exporting, finetune, flops, predictions, run, storage
 from bert_jax.cluster import agreement
 from bert_jax.cluster.distributed import Cluster
 from bert_jax.data import features, labelled
@@ -24,7 +24,7 @@ from bert_jax.data.task_files import Splits, load_splits
 from bert_jax.data.tasks import TASKS
 from bert_jax.errors import UserError
 from bert_jax.inference import Model, load_model
-from bert_jax.models.finetuning import FinetuningModel
+from bert_jax.models.finetuning import SEQUENCE, FinetuningModel
 from bert_jax.resolve import LABELS_FILE, RESULT_FILE, attention_of, read_labels, read_result, read_run_config
 from bert_jax.training import checkpoint_folder, loop, sharding
 from bert_jax.training.judging import Judge
@@ -93,20 +93,24 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   prepare = lambda examples, training: labelled.prepare(
       examples, labels, source.tokenizer, max_length=max_length_of(config, source), stride=settings.stride, training=training)
   train, dev = prepare(splits.train, True), prepare(splits.dev, False)
+  if config.export.format == "transformers" and finetune.KINDS[labels.kind].target == SEQUENCE:
+    exporting.check_class_is_of_pooler(settings.pooling, "this run")
   config = resolve(config, source, train.features.num_rows)
   mesh = sharding.make_mesh(config)
   agreement.on_first(lambda: run.adopt(root, config, source.tokenizer_folder))
   agreement.on_first(lambda: _keep_labels(root, labels))
   _describe(splits, labels, train, dev, say)
 
-  encoder = configs.encoder_of(config)
+  encoder, target = configs.encoder_of(config), finetune.KINDS[labels.kind].target
+  if target != SEQUENCE and settings.pooling != "pooler":
+    say(f"note: finetune.pooling={settings.pooling} means nothing here: what is learned are labels of tokens, not of whole texts")
   row = TASKS.get(settings.task)
   metric = settings.metric or (row.metric if row else "") or predictions.METRIC[labels.kind]
   if metric not in predictions.metrics_of(labels):
     raise UserError(f"finetune.metric={metric!r} is not measured here; there are {', '.join(predictions.metrics_of(labels))}")
   judge = Judge(f"eval/{metric}", metric not in predictions.LOWER_IS_BETTER, settings.patience)
   model = FinetuningModel(
-      encoder, finetune.KINDS[labels.kind].target, len(labels.names), settings.pooling, jnp.dtype(config.model.dtype),
+      encoder, target, len(labels.names), settings.pooling, jnp.dtype(config.model.dtype),
       jnp.dtype(config.model.param_dtype), config.model.remat, attention_of(config, encoder, jax.default_backend(), 0),
   )  # fmt: skip
   evaluate = _make_evaluator(model, labels, dev, config, mesh, chinese=bool(row and row.chinese))
@@ -117,7 +121,13 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
       start=start_from(source, say), judge=judge, peak_flops=run.peak_flops(),
       flops_per_token=flops.train_flops_per_token(encoder, sequence_length=float(train.features.lengths.mean()), predicted_share=0.0),
   )  # fmt: skip
-  return run.Setup(trained, lambda params: agreement.on_first(lambda: write_result(root, judge)))
+  return run.Setup(trained, lambda: finish(root, judge, config.export.format))
+
+
+def finish(root: epath.Path, judge: Judge, export_format: str) -> None:
+  """Writes RESULT_FILE, and exports the checkpoint that it names; called on every process."""
+  agreement.on_first(lambda: write_result(root, judge))
+  exporting.export_run(root, export_format)
 
 
 def _keep_labels(root: epath.Path, labels: Labels) -> None:

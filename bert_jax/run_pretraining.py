@@ -6,13 +6,11 @@ from typing import Callable, ContextManager
 import jax
 import ml_collections
 from etils import epath
-from jax.experimental import multihost_utils
 
 from bert_jax import config as configs
-from bert_jax import evaluation, flops, run, storage
+from bert_jax import evaluation, exporting, flops, run, storage
 from bert_jax.cluster import agreement
 from bert_jax.cluster.distributed import Cluster
-from bert_jax.convert import folder as hf_folder
 from bert_jax.data import input_pipeline, mixture
 from bert_jax.data.corpus import Corpus, open_corpus
 from bert_jax.data.prepare import PrepareSettings, Progress, prepare_corpus
@@ -73,16 +71,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say, preparing)
                 "batch_size": config.data.batch_size},
       start=start, flops_per_token=flops_per_token(encoder, config, corpus), peak_flops=run.peak_flops(),
   )  # fmt: skip
-  return run.Setup(trained, lambda params: _export(root, config, encoder, params))
-
-
-def _export(root: epath.Path, config: ml_collections.ConfigDict, encoder: EncoderConfig, params) -> None:
-  """The folder that `export.format` asks for, written by the first process while the others wait."""
-  if not config.export.format:
-    return
-  whole = multihost_utils.process_allgather(params, tiled=True) if jax.process_count() > 1 else jax.device_get(params)
-  agreement.on_first(lambda: hf_folder.write_folder(
-      root / "export", whole, encoder, storage.fetch(root / "tokenizer"), format=config.export.format))  # fmt: skip
+  return run.Setup(trained, lambda: exporting.export_run(root, config.export.format))
 
 
 def open_data(config: ml_collections.ConfigDict) -> Corpus:

@@ -13,11 +13,10 @@ import numpy as np
 from etils import epath
 
 from bert_jax import config as configs
-from bert_jax import flops, inference, model_card, predictions, run, run_finetuning, sentence_embedding, task_metrics
+from bert_jax import flops, inference, predictions, run, run_finetuning, sentence_embedding, task_metrics
 from bert_jax.batch import model_inputs
 from bert_jax.cluster import agreement
 from bert_jax.cluster.distributed import Cluster
-from bert_jax.convert import folder as hf_folder
 from bert_jax.convert.sentence_folder import POOLINGS
 from bert_jax.data import features, labelled, text_groups
 from bert_jax.data.features import Features
@@ -89,7 +88,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
       start=start, judge=judge, peak_flops=run.peak_flops(),
       flops_per_token=flops.train_flops_per_token(encoder, sequence_length=float(rows.lengths.mean() / texts), predicted_share=0.0),
   )  # fmt: skip
-  return run.Setup(trained, lambda params: _finish(root, judge, config))
+  return run.Setup(trained, lambda: run_finetuning.finish(root, judge, config.export.format))
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
@@ -154,16 +153,3 @@ def _make_evaluator(model: SentenceModel, dev: Features | None, config: ml_colle
     return {name: scores[name] for name in METRICS}
 
   return evaluate
-
-
-def _finish(root: epath.Path, judge: Judge, config: ml_collections.ConfigDict) -> None:
-  """Writes result.json, and exports the checkpoint that it names; called on every process."""
-  agreement.on_first(lambda: run_finetuning.write_result(root, judge))
-  if config.export.format:
-    model = inference.load_model(root)
-    how = {"head": "encoder", "format": config.export.format}
-    if config.export.format == "sentence-transformers":
-      how["pooling"] = config.finetune.pooling
-    card = model_card.make_card(model, workdir=str(root), **how)
-    agreement.on_first(lambda: hf_folder.write_folder(
-        root / "export", model.params, model.config, model.tokenizer_folder, normalize=config.embedding.normalize, card=card, **how))  # fmt: skip

@@ -182,6 +182,31 @@ def test_a_model_shorter_than_finetune_max_length_loses_the_ends_of_texts_and_co
   assert json.loads((tmp_path / "run" / "config.json").read_text())["finetune.max_length"] == 160
 
 
+def test_an_export_that_is_asked_for_is_the_best_checkpoint_with_its_card(model, tmp_path):
+  keys, _ = write(tmp_path, "classification", 80)
+  tune(model, tmp_path / "run", *keys, "finetune.epochs=2", "export.format=transformers")
+  best, exported = inference.load_model(tmp_path / "run"), inference.load_model(tmp_path / "run" / "export")
+  assert exported.labels == best.labels
+  jax.tree.map(np.testing.assert_array_equal, best.params, exported.params)
+  card = (tmp_path / "run" / "export" / "README.md").read_text()
+  assert f"step {best.step:,} of 10" in card and "| accuracy |" in card and "Labels (classification): array, file" in card
+
+
+def test_a_class_read_otherwise_than_transformers_does_is_refused_before_training_where_an_export_is_asked_for(model, tmp_path):
+  keys, _ = write(tmp_path, "classification", 80)
+  with pytest.raises(UserError, match="from the pooler, this run from mean"):
+    tune(model, tmp_path / "run", *keys, "finetune.epochs=1", "finetune.pooling=mean", "export.format=transformers")
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_pooling_that_means_nothing_is_noted(model, tmp_path):
+  for kind, noted in (("token-classification", True), ("regression", False)):
+    keys, _ = write(tmp_path / kind, kind, 80)
+    said = []
+    tune(model, tmp_path / kind / "run", *keys, "finetune.epochs=0.2", "finetune.pooling=mean", say=said.append)
+    assert any("finetune.pooling=mean means nothing here" in line for line in said) is noted
+
+
 def test_a_model_without_a_pooler_gets_a_new_one_and_says_so(model, tmp_path):
   source = inference.load_model(model)
   folder.write_folder(tmp_path / "bare", {"encoder": source.params["encoder"]}, source.config, source.tokenizer_folder, head="encoder")

@@ -23,37 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-  from bert_jax import inference, model_card, storage
+  from bert_jax import exporting, inference, storage
   from bert_jax.commands import run_or_model
-  from bert_jax.convert import folder
   from bert_jax.errors import UserError
 
   if options.pooling and options.format != "sentence-transformers":
     raise UserError(f"--pooling={options.pooling} is stored in folders of sentence-transformers only: add --format=sentence-transformers")
   if options.checkpoint:
-    model = inference.load_checkpoint(options.checkpoint)
+    model, workdir = inference.load_checkpoint(options.checkpoint), str(storage.folder(options.checkpoint).parent.parent)
   else:
-    model = inference.load_model(run_or_model(options.workdir, options.model))
-  trained = folder.head_of(model.labels) if model.labels else ""
-  head = options.head or (trained if trained and options.format == "transformers" else folder.DEFAULT_HEAD[options.format])
-  _check_trained(model, head, trained)
-  trained_pooling = model.encoding.pooling if model.encoding and options.format == "sentence-transformers" else "mean"
-  pooling = options.pooling or trained_pooling
-  normalize = bool(model.encoding and model.encoding.normalize and pooling == trained_pooling)
-  workdir = options.workdir or (str(storage.folder(options.checkpoint).parent.parent) if options.checkpoint else None)
-  card = model_card.make_card(model, head=head, format=options.format, workdir=workdir, pooling=pooling)
-  folder.write_folder(options.out, model.params, model.config, model.tokenizer_folder, head=head, format=options.format,
-                      pooling=pooling, normalize=normalize, labels=model.labels, card=card)  # fmt: skip
+    model, workdir = inference.load_model(run_or_model(options.workdir, options.model)), options.workdir
+  head = exporting.export_model(model, options.out, format=options.format, head=options.head, pooling=options.pooling, workdir=workdir)
   print(f"{options.out}: {head} weights of {model.origin}, for {options.format}")
-
-
-def _check_trained(model, head: str, trained: str) -> None:
-  """Raises UserError for a head for labels that this model was not trained with, or that transformers reads otherwise."""
-  from bert_jax.errors import UserError
-
-  if head not in ("pretraining", "mlm", "encoder") and head != trained:
-    has = f"it was trained for {trained}" if trained else "it was not fine-tuned; `bert_jax finetune` does that"
-    raise UserError(f"--head={head}: {model.origin} has no such head: {has}")
-  if head == "sequence-classification" and model.pooling != "pooler":
-    raise UserError(f"BertForSequenceClassification reads a text's class from the pooler, this model from {model.pooling}: fine-tune with "
-                    "--pooling=pooler to export it, or export the encoder alone, --head=encoder")  # fmt: skip

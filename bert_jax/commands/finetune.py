@@ -16,7 +16,7 @@ FLAGS = {
     "max_length": "finetune.max_length", "pooling": "finetune.pooling", "learning_rate": "optimizer.learning_rate",
     "batch_size": "data.batch_size", "seed": "seed",
 }  # fmt: skip
-GROUPS = ("finetune.", "optimizer.", "checkpoint.", "mesh.", "model.dtype", "model.remat", "model.hidden_dropout_prob", "model.attention_probs_dropout_prob")
+GROUPS = ("finetune.", "optimizer.", "checkpoint.", "mesh.", "model.dtype", "model.remat", "model.hidden_dropout_prob", "model.attention_probs_dropout_prob", "export.")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
