@@ -53,6 +53,7 @@ class Processes:
       self, folder: pathlib.Path, corpus: pathlib.Path, name: str, overrides: Sequence[str] = (), *, count: int = 2, devices: int = 1,
       sabotage: dict[int, str] | str = "", each: dict[int, Sequence[str]] | None = None, missing: Sequence[int] = (), flags: Sequence[str] = (),
       host: str = "127.0.0.1", prefix: dict[int, Sequence[str]] | None = None, workdir: str = "", environ: dict[str, str] | None = None,
+      command: Sequence[str] = (),
   ):  # fmt: skip
     """
     Args:
@@ -70,6 +71,7 @@ class Processes:
       prefix: words in front of the command by number: where it runs.
       workdir: the run folder, where it is not to lie in `folder`.
       environ: further variables of the environment.
+      command: another one than `pretrain` on `corpus`: its name and its flags.
     """
     self.workdir = workdir or folder / name
     port = free_port()
@@ -83,12 +85,13 @@ class Processes:
       if number in missing:
         continue
       words = sabotage if isinstance(sabotage, str) else sabotage.get(number, "")
-      keys = (f"data.corpus={corpus}", *QUICK, *overrides, *(each or {}).get(number, ()))
+      keys = (*(() if command else (f"data.corpus={corpus}",)), *QUICK, *overrides, *(each or {}).get(number, ()))
       several = () if count == 1 else (f"--coordinator={host}:{port}", f"--num_processes={count}", f"--process_id={number}")
-      command = [*(prefix or {}).get(number, ()), sys.executable, "-c", _MAIN.format(sabotage=textwrap.dedent(words)), "pretrain", f"--config={write_config(folder)}",
-                 f"--workdir={self.workdir}", *several, *flags, *(f"--config.{key}" for key in keys)]  # fmt: skip
+      started = [*(prefix or {}).get(number, ()), sys.executable, "-c", _MAIN.format(sabotage=textwrap.dedent(words)),
+                 *(command or ("pretrain", f"--config={write_config(folder)}")), f"--workdir={self.workdir}", *several, *flags,
+                 *(f"--config.{key}" for key in keys)]  # fmt: skip
       log = open(folder / f"{name}-{port}-{number}.log", "w+", encoding="utf-8")
-      self._processes[number] = (subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT), log)
+      self._processes[number] = (subprocess.Popen(started, env=environment, stdout=log, stderr=subprocess.STDOUT), log)
 
   def __enter__(self) -> "Processes":
     return self
