@@ -179,6 +179,8 @@ def _from_table(table: Table, row: TaskRow) -> Examples:
     raise UserError(f"{path}: not one of its {len(first):,} lines has a text and a label; are the columns right?")
   all_of_them = Examples([one.strip() for one in first], None if second is None else [one.strip() for one in second],
                          [one.strip() for one in label], kind)  # fmt: skip
+  if table.columns[0] == "0" and kind == "classification" and label.count(label[0]) == 1:  # numbered: there was no header
+    notes.append(f"the label {label[0]!r} of the first line of {path} occurs nowhere else: is that line a header? Call columns by their names then")
   examples = all_of_them.subset(kept)._replace(notes=tuple(note for note in notes if not note.startswith("0 ")))
   if kind == "regression":
     _check_scores(examples.labels, path, [table.lines[i] for i in kept])

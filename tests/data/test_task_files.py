@@ -99,6 +99,13 @@ def test_what_the_labels_are_is_found_out(folder, labels, kind):
   assert load_splits(data=folder(own__tsv=f"review\tstars\n{rows}") + "/own.tsv", text="review", label="stars").kind == kind
 
 
+@pytest.mark.parametrize("first, noted", [("text\tlabel", True), ("a film\tgood", False)])
+def test_a_header_that_is_read_as_an_example_is_asked_about(folder, first, noted):
+  path = folder(x__tsv=first + "".join(f"\ntext {number}\t{'good' if number % 2 else 'bad'}" for number in range(40)))
+  found = load_splits(data=f"{path}/x.tsv", text="0", label="1")
+  assert any("is that line a header?" in note for note in found.train.notes) is noted
+
+
 def test_most_labels_being_numbers_the_one_that_is_none_is_a_mistake(folder):
   rows = "\n".join(f"text {number}\t{number / 7:.2f}" for number in range(30))
   with pytest.raises(UserError, match="own.tsv:32: the score 'high' is not a number"):
