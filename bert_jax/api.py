@@ -57,7 +57,7 @@ class LoadedModel(inference.Model):
     """
     if not texts or isinstance(texts, str) or (pairs is not None and len(pairs) != len(texts)):
       raise UserError(f"expected a list of texts, and as many second texts or none; got {texts!r:.60} and {pairs!r:.60}")
-    ids = encode_batch(self.tokenizer, [*texts, *(pairs or ())], special_tokens=True)
+    ids = encode_batch(self.tokenizer, [*texts, *(pairs or ())])
     first, second = ids[: len(texts)], ids[len(texts) :] or [[]] * len(texts)
     limit = self.config.max_position_embeddings
     return inference.make_inputs(self, [truncate(a, b, limit)[:2] for a, b in zip(first, second)])

@@ -156,7 +156,7 @@ def find_masks(model: Model, text: str, purpose: str) -> tuple[list[int], list[i
     UserError: no [MASK] in the text, a text longer than the model, a model without an MLM head, which `purpose` needs.
   """
   _require_head(model, "mlm", f"{purpose} needs the masked-language-model head")
-  ids = encode_batch(model.tokenizer, [text], special_tokens=True)[0]
+  ids = encode_batch(model.tokenizer, [text])[0]
   limit = model.config.max_position_embeddings
   if len(ids) + 2 > limit:
     raise UserError(f"the text has {len(ids)} tokens; this model takes at most {limit - 2}")

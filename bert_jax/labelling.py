@@ -110,7 +110,7 @@ def find_entities(model: Model, texts: Sequence[str]) -> list[list[Entity]]:
   labels = _labels(model, "token-classification")
   room = model.config.max_position_embeddings - 2
   result = []
-  encodings = model.tokenizer.plain.encode_batch(list(texts), add_special_tokens=False)
+  encodings = model.tokenizer.backend.encode_batch(list(texts), add_special_tokens=False)
   scores = _in_batches(model, [(encoding.ids[:room], []) for encoding in encodings])
   for text, encoding, one in zip(texts, encodings, scores):
     firsts = [place for place, word in enumerate(encoding.word_ids[:room]) if place == 0 or word != encoding.word_ids[place - 1]]

@@ -13,7 +13,7 @@ from bert_jax import labelling, task_metrics
 from bert_jax.errors import UserError
 from bert_jax.inference import load_model, make_inputs
 
-TEXTS = ["the cat sat on the mat", "a dog, b 12", "the mat", "x y z " * 12]
+TEXTS = ["the cat sat on the mat", "a dog, b 12", "the [MASK]", "x y z " * 12]
 PAIRS = ["the dog", "on a cat", "z", "mat mat mat"]
 
 

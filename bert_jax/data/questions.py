@@ -107,8 +107,8 @@ def make_windows(tokenizer: Tokenizer, questions: Sequence[Question], *, max_len
   special = tokenizer.special
   rows, firsts, labels, of_question, begins, spans = [], [], [], [], [], []
   contexts = list(dict.fromkeys(one.context for one in questions))
-  encoded = dict(zip(contexts, tokenizer.plain.encode_batch(contexts, add_special_tokens=False)))
-  asked = tokenizer.plain.encode_batch([one.text for one in questions], add_special_tokens=False)
+  encoded = dict(zip(contexts, tokenizer.backend.encode_batch(contexts, add_special_tokens=False)))
+  asked = tokenizer.backend.encode_batch([one.text for one in questions], add_special_tokens=False)
   truncated = 0
   for number, (one, question) in enumerate(zip(questions, asked)):
     ids, places = encoded[one.context].ids, np.array(encoded[one.context].offsets, np.int64).reshape(-1, 2)

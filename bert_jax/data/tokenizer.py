@@ -55,18 +55,12 @@ class Tokenizer(NamedTuple):
   normalisation: dict[str, bool]
 
 
-def encode_batch(
-    tokenizer: Tokenizer, texts: Sequence[str], *, special_tokens: bool = False) -> list[list[int]]:
+def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
   """Token ids of each text, without [CLS] and [SEP] around it, not truncated.
 
-  Args:
-    tokenizer: a Tokenizer.
-    texts: the texts.
-    special_tokens: False (corpora): "[MASK]" in a text is brackets and a word. True
-      (fill-mask): it is the mask token.
+  Whoever writes "[MASK]" in a text means the mask token, as in transformers. Corpora alone are read otherwise, with Tokenizer.plain.
   """
-  backend = tokenizer.backend if special_tokens else tokenizer.plain
-  return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+  return [encoding.ids for encoding in tokenizer.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 def truncate(first: list[int], second: list[int], limit: int) -> tuple[list[int], list[int], bool]:

@@ -38,20 +38,20 @@ def test_ids_come_without_special_tokens(small):
 
 def test_special_tokens_in_a_corpus_are_plain_text(small):
   texts = ["want [MASK] want", "[SEP][CLS]", "[PAD] [UNK]"]
-  plain = encode_batch(small, texts)
+  plain = [encoding.ids for encoding in small.plain.encode_batch(texts, add_special_tokens=False)]
   marked = {small.special.pad, small.special.cls, small.special.sep, small.special.mask}
   assert plain[0] == [5, 13, 15, 14, 5]
   assert not marked & set(itertools.chain.from_iterable(plain))
 
 
-def test_special_tokens_are_recognised_where_asked_for(small):
+def test_special_tokens_in_a_text_of_somebody_are_what_they_say(small):
   special = small.special
   texts = ["want [MASK] want[MASK]", "[SEP][CLS]", "[PAD] [UNK]", "[mask]"]
-  assert encode_batch(small, texts, special_tokens=True) == [
+  assert encode_batch(small, texts) == [
       [5, special.mask, 5, special.mask], [special.sep, special.cls], [special.pad, special.unk],
       [13, 15, 14]]
   # And the one way does not disturb the other.
-  assert encode_batch(small, texts[:1]) == [[5, 13, 15, 14, 5, 13, 15, 14]]
+  assert small.plain.encode(texts[0], add_special_tokens=False).ids == [5, 13, 15, 14, 5, 13, 15, 14]
 
 
 def test_the_special_ids_are_where_the_vocabulary_has_them():
@@ -192,7 +192,7 @@ def test_transformers_reads_the_saved_folder_and_gives_the_same_ids(tmp_path, be
   assert auto.model_max_length == 384
   assert SpecialIds(auto.pad_token_id, auto.unk_token_id, auto.cls_token_id, auto.sep_token_id,
                     auto.mask_token_id) == bert[name].special
-  ours = encode_batch(bert[name], _TEXTS, special_tokens=True)
+  ours = encode_batch(bert[name], _TEXTS)
   assert [auto(text, add_special_tokens=False)["input_ids"] for text in _TEXTS] == ours
   special = bert[name].special
   batch = auto(_TEXTS[:2], padding=True)
@@ -209,7 +209,7 @@ def test_transformers_reads_the_saved_folder_and_gives_the_same_ids(tmp_path, be
 def test_the_files_written_for_older_programs_say_the_same(tmp_path, bert, name):
   save_tokenizer(bert[name], tmp_path, max_length=512)
   theirs = transformers.BertTokenizer(vocab=str(tmp_path / "vocab.txt"), do_lower_case=bert[name].lowercase)
-  ours = encode_batch(bert[name], _TEXTS, special_tokens=True)
+  ours = encode_batch(bert[name], _TEXTS)
   assert [theirs(text, add_special_tokens=False)["input_ids"] for text in _TEXTS] == ours
   library = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
   assert library.get_vocab() == bert[name].backend.get_vocab()
@@ -233,9 +233,10 @@ def test_wikipedia_gets_the_ids_that_transformers_gives(shared_data, bert, file,
     texts = [line for line in itertools.islice(lines, 3000) if line.strip()]
   theirs = transformers.BertTokenizerFast(
       vocab=str(shared_data / "vocab" / f"bert-base-{name}-vocab.txt"), do_lower_case=_NAMES[name])
-  ours = encode_batch(bert[name], texts, special_tokens=True)
+  ours = encode_batch(bert[name], texts)
   assert theirs(texts, add_special_tokens=False)["input_ids"] == ours
-  assert encode_batch(bert[name], texts) == ours, "no special token stands in these lines"
+  plain = bert[name].plain.encode_batch(texts, add_special_tokens=False)
+  assert [encoding.ids for encoding in plain] == ours, "no special token stands in these lines"
   assert sum(map(len, ours)) > 80_000
 
 
