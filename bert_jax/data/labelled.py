@@ -98,8 +98,7 @@ def prepare(examples: Examples, labels: Labels, tokenizer: Tokenizer, *, max_len
   if kind == "question-answering":
     asked = examples.first
     if training:
-      wrong = set(questions.wrong_offsets(asked))
-      asked = [one for one in asked if one.name not in wrong]
+      asked = [one for one in asked if questions.answers_stand(one)]
       if not asked:
         raise UserError(f"not one of the {len(examples.first):,} questions has its answers where the file says (answer_start counts characters "
                         "of the context from 0): there is nothing to train on")  # fmt: skip

@@ -83,10 +83,9 @@ def _text(value) -> str:
   return value
 
 
-def wrong_offsets(questions: Sequence[Question]) -> list[str]:
-  """Names of the questions with an answer that does not stand in the context where the file says."""
-  stands = lambda one, answer, begin: begin >= 0 and one.context[begin : begin + len(answer)] == answer
-  return [one.name for one in questions if not all(stands(one, *answer) for answer in one.answers)]
+def answers_stand(question: Question) -> bool:
+  """Whether every answer stands in the context where the file says."""
+  return all(begin >= 0 and question.context[begin : begin + len(answer)] == answer for answer, begin in question.answers)
 
 
 def make_windows(tokenizer: Tokenizer, questions: Sequence[Question], *, max_length: int, stride: int) -> Windows:
@@ -94,7 +93,7 @@ def make_windows(tokenizer: Tokenizer, questions: Sequence[Question], *, max_len
 
   Args:
     tokenizer: the model's.
-    questions: those with an answer whose place is wrong have to be left out for training, see `wrong_offsets`.
+    questions: those with an answer whose place is wrong have to be left out for training, see `answers_stand`.
     max_length: tokens in a row at most.
     stride: tokens from the beginning of a window of the context to that of the next; half a window where that is less.
 

@@ -11,7 +11,7 @@ import pathlib
 from typing import NamedTuple, Sequence
 
 from bert_jax.data import tfds_texts
-from bert_jax.data.questions import Question, read_squad, wrong_offsets
+from bert_jax.data.questions import Question, answers_stand, read_squad
 from bert_jax.data.tables import Table, read_table
 from bert_jax.data.tasks import TASKS, TaskRow
 from bert_jax.data.text_files import read_lines
@@ -154,7 +154,7 @@ def read_examples(path: str, row: TaskRow) -> Examples:
     return _read_conll(path, row.kind)
   if row.format == "squad":
     questions = read_squad(path)
-    wrong = wrong_offsets(questions)
+    wrong = [one.name for one in questions if not answers_stand(one)]
     named = f"{len(wrong):,} answers do not stand where {path} says: {', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}; not trained on"
     return Examples(questions, None, [], row.kind, (named,) if wrong else ())
   return _read_texts(path, row)
