@@ -8,7 +8,7 @@ Command:   python -m bert_jax prepare --source='wikiextractor:wiki/*/wiki_*.bz2'
            python -m bert_jax pretrain --config=configs/bert_base.py:phase2 --workdir=runs/base-512
 Hardware:  not run yet. By `plan`, which compiles the step for a TPU pod (times: if all overlaps, to if nothing does):
            python -m bert_jax plan --config=configs/bert_base.py:phase1 --topology=v5e:4x4
-               2.2 of 16.0 GiB a chip, 8.3 to 19.2 ms a step, 33 to 77 chip-hours
+               2.2 of 16.0 GiB a chip, 8.3 to 19.3 ms a step, 33 to 77 chip-hours
            python -m bert_jax plan --config=configs/bert_base.py:phase2 --topology=v5e:4x4 --steps=100000
                5.6 of 16.0 GiB a chip, 26.1 to 48.4 ms a step, 12 to 22 chip-hours
            By its formula one GPU of 80 GB also holds phase 1, and phase 2 with optimizer.microbatches=2.
