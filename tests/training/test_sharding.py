@@ -23,6 +23,8 @@ MESHES = {
     "data 4 x tensor 2": {"mesh.data": 4, "mesh.tensor": 2},
     "fsdp 2 x tensor 2 x data 2": {"mesh.data": -1, "mesh.fsdp": 2, "mesh.tensor": 2},
 }
+ALL_AXES = "fsdp 2 x tensor 2 x data 2"
+HOW = ("plainly", "dropout, 2 microbatches, remat dots", "2 microbatches, remat full", "moments in bfloat16")
 DROPOUT = {"model.hidden_dropout_prob": 0.2, "model.attention_probs_dropout_prob": 0.2}
 MOMENTS = {"optimizer.moments_dtype": "bfloat16"}
 
@@ -33,8 +35,10 @@ def alone():
   return {name: run_steps(tiny_config(**overrides), 10)[1] for name, overrides in {"": {}, "dropout": DROPOUT, "moments": MOMENTS}.items()}
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("how", ["plainly", "dropout, 2 microbatches, remat dots", "2 microbatches, remat full", "moments in bfloat16"])
+@pytest.mark.parametrize(
+    "mesh, how",
+    [pytest.param(mesh, how, marks=[] if how == HOW[0] or mesh == ALL_AXES else pytest.mark.slow) for how in HOW for mesh in MESHES],
+)
 def test_ten_steps_on_eight_devices_give_the_losses_of_one(alone, mesh, how):
   """Dropout too is the same on any mesh, because its bits belong to the row; rounding by chance, because its bits belong to the element."""
   kind = next((name for name in ("dropout", "moments") if name in how), "")
@@ -77,7 +81,7 @@ def test_fsdp_holds_an_eighth_of_every_matrix_and_of_its_moments_on_each_device(
 
 
 def test_tensor_parallelism_splits_the_matrices_of_a_layer_and_their_moments():
-  config = tiny_config(**MESHES["fsdp 2 x tensor 2 x data 2"])
+  config = tiny_config(**MESHES[ALL_AXES])
   state = train_state.abstract(tiny_task(config).init, optimizers.make_optimizer(config), sharding.make_mesh(config), 0)
   for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.opt_state)):
     name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -140,7 +144,7 @@ def test_every_mesh_keeps_its_promise_of_spreading(mesh):
 def test_an_array_that_is_not_spread_is_named_with_its_bytes(monkeypatch):
   rules = dict(sharding.PARAMETERS) | {"feed_forward/output/kernel": (None, None)}
   monkeypatch.setattr(sharding, "PARAMETERS", tuple(rules.items()))
-  mesh, state = large_state(**MESHES["fsdp 2 x tensor 2 x data 2"])
+  mesh, state = large_state(**MESHES[ALL_AXES])
   message = (r"params/encoder/layer_0/feed_forward/output/kernel of shape \(512, 256\) .* holds 524,288 bytes of it and should hold 131,072, "
              r"a part in 4 \(mesh.fsdp=2, mesh.tensor=2\)")  # fmt: skip
   with pytest.raises(ValueError, match=message):

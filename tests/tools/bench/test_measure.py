@@ -19,10 +19,12 @@ def asked(tmp_path, *, against=(), compare=False, sequences=2, overrides=()):
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
+  """Everything that there is to compare; most of the time goes into torch.compile."""
   against = ["model.dtype=bfloat16", "optimizer.microbatches=2,model.remat=full", "model.hidden_dropout_prob=0.1", "model.attention=cudnn"]
   return measure.measure(asked(tmp_path_factory.mktemp("bench"), against=against, compare=True))
 
 
+@pytest.mark.slow
 def test_transformers_gets_the_same_loss_and_gradients_from_packed_rows(bench):
   results = {result.name: result for result in bench.results}
   for name in (measure.OURS, measure.PEER, measure.COMPILED_PEER):
@@ -31,12 +33,14 @@ def test_transformers_gets_the_same_loss_and_gradients_from_packed_rows(bench):
     assert results[name].grad_norm == pytest.approx(bench.reference[1], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_other_ways_to_compute_the_same_agree_and_other_computations_are_not_compared(bench):
   agrees = {result.name: result.agrees for result in bench.results}
   assert agrees["model.dtype=bfloat16"] and agrees["optimizer.microbatches=2,model.remat=full"]
   assert agrees["model.hidden_dropout_prob=0.1"] is None
 
 
+@pytest.mark.slow
 def test_what_cannot_run_here_says_why_and_the_others_are_measured(bench):
   results = {result.name: result for result in bench.results}
   assert "it is a kernel for GPUs" in results["model.attention=cudnn"].failure and not results["model.attention=cudnn"].token_seconds
@@ -45,6 +49,7 @@ def test_what_cannot_run_here_says_why_and_the_others_are_measured(bench):
       assert len(result.token_seconds) == 3 and result.step_tokens == bench.config.data.batch_size * 32, name
 
 
+@pytest.mark.slow
 def test_the_page_and_the_json_show_all_of_it(bench):
   text, found = page.text(bench), page.as_json(bench)
   for result in bench.results:
