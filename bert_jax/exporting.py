@@ -7,6 +7,7 @@ from etils import epath
 from bert_jax import inference, model_card
 from bert_jax.cluster import agreement
 from bert_jax.convert import folder as hf_folder
+from bert_jax.convert.sentence_folder import Encoding
 from bert_jax.errors import UserError
 from bert_jax.inference import Model
 
@@ -17,12 +18,12 @@ def export_model(
     model: Model, out: str | pathlib.Path, *, format: str = "transformers", head: str | None = None, pooling: str | None = None,
     workdir: str | None = None,
 ) -> str:  # fmt: skip
-  """Writes a model and its card as `out`; see convert.folder.write_folder. Returns the head that was written.
+  """Writes a model and its card as `out`; returns the head that was written.
 
   Args:
     model: what is exported.
     out: the folder to make.
-    format: one of convert.folder.FORMATS.
+    format: "transformers", or "sentence-transformers" with what that library needs besides.
     head: one of convert.folder.ARCHITECTURES; None: what the model was trained with.
     pooling: how sentence-transformers makes one vector of many; None: as the model was trained to, mean where it was not.
     workdir: the run folder that the model comes from, for the card; None: not from one.
@@ -32,13 +33,9 @@ def export_model(
   """
   head = head or head_of(model, format)
   _check_trained(model, head)
-  as_trained = model.encoding.pooling if model.encoding and format == "sentence-transformers" else "mean"
-  pooling = pooling or as_trained
-  card = model_card.make_card(model, head=head, format=format, workdir=workdir, pooling=pooling)
-  hf_folder.write_folder(
-      out, model.params, model.config, model.tokenizer_folder, head=head, format=format, pooling=pooling,
-      normalize=bool(model.encoding and model.encoding.normalize and pooling == as_trained), labels=model.labels, card=card,
-  )  # fmt: skip
+  encoding = _encoding_of(model, pooling) if format == "sentence-transformers" else None
+  card = model_card.make_card(model, head=head, encoding=encoding, workdir=workdir)
+  hf_folder.write_folder(out, model.params, model.config, model.tokenizer_folder, head=head, encoding=encoding, labels=model.labels, card=card)
   return head
 
 
@@ -56,6 +53,12 @@ def head_of(model: Model, format: str) -> str:
   if model.labels:
     return hf_folder.head_of(model.labels)
   return "pretraining" if "nsp" in model.heads else "mlm" if "mlm" in model.heads else "encoder"
+
+
+def _encoding_of(model: Model, pooling: str | None) -> Encoding:
+  """How the model was trained to make one vector of a text, or this pooling of as many tokens."""
+  trained = model.encoding or Encoding("mean", False, model.config.max_position_embeddings)
+  return trained if pooling in (None, trained.pooling) else Encoding(pooling, False, trained.max_length)
 
 
 def check_class_is_of_pooler(pooling: str, origin: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from bert_jax import config as configs
 from bert_jax import storage
 from bert_jax.convert import folder as hf_folder
+from bert_jax.convert.sentence_folder import Encoding
 from bert_jax.data.corpus import read_manifest
 from bert_jax.errors import UserError
 from bert_jax.inference import Model
@@ -23,27 +24,27 @@ _LOAD = {
 }
 
 
-def make_card(model: Model, *, head: str, format: str, workdir: str | None, pooling: str = "mean") -> str:
+def make_card(model: Model, *, head: str, encoding: Encoding | None, workdir: str | None) -> str:
   """Markdown with the metadata block that model hubs read.
 
   Args:
     model: what is exported.
-    head, format, pooling: see convert.folder.write_folder.
+    head, encoding: see convert.folder.write_folder.
     workdir: the run folder that it comes from; None: it comes from a Hugging Face folder, of whose training nothing is known here.
   """
   run = read_run_config(workdir) if workdir else None
-  parts = [_metadata(head, format), f"# {hf_folder.ARCHITECTURES[head]}, trained with bert_jax", _model_table(model)]
+  parts = [_metadata(head, encoding), f"# {hf_folder.ARCHITECTURES[head]}, trained with bert_jax", _model_table(model)]
   parts += [_training(run, model.step), _evaluation(workdir, run)] if run is not None else ["Converted from another folder; how it was trained is not known here."]
   if model.labels is not None:
     parts.append(f"Labels ({model.labels.kind}): {', '.join(model.labels.names)}")
-  parts.append(_how_to_load(head, format, pooling))
+  parts.append(_how_to_load(head, encoding))
   return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _metadata(head: str, format: str) -> str:
+def _metadata(head: str, encoding: Encoding | None) -> str:
   tag = {"mlm": "fill-mask", "pretraining": "fill-mask", "sequence-classification": "text-classification",
          "token-classification": "token-classification", "question-answering": "question-answering"}.get(head, "feature-extraction")  # fmt: skip
-  library, tag = ("sentence-transformers", "sentence-similarity") if format == "sentence-transformers" else ("transformers", tag)
+  library, tag = ("sentence-transformers", "sentence-similarity") if encoding else ("transformers", tag)
   return f"---\nlibrary_name: {library}\npipeline_tag: {tag}\ntags: [bert, bert_jax]\n---"
 
 
@@ -89,9 +90,9 @@ def _evaluation(workdir: str, run: Any) -> str:
   return f"## Evaluation\n\nMeasured at {where}; one run, so nothing is said about the spread between seeds.\n\n| metric | value |\n|---|---|\n{table}"
 
 
-def _how_to_load(head: str, format: str, pooling: str) -> str:
-  if format == "sentence-transformers":
-    code = f'from sentence_transformers import SentenceTransformer\n\nvectors = SentenceTransformer(HERE).encode(["a text"])  # pooling: {pooling}'
+def _how_to_load(head: str, encoding: Encoding | None) -> str:
+  if encoding:
+    code = f'from sentence_transformers import SentenceTransformer\n\nvectors = SentenceTransformer(HERE).encode(["a text"])  # pooling: {encoding.pooling}'
   else:
     name, pipeline = _LOAD[head]
     code = f"from transformers import AutoTokenizer, {name}{', pipeline' if pipeline else ''}\n\n"

@@ -63,7 +63,7 @@ def exported_labels(model_of, tmp_path_factory):
   def write(kind):
     model, out = model_of(kind), tmp_path_factory.mktemp("exported") / kind
     head = folder.head_of(model.labels)
-    card = model_card.make_card(model, head=head, format="transformers", workdir=None)
+    card = model_card.make_card(model, head=head, encoding=None, workdir=None)
     folder.write_folder(out, model.params, model.config, model.tokenizer_folder, head=head, labels=model.labels, card=card)
     return out
 

@@ -1,8 +1,8 @@
 """Model folders in the layout of Hugging Face, written and read without torch or transformers.
 
 A folder holds model.safetensors, config.json and four tokenizer files;
-`from_pretrained` loads it. With format 'sentence-transformers' it holds
-besides what that library needs to turn token vectors into one per text, in the
+`from_pretrained` loads it. With an Encoding it holds besides what
+sentence-transformers needs to turn token vectors into one per text, in the
 layout that its versions 5 and 6 both load.
 
 A folder appears whole or not at all: it is written beside its place under
@@ -45,9 +45,6 @@ _LABELLED = {
     "token-classification": ("token-classification", None),
     "question-answering": ("question-answering", None),
 }
-FORMATS = ("transformers", "sentence-transformers")
-# sentence-transformers has no use for MLM and NSP heads, and lists their weights as unexpected.
-DEFAULT_HEAD = {"transformers": "pretraining", "sentence-transformers": "encoder"}
 
 # The mark in model.safetensors by which an earlier export is known, and the files that one may hold.
 # Anything else in the folder was put there by somebody, who would not thank us for replacing it.
@@ -83,10 +80,8 @@ def write_folder(
     config: EncoderConfig,
     tokenizer_dir: str | pathlib.Path,
     *,
-    head: str | None = None,
-    format: str = "transformers",
-    pooling: str = "mean",
-    normalize: bool = False,
+    head: str = "pretraining",
+    encoding: Encoding | None = None,
     labels: Labels | None = None,
     card: str = "",
 ) -> None:
@@ -98,10 +93,9 @@ def write_folder(
     params: the tree of PretrainingModel.
     config: what the parameters belong to.
     tokenizer_dir: a tokenizer folder or vocab.txt; all four tokenizer files are written, whichever it has.
-    head: 'pretraining', 'mlm' or 'encoder', see bert.to_huggingface; None: DEFAULT_HEAD of the format.
-    format: 'transformers' or 'sentence-transformers'.
-    pooling: 'mean', 'cls' or 'max'; how sentence-transformers makes one vector of many.
-    normalize: whether sentence-transformers scales vectors to length 1.
+    head: one of ARCHITECTURES, see bert.to_huggingface. sentence-transformers has no use for MLM and NSP heads, and lists their
+      weights as unexpected.
+    encoding: how sentence-transformers makes one vector of many, pooling 'mean', 'cls' or 'max'; None: a folder for transformers alone.
     labels: what the outputs of a head for labels mean.
     card: the model card, README.md; empty: none.
 
@@ -109,13 +103,11 @@ def write_folder(
     UserError: `out` holds something else, parameters or tokenizer do not fit, the disk is full. Whatever
       was in `out` is then still there.
   """
-  _one_of("format", format, FORMATS)
-  _one_of("pooling", pooling, POOLINGS)
-  head = head or DEFAULT_HEAD[format]
+  if encoding is not None and encoding.pooling not in POOLINGS:
+    raise UserError(f"pooling: expected one of {', '.join(POOLINGS)}; got {encoding.pooling!r}")
   if storage.is_remote(out):
     with tempfile.TemporaryDirectory() as made_in:
-      settings = dict(head=head, format=format, pooling=pooling, normalize=normalize, labels=labels, card=card)
-      write_folder(pathlib.Path(made_in, "model"), params, config, tokenizer_dir, **settings)
+      write_folder(pathlib.Path(made_in, "model"), params, config, tokenizer_dir, head=head, encoding=encoding, labels=labels, card=card)
       _send(pathlib.Path(made_in, "model"), storage.folder(out))
     return
   out = pathlib.Path(out)
@@ -135,9 +127,9 @@ def write_folder(
     write_json(partial / "config.json", config_json(config, head, labels))
     if card:
       (partial / "README.md").write_text(card, encoding="utf-8")
-    save_tokenizer(tokenizer, partial, max_length=config.max_position_embeddings)
-    if format == "sentence-transformers":
-      write_modules(partial, config, Encoding(pooling, normalize, config.max_position_embeddings))
+    save_tokenizer(tokenizer, partial, max_length=encoding.max_length if encoding else config.max_position_embeddings)
+    if encoding is not None:
+      write_modules(partial, config, encoding)
     _move_into_place(partial, out)
   except (OSError, safetensors.SafetensorError) as error:
     raise UserError(f"cannot write {out}: {error}; nothing was changed there") from error
@@ -328,8 +320,3 @@ def _move_into_place(partial: pathlib.Path, out: pathlib.Path) -> None:
     old.rename(out)
     raise
   shutil.rmtree(old, ignore_errors=True)
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-  if value not in known:
-    raise UserError(f"{name}: expected one of {', '.join(known)}; got {value!r}")

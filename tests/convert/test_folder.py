@@ -13,7 +13,11 @@ from tests.object_store import in_this_process
 
 from bert_jax import storage
 from bert_jax.convert import bert, folder
+from bert_jax.convert.sentence_folder import Encoding
 from bert_jax.errors import UserError
+
+
+MEAN = Encoding("mean", False, 40)
 
 
 @pytest.fixture
@@ -87,8 +91,7 @@ def test_a_transposed_kernel_survives_the_file(config, params, exported):
 
 @pytest.mark.parametrize("pooling, normalize", [("mean", False), ("cls", True), ("max", False)])
 def test_sentence_transformers_layout(write, tmp_path, pooling, normalize):
-  layout = {"format": "sentence-transformers", "pooling": pooling, "normalize": normalize}
-  out = write(tmp_path / "out", head="encoder", **layout)
+  out = write(tmp_path / "out", head="encoder", encoding=Encoding(pooling, normalize, 40))
   modules = json.loads((out / "modules.json").read_text())
   assert [module["path"] for module in modules] == ["", "1_Pooling"] + ["2_Normalize"] * normalize
   assert all((out / module["path"]).is_dir() for module in modules)
@@ -99,7 +102,7 @@ def test_sentence_transformers_layout(write, tmp_path, pooling, normalize):
 
 
 def test_an_earlier_export_is_replaced_and_nothing_else_is(write, config, tmp_path):
-  out = write(tmp_path / "out", format="sentence-transformers", head="encoder")
+  out = write(tmp_path / "out", encoding=MEAN, head="encoder")
   write(out, head="mlm")
   assert not (out / "modules.json").exists() and folder.read_folder(out)[2] == {"mlm"}
   (out / "notes.txt").write_text("mine")
@@ -173,10 +176,8 @@ def test_what_a_killed_export_left_is_no_obstacle(write, tmp_path):
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(write, config, tmp_path):
-  with pytest.raises(UserError, match="format: expected one of .*sentence-transformers; got 'onnx'"):
-    write(tmp_path / "out", format="onnx")
   with pytest.raises(UserError, match="pooling: expected one of cls, max, mean; got 'sum'"):
-    write(tmp_path / "out", pooling="sum")
+    write(tmp_path / "out", encoding=MEAN._replace(pooling="sum"))
   with pytest.raises(UserError, match="130 tokens do not fit a model with vocab_size 129"):
     write(tmp_path / "out", config=dataclasses.replace(config, vocab_size=129))
   assert not list(tmp_path.iterdir())
@@ -268,8 +269,8 @@ def test_shards_that_do_not_hold_what_the_index_lists_are_errors(copy, tensors):
 
 def test_a_folder_in_an_object_store_is_the_same_and_is_replaced_only_if_it_was_ours(write, tmp_path, monkeypatch):
   with in_this_process(monkeypatch) as store:
-    write("gs://bucket/model", format="sentence-transformers")
-    write(tmp_path / "here", format="sentence-transformers")
+    write("gs://bucket/model", encoding=MEAN, head="encoder")
+    write(tmp_path / "here", encoding=MEAN, head="encoder")
     here = {path.relative_to(tmp_path / "here").as_posix(): path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
     assert {name: store.objects[f"model/{name}"] for name in store.names("model/")} == here
     assert store.written[-1][0] == "model/config.json" and not store.refused

@@ -10,6 +10,7 @@ import transformers
 
 from bert_jax import batch
 from bert_jax.convert import folder
+from bert_jax.convert.sentence_folder import Encoding
 from bert_jax.data.tokenizer import load_tokenizer
 from bert_jax.models.pretraining import PretrainingModel
 
@@ -64,8 +65,7 @@ def test_the_tokenizer_of_an_export_is_ours(exported, ours):
 def test_sentence_transformers_gives_our_pooled_vectors(
     config, params, tokenizer_dir, ours, tmp_path, pooling, normalize, head):
   out = tmp_path / "out"
-  folder.write_folder(out, params, config, tokenizer_dir, head=head, format="sentence-transformers",
-                      pooling=pooling, normalize=normalize)
+  folder.write_folder(out, params, config, tokenizer_dir, head=head, encoding=Encoding(pooling, normalize, 40))
   model = sentence_transformers.SentenceTransformer(str(out), device="cpu")
   assert model.max_seq_length == 40 and len(model) == len(json.loads((out / "modules.json").read_text()))
   output, _, lengths = ours(TEXTS)

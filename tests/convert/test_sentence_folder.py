@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import sentence_transformers
 
-from bert_jax import inference
+from bert_jax import exporting, inference
 from bert_jax.convert import folder
+from bert_jax.convert.sentence_folder import Encoding
 from bert_jax.errors import UserError
 
 TEXTS = ["the cat sat on the mat .", "the mat", "a cat , 42 mats and some words that it has to spell"]
@@ -16,7 +17,7 @@ TEXTS = ["the cat sat on the mat .", "the mat", "a cat , 42 mats and some words 
 @pytest.fixture
 def written(config, params, tokenizer_dir, tmp_path):
   """A folder as we write it: [CLS], length 1."""
-  folder.write_folder(tmp_path / "ours", params, config, tokenizer_dir, head="encoder", format="sentence-transformers", pooling="cls", normalize=True)
+  folder.write_folder(tmp_path / "ours", params, config, tokenizer_dir, head="encoder", encoding=Encoding("cls", True, config.max_position_embeddings))
   return tmp_path / "ours"
 
 
@@ -39,6 +40,9 @@ def test_a_folder_that_sentence_transformers_has_saved_is_read_with_its_limit(wr
   encoded = inference.encode(model, TEXTS)
   assert encoded.truncated == 2
   np.testing.assert_allclose(encoded.vectors, theirs.encode(TEXTS), atol=1e-5)
+  exporting.export_model(model, tmp_path / "again", format="sentence-transformers")
+  again = sentence_transformers.SentenceTransformer(str(tmp_path / "again"), device="cpu")
+  np.testing.assert_allclose(encoded.vectors, again.encode(TEXTS), atol=1e-5)
 
 
 def test_other_models_make_mean_vectors(config, params, tokenizer_dir, tmp_path):
