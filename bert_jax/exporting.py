@@ -61,11 +61,11 @@ def _encoding_of(model: Model, pooling: str | None) -> Encoding:
   return trained if pooling in (None, trained.pooling) else Encoding(pooling, False, trained.max_length)
 
 
-def check_class_is_of_pooler(pooling: str, origin: str) -> None:
+def check_class_is_of_pooler(pooling: str, origin: str, remedy: str) -> None:
   """Raises UserError where BertForSequenceClassification would read the class of a text from another vector than the model does."""
   if pooling != "pooler":
     raise UserError(f"BertForSequenceClassification reads a text's class from the pooler, {origin} from {pooling}: fine-tune with "
-                    "--pooling=pooler to export it, or export the encoder alone, --head=encoder")  # fmt: skip
+                    f"--pooling=pooler to export it, or {remedy}")  # fmt: skip
 
 
 def _check_trained(model: Model, head: str) -> None:
@@ -74,4 +74,4 @@ def _check_trained(model: Model, head: str) -> None:
     has = f"it was trained for {trained}" if trained else "it was not fine-tuned; `bert_jax finetune` does that"
     raise UserError(f"--head={head}: {model.origin} has no such head: {has}")
   if head == "sequence-classification":
-    check_class_is_of_pooler(model.pooling, model.origin)
+    check_class_is_of_pooler(model.pooling, model.origin, "export the encoder alone, --head=encoder")

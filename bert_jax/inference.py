@@ -149,6 +149,12 @@ def make_inputs(model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[
   )  # fmt: skip
 
 
+def check_list(texts: Any) -> None:
+  """Raises UserError for one text where several are expected: a string would be read as a list of characters."""
+  if isinstance(texts, str):
+    raise UserError(f"expected a list of texts, got one text: [{texts[:40]!r}]")
+
+
 def find_masks(model: Model, text: str, purpose: str) -> tuple[list[int], list[int]]:
   """(token ids of a text without [CLS] and [SEP], where in the row of `make_inputs` its [MASK]s stand).
 
@@ -237,6 +243,7 @@ def encode(model: Model, texts: Iterable[str], pooling: str | None = None, *, no
   Raises:
     UserError: an unknown pooling; pooling "pooler" of a model without one.
   """
+  check_list(texts)
   limit = model.config.max_position_embeddings
   if pooling is None:
     pooling, trained_to, limit = model.encoding or Encoding("mean", False, limit)

@@ -18,7 +18,7 @@ from bert_jax.data import questions
 from bert_jax.data.questions import Answer, Question
 from bert_jax.data.tokenizer import encode_batch, truncate
 from bert_jax.errors import UserError
-from bert_jax.inference import Model, batches_by_length, make_inputs
+from bert_jax.inference import Model, batches_by_length, check_list, make_inputs
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.finetuning import FinetuningModel
 
@@ -85,6 +85,7 @@ def classify(model: Model, texts: Sequence[str], pairs: Sequence[str] | None = N
     UserError: a model for something else; as many pairs as texts are expected.
   """
   labels = _labels(model, "classification", "multi-label", "regression")
+  check_list(texts)
   if pairs is not None and len(pairs) != len(texts):
     raise UserError(f"{len(texts)} texts and {len(pairs)} second texts; expected as many")
   limit = model.config.max_position_embeddings
@@ -108,6 +109,7 @@ def find_entities(model: Model, texts: Sequence[str]) -> list[list[Entity]]:
     UserError: a model that was not fine-tuned with token-classification.
   """
   labels = _labels(model, "token-classification")
+  check_list(texts)
   room = model.config.max_position_embeddings - 2
   result = []
   encodings = model.tokenizer.backend.encode_batch(list(texts), add_special_tokens=False)
@@ -116,13 +118,18 @@ def find_entities(model: Model, texts: Sequence[str]) -> list[list[Entity]]:
     firsts = [place for place, word in enumerate(encoding.word_ids[:room]) if place == 0 or word != encoding.word_ids[place - 1]]
     ends = [*(first - 1 for first in firsts[1:]), min(len(encoding.ids), room) - 1] if firsts else []
     probabilities = special.softmax(one[1:][firsts], axis=-1)
-    tags = [labels.names[index] for index in np.argmax(probabilities, axis=-1)]
+    tags = [_with_prefix(labels.names[index]) for index in np.argmax(probabilities, axis=-1)]
     entities = []
     for kind, first, last in task_metrics.spans_of(tags):
       begin, end = encoding.offsets[firsts[first]][0], encoding.offsets[ends[last]][1]
       entities.append(Entity(kind, text[begin:end], begin, end, float(probabilities[first : last + 1].max(axis=-1).mean())))
     result.append(entities)
   return result
+
+
+def _with_prefix(tag: str) -> str:
+  """A tag as IOB has it. Other people's models have tags like NOUN: equal ones beside each other are taken together."""
+  return tag if tag == "O" or tag[:2] in ("B-", "I-", "E-", "S-", "M-") else f"I-{tag}"
 
 
 def answer(model: Model, asked: Sequence[tuple[str, str]]) -> list[Answer]:

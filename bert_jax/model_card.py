@@ -34,11 +34,16 @@ def make_card(model: Model, *, head: str, encoding: Encoding | None, workdir: st
   """
   run = read_run_config(workdir) if workdir else None
   parts = [_metadata(head, encoding), f"# {hf_folder.ARCHITECTURES[head]}, trained with bert_jax", _model_table(model)]
-  parts += [_training(run, model.step), _evaluation(workdir, run)] if run is not None else ["Converted from another folder; how it was trained is not known here."]
+  parts += [_training(run, model.step), _evaluation(workdir, run, model.step)] if run is not None else ["Converted from another folder; how it was trained is not known here."]
   if model.labels is not None:
-    parts.append(f"Labels ({model.labels.kind}): {', '.join(model.labels.names)}")
+    parts.append(f"Labels ({model.labels.kind}): {', '.join(map(_verbatim, model.labels.names))}")
   parts.append(_how_to_load(head, encoding))
   return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _verbatim(name: str) -> str:
+  """A name in which nothing is Markdown."""
+  return f"`{' '.join(name.split()).replace('`', chr(39))}`"
 
 
 def _metadata(head: str, encoding: Encoding | None) -> str:
@@ -74,18 +79,15 @@ def _training(run: Any, step: int) -> str:
   return "\n\n".join(lines)
 
 
-def _evaluation(workdir: str, run: Any) -> str:
+def _evaluation(workdir: str, run: Any, step: int) -> str:
+  """What was measured at the step that is exported; empty where nothing was."""
+  line = metrics.read_metrics(storage.folder(workdir)).get(step, {})
+  found = {name.removeprefix("eval/"): value for name, value in line.items() if name.startswith("eval/")}
+  if not found:
+    return ""
   result = read_result(workdir)
-  if result is not None:
-    found, where = result["metrics"], f"step {result['step']:,}, the best by {result['metric']}, on the dev examples, seed {run.seed}"
-  else:
-    lines = metrics.read_metrics(storage.folder(workdir))
-    evaluated = [step for step, line in lines.items() if any(name.startswith("eval/") for name in line)]
-    if not evaluated:
-      return ""
-    step = max(evaluated)
-    found = {name.removeprefix("eval/"): value for name, value in lines[step].items() if name.startswith("eval/")}
-    where = f"step {step:,}, on the validation split of its corpus, seed {run.seed}"
+  best = f", the best by {result['metric']}" if result and result["step"] == step else ""
+  where = f"step {step:,}{best}, on the {'dev examples' if run.finetune.data else 'validation split of its corpus'}, seed {run.seed}"
   table = "\n".join(f"| {name} | {value:,.4f} |" for name, value in found.items())
   return f"## Evaluation\n\nMeasured at {where}; one run, so nothing is said about the spread between seeds.\n\n| metric | value |\n|---|---|\n{table}"
 

@@ -7,6 +7,7 @@
 import dataclasses
 import json
 import math
+import os
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ from bert_jax.inference import Model, load_model
 from bert_jax.models.finetuning import SEQUENCE, FinetuningModel
 from bert_jax.resolve import LABELS_FILE, RESULT_FILE, attention_of, read_labels, read_result, read_run_config
 from bert_jax.training import checkpoint_folder, loop, sharding
+from bert_jax.training import optimizer as optimizers
 from bert_jax.training.judging import Judge
 
 # Where fine-tuning starts from otherwise than pretraining: Devlin et al. 2018, appendix A.3, and Hugging Face's epsilon. Dropout is
@@ -73,19 +75,42 @@ def finetune_run(
 
 def check_same(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Raises UserError where a finished run in `workdir` was of another model, other examples or other settings, naming the keys."""
-  derived = ("total_steps", "eval_every_steps", "optimizer.warmup_steps", "checkpoint.every_steps", "model.", "finetune.max_length")
-  changed = configs.changed_keys(read_run_config(workdir), config)
-  changed |= {key: values for key, values in configs.differences(read_run_config(workdir), config).items() if key == "init_from"}
-  changed = {key: values for key, values in changed.items() if not key.startswith(derived)}
+  held = read_run_config(workdir)
+
+  def is_resolved(key: str, before, now) -> bool:
+    """Whether the value in the run is what `resolve` makes of the one that is given."""
+    if key.startswith("model."):
+      return now is None
+    if key == "finetune.max_length":
+      return before == min(now, held.model.max_position_embeddings)
+    return bool(config.finetune.epochs) and key in SET_BY_EPOCHS
+
+  changed = configs.changed_keys(held, config) | _other_source(held, config)
+  changed = {key: values for key, values in changed.items() if not is_resolved(key, *values)}
   if changed:
     listed = "; ".join(f"{key}: {before!r} there, {now!r} now" for key, (before, now) in changed.items())
     raise UserError(f"{workdir} holds a result of other settings: {listed}. Give another folder, or remove this one")
+
+
+def _other_source(held: ml_collections.ConfigDict, config: ml_collections.ConfigDict) -> dict[str, tuple[str, str]]:
+  """{"init_from": (before, now)} where a run began with another model than the one that is given now."""
+  where = lambda path: str(storage.folder(path)) if storage.is_remote(path) else os.path.realpath(path)
+  before, now = held.init_from, config.init_from
+  return {} if before == now or where(before) == where(now) else {"init_from": (before, now)}
+
+
+def check_source(root: epath.Path, config: ml_collections.ConfigDict) -> None:
+  """Raises UserError where the run in `root`, which would be gone on with, began with another model."""
+  if (root / "config.json").exists() and _other_source(held := read_run_config(root), config):
+    raise UserError(f"{root} holds a run that began with the model {held.init_from}, and now {config.init_from} is given: give another --workdir; or, "
+                    f"if that model has only moved, say so in {root / 'config.json'}")  # fmt: skip
 
 
 def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Setup:
   """Everything before training. Raises UserError, the same on every process."""
   if not config.init_from:
     raise UserError("init_from is empty: give the model to fine-tune, --model=DIR, a run folder or a Hugging Face folder")
+  check_source(root, config)
   source = load_model(config.init_from)
   splits = agreement.together(lambda: _splits(config))
   labels = labelled.labels_of(splits)
@@ -94,7 +119,11 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
       examples, labels, source.tokenizer, max_length=max_length_of(config, source), stride=settings.stride, training=training)
   train, dev = prepare(splits.train, True), prepare(splits.dev, False)
   if config.export.format == "transformers" and finetune.KINDS[labels.kind].target == SEQUENCE:
-    exporting.check_class_is_of_pooler(settings.pooling, "this run")
+    exporting.check_class_is_of_pooler(settings.pooling, "this run", "leave export.format empty")
+  row = TASKS.get(settings.task)
+  metric = settings.metric or (row.metric if row else "") or predictions.METRIC[labels.kind]
+  if metric not in predictions.metrics_of(labels):
+    raise UserError(f"finetune.metric={metric!r} is not measured here; there are {', '.join(predictions.metrics_of(labels))}")
   config = resolve(config, source, train.features.num_rows)
   mesh = sharding.make_mesh(config)
   agreement.on_first(lambda: run.adopt(root, config, source.tokenizer_folder))
@@ -104,10 +133,6 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   encoder, target = configs.encoder_of(config), finetune.KINDS[labels.kind].target
   if target != SEQUENCE and settings.pooling != "pooler":
     say(f"note: finetune.pooling={settings.pooling} means nothing here: what is learned are labels of tokens, not of whole texts")
-  row = TASKS.get(settings.task)
-  metric = settings.metric or (row.metric if row else "") or predictions.METRIC[labels.kind]
-  if metric not in predictions.metrics_of(labels):
-    raise UserError(f"finetune.metric={metric!r} is not measured here; there are {', '.join(predictions.metrics_of(labels))}")
   judge = Judge(f"eval/{metric}", metric not in predictions.LOWER_IS_BETTER, settings.patience)
   model = FinetuningModel(
       encoder, target, len(labels.names), settings.pooling, jnp.dtype(config.model.dtype),
@@ -174,6 +199,7 @@ def resolve(config: ml_collections.ConfigDict, source: Model, examples: int) -> 
     config.optimizer.warmup_steps = math.floor(settings.warmup_share * config.total_steps)
     config.eval_every_steps = config.checkpoint.every_steps = max(1, round(in_epoch / settings.evaluations))
   configs.validate(config)
+  optimizers.make_schedule(config)  # refused here, before anything is written
   return config
 
 

@@ -54,6 +54,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   """Everything before training. Raises UserError, the same on every process."""
   settings, objective = config.finetune, config.embedding.objective
   _check(config)
+  run_finetuning.check_source(root, config)
   source = inference.load_model(config.init_from)
   train, dev = agreement.together(lambda: _load(config))
   max_length = run_finetuning.max_length_of(config, source)
@@ -73,7 +74,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   )  # fmt: skip
   task = sentence_embedding.make_task(model, objective, temperature=config.embedding.temperature, margin=config.embedding.margin, mesh=mesh)
   evaluate = _make_evaluator(model, dev and prepare(dev)._replace(labels=dev.labels), config, mesh)
-  judge, texts = Judge(f"eval/{settings.metric or METRICS[0]}", True, settings.patience), len(train.texts)
+  judge, texts = Judge(f"eval/{settings.metric or METRICS[0]}", True, settings.patience if dev else 0), len(train.texts)
   take_over = run_finetuning.start_from(source, say)
 
   def start(fresh, abstract):

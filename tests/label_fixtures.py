@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from tests.model_fixtures import draw_weights
 
-from bert_jax import finetune, model_card
-from bert_jax.convert import folder
+from bert_jax import exporting, finetune
 from bert_jax.data import tokenizer as tokenizers
 from bert_jax.data.labelled import Labels
 from bert_jax.inference import Model
@@ -62,9 +61,7 @@ def exported_labels(model_of, tmp_path_factory):
   @functools.cache
   def write(kind):
     model, out = model_of(kind), tmp_path_factory.mktemp("exported") / kind
-    head = folder.head_of(model.labels)
-    card = model_card.make_card(model, head=head, encoding=None, workdir=None)
-    folder.write_folder(out, model.params, model.config, model.tokenizer_folder, head=head, labels=model.labels, card=card)
+    exporting.export_model(model, out)
     return out
 
   return write

@@ -71,6 +71,13 @@ def test_tokenize_refuses_what_is_no_list_of_texts(model, texts, pairs):
     model.tokenize(texts, pairs)
 
 
+def test_one_text_in_place_of_a_list_is_not_read_as_characters(model, model_of):  # noqa: F811
+  labelled = api.LoadedModel(*model_of("classification"))
+  for call in (model.encode, labelled.classify):
+    with pytest.raises(UserError, match=r"expected a list of texts, got one text: \['the cat'\]"):
+      call("the cat")
+
+
 def test_outputs_have_the_shapes_that_are_promised(model):
   output = model.apply(model.params, model.tokenize(["the cat", "a mat"]), jnp.array([[1, 2], [1, 3]]))
   shapes = {name: value.shape for name, value in output._asdict().items() if not isinstance(value, tuple) and name != "padded_mlm_logits"}

@@ -48,6 +48,16 @@ def test_a_pipeline_finds_the_same_entities(model_of, exported_labels):  # noqa:
   assert total >= 3 and set(labels)
 
 
+def test_equal_tags_without_a_prefix_beside_each_other_are_one_entity(model_of, monkeypatch):  # noqa: F811
+  """As models of other people have them, for parts of speech."""
+  model = model_of("token-classification")
+  tags = iter([["NOUN", "NOUN", "O", "VERB"]])
+  monkeypatch.setattr(labelling, "_in_batches", lambda model, sequences: [np.eye(3)[[0, *({"O": 0, "NOUN": 1, "VERB": 2}[tag] for tag in next(tags)), 0]]])
+  named = model._replace(labels=model.labels._replace(names=("O", "NOUN", "VERB")))
+  (found,) = labelling.find_entities(named, ["a b c d"])
+  assert [(one.kind, one.text) for one in found] == [("NOUN", "a b"), ("VERB", "d")]
+
+
 def test_the_answers_are_those_of_transformers_scores(model_of, exported_labels):  # noqa: F811
   """transformers 5 has no question-answering pipeline, so its model's own scores are searched, without any window."""
   context, question = "the cat sat on the mat a b c d", "cat mat"

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 
 import jax
 import numpy as np
@@ -143,7 +144,7 @@ def test_what_does_not_fit_is_one_message(model, tmp_path, keys, words):
   named, _ = write(tmp_path, "classification", 80)
   with pytest.raises(UserError, match=words):
     tune(model, tmp_path / "run", *named, "finetune.epochs=1", *keys)
-  assert not (tmp_path / "run" / "metrics").exists(), "it is said before training"
+  assert not (tmp_path / "run").exists(), "the corrected command finds no folder of another run"
 
 
 def test_a_run_may_stop_at_any_step_of_its_epochs():
@@ -160,6 +161,16 @@ def test_other_examples_or_settings_are_another_run(model, tmp_path):
   write(tmp_path, "classification", 81)
   with pytest.raises(UserError, match="were made with examples="):
     tune(model, tmp_path / "run", *keys, "finetune.epochs=1")
+
+
+def test_another_model_does_not_go_on_with_a_run(model, tmp_path):
+  keys, _ = write(tmp_path, "classification", 80)
+  tune(model, tmp_path / "run", *keys, "finetune.epochs=1")
+  (tmp_path / "same").symlink_to(model)
+  tune(str(tmp_path / "same"), tmp_path / "run", *keys, "finetune.epochs=1")
+  shutil.copytree(model, tmp_path / "other")
+  with pytest.raises(UserError, match="holds a run that began with the model .*, and now .*other is given: give another --workdir"):
+    tune(str(tmp_path / "other"), tmp_path / "run", *keys, "finetune.epochs=1")
 
 
 def test_examples_with_other_labels_do_not_spoil_what_a_run_says_of_its_own(model, tmp_path):
@@ -189,7 +200,7 @@ def test_an_export_that_is_asked_for_is_the_best_checkpoint_with_its_card(model,
   assert exported.labels == best.labels
   jax.tree.map(np.testing.assert_array_equal, best.params, exported.params)
   card = (tmp_path / "run" / "export" / "README.md").read_text()
-  assert f"step {best.step:,} of 10" in card and "| accuracy |" in card and "Labels (classification): array, file" in card
+  assert f"step {best.step:,} of 10" in card and "| accuracy |" in card and "Labels (classification): `array`, `file`" in card
 
 
 def test_a_class_read_otherwise_than_transformers_does_is_refused_before_training_where_an_export_is_asked_for(model, tmp_path):

@@ -84,8 +84,15 @@ def test_every_objective_runs_from_the_command_line_without_pairs_to_judge_by(so
   assert command_line.main(["sentence-embedding", f"--model={source}", f"--data={pairs}", f"--workdir={tmp_path / 'run'}", *keys]) == 0
   shown = capsys.readouterr().out
   assert "nothing to judge by" in shown and (tmp_path / "run" / "export" / "model.safetensors").exists()
+  assert "The newest checkpoint, step 4: there was nothing to judge by" in shown
+  assert "## Evaluation" not in (tmp_path / "run" / "export" / "README.md").read_text()
   model = inference.load_model(tmp_path / "run")
   assert model.step == 4 and model.encoding.pooling == (columns[-1].removeprefix("finetune.pooling=") if "pooling" in columns[-1] else model.encoding.pooling)
+
+
+def test_patience_without_anything_to_judge_by_ends_nothing_early(source, pairs, tmp_path):
+  train(source, pairs, tmp_path / "run", *COLUMNS, "embedding.objective=in-batch", "finetune.epochs=3", "finetune.patience=1")
+  assert inference.load_model(tmp_path / "run").step == 30
 
 
 @pytest.mark.parametrize(

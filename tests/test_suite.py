@@ -8,6 +8,7 @@ import pytest
 from tests.run_fixtures import corpus, tiny_run_config  # noqa: F401  (corpus is a fixture)
 
 from bert_jax import run_finetuning, run_pretraining, suite
+from bert_jax.__main__ import main
 from bert_jax.errors import UserError
 
 FEW = ("finetune.epochs=1", "finetune.max_length=32", "data.batch_size=8", "finetune.pooling=mean")
@@ -68,10 +69,23 @@ def test_every_task_runs_under_every_seed_once(model, data, tmp_path, monkeypatc
   with pytest.raises(UserError, match="result of other settings: finetune.epochs: 1.0 there, 2.0 now"):
     suite.run_suite(model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=1, overrides=(*FEW, "finetune.epochs=2"), say=told.append)
 
+  for key, said in (("finetune.max_length=16", "finetune.max_length: 32 there, 16 now"), ("model.hidden_dropout_prob=0.0", "hidden_dropout_prob: 0.1 there, 0.0 now")):
+    with pytest.raises(UserError, match=said):
+      suite.run_suite(model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=1, overrides=(*FEW, key), say=told.append)
+  # Rows of 512 are what a model of 32 positions had at 32.
+  suite.run_suite(model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=3, overrides=(*FEW, "finetune.max_length=512"), say=told.append)
+
   content = json.loads((tmp_path / "jobs" / "results.json").read_text())
   assert content["tasks"]["sst2"]["values"] == results[0].values + content["tasks"]["sst2"]["values"][2:]
   assert "| sst2 | accuracy |" in (tmp_path / "jobs" / "results.md").read_text()
   xml.etree.ElementTree.parse(tmp_path / "jobs" / "results.svg")
+
+
+def test_with_json_everything_else_goes_to_the_other_stream(model, data, tmp_path, capsys):
+  flags = [f"--config.{key}" for key in FEW]
+  assert main(["evaluate", f"--model={model}", "--suite=rte", f"--data={data}", "--seeds=1", f"--jobs={tmp_path / 'jobs'}", "--json", *flags]) == 0
+  shown = capsys.readouterr()
+  assert list(json.loads(shown.out)["tasks"]) == ["rte"] and "eval at" in shown.err
 
 
 def test_no_data_at_all_is_an_error(model, data, tmp_path):

@@ -78,7 +78,8 @@ def train_by_flags(options: argparse.Namespace, flags: dict[str, str], make_conf
 
 def print_best(workdir: str, result: dict) -> None:
   """The last lines of a run: how good its best checkpoint is, and where it lies."""
-  print(f"\nBest on the examples held back, by {result['metric']}: step {result['step']:,}")
+  print(f"\nBest on the examples held back, by {result['metric']}: step {result['step']:,}" if result["metrics"] else
+        f"\nThe newest checkpoint, step {result['step']:,}: there was nothing to judge by")  # fmt: skip
   for name, value in result["metrics"].items():
     print(f"  {name:<14} {value:.4f}")
   print(f"In {workdir}: checkpoints, metrics, result.json")

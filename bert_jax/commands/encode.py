@@ -77,5 +77,5 @@ def read_lines(path: str) -> list[str]:
     except UnicodeDecodeError as error:
       raise UserError(f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); convert the file first") from error
   if not lines:
-    raise UserError(f"--input={path} is empty: one line per vector is expected")
+    raise UserError(f"--input={path} is empty: a text in each line is expected")
   return lines

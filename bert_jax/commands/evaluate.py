@@ -60,6 +60,7 @@ def evaluate_split(options: argparse.Namespace, folder: str) -> None:
 
 def evaluate_suite(options: argparse.Namespace, folder: str) -> None:
   """Fine-tuning on every task under every seed."""
+  import contextlib
   import pathlib
   import sys
 
@@ -70,9 +71,10 @@ def evaluate_suite(options: argparse.Namespace, folder: str) -> None:
     raise UserError("--suite needs --data=DIR, the folder in which the tasks lie, and --jobs=DIR, the folder for its results")
   if options.seeds < 1:
     raise UserError(f"--seeds={options.seeds}: at least one")
-  say = lambda text: print(text, file=sys.stderr if options.json else sys.stdout, flush=True)
-  results = suite.run_suite(folder, suite.tasks_of(options.suite), options.data, options.jobs, seeds=options.seeds,
-                            overrides=options.overrides, say=say)  # fmt: skip
+  say = lambda text: print(text, flush=True)
+  with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):  # the progress of training too
+    results = suite.run_suite(folder, suite.tasks_of(options.suite), options.data, options.jobs, seeds=options.seeds,
+                              overrides=options.overrides, say=say)  # fmt: skip
   if options.json:
     print((pathlib.Path(options.jobs) / "results.json").read_text(encoding="utf-8"), end="")
     return

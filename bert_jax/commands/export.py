@@ -32,6 +32,7 @@ def run(options: argparse.Namespace) -> None:
   if options.checkpoint:
     model, workdir = inference.load_checkpoint(options.checkpoint), str(storage.folder(options.checkpoint).parent.parent)
   else:
-    model, workdir = inference.load_model(run_or_model(options.workdir, options.model)), options.workdir
+    folder = run_or_model(options.workdir, options.model)
+    model, workdir = inference.load_model(folder), folder if (storage.folder(folder) / "checkpoints").is_dir() else None
   head = exporting.export_model(model, options.out, format=options.format, head=options.head, pooling=options.pooling, workdir=workdir)
   print(f"{options.out}: {head} weights of {model.origin}, for {options.format}")

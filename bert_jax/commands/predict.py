@@ -35,8 +35,9 @@ def run(options: argparse.Namespace) -> None:
     raise UserError("--question=TEXT is missing: this model answers questions about texts" if kind == "question-answering" else
                     f"--question: {options.model} does not answer questions; it was fine-tuned for {kind or 'nothing'}")  # fmt: skip
   if kind == "question-answering":
-    found = [one._asdict() for one in labelling.answer(model, [(options.question, text) for text in texts])]
-    show = lambda one: f"{one['text']}    (score {one['score']:.2f}; {'rather no answer' if one['null'] > 0 else 'no answer'} scores {one['null']:+.2f})"
+    answers = labelling.answer(model, [(options.question, text) for text in texts])
+    found = [one._asdict() if one.text else {"text": "", "begin": 0, "score": None, "null": None} for one in answers]
+    show = lambda one: "no answer: the text is empty" if one["score"] is None else f"{one['text']}    (score {one['score']:.2f}; {'rather no answer' if one['null'] > 0 else 'no answer'} scores {one['null']:+.2f})"
   elif kind == "token-classification":
     found = [[entity._asdict() for entity in entities] for entities in labelling.find_entities(model, texts)]
     show = lambda entities: "; ".join(f"{one['kind']}: {one['text']} ({one['probability']:.2f})" for one in entities) or "no entities"

@@ -92,11 +92,15 @@ def _lines(path: str) -> list[tuple[int, str]]:
 
 def _read_csv(path: str, lines: list[tuple[int, str]]) -> list[tuple[int, list[str]]]:
   csv.field_size_limit(MAX_RECORD_BYTES)
-  reader = csv.reader(itertools.chain((text + "\n" for _, text in lines), _END))
+  pieces = (piece + "\n" for _, text in lines for piece in text.split("\n"))  # a carriage return alone ends a line, too
+  reader = csv.reader(itertools.chain(pieces, _END))
   found, begin = [], 1
-  for row in reader:
-    found.append((begin, row))
-    begin = reader.line_num + 1
+  try:
+    for row in reader:
+      found.append((begin, row))
+      begin = reader.line_num + 1
+  except csv.Error as error:
+    raise UserError(f"{path}:{begin}: not CSV ({error}); separate columns by tabs and call the file .tsv") from error
   number, last = found.pop()
   if last != _END:
     raise UserError(f"{path}:{number}: not CSV: a quote is opened that is never closed; a quote within quotes is doubled, \"\". "

@@ -105,10 +105,11 @@ def _from_tfds(task: str) -> Splits:
     having = ", ".join(name for name, one in TASKS.items() if one.tfds)
     raise UserError(f"--data={TFDS} has no task {task!r}; it has {having}")
   found = tfds_texts.find(row.tfds)
-  known = tuple(found.builder.info.splits)  # of a data set that is not on disk yet they are not all known
-  dev = next((split for split in ("validation", "validation_matched", "dev", "test") if split in known), "validation")
   read = lambda split: _of_rows(list(tfds_texts.read_rows(found._replace(split=split))), row, f"{found.name}:{split}")
-  return Splits(read("train"), read(dev), row.kind, False, (f"tfds:{row.tfds}:train", f"tfds:{row.tfds}:{dev}"))
+  train = read("train")  # of a data set that is not on disk before this, the splits may not be known
+  known = tuple(found.builder.info.splits)
+  dev = next((split for split in ("validation", "validation_matched", "dev", "test") if split in known), "validation")
+  return Splits(train, read(dev), row.kind, False, (f"tfds:{row.tfds}:train", f"tfds:{row.tfds}:{dev}"))
 
 
 def _of_rows(rows: list[dict], row: TaskRow, name: str) -> Examples:
@@ -179,12 +180,21 @@ def _from_table(table: Table, row: TaskRow) -> Examples:
     raise UserError(f"{path}: not one of its {len(first):,} lines has a text and a label; are the columns right?")
   all_of_them = Examples([one.strip() for one in first], None if second is None else [one.strip() for one in second],
                          [one.strip() for one in label], kind)  # fmt: skip
-  if table.columns[0] == "0" and kind == "classification" and label.count(label[0]) == 1:  # numbered: there was no header
+  if _may_be_header(table, label, kind):
     notes.append(f"the label {label[0]!r} of the first line of {path} occurs nowhere else: is that line a header? Call columns by their names then")
   examples = all_of_them.subset(kept)._replace(notes=tuple(note for note in notes if not note.startswith("0 ")))
   if kind == "regression":
     _check_scores(examples.labels, path, [table.lines[i] for i in kept])
   return examples
+
+
+def _may_be_header(table: Table, label: list[str], kind: str) -> bool:
+  """Whether the first line of a table that is read without a header has labels of its own, while others occur again and again."""
+  if table.columns[0] != "0" or kind not in ("classification", "multi-label"):
+    return False
+  counts = collections.Counter(name for one in label for name in names_in(one, kind))
+  first = names_in(label[0], kind)
+  return bool(first) and max(counts.values()) > 1 and all(counts[name] == 1 for name in first)
 
 
 def _column(table: Table, names: tuple[str | int, ...]) -> str:

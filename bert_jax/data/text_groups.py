@@ -126,7 +126,7 @@ def _scored(path: str, columns: str) -> TextGroups:
 def _of_columns(path: str, columns: Sequence[str]) -> TextGroups:
   table = read_table(path, columns)
   rows = list(zip(*(map(str.strip, table.column(name)) for name in columns)))
-  return _without_empty([list(column) for column in zip(*rows)], path)
+  return _without_empty([list(column) for column in zip(*rows)], path, ragged=table.ragged)
 
 
 def _of_lines(path: str) -> TextGroups:
@@ -137,9 +137,10 @@ def _of_lines(path: str) -> TextGroups:
   return _without_empty([lines], path)
 
 
-def _without_empty(texts: list[list[str]], path: str) -> TextGroups:
+def _without_empty(texts: list[list[str]], path: str, ragged: int = 0) -> TextGroups:
   kept = [row for row in zip(*texts) if all(row)]
   if not kept:
     raise UserError(f"{path} holds no example all of whose texts are there")
-  empty = len(texts[0]) - len(kept)
-  return TextGroups([list(column) for column in zip(*kept)], notes=(f"{empty:,} lines of {path} have an empty text",) if empty else (), files=(path,))
+  counted = {"have too few columns or too many": ragged, "have an empty text": len(texts[0]) - len(kept)}
+  notes = tuple(f"{count:,} lines of {path} {what}" for what, count in counted.items() if count)
+  return TextGroups([list(column) for column in zip(*kept)], notes=notes, files=(path,))

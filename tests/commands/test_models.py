@@ -27,7 +27,7 @@ def test_lines_become_vectors_in_a_folder_that_need_not_exist(call, model, tmp_p
 @pytest.mark.parametrize(
     "name, content, out, said",
     [
-        ("lines.txt", b"", "v.npy", "lines.txt is empty: one line per vector is expected"),
+        ("lines.txt", b"", "v.npy", "lines.txt is empty: a text in each line is expected"),
         ("lines.txt", b"fine\nb\xffd\n", "v.npy", "lines.txt, line 2: not UTF-8"),
         ("other.txt", b"fine\n", "v.npy", "lines.txt: No such file"),
         ("lines.txt", b"fine\n", "v.txt", "v.txt must end in .npy"),

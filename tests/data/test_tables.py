@@ -65,6 +65,11 @@ def test_compressed_files_and_byte_order_marks_are_read(file):
   assert read_table(path, ["text"]).column("text") == ["你好"]
 
 
+def test_a_carriage_return_alone_ends_a_line_of_a_csv_and_stays_within_quotes(file):
+  table = read_table(file("a.csv", b'text,label\r"a\rb",1\rc,0\r'), ["text"])
+  assert table.rows == [["a\nb", "1"], ["c", "0"]]
+
+
 @pytest.mark.parametrize(
     "name, content, words",
     [

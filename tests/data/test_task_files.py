@@ -104,6 +104,9 @@ def test_a_header_that_is_read_as_an_example_is_asked_about(folder, first, noted
   path = folder(x__tsv=first + "".join(f"\ntext {number}\t{'good' if number % 2 else 'bad'}" for number in range(40)))
   found = load_splits(data=f"{path}/x.tsv", text="0", label="1")
   assert any("is that line a header?" in note for note in found.train.notes) is noted
+  several = folder(y__tsv=first + "".join(f"\ntext {number}\t{'good|new' if number % 2 else 'bad'}" for number in range(40)))
+  found = load_splits(data=f"{several}/y.tsv", text="0", label="1")
+  assert found.kind == "multi-label" and any("is that line a header?" in note for note in found.train.notes) is noted
 
 
 def test_most_labels_being_numbers_the_one_that_is_none_is_a_mistake(folder):
