@@ -81,8 +81,10 @@ def load_splits(
     raise UserError(f"finetune.kind={kind!r}, but {task} is {TASKS[task].kind}: leave --kind out, or --task and say which columns are meant")
   if not data:
     raise UserError("finetune.data is empty: give the folder with the task's files, or a file of your own, --data=…")
+  if dev and not os.path.exists(dev):
+    raise UserError(f"--dev={dev}: there is no such file")
   if data == TFDS:
-    return _from_tfds(task)
+    return _from_tfds(task, dev)
   if not os.path.exists(data):
     raise UserError(f"--data={data}: there is no such file or folder")
   if os.path.isdir(data) and not task:
@@ -90,16 +92,14 @@ def load_splits(
   row = TASKS[task] if task else _own_row(data, kind, text, text_pair, label)
   train_path = find_file(data, row.train, task) if os.path.isdir(data) else data
   dev_path = dev or (find_file(data, row.dev, task, needed=False) if os.path.isdir(data) else "")
-  if dev and not os.path.exists(dev):
-    raise UserError(f"--dev={dev}: there is no such file")
   train = read_examples(train_path, row)
   if not dev_path or (not dev and dev_path == train_path):  # CMRC's trial file is both where it is alone
     return Splits(*_hold_out(train), train.kind, True, (train_path,))
   return Splits(train, read_examples(dev_path, row._replace(kind=train.kind)), train.kind, False, (train_path, dev_path))
 
 
-def _from_tfds(task: str) -> Splits:
-  """The examples of a task as TensorFlow Datasets has them, downloaded by it where they are not on disk."""
+def _from_tfds(task: str, dev: str) -> Splits:
+  """The examples of a task as TensorFlow Datasets has them, downloaded by it where they are not on disk; `dev`: a file to judge by instead of its split."""
   row = TASKS.get(task)
   if row is None or not row.tfds:
     having = ", ".join(name for name, one in TASKS.items() if one.tfds)
@@ -107,9 +107,11 @@ def _from_tfds(task: str) -> Splits:
   found = tfds_texts.find(row.tfds)
   read = lambda split: _of_rows(list(tfds_texts.read_rows(found._replace(split=split))), row, f"{found.name}:{split}")
   train = read("train")  # of a data set that is not on disk before this, the splits may not be known
+  if dev:
+    return Splits(train, read_examples(dev, row), row.kind, False, (f"tfds:{row.tfds}:train", dev))
   known = tuple(found.builder.info.splits)
-  dev = next((split for split in ("validation", "validation_matched", "dev", "test") if split in known), "validation")
-  return Splits(train, read(dev), row.kind, False, (f"tfds:{row.tfds}:train", f"tfds:{row.tfds}:{dev}"))
+  split = next((split for split in ("validation", "validation_matched", "dev", "test") if split in known), "validation")
+  return Splits(train, read(split), row.kind, False, (f"tfds:{row.tfds}:train", f"tfds:{row.tfds}:{split}"))
 
 
 def _of_rows(rows: list[dict], row: TaskRow, name: str) -> Examples:

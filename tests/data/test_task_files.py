@@ -180,6 +180,15 @@ def test_tensorflow_datasets_has_the_tasks_that_say_so(task, monkeypatch):
   assert found.kind == tasks.TASKS[task].kind and (found.train.labels or task == "squad")
 
 
+def test_a_file_judges_what_tensorflow_datasets_trains(monkeypatch, folder):
+  tfds = pytest.importorskip("tensorflow_datasets")
+  monkeypatch.setattr(tfds_texts, "split_size", lambda examples: None)
+  path = folder(dev__tsv="sentence\tlabel\na fine film\t1\n") + "/dev.tsv"
+  with tfds.testing.mock_data(num_examples=5):
+    found = load_splits(task="sst2", data="tfds", dev=path)
+  assert len(found.train.first) == 5 and found.dev.first == ["a fine film"] and found.files[1] == path
+
+
 @pytest.mark.parametrize(
     "task, place, train, dev",
     [("sst2", "sst2", 67349, 872), ("cola", "cola", 8551, 527), ("rte", "rte", 2490, 277), ("stsb", "stsb", 5749, 1500),
