@@ -8,12 +8,12 @@ Command:   python -m bert_jax prepare --source='wikiextractor:wiki/*/wiki_*.bz2'
            python -m bert_jax pretrain --config=configs/bert_large.py:phase2 --workdir=runs/large-512
 Hardware:  not run yet. By `plan`, which compiles the step for a TPU pod (times: if all overlaps, to if nothing does):
            python -m bert_jax plan --config=configs/bert_large.py:phase1 --topology=v5e:4x4
-               6.7 of 16.0 GiB a chip, 25.2 to 61.5 ms a step, 101 to 246 chip-hours
+               6.6 of 16.0 GiB a chip, 25.2 to 61.3 ms a step, 101 to 245 chip-hours
            python -m bert_jax plan --config=configs/bert_large.py:phase2 --topology=v5e:8x8 --steps=100000
                7.9 of 16.0 GiB a chip, 26.5 to 67.8 ms a step, 47 to 121 chip-hours
            By its formula eight GPUs of 80 GB hold both phases.
 Cost:      expected, not run: 42.6 G tokens (29.5 G of them in rows of 128) and 8.2e19 FLOPs by the formula of bert_jax/flops.py.
-           At 40 % of the bf16 peak that is 290 chip-hours of TPU v5e (plan, for both phases: 148 if everything overlaps, 367 if
+           At 40 % of the bf16 peak that is 290 chip-hours of TPU v5e (plan, for both phases: 148 if everything overlaps, 366 if
            nothing does) or 57 hours on one H200.
 Result:    expected from the paper's release: masked-LM accuracy about 0.72 or more, NSP accuracy above 0.97. Not run.
 
