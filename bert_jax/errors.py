@@ -1,6 +1,7 @@
 """How the command ends: the one exception that a user should ever see, and the exit codes that schedulers act on."""
 
 import errno
+import sys
 
 # A scheduler starts the same command again after any of these, and the run goes on from its newest checkpoint.
 EXIT_PREEMPTED = 75  # the machine is about to be taken away (SIGTERM), and the step was saved; EX_TEMPFAIL of sysexits.h
@@ -15,6 +16,12 @@ class UserError(Exception):
   expected, what came, and the remedy. The command line prints it without a
   traceback and exits with code 1.
   """
+
+
+def print_at_once(message: str) -> None:
+  """Writes a message to standard error at once: print() may write the end of its line apart, and JAX's own log comes between."""
+  sys.stderr.write(message + "\n")
+  sys.stderr.flush()
 
 
 _FULL, _FORBIDDEN, _MISPLACED = (

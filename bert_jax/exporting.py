@@ -42,7 +42,7 @@ def export_model(
 def export_run(root: epath.Path, format: str) -> None:
   """Writes ROOT/export, the model that a finished run has come to; called on every process. An empty format: nothing is written."""
   if format:
-    model = inference.load_model(root)
+    model = inference.load_model(root)  # on every process: Orbax waits for all of them, also where one would do
     agreement.on_first(lambda: export_model(model, root / "export", format=format, workdir=str(root)))
 
 

@@ -94,9 +94,9 @@ def check_same(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 def _other_source(held: ml_collections.ConfigDict, config: ml_collections.ConfigDict) -> dict[str, tuple[str, str]]:
   """{"init_from": (before, now)} where a run began with another model than the one that is given now."""
-  where = lambda path: str(storage.folder(path)) if storage.is_remote(path) else os.path.realpath(path)
+  where = lambda path: path if storage.is_remote(path) else os.path.realpath(path)
   before, now = held.init_from, config.init_from
-  return {} if before == now or where(before) == where(now) else {"init_from": (before, now)}
+  return {"init_from": (before, now)} if before and where(before) != where(now) else {}
 
 
 def check_source(root: epath.Path, config: ml_collections.ConfigDict) -> None:

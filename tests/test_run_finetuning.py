@@ -173,6 +173,13 @@ def test_another_model_does_not_go_on_with_a_run(model, tmp_path):
     tune(str(tmp_path / "other"), tmp_path / "run", *keys, "finetune.epochs=1")
 
 
+def test_a_folder_of_pretraining_is_no_folder_for_fine_tuning(model, tmp_path):
+  keys, _ = write(tmp_path, "classification", 80)
+  shutil.copytree(model, tmp_path / "run")
+  with pytest.raises(UserError, match="holds a run with another config"):
+    tune(model, tmp_path / "run", *keys, "finetune.epochs=1")
+
+
 def test_examples_with_other_labels_do_not_spoil_what_a_run_says_of_its_own(model, tmp_path):
   keys, _ = write(tmp_path, "classification", 80)
   tune(model, tmp_path / "run", *keys, "finetune.epochs=1")

@@ -27,7 +27,7 @@ import jax
 
 from bert_jax.cluster import distributed
 from bert_jax.cluster.preemption import Preempted
-from bert_jax.errors import EXIT_PEER_LOST, UserError
+from bert_jax.errors import EXIT_PEER_LOST, UserError, print_at_once
 
 _BEAT_SECONDS = 1.0
 _SILENT_SECONDS = 3 * _BEAT_SECONDS  # a process may be a beat late
@@ -170,8 +170,7 @@ class Peers:
     if self._stopped.is_set():
       self._last_word.release()
       return
-    sys.stderr.write(f"error: {message}\n")  # print() may write the end of the line apart, and JAX's own log comes between
-    sys.stderr.flush()
+    print_at_once(f"error: {message}")
     event = threading.Thread(target=self.on_told, args=(message,), daemon=True)
     event.start()
     event.join(_EVENT_SECONDS)

@@ -14,7 +14,7 @@ import threading
 import time
 from typing import Callable
 
-from bert_jax.errors import EXIT_STALLED
+from bert_jax.errors import EXIT_STALLED, print_at_once
 
 # A step may take so many times as long as the slowest so far before it counts as stuck.
 PATIENCE = 10
@@ -85,9 +85,8 @@ class Watchdog:
         return
 
   def _stall(self, silence: float) -> None:
-    print(f"error: nothing has happened for {silence:.0f} s (limit {self._limit:.0f} s): this process is ended, so that the run can be "
-          f"started again. The stacks of its threads follow, and are in {self._dump}. Keys: watchdog.start_seconds, watchdog.step_seconds",
-          file=sys.stderr, flush=True)  # fmt: skip
+    print_at_once(f"error: nothing has happened for {silence:.0f} s (limit {self._limit:.0f} s): this process is ended, so that the run can be "
+                  f"started again. The stacks of its threads follow, and are in {self._dump}. Keys: watchdog.start_seconds, watchdog.step_seconds")  # fmt: skip
     with contextlib.suppress(Exception):
       faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
     with contextlib.suppress(Exception):

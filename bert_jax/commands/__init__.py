@@ -92,7 +92,7 @@ def trained(cluster, train: Callable[[], dict[str, float]]) -> tuple[dict[str, f
   """
   from bert_jax.cluster import peers
   from bert_jax.cluster.preemption import Preempted
-  from bert_jax.errors import EXIT_PEER_LOST, EXIT_PREEMPTED, UserError
+  from bert_jax.errors import EXIT_PEER_LOST, EXIT_PREEMPTED, UserError, print_at_once
 
   try:
     return train(), 0
@@ -107,7 +107,7 @@ def trained(cluster, train: Callable[[], dict[str, float]]) -> tuple[dict[str, f
     if cluster.num_processes == 1:
       raise
     lost = isinstance(error, peers.PeerLost)
-    print(f"error: {error}" if lost or isinstance(error, UserError) else traceback.format_exc(), file=sys.stderr, flush=True)
+    print_at_once(f"error: {error}" if lost or isinstance(error, UserError) else traceback.format_exc())
     peers.leave(EXIT_PEER_LOST if lost else 1)
 
 

@@ -33,6 +33,7 @@ def run(options: argparse.Namespace) -> None:
     model, workdir = inference.load_checkpoint(options.checkpoint), str(storage.folder(options.checkpoint).parent.parent)
   else:
     folder = run_or_model(options.workdir, options.model)
-    model, workdir = inference.load_model(folder), folder if (storage.folder(folder) / "checkpoints").is_dir() else None
+    model = inference.load_model(folder)
+    workdir = None if model.step is None else folder
   head = exporting.export_model(model, options.out, format=options.format, head=options.head, pooling=options.pooling, workdir=workdir)
   print(f"{options.out}: {head} weights of {model.origin}, for {options.format}")

@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
   if kind == "question-answering":
     answers = labelling.answer(model, [(options.question, text) for text in texts])
     found = [one._asdict() if one.text else {"text": "", "begin": 0, "score": None, "null": None} for one in answers]
-    show = lambda one: "no answer: the text is empty" if one["score"] is None else f"{one['text']}    (score {one['score']:.2f}; {'rather no answer' if one['null'] > 0 else 'no answer'} scores {one['null']:+.2f})"
+    show = show_answer
   elif kind == "token-classification":
     found = [[entity._asdict() for entity in entities] for entities in labelling.find_entities(model, texts)]
     show = lambda entities: "; ".join(f"{one['kind']}: {one['text']} ({one['probability']:.2f})" for one in entities) or "no entities"
@@ -46,3 +46,10 @@ def run(options: argparse.Namespace) -> None:
     show = lambda labels: "  ".join(f"{one['name']} {one['value']:.3f}" for one in labels[:5])
   for text, one in zip(texts, found):
     print(json.dumps({"text": text, "found": one}, ensure_ascii=False) if options.json else f"{show(one)}    {text}")
+
+
+def show_answer(one: dict) -> str:
+  """An answer in a line."""
+  if one["score"] is None:
+    return "no answer: the text is empty"
+  return f"{one['text']}    (score {one['score']:.2f}; {'rather no answer' if one['null'] > 0 else 'no answer'} scores {one['null']:+.2f})"

@@ -176,18 +176,23 @@ def _from_table(table: Table, row: TaskRow) -> Examples:
   kept = [i for i in range(len(first)) if label[i].strip() not in no_label and first[i].strip() and (second is None or second[i].strip())]
   unlabelled = sum(one.strip() in no_label for one in label)
   empty = len(first) - len(kept) - unlabelled
-  notes = [f"{count:,} lines of {path} {what}" for count, what in (
-      (table.ragged, "have too few columns or too many"), (unlabelled, "have no label"), (empty, "have an empty text"))]  # fmt: skip
+  notes = notes_of(path, ragged=table.ragged, unlabelled=unlabelled, empty=empty)
   if not kept:
     raise UserError(f"{path}: not one of its {len(first):,} lines has a text and a label; are the columns right?")
   all_of_them = Examples([one.strip() for one in first], None if second is None else [one.strip() for one in second],
                          [one.strip() for one in label], kind)  # fmt: skip
   if _may_be_header(table, label, kind):
-    notes.append(f"the label {label[0]!r} of the first line of {path} occurs nowhere else: is that line a header? Call columns by their names then")
-  examples = all_of_them.subset(kept)._replace(notes=tuple(note for note in notes if not note.startswith("0 ")))
+    notes += (f"the label {label[0]!r} of the first line of {path} occurs nowhere else: is that line a header? Call columns by their names then",)
+  examples = all_of_them.subset(kept)._replace(notes=notes)
   if kind == "regression":
     _check_scores(examples.labels, path, [table.lines[i] for i in kept])
   return examples
+
+
+def notes_of(path: str, *, ragged: int = 0, unlabelled: int = 0, empty: int = 0) -> tuple[str, ...]:
+  """What is said of the lines of a table that are left out; nothing of those that there are none of."""
+  counted = {"have too few columns or too many": ragged, "have no label": unlabelled, "have an empty text": empty}
+  return tuple(f"{count:,} lines of {path} {what}" for what, count in counted.items() if count)
 
 
 def _may_be_header(table: Table, label: list[str], kind: str) -> bool:

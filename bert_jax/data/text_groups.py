@@ -13,7 +13,7 @@ import numpy as np
 from bert_jax.data import labelled
 from bert_jax.data.files import compression
 from bert_jax.data.tables import read_table
-from bert_jax.data.task_files import Examples, Splits, find_file, load_splits, read_examples
+from bert_jax.data.task_files import Examples, Splits, find_file, load_splits, notes_of, read_examples
 from bert_jax.data.tasks import TASKS, TaskRow
 from bert_jax.data.text_files import read_lines
 from bert_jax.errors import UserError
@@ -141,6 +141,5 @@ def _without_empty(texts: list[list[str]], path: str, ragged: int = 0) -> TextGr
   kept = [row for row in zip(*texts) if all(row)]
   if not kept:
     raise UserError(f"{path} holds no example all of whose texts are there")
-  counted = {"have too few columns or too many": ragged, "have an empty text": len(texts[0]) - len(kept)}
-  notes = tuple(f"{count:,} lines of {path} {what}" for what, count in counted.items() if count)
+  notes = notes_of(path, ragged=ragged, empty=len(texts[0]) - len(kept))
   return TextGroups([list(column) for column in zip(*kept)], notes=notes, files=(path,))

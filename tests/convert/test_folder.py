@@ -16,7 +16,6 @@ from bert_jax.convert import bert, folder
 from bert_jax.convert.sentence_folder import Encoding
 from bert_jax.errors import UserError
 
-
 MEAN = Encoding("mean", False, 40)
 
 
