@@ -29,7 +29,7 @@ def main() -> None:
   out = pathlib.Path(options.out)
   out.mkdir(parents=True, exist_ok=True)
   tokenizer = transformers.AutoTokenizer.from_pretrained(corpus.folder / "tokenizer")
-  collate = transformers.DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
+  collate = transformers.DataCollatorForLanguageModeling(tokenizer, mlm_probability=options.mlm_probability)
   model = transformers.BertForPreTraining.from_pretrained(options.start, attn_implementation="sdpa").train()
   groups = [{"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.01},
             {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0}]  # fmt: skip
@@ -67,6 +67,7 @@ def _parse_arguments() -> argparse.Namespace:
   parser.add_argument("--steps", type=int, required=True)
   parser.add_argument("--batch_size", type=int, default=32, help="rows in a batch")
   parser.add_argument("--learning_rate", type=float, default=1e-3)
+  parser.add_argument("--mlm_probability", type=float, default=0.15, help="share of the tokens that are predicted; masking.rate in ours")
   parser.add_argument("--warmup_steps", type=int, default=300)
   parser.add_argument("--save_steps", type=int, default=250, help="steps between two savings")
   parser.add_argument("--seed", type=int, default=0)

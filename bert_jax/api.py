@@ -59,8 +59,7 @@ class LoadedModel(inference.Model):
       raise UserError(f"expected a list of texts, and as many second texts or none; got {texts!r:.60} and {pairs!r:.60}")
     ids = encode_batch(self.tokenizer, [*texts, *(pairs or ())])
     first, second = ids[: len(texts)], ids[len(texts) :] or [[]] * len(texts)
-    limit = self.config.max_position_embeddings
-    return inference.make_inputs(self, [truncate(a, b, limit)[:2] for a, b in zip(first, second)])
+    return inference.make_inputs(self, [truncate(a, b, self.max_length)[:2] for a, b in zip(first, second)])
 
   def apply(self, params: Any, inputs: ModelInputs, masked_positions: jax.Array | None = None) -> ModelOutput:
     """The outputs by name, without dropout: for jax.jit, jax.grad, jax.vmap.

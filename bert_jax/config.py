@@ -106,7 +106,7 @@ KEYS: dict[str, tuple[Any, str]] = {
     "finetune.epochs": (3.0, "passes over the training examples, which set total_steps; 0: total_steps as it is"),
     "finetune.warmup_share": (0.1, "share of the steps in which the learning rate rises, which sets optimizer.warmup_steps"),
     "finetune.evaluations": (1.0, "evaluations in an epoch, which set eval_every_steps and checkpoint.every_steps"),
-    "finetune.max_length": (128, "tokens in a text or pair at most, [CLS] and [SEP] included; longer ones lose their end"),
+    "finetune.max_length": (0, "tokens in a text or pair at most, [CLS] and [SEP] included; longer ones lose their end; 0: 128, and 384 for question-answering"),
     "finetune.stride": (128, "question-answering: tokens from one window of a long text to the next"),
     "finetune.pooling": ("pooler", "what the class of a text is read from: pooler, cls, mean, max"),
     "finetune.metric": ("", "metric of the dev examples that picks the checkpoint; empty: the task's, else its kind's"),
@@ -275,9 +275,9 @@ CHOICES = {
 }
 POSITIVE = ("total_steps", "log_every_steps", "eval_every_steps", "data.batch_size", "checkpoint.every_steps",
             "optimizer.microbatches", "max_bad_steps", "masking.max_span", "masking.max_ngram",
-            "cluster.connect_seconds", "cluster.heartbeat_seconds", "watchdog.start_seconds", "watchdog.step_seconds", "finetune.max_length", "finetune.stride")  # fmt: skip
+            "cluster.connect_seconds", "cluster.heartbeat_seconds", "watchdog.start_seconds", "watchdog.step_seconds", "finetune.stride")  # fmt: skip
 NOT_NEGATIVE = ("eval_rows", "optimizer.learning_rate", "optimizer.warmup_steps", "optimizer.weight_decay", "optimizer.clip_norm",
-                "optimizer.eps", "max_rollbacks", "checkpoint.keep_last", "checkpoint.keep_best", "finetune.epochs", "finetune.patience")  # fmt: skip
+                "optimizer.eps", "max_rollbacks", "checkpoint.keep_last", "checkpoint.keep_best", "finetune.epochs", "finetune.max_length", "finetune.patience")  # fmt: skip
 
 
 def validate(config: ml_collections.ConfigDict) -> None:

@@ -35,7 +35,8 @@ def export_model(
   _check_trained(model, head)
   encoding = _encoding_of(model, pooling) if format == "sentence-transformers" else None
   card = model_card.make_card(model, head=head, encoding=encoding, workdir=workdir)
-  hf_folder.write_folder(out, model.params, model.config, model.tokenizer_folder, head=head, encoding=encoding, labels=model.labels, card=card)
+  hf_folder.write_folder(out, model.params, model.config, model.tokenizer_folder, head=head, encoding=encoding, labels=model.labels,
+                         max_length=model.max_length, card=card)  # fmt: skip
   return head
 
 
@@ -56,9 +57,9 @@ def head_of(model: Model, format: str) -> str:
 
 
 def _encoding_of(model: Model, pooling: str | None) -> Encoding:
-  """How the model was trained to make one vector of a text, or this pooling of as many tokens."""
-  trained = model.encoding or Encoding("mean", False, model.config.max_position_embeddings)
-  return trained if pooling in (None, trained.pooling) else Encoding(pooling, False, trained.max_length)
+  """How the model was trained to make one vector of a text, or this pooling."""
+  trained = model.encoding or Encoding("mean", False)
+  return trained if pooling in (None, trained.pooling) else Encoding(pooling, False)
 
 
 def check_class_is_of_pooler(pooling: str, origin: str, remedy: str) -> None:

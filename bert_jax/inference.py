@@ -17,7 +17,7 @@ from bert_jax import storage
 from bert_jax.batch import ModelInputs
 from bert_jax.config import encoder_of
 from bert_jax.convert import folder as hf_folder
-from bert_jax.convert.sentence_folder import Encoding, read_encoding
+from bert_jax.convert.sentence_folder import Encoding, read_encoding, read_limit
 from bert_jax.data.labelled import Labels
 from bert_jax.data.tokenizer import Tokenizer, encode_batch, load_tokenizer, truncate
 from bert_jax.errors import UserError
@@ -26,6 +26,7 @@ from bert_jax.models.pooling import POOLINGS, pool
 from bert_jax.models.pretraining import SUBTREES, ModelOutput, PretrainingModel
 from bert_jax.resolve import read_labels, read_result, read_run_config
 from bert_jax.training import checkpoint_reading
+from bert_jax.training.checkpoint_folder import committed_steps
 
 ENCODINGS = (*POOLINGS, "tokens")
 # Rows are padded to a multiple of this many tokens, so that few shapes are compiled.
@@ -41,6 +42,8 @@ class Model(NamedTuple):
     tokenizer: its tokenizer.
     heads: those of "mlm", "nsp", "pooler" that have trained parameters.
     origin: the folder that it was loaded from.
+    max_length: tokens of a text or pair that are read, [CLS] and [SEP] included: as many as in fine-tuning, or as a Hugging Face folder
+      says of its tokenizer; as many as the model has positions where nothing is said.
     tokenizer_folder: where the tokenizer's files lie.
     labels: what the outputs of a fine-tuned model mean; None for one that is not.
     pooling: what the class of a text is read from, where the labels are of texts.
@@ -53,6 +56,7 @@ class Model(NamedTuple):
   tokenizer: Tokenizer
   heads: frozenset[str]
   origin: str
+  max_length: int
   tokenizer_folder: pathlib.Path
   labels: Labels | None = None
   pooling: str = "pooler"
@@ -84,7 +88,8 @@ def load_model(path: str | pathlib.Path) -> Model:
   tokenizer = load_tokenizer(folder)
   if tokenizer.vocab_size > config.vocab_size:
     raise UserError(f"{path}: the tokenizer has {tokenizer.vocab_size} entries, the model only {config.vocab_size}")
-  return Model(config, params, tokenizer, heads, str(path), folder, hf_folder.read_labels(folder), encoding=read_encoding(folder, config))
+  limit = read_limit(folder, config)
+  return Model(config, params, tokenizer, heads, str(path), limit, folder, hf_folder.read_labels(folder), encoding=read_encoding(folder))
 
 
 def load_checkpoint(path: str | pathlib.Path) -> Model:
@@ -104,9 +109,17 @@ def load_checkpoint(path: str | pathlib.Path) -> Model:
   params, host = checkpoint_reading.restore_params(checkpoints, step=None if step is None else int(step))
   tokenizer = storage.fetch(folder / "tokenizer")
   heads = frozenset(head for head, subtree in SUBTREES.items() if subtree in params)
-  encoder, pooling = encoder_of(config), config.finetune.pooling
-  encoding = Encoding(pooling, config.embedding.normalize, encoder.max_position_embeddings) if config.embedding.objective else None
-  return Model(encoder, params, load_tokenizer(tokenizer), heads, str(path), tokenizer, read_labels(folder), pooling, host["step"], encoding)
+  encoder, labels, pooling = encoder_of(config), read_labels(folder), config.finetune.pooling
+  encoding = Encoding(pooling, config.embedding.normalize) if config.embedding.objective else None
+  limit = config.finetune.max_length if labels or encoding else encoder.max_position_embeddings
+  return Model(encoder, params, load_tokenizer(tokenizer), heads, str(path), limit, tokenizer, labels, pooling, host["step"], encoding)
+
+
+def newest_step(path: str | pathlib.Path) -> int | None:
+  """The step of the checkpoint that `load_model` takes of a run folder, unless it is damaged; None for another folder."""
+  folder = storage.folder(path)
+  result = read_result(folder)
+  return result["step"] if result else max(committed_steps(folder / "checkpoints"), default=None)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -196,8 +209,7 @@ def next_sentence(model: Model, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
   if any(not a.strip() or not b.strip() for a, b in pairs):
     raise UserError("next-sentence takes two sentences that are not empty")
   ids = encode_batch(model.tokenizer, [text for pair in pairs for text in pair])
-  limit = model.config.max_position_embeddings
-  sequences = [truncate(a, b, limit)[:2] for a, b in zip(ids[::2], ids[1::2])]
+  sequences = [truncate(a, b, model.max_length)[:2] for a, b in zip(ids[::2], ids[1::2])]
   logits = apply(model, make_inputs(model, sequences)).nsp_logits[:, 0]
   return np.asarray(jax.nn.softmax(logits, axis=-1))[:, 0]  # label 0: B follows A
 
@@ -216,16 +228,14 @@ class Encoded(NamedTuple):
   Attributes:
     vectors: float32 [B, H]; for pooling "tokens" [B, L, H], zero beyond a text's tokens.
     tokens: for pooling "tokens", the tokens of each text, [CLS] and [SEP] included; else None.
-    truncated: how many texts were longer than `limit` and lost their end.
+    truncated: how many texts were longer than Model.max_length and lost their end.
     pooling: how the vectors were made.
-    limit: tokens of a text that were read at most, [CLS] and [SEP] included.
   """
 
   vectors: np.ndarray
   tokens: list[list[str]] | None
   truncated: int
   pooling: str
-  limit: int
 
 
 def encode(model: Model, texts: Iterable[str], pooling: str | None = None, *, normalize: bool = False, batch_size: int = 32) -> Encoded:
@@ -236,7 +246,7 @@ def encode(model: Model, texts: Iterable[str], pooling: str | None = None, *, no
     texts: the texts; an empty one is just "[CLS] [SEP]".
     pooling: cls (the last layer's vector at [CLS]), pooler (that vector through the pooler: dense and
       tanh), mean or max (over all tokens but padding), tokens (no pooling: the sequence output). None:
-      as the model was trained to make one vector of a text (Model.encoding), normalisation and limit of tokens included; mean where it was not.
+      as the model was trained to make one vector of a text (Model.encoding), normalisation included; mean where it was not.
     normalize: scale each vector to length 1.
     batch_size: texts in one call of the model.
 
@@ -244,16 +254,15 @@ def encode(model: Model, texts: Iterable[str], pooling: str | None = None, *, no
     UserError: an unknown pooling; pooling "pooler" of a model without one.
   """
   check_list(texts)
-  limit = model.config.max_position_embeddings
   if pooling is None:
-    pooling, trained_to, limit = model.encoding or Encoding("mean", False, limit)
+    pooling, trained_to = model.encoding or Encoding("mean", False)
     normalize = normalize or trained_to
   if pooling not in ENCODINGS:
     raise UserError(f"unknown pooling {pooling!r}; one of {', '.join(ENCODINGS)}")
   if pooling == "pooler":
     _require_head(model, "pooler", "--pooling=pooler needs the pooler")
   model = model._replace(heads=model.heads & {"pooler"})  # scores of words are not asked for, and would be most of the memory
-  cut = [truncate(ids, [], limit) for ids in encode_batch(model.tokenizer, list(texts))]
+  cut = [truncate(ids, [], model.max_length) for ids in encode_batch(model.tokenizer, list(texts))]
   vectors: list[Any] = [None] * len(cut)
   for members, filled in batches_by_length([len(ids) for ids, _, _ in cut], batch_size):
     inputs = make_inputs(model, [cut[i][:2] for i in filled])
@@ -266,14 +275,14 @@ def encode(model: Model, texts: Iterable[str], pooling: str | None = None, *, no
       vectors[i] = vector
   truncated = sum(was_cut for _, _, was_cut in cut)
   if pooling != "tokens":
-    return Encoded(np.stack(vectors) if vectors else np.zeros((0, model.config.hidden_size), np.float32), None, truncated, pooling, limit)
+    return Encoded(np.stack(vectors) if vectors else np.zeros((0, model.config.hidden_size), np.float32), None, truncated, pooling)
   name = model.tokenizer.backend.id_to_token
   tokens = [["[CLS]", *map(name, first), "[SEP]"] for first, _, _ in cut]
   longest = max(map(len, tokens), default=0)
   padded = np.zeros((len(cut), longest, model.config.hidden_size), np.float32)
   for row, vector, names in zip(padded, vectors, tokens):
     row[: len(names)] = vector[: len(names)]
-  return Encoded(padded, tokens, truncated, pooling, limit)
+  return Encoded(padded, tokens, truncated, pooling)
 
 
 def _require_head(model: Model, head: str, need: str) -> None:

@@ -78,7 +78,7 @@ def classify(model: Model, texts: Sequence[str], pairs: Sequence[str] | None = N
   Args:
     model: fine-tuned with classification (probabilities of all classes, which add up to 1), multi-label (of each class by
       itself) or regression (one score).
-    texts: longer ones lose their end.
+    texts: those longer than Model.max_length lose their end.
     pairs: the second text of each, where the model was trained on pairs.
 
   Raises:
@@ -88,11 +88,8 @@ def classify(model: Model, texts: Sequence[str], pairs: Sequence[str] | None = N
   check_list(texts)
   if pairs is not None and len(pairs) != len(texts):
     raise UserError(f"{len(texts)} texts and {len(pairs)} second texts; expected as many")
-  limit = model.config.max_position_embeddings
-  ids = encode_batch(model.tokenizer, [*texts, *(pairs or ())])
-  sequences = [truncate(a, b, limit)[:2] for a, b in zip(ids, ids[len(texts) :] if pairs is not None else [[]] * len(texts))]
   result = []
-  for scores in _in_batches(model, sequences):
+  for scores in _in_batches(model, [(a, b) for a, b, _ in _cut(model, texts, pairs)]):
     if labels.kind == "regression":
       result.append([Label(labels.names[0], float(scores[0]) * labels.scale)])
       continue
@@ -102,15 +99,26 @@ def classify(model: Model, texts: Sequence[str], pairs: Sequence[str] | None = N
   return result
 
 
+def count_cut(model: Model, texts: Sequence[str], pairs: Sequence[str] | None = None) -> int:
+  """How many texts, or pairs, are longer than Model.max_length, so that `classify` and `find_entities` do not see their end."""
+  return sum(was_cut for _, _, was_cut in _cut(model, texts, pairs))
+
+
+def _cut(model: Model, texts: Sequence[str], pairs: Sequence[str] | None) -> list[tuple[list[int], list[int], bool]]:
+  """What `truncate` makes of each text or pair."""
+  ids = encode_batch(model.tokenizer, [*texts, *(pairs or ())])
+  return [truncate(a, b, model.max_length) for a, b in zip(ids, ids[len(texts) :] if pairs is not None else [[]] * len(texts))]
+
+
 def find_entities(model: Model, texts: Sequence[str]) -> list[list[Entity]]:
-  """The entities in each text, in order; texts are split into words as BERT does, and longer ones lose their end.
+  """The entities in each text, in order; texts are split into words as BERT does; those longer than Model.max_length lose their end.
 
   Raises:
     UserError: a model that was not fine-tuned with token-classification.
   """
   labels = _labels(model, "token-classification")
   check_list(texts)
-  room = model.config.max_position_embeddings - 2
+  room = model.max_length - 2
   result = []
   encodings = model.tokenizer.backend.encode_batch(list(texts), add_special_tokens=False)
   scores = _in_batches(model, [(encoding.ids[:room], []) for encoding in encodings])
@@ -139,9 +147,8 @@ def answer(model: Model, asked: Sequence[tuple[str, str]]) -> list[Answer]:
     UserError: a model that was not fine-tuned with question-answering.
   """
   _labels(model, "question-answering")
-  limit = model.config.max_position_embeddings
   numbered = [Question(str(number), question, context, ()) for number, (question, context) in enumerate(asked)]
-  windows = questions.make_windows(model.tokenizer, numbered, max_length=limit, stride=min(_STRIDE, limit // 3))
+  windows = questions.make_windows(model.tokenizer, numbered, max_length=model.max_length, stride=min(_STRIDE, model.max_length // 3))
   features = windows.features
   rows = [features.tokens[begin:end].tolist() for begin, end in zip(features.offsets, features.offsets[1:])]
   sequences = [(row[1 : first - 1], row[first:-1]) for row, first in zip(rows, features.first_lengths)]

@@ -56,7 +56,7 @@ def _metadata(head: str, encoding: Encoding | None) -> str:
 def _model_table(model: Model) -> str:
   config = model.config
   rows = {"layers": config.num_hidden_layers, "width": config.hidden_size, "attention heads": config.num_attention_heads,
-          "positions": config.max_position_embeddings, "vocabulary": f"{config.vocab_size:,}",
+          "positions": config.max_position_embeddings, "tokens of a text that are read": model.max_length, "vocabulary": f"{config.vocab_size:,}",
           "text": "lower-cased" if model.tokenizer.lowercase else "cased"}  # fmt: skip
   return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
 

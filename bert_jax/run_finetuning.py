@@ -7,7 +7,6 @@
 import dataclasses
 import json
 import math
-import os
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ from bert_jax.data.labelled import Labelled, Labels
 from bert_jax.data.task_files import Splits, load_splits
 from bert_jax.data.tasks import TASKS
 from bert_jax.errors import UserError
-from bert_jax.inference import Model, load_model
+from bert_jax.inference import Model, load_model, newest_step
 from bert_jax.models.finetuning import SEQUENCE, FinetuningModel
 from bert_jax.resolve import LABELS_FILE, RESULT_FILE, attention_of, read_labels, read_result, read_run_config
 from bert_jax.training import checkpoint_folder, loop, sharding
@@ -39,6 +38,7 @@ DEFAULTS = {
 }  # fmt: skip
 # What follows from the number of examples, see `resolve`.
 SET_BY_EPOCHS = ("total_steps", "optimizer.warmup_steps", "eval_every_steps", "checkpoint.every_steps")
+_LENGTH, _LENGTH_OF_WINDOWS = 128, 384  # tokens in a row; Devlin et al. 2018 have the second for SQuAD, in their code
 _LEAST_LENGTH = 8  # [CLS], [SEP], and a few tokens
 
 
@@ -82,10 +82,15 @@ def check_same(config: ml_collections.ConfigDict, workdir: str) -> None:
     if key.startswith("model."):
       return now is None
     if key == "finetune.max_length":
-      return before == min(now, held.model.max_position_embeddings)
+      return before == max_length_of(config, held.model.max_position_embeddings, read_labels(workdir).kind)
+    if key in ("finetune.data", "finetune.dev"):
+      return storage.are_same(before, now)
     return bool(config.finetune.epochs) and key in SET_BY_EPOCHS
 
   changed = configs.changed_keys(held, config) | _other_source(held, config)
+  steps = read_result(workdir)["init_step"], newest_step(config.init_from)
+  if steps[0] != steps[1] and None not in steps:
+    changed["init_from"] = tuple(f"{config.init_from} at step {step:,}" for step in steps)
   changed = {key: values for key, values in changed.items() if not is_resolved(key, *values)}
   if changed:
     listed = "; ".join(f"{key}: {before!r} there, {now!r} now" for key, (before, now) in changed.items())
@@ -94,9 +99,8 @@ def check_same(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 def _other_source(held: ml_collections.ConfigDict, config: ml_collections.ConfigDict) -> dict[str, tuple[str, str]]:
   """{"init_from": (before, now)} where a run began with another model than the one that is given now."""
-  where = lambda path: path if storage.is_remote(path) else os.path.realpath(path)
   before, now = held.init_from, config.init_from
-  return {"init_from": (before, now)} if before and where(before) != where(now) else {}
+  return {"init_from": (before, now)} if before and not storage.are_same(before, now) else {}
 
 
 def check_source(root: epath.Path, config: ml_collections.ConfigDict) -> None:
@@ -114,9 +118,11 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   source = load_model(config.init_from)
   splits = agreement.together(lambda: _splits(config))
   labels = labelled.labels_of(splits)
+  config = configs.copy_of(config)
+  config.finetune.max_length = max_length_of(config, source.config.max_position_embeddings, labels.kind)
   settings = config.finetune
   prepare = lambda examples, training: labelled.prepare(
-      examples, labels, source.tokenizer, max_length=max_length_of(config, source), stride=settings.stride, training=training)
+      examples, labels, source.tokenizer, max_length=config.finetune.max_length, stride=settings.stride, training=training)
   train, dev = prepare(splits.train, True), prepare(splits.dev, False)
   if config.export.format == "transformers" and finetune.KINDS[labels.kind].target == SEQUENCE:
     exporting.check_class_is_of_pooler(settings.pooling, "this run", "leave export.format empty")
@@ -146,12 +152,12 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
       start=start_from(source, say), judge=judge, peak_flops=run.peak_flops(),
       flops_per_token=flops.train_flops_per_token(encoder, sequence_length=float(train.features.lengths.mean()), predicted_share=0.0),
   )  # fmt: skip
-  return run.Setup(trained, lambda: finish(root, judge, config.export.format))
+  return run.Setup(trained, lambda: finish(root, judge, config.export.format, source))
 
 
-def finish(root: epath.Path, judge: Judge, export_format: str) -> None:
+def finish(root: epath.Path, judge: Judge, export_format: str, source: Model) -> None:
   """Writes RESULT_FILE, and exports the checkpoint that it names; called on every process."""
-  agreement.on_first(lambda: write_result(root, judge))
+  agreement.on_first(lambda: write_result(root, judge, source))
   exporting.export_run(root, export_format)
 
 
@@ -175,15 +181,16 @@ def _splits(config: ml_collections.ConfigDict) -> Splits:
   return load_splits(task=wanted.task, data=wanted.data, dev=wanted.dev, kind=wanted.kind, text=wanted.text, text_pair=wanted.text_pair, label=wanted.label)
 
 
-def max_length_of(config: ml_collections.ConfigDict, source: Model) -> int:
-  """Tokens that a text or pair may have: those of the config, as far as the model reads."""
-  if config.finetune.max_length < _LEAST_LENGTH:
-    raise UserError(f"finetune.max_length={config.finetune.max_length} leaves no room for a text, since [CLS] and [SEP] count; give {_LEAST_LENGTH} or more")
-  return min(config.finetune.max_length, source.config.max_position_embeddings)
+def max_length_of(config: ml_collections.ConfigDict, positions: int, kind: str = "") -> int:
+  """Tokens that a text or pair may have: those of the config, else of the kind, as far as a model of so many positions reads."""
+  wanted = config.finetune.max_length or (_LENGTH_OF_WINDOWS if kind == "question-answering" else _LENGTH)
+  if wanted < _LEAST_LENGTH:
+    raise UserError(f"finetune.max_length={wanted} leaves no room for a text, since [CLS] and [SEP] count; give {_LEAST_LENGTH} or more")
+  return min(wanted, positions)
 
 
 def resolve(config: ml_collections.ConfigDict, source: Model, examples: int) -> ml_collections.ConfigDict:
-  """Fills in what follows from the model and the number of examples: the encoder's fields, and the number of steps."""
+  """Fills in what follows from the model and the number of examples: the encoder's fields, and the number of steps; finetune.max_length is."""
   config, settings = configs.copy_of(config), config.finetune
   for field in dataclasses.fields(source.config):
     given, own = config.model[field.name], getattr(source.config, field.name)
@@ -192,7 +199,6 @@ def resolve(config: ml_collections.ConfigDict, source: Model, examples: int) -> 
     config.model[field.name] = own if given is None else given
   if config.optimizer.frozen_layers > source.config.num_hidden_layers:
     raise UserError(f"optimizer.frozen_layers={config.optimizer.frozen_layers}, but the model has {source.config.num_hidden_layers} layers")
-  config.finetune.max_length = max_length_of(config, source)
   if settings.epochs:
     in_epoch = examples / config.data.batch_size
     config.total_steps = max(1, math.ceil(settings.epochs * in_epoch))
@@ -208,13 +214,15 @@ def _describe(splits: Splits, labels: Labels, train: Labelled, dev: Labelled, sa
   for note in (*splits.train.notes, *splits.dev.notes):
     say(f"note: {note}")
   what = f"{len(labels.names)} classes" if labels.kind in ("classification", "multi-label", "token-classification") else labels.kind
-  say(f"{train.features.num_rows:,} training examples, {dev.features.num_rows:,} to judge by, {what}, from {', '.join(splits.files)}")
+  counts = [len(part.gold) for part in (train, dev)]
+  say(f"{counts[0]:,} training examples, {counts[1]:,} to judge by, {what}, from {', '.join(splits.files)}")
   if splits.held_out:
     say("a tenth of the file is held out to judge by, chosen by the content of the (first) text; --dev=FILE gives a file of its own")
+  long = [part.features.truncated for part in (train, dev)]
   if labels.kind == "question-answering":
-    say(f"{train.features.truncated:,} questions have a text that needs several windows")
-  elif train.features.truncated:
-    say(f"{train.features.truncated:,} training examples are longer than finetune.max_length and lose their end")
+    say(f"{long[0]:,} and {long[1]:,} of them have a text that needs several windows; with these there are {train.features.num_rows:,} rows to train on")
+  elif any(long):
+    say(f"{long[0]:,} and {long[1]:,} of them are longer than finetune.max_length and lose their end")
   balance = labelled.describe_balance(splits.train, labels.kind)
   if balance:
     say(balance)
@@ -262,8 +270,9 @@ def best_checkpoint(root: epath.Path, judge: Judge) -> tuple[int, dict[str, floa
   return step, evaluations[step]
 
 
-def write_result(root: epath.Path, judge: Judge) -> None:
-  """Says in RESULT_FILE which checkpoint is the best, and how good it is."""
+def write_result(root: epath.Path, judge: Judge, source: Model) -> None:
+  """Says in RESULT_FILE which checkpoint is the best, how good it is, and with which step of its source all began."""
   step, metrics = best_checkpoint(root, judge)
-  result = {"step": step, "metric": judge.metric.removeprefix("eval/"), "metrics": {name.removeprefix("eval/"): value for name, value in metrics.items()}}
+  result = {"step": step, "metric": judge.metric.removeprefix("eval/"), "metrics": {name.removeprefix("eval/"): value for name, value in metrics.items()},
+            "init_step": source.step}  # fmt: skip
   storage.write_text(root / RESULT_FILE, json.dumps(result, indent=2) + "\n")

@@ -57,9 +57,10 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   run_finetuning.check_source(root, config)
   source = inference.load_model(config.init_from)
   train, dev = agreement.together(lambda: _load(config))
-  max_length = run_finetuning.max_length_of(config, source)
+  config = configs.copy_of(config)
+  config.finetune.max_length = run_finetuning.max_length_of(config, source.config.max_position_embeddings)
   prepare = lambda groups: features.of_texts_apart(
-      source.tokenizer, groups.texts, None if objective in sentence_embedding.RANKING else _labels(groups), max_length=max_length)
+      source.tokenizer, groups.texts, None if objective in sentence_embedding.RANKING else _labels(groups), max_length=config.finetune.max_length)
   rows = prepare(train)
   config = run_finetuning.resolve(config, source, rows.num_rows)
   encoder, mesh = configs.encoder_of(config), sharding.make_mesh(config)
@@ -89,7 +90,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
       start=start, judge=judge, peak_flops=run.peak_flops(),
       flops_per_token=flops.train_flops_per_token(encoder, sequence_length=float(rows.lengths.mean() / texts), predicted_share=0.0),
   )  # fmt: skip
-  return run.Setup(trained, lambda: run_finetuning.finish(root, judge, config.export.format))
+  return run.Setup(trained, lambda: run_finetuning.finish(root, judge, config.export.format, source))
 
 
 def _check(config: ml_collections.ConfigDict) -> None:

@@ -32,6 +32,12 @@ def is_remote(path: str | os.PathLike) -> bool:
   return "://" in os.fspath(path)
 
 
+def are_same(one: str, other: str) -> bool:
+  """Whether two paths name one place, links and the working directory considered."""
+  where = lambda path: path if is_remote(path) else os.path.realpath(path)
+  return where(one) == where(other)
+
+
 def folder(path: str | os.PathLike) -> epath.Path:
   """A run folder, or one within, as a path that can be read and written wherever it lies; it need not exist.
 

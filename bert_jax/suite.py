@@ -3,9 +3,11 @@
     JOBS/TASK/seed-N/      the run folder of one fine-tuning; its checkpoints are removed when it has finished
     JOBS/results.json      all figures; results.md the same as a table, results.svg as a picture
 
-A job that has finished is never run again, so the same command goes on where it was stopped.
+A job that has finished is never run again, so the same command goes on where it was stopped. Tasks that an earlier call
+has finished for the same model stay in the results.
 """
 
+import collections
 import json
 import math
 import os
@@ -18,11 +20,12 @@ from typing import Any, Callable, NamedTuple, Sequence
 
 import jax
 
-from bert_jax import atomic, run_finetuning
-from bert_jax.data.tasks import SUITES, TASKS, TaskRow
+from bert_jax import atomic, inference, run_finetuning, storage
+from bert_jax.data.tasks import SUITES, TASKS
 from bert_jax.errors import UserError
 from bert_jax.resolve import read_result
 from bert_jax.tools.svg import escape, picture
+from bert_jax.training import metrics
 
 _DEPTH = 2  # folders below the one that is given, in which tasks are looked for
 
@@ -68,7 +71,7 @@ def tasks_of(suite: str) -> list[str]:
     if name == "all":
       wanted += TASKS
     elif name in SUITES:
-      wanted += [task for task, row in TASKS.items() if row.suite == name]
+      wanted += [task for task, row in TASKS.items() if name in row.suites]
     elif name in TASKS:
       wanted.append(name)
     else:
@@ -85,10 +88,12 @@ def find_data(task: str, places: Sequence[str]) -> Found:
       A folder of another name counts where it holds a file that only this task has.
 
   Raises:
-    UserError: a place that is not there.
+    UserError: a place that is not there, a task that is not known.
   """
   for place in places:
     name, equals, path = place.partition("=")
+    if equals and name not in TASKS:
+      raise UserError(f"--data={place}: {name!r} is no task; it is one of {', '.join(TASKS)}")
     if equals and name == task:
       data, _, dev = path.partition(",")
       return Found(data, dev)
@@ -130,8 +135,12 @@ def run_suite(
     overrides: config keys for every job, "key=value".
     say: takes one line for the user.
 
+  Returns:
+    The results of `tasks`, without those that have no data.
+
   Raises:
-    UserError: no data for any task; a job of another model or config in `jobs`.
+    UserError: no data for any task; results of another model in `jobs`. When all tasks have had their turn: what kept some from
+      running, such as a job of other settings, or labels that only dev has.
   """
   data = {task: find_data(task, places) for task in tasks}
   missing = [task for task in tasks if not data[task].data]
@@ -139,42 +148,64 @@ def run_suite(
     say(f"no data for {', '.join(missing)}: left out")
   if len(missing) == len(tasks):
     raise UserError(f"no data for any of {', '.join(tasks)} in {', '.join(places)}; say where a task lies: --data=TASK=FOLDER")
-  results = []
+  run_finetuning.finetuning_config(list(overrides))  # what is wrong with them is wrong for every task
+  results, refused = _earlier_results(model, pathlib.Path(jobs)), {}
+  tasks = [task for task in tasks if task not in missing]
   for task in tasks:
-    if task in missing:
+    began = time.perf_counter()
+    try:
+      done = [_job(model, task, data[task], pathlib.Path(jobs), seed, overrides, say) for seed in range(seeds)]
+    except UserError as error:
+      refused[task] = error
+      say(f"{task} is left out: {error}")
       continue
-    done, began = [], time.perf_counter()
-    for seed in range(seeds):
-      done.append(_job(model, task, data[task], pathlib.Path(jobs), seed, overrides, say))
-    results.append(TaskResult(task, done[0]["metric"], [one["metrics"][one["metric"]] for one in done], [one["metrics"] for one in done],
-                              sum(one["seconds"] for one in done)))  # fmt: skip
-    write_results(results, model, pathlib.Path(jobs), seeds)
-    say(f"{task}: {results[-1].metric} {_percent(results[-1])} over {seeds} seeds, {time.perf_counter() - began:.0f} s")
-  return results
+    results[task] = TaskResult(task, done[0]["metric"], [one["metrics"][one["metric"]] for one in done], [one["metrics"] for one in done],
+                               sum(one["seconds"] for one in done))  # fmt: skip
+    write_results([results[name] for name in TASKS if name in results], model, pathlib.Path(jobs))
+    say(f"{task}: {results[task].metric} {_percent(results[task])} over {seeds} seeds, {time.perf_counter() - began:.0f} s")
+  if refused:
+    others = f"; the others are in {jobs}/results.md" if len(refused) < len(tasks) else ""
+    raise UserError("\n".join(f"{task}: {error}" for task, error in refused.items()) + others)
+  return [results[task] for task in tasks]
+
+
+def _earlier_results(model: str, jobs: pathlib.Path) -> dict[str, TaskResult]:
+  """What earlier calls have written. Raises UserError where that is about another model."""
+  path = jobs / "results.json"
+  if not path.exists():
+    return {}
+  content = json.loads(path.read_text(encoding="utf-8"))
+  before, now = (content["model"], content.get("step")), (model, inference.newest_step(model))
+  if not storage.are_same(before[0], now[0]) or before[1] != now[1]:
+    raise UserError(f"{jobs} holds results of the model {_called(*before)}, and now {_called(*now)} is given: give another --jobs")
+  return {task: TaskResult(task, one["metric"], one["values"], one["metrics"], one["seconds"]) for task, one in content["tasks"].items()}
+
+
+def _called(model: str, step: int | None) -> str:
+  return model if step is None else f"{model} at step {step:,}"
 
 
 def _job(model: str, task: str, found: Found, jobs: pathlib.Path, seed: int, overrides: Sequence[str], say) -> dict[str, Any]:
   """The result of one fine-tuning, trained now or before."""
   workdir = jobs / task / f"seed-{seed}"
   config = run_finetuning.finetuning_config([
-      f"init_from={model}", f"finetune.task={task}", f"finetune.data={found.data}", f"finetune.dev={found.dev}",
-      *_task_defaults(TASKS[task]), *overrides, f"seed={seed}"])  # fmt: skip
-  clock = workdir / "seconds.json"
-  if (workdir / "checkpoints").exists() or not clock.exists():
+      f"init_from={model}", f"finetune.task={task}", f"finetune.data={found.data}", f"finetune.dev={found.dev}", *overrides, f"seed={seed}"])  # fmt: skip
+  if (workdir / "checkpoints").exists() or read_result(workdir) is None:
     say(f"== {task}, seed {seed}")
-    began = time.perf_counter()
     run_finetuning.finetune_run(config, str(workdir), say=say)
-    atomic.write_text(clock, json.dumps(time.perf_counter() - began))
     shutil.rmtree(workdir / "checkpoints")  # last: from here on the job counts as done
     jax.clear_caches()
   else:
     run_finetuning.check_same(config, str(workdir))
-  return read_result(workdir) | {"seconds": json.loads(clock.read_text())}
+  return read_result(workdir) | {"seconds": _seconds(workdir)}
 
 
-def _task_defaults(row: TaskRow) -> list[str]:
-  """Longer rows for answers, as Devlin et al. 2018 have them."""
-  return ["finetune.max_length=384"] if row.kind == "question-answering" else []
+def _seconds(workdir: pathlib.Path) -> float:
+  """How long a run was at work, all its attempts together: from the start of each to the last thing that it wrote."""
+  times = collections.defaultdict(list)
+  for event in metrics.read_events(workdir):
+    times[event["attempt"]].append(event["time"])
+  return sum(max(own) - min(own) for own in times.values())
 
 
 def _percent(result: TaskResult) -> str:
@@ -192,13 +223,13 @@ def table(results: Sequence[TaskResult]) -> str:
   return "\n".join(lines) + "\n"
 
 
-def write_results(results: Sequence[TaskResult], model: str, jobs: pathlib.Path, seeds: int) -> None:
+def write_results(results: Sequence[TaskResult], model: str, jobs: pathlib.Path) -> None:
   """results.json, results.md and results.svg in the folder of the jobs."""
-  content = {"model": model, "seeds": seeds, "tasks": {
+  content = {"model": model, "step": inference.newest_step(model), "tasks": {
       one.task: {"metric": one.metric, "mean": one.mean, "standard_error": None if math.isnan(one.error) else one.error,
                  "values": one.values, "metrics": one.metrics, "seconds": round(one.seconds, 1)} for one in results}}  # fmt: skip
   atomic.write_text(jobs / "results.json", json.dumps(content, indent=2) + "\n")
-  atomic.write_text(jobs / "results.md", f"{model}, {seeds} seeds; mean ± standard error, in percent\n\n{table(results)}")
+  atomic.write_text(jobs / "results.md", f"{model}; mean ± standard error, in percent\n\n{table(results)}")
   atomic.write_text(jobs / "results.svg", plot(results, model))
 
 

@@ -17,26 +17,27 @@ _BATCH = 64
 def pseudo_perplexity(model: Model, texts: Sequence[str]) -> np.ndarray:
   """float64 [B]: exp of the mean surprise of a text's tokens, each hidden in turn and predicted from all others.
 
-  Salazar et al. 2020, arXiv 1910.14659. Not comparable between vocabularies: a token is not a word. NaN for an empty text.
+  Salazar et al. 2020, arXiv 1910.14659. Not comparable between vocabularies: a token is not a word. [UNK] is not counted, since no
+  model learns to predict it; texts longer than Model.max_length lose their end. NaN for a text without a known token.
 
   Raises:
     UserError: a model without an MLM head.
   """
   if "mlm" not in model.heads:
     raise UserError(f"pseudo-perplexity needs the masked-language-model head, which {model.origin} does not have")
-  limit, mask = model.config.max_position_embeddings, model.tokenizer.special.mask
-  ids = [truncate(one, [], limit)[0] for one in encode_batch(model.tokenizer, list(texts))]
-  hidden = [(number, place) for number, one in enumerate(ids) for place in range(len(one))]
+  special = model.tokenizer.special
+  ids = [truncate(one, [], model.max_length)[0] for one in encode_batch(model.tokenizer, list(texts))]
+  hidden = [(number, place) for number, one in enumerate(ids) for place, token in enumerate(one) if token != special.unk]
   surprise = np.zeros(len(ids))
   for members, filled in inference.batches_by_length([len(ids[number]) for number, _ in hidden], _BATCH):
-    rows = [([*ids[number][:place], mask, *ids[number][place + 1 :]], []) for number, place in (hidden[i] for i in filled)]
+    rows = [([*ids[number][:place], special.mask, *ids[number][place + 1 :]], []) for number, place in (hidden[i] for i in filled)]
     places = np.array([[hidden[i][1] + 1] for i in filled], np.int32)
     output = inference.apply(model, inference.make_inputs(model, rows), places)
     log_probabilities = np.asarray(jax.nn.log_softmax(output.mlm_logits[:, 0], axis=-1))
     for (number, place), row in zip((hidden[i] for i in members), log_probabilities):
       surprise[number] -= row[ids[number][place]]
   with np.errstate(invalid="ignore"):
-    return np.exp(surprise / np.array([len(one) or np.nan for one in ids]))
+    return np.exp(surprise / np.array([sum(token != special.unk for token in one) or np.nan for one in ids]))
 
 
 def similarity(model: Model, first: Sequence[str], second: Sequence[str], scores: np.ndarray) -> dict[str, float]:

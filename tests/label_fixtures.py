@@ -49,7 +49,7 @@ def model_of(label_tokenizer):
     rng = np.random.default_rng(len(kind))
     params = jax.tree_util.tree_map_with_path(lambda path, leaf: draw_weights(rng, leaf.shape, scale=path[-1].key == "scale"), shapes)
     heads = frozenset({"pooler"} if "pooler" in params else ())
-    return Model(CONFIG, params, tokenizers.load_tokenizer(label_tokenizer), heads, "drawn", label_tokenizer, LABELS[kind], pooling)
+    return Model(CONFIG, params, tokenizers.load_tokenizer(label_tokenizer), heads, "drawn", CONFIG.max_position_embeddings, label_tokenizer, LABELS[kind], pooling)
 
   return make
 

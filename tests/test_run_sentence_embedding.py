@@ -66,7 +66,7 @@ def test_cosines_come_to_mean_likeness_and_the_export_has_them_in_sentence_trans
   np.testing.assert_allclose(theirs.encode(texts), vectors, atol=1e-5)
   assert "Trained for sentence vectors (`cosine`)" in (tmp_path / "run" / "export" / "README.md").read_text()
   exported = inference.load_model(tmp_path / "run" / "export")
-  assert exported.encoding == trained.encoding
+  assert exported.encoding == trained.encoding and exported.max_length == trained.max_length == theirs.max_seq_length == 16, "as in training"
   np.testing.assert_allclose(inference.encode(exported, texts).vectors, vectors, atol=1e-6)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import xml.etree.ElementTree
 
 import pytest
@@ -37,6 +38,7 @@ def data(tmp_path):
 def test_a_suite_is_a_name_or_tasks_or_several():
   assert "sst2" in suite.tasks_of("glue") and "sst2" not in suite.tasks_of("clue")
   assert suite.tasks_of("rte,sst2") == ["rte", "sst2"] and suite.tasks_of("sts,stsb") == ["stsb", "stsb-zh"]
+  assert set(suite.tasks_of("glue")) == {"cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "snli", "agnews"}
   assert set(suite.tasks_of("all")) == set(suite.TASKS)
   with pytest.raises(UserError, match="expected all, glue, clue, qa, ner, sts, or tasks: cola"):
     suite.tasks_of("superglue")
@@ -51,6 +53,8 @@ def test_a_task_is_found_by_its_folder_by_a_file_of_its_own_or_where_one_says(da
   assert suite.find_data("sst2", ["sst2=a.tsv,b.tsv", data]) == ("a.tsv", "b.tsv")
   with pytest.raises(UserError, match="there is no such folder"):
     suite.find_data("sst2", [str(tmp_path / "nowhere")])
+  with pytest.raises(UserError, match="'sst-2' is no task; it is one of cola, sst2"):
+    suite.find_data("sst2", [f"sst-2={data}"])
 
 
 def test_every_task_runs_under_every_seed_once(model, data, tmp_path, monkeypatch):
@@ -76,9 +80,43 @@ def test_every_task_runs_under_every_seed_once(model, data, tmp_path, monkeypatc
   suite.run_suite(model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=3, overrides=(*FEW, "finetune.max_length=512"), say=told.append)
 
   content = json.loads((tmp_path / "jobs" / "results.json").read_text())
+  assert content["tasks"]["rte"]["values"] == results[1].values, "of an earlier call, and kept"
   assert content["tasks"]["sst2"]["values"] == results[0].values + content["tasks"]["sst2"]["values"][2:]
   assert "| sst2 | accuracy |" in (tmp_path / "jobs" / "results.md").read_text()
   xml.etree.ElementTree.parse(tmp_path / "jobs" / "results.svg")
+
+
+def test_a_job_is_not_taken_for_one_of_a_model_that_has_trained_on_since(model, data, tmp_path):
+  jobs, same = str(tmp_path / "jobs"), dict(seeds=1, overrides=FEW, say=lambda text: None)
+  shutil.copytree(model, tmp_path / "model")
+  suite.run_suite(str(tmp_path / "model"), ["rte"], [data], jobs, **same)
+  suite.run_suite(str(tmp_path / "model"), ["rte"], [f"rte={data}/../glue/RTE"], jobs, **same)  # where its data lie may be said otherwise
+  (tmp_path / "model" / "checkpoints" / "2").rename(tmp_path / "model" / "checkpoints" / "3")
+  with pytest.raises(UserError, match="holds results of the model .*model at step 2, and now .*model at step 3 is given: give another --jobs"):
+    suite.run_suite(str(tmp_path / "model"), ["rte"], [data], jobs, **same)
+  with pytest.raises(UserError, match="holds results of the model .*, and now .* is given: give another --jobs"):
+    suite.run_suite(model, ["rte"], [data], jobs, **same)
+  (tmp_path / "jobs" / "results.json").unlink()
+  with pytest.raises(UserError, match=r"init_from: '.*model at step 2' there, '.*model at step 3' now"):
+    suite.run_suite(str(tmp_path / "model"), ["rte"], [data], jobs, **same)
+
+
+def test_a_task_that_cannot_be_run_keeps_none_of_the_others_from_running(model, data, tmp_path):
+  dev = tmp_path / "glue" / "SST-2" / "dev.tsv"
+  dev.write_text(dev.read_text() + "strange\t7\n")
+  said = []
+  with pytest.raises(UserError, match=r"sst2: .*dev.tsv has labels that do not occur in .*: 7.*; the others are in .*results.md"):
+    suite.run_suite(model, ["sst2", "rte"], [data], str(tmp_path / "jobs"), seeds=1, overrides=FEW, say=said.append)
+  assert list(json.loads((tmp_path / "jobs" / "results.json").read_text())["tasks"]) == ["rte"]
+  assert any(line.startswith("sst2 is left out: ") for line in said)
+
+
+def test_the_time_of_a_job_is_that_of_all_its_attempts(tmp_path):
+  for attempt, times in enumerate(((10.0, 12.5), (100.0, 101.0, 104.0))):
+    path = tmp_path / "events" / f"attempt-{attempt:04d}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps({"event": "save", "time": time}) + "\n" for time in times))
+  assert suite._seconds(tmp_path) == pytest.approx(6.5)
 
 
 def test_with_json_everything_else_goes_to_the_other_stream(model, data, tmp_path, capsys):

@@ -42,6 +42,14 @@ def test_an_empty_text_has_no_perplexity(trained):
   assert np.isnan(zero_shot.pseudo_perplexity(inference.load_model(trained), ["", "a list"])[0])
 
 
+def test_words_that_the_model_does_not_know_are_not_counted(trained):
+  model = inference.load_model(trained)
+  unknown = "\u0f40"
+  assert model.tokenizer.backend.encode(unknown, add_special_tokens=False).tokens == ["[UNK]"]
+  assert np.isnan(zero_shot.pseudo_perplexity(model, [unknown])[0])
+  assert zero_shot.pseudo_perplexity(model, [f"a list {unknown}"])[0] < model.config.vocab_size * 10
+
+
 def test_similarity_is_spearman_of_the_cosines(trained):
   model = inference.load_model(trained)
   first, second, scores = ["the array", "a small file", "this list", "one key"], ["the file", "a large name", "this list", "two"], np.array([1.0, 0.5, 5.0, 2.0])

@@ -111,6 +111,25 @@ def trained(cluster, train: Callable[[], dict[str, float]]) -> tuple[dict[str, f
     peers.leave(EXIT_PEER_LOST if lost else 1)
 
 
+def read_lines(path: str) -> list[str]:
+  """The lines of a UTF-8 file, or of standard input for "-". Raises UserError naming the file and line."""
+  from bert_jax.errors import UserError
+
+  try:
+    data = sys.stdin.buffer.read() if path == "-" else pathlib.Path(path).read_bytes()
+  except OSError as error:
+    raise UserError(f"cannot read --input={path}: {error.strerror or error}") from error
+  lines = []
+  for number, line in enumerate(data.splitlines(), 1):
+    try:
+      lines.append(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except UnicodeDecodeError as error:
+      raise UserError(f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); convert the file first") from error
+  if not lines:
+    raise UserError(f"--input={path} is empty: a text in each line is expected")
+  return lines
+
+
 def write_for_user(flag: str, path: str, text: str) -> None:
   """Writes a file that somebody asked for by a flag. Raises UserError naming the flag where it cannot be written."""
   from bert_jax import atomic

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
   import numpy as np
 
   from bert_jax import atomic, inference
-  from bert_jax.commands import note_unknown_words, start_jax
+  from bert_jax.commands import note_unknown_words, read_lines, start_jax
   from bert_jax.errors import UserError
 
   if options.batch_size < 1:
@@ -57,25 +57,6 @@ def run(options: argparse.Namespace) -> None:
   if encoded.tokens is not None:
     print(f"{names}: the tokens of each line")
   if encoded.truncated:
-    print(f"note: {encoded.truncated:,} of {len(lines):,} lines had more than the {encoded.limit - 2} tokens that the model takes, and lost "
+    print(f"note: {encoded.truncated:,} of {len(lines):,} lines had more than the {model.max_length - 2} tokens that the model takes, and lost "
           "their end", file=sys.stderr)  # fmt: skip
   note_unknown_words(model, lines[:1000])
-
-
-def read_lines(path: str) -> list[str]:
-  """The lines of a UTF-8 file, or of standard input for "-". Raises UserError naming the file and line."""
-  from bert_jax.errors import UserError
-
-  try:
-    data = sys.stdin.buffer.read() if path == "-" else pathlib.Path(path).read_bytes()
-  except OSError as error:
-    raise UserError(f"cannot read --input={path}: {error.strerror or error}") from error
-  lines = []
-  for number, line in enumerate(data.splitlines(), 1):
-    try:
-      lines.append(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-    except UnicodeDecodeError as error:
-      raise UserError(f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); convert the file first") from error
-  if not lines:
-    raise UserError(f"--input={path} is empty: a text in each line is expected")
-  return lines

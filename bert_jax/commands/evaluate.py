@@ -7,7 +7,8 @@ HELP = "MLM and NSP metrics on a validation split; a suite of tasks by fine-tuni
 EXAMPLE = """  python -m bert_jax evaluate --workdir=runs/quickstart
   python -m bert_jax evaluate --model=my-bert --corpus=data/wiki
   python -m bert_jax evaluate --model=my-bert --suite=glue --data=glue --seeds=5 --jobs=runs/glue
-  python -m bert_jax evaluate --model=my-bert --zero_shot --data=glue"""
+  python -m bert_jax evaluate --model=my-bert --zero_shot --data=glue
+  python -m bert_jax evaluate --model=my-bert --zero_shot --input=sentences.txt"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,12 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   source.add_argument("--workdir", metavar="DIR", help="a run folder; evaluates it as its own training does")
   source.add_argument("--model", metavar="DIR", help="a run folder or a Hugging Face BERT folder")
   parser.add_argument("--corpus", metavar="DIR", help="a corpus made with the model's tokenizer (default: the run's own)")
-  parser.add_argument("--batch_size", type=int, default=64, metavar="N", help="rows in one call (default: %(default)s)")
-  parser.add_argument("--rows", type=int, default=0, metavar="N", help="rows to read; 0: all (default: %(default)s)")
+  parser.add_argument("--batch_size", type=int, metavar="N", help="rows in one call (default: 64)")
+  parser.add_argument("--rows", type=int, metavar="N", help="rows of the split, or pairs of STS-B, to read; 0: all (default: 0)")
   parser.add_argument("--suite", metavar="NAME", help="fine-tune on each task of a suite instead: glue, clue, qa, ner, sts, all, or tasks separated by commas")
   parser.add_argument("--zero_shot", action="store_true", help="without training instead: pseudo-perplexity and similarity of STS-B's sentences")
   parser.add_argument("--data", action="append", metavar="DIR", help="with --suite or --zero_shot: folder in which the tasks lie, or TASK=DIR; may be repeated")
-  parser.add_argument("--seeds", type=int, default=5, metavar="N", help="with --suite: fine-tunings of each task (default: %(default)s)")
+  parser.add_argument("--input", metavar="FILE", help="with --zero_shot: a sentence in each line, or - for standard input; gives each one's pseudo-perplexity")
+  parser.add_argument("--seeds", type=int, metavar="N", help="with --suite: fine-tunings of each task (default: 5)")
   parser.add_argument("--jobs", metavar="DIR", help="with --suite: where results are kept; the same command goes on where it was stopped")
   parser.add_argument("--json", action="store_true", help="one JSON object instead of lines for people")
   parser.set_defaults(keys_without_file=True)
@@ -30,27 +32,48 @@ def run(options: argparse.Namespace) -> None:
   from bert_jax.commands import run_or_model, start_jax
   from bert_jax.errors import UserError
 
-  if options.batch_size < 1:
-    raise UserError(f"--batch_size={options.batch_size}: at least one row per call")
-  if options.rows < 0:
-    raise UserError(f"--rows={options.rows}: a number of rows, or 0 for all")
-  if options.overrides and not options.suite:
-    raise UserError(f"--config.{options.overrides[0]}: keys are set for fine-tuning, --suite=NAME")
+  check_flags(options)
   folder = run_or_model(options.workdir, options.model)
   start_jax()
   if options.suite:
     evaluate_suite(options, folder)
+  elif options.input:
+    evaluate_sentences(options, folder)
   elif options.zero_shot:
     evaluate_zero_shot(options, folder)
   else:
     evaluate_split(options, folder)
 
 
+def check_flags(options: argparse.Namespace) -> None:
+  """Refuses flags that what is asked for has no use for. Raises UserError."""
+  from bert_jax.errors import UserError
+
+  if options.suite and options.zero_shot:
+    raise UserError("--suite trains and --zero_shot does not: give one of them")
+  way, used = ("--suite", ("data", "jobs", "seeds")) if options.suite else ("--zero_shot", ("data", "input", "rows")) if options.zero_shot else (
+      "a corpus", ("corpus", "batch_size", "rows"))  # fmt: skip
+  useless = [f"--{name}" for name in ("corpus", "batch_size", "rows", "data", "input", "jobs", "seeds") if getattr(options, name) is not None and name not in used]
+  if useless:
+    raise UserError(f"{', '.join(useless)} means nothing with {way}, which takes {', '.join(f'--{name}' for name in used)}"
+                    + (" and keys of fine-tuning, --config.data.batch_size=N" if options.suite else ""))  # fmt: skip
+  if options.zero_shot and (options.data is None) == (options.input is None):
+    raise UserError("--zero_shot needs --data=DIR, the folder in which STS-B lies, or --input=FILE, sentences of your own")
+  if options.overrides and not options.suite:
+    raise UserError(f"--config.{options.overrides[0]}: keys are set for fine-tuning, --suite=NAME")
+  if options.batch_size is not None and options.batch_size < 1:
+    raise UserError(f"--batch_size={options.batch_size}: at least one row per call")
+  if options.rows is not None and options.rows < 0:
+    raise UserError(f"--rows={options.rows}: a number of rows, or 0 for all")
+  if options.seeds is not None and options.seeds < 1:
+    raise UserError(f"--seeds={options.seeds}: at least one")
+
+
 def evaluate_split(options: argparse.Namespace, folder: str) -> None:
   """The metrics of pretraining on a validation split."""
   from bert_jax import run_pretraining as runs
 
-  metrics = runs.evaluate_model(folder, options.corpus, batch_size=options.batch_size, rows=options.rows)
+  metrics = runs.evaluate_model(folder, options.corpus, batch_size=options.batch_size or 64, rows=options.rows or 0)
   if options.json:
     print(json.dumps(metrics))
     return
@@ -69,16 +92,15 @@ def evaluate_suite(options: argparse.Namespace, folder: str) -> None:
 
   if not (options.data and options.jobs):
     raise UserError("--suite needs --data=DIR, the folder in which the tasks lie, and --jobs=DIR, the folder for its results")
-  if options.seeds < 1:
-    raise UserError(f"--seeds={options.seeds}: at least one")
+  seeds = 5 if options.seeds is None else options.seeds
   say = lambda text: print(text, flush=True)
   with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):  # the progress of training too
-    results = suite.run_suite(folder, suite.tasks_of(options.suite), options.data, options.jobs, seeds=options.seeds,
+    results = suite.run_suite(folder, suite.tasks_of(options.suite), options.data, options.jobs, seeds=seeds,
                               overrides=options.overrides, say=say)  # fmt: skip
   if options.json:
     print((pathlib.Path(options.jobs) / "results.json").read_text(encoding="utf-8"), end="")
     return
-  print(f"\n{suite.table(results)}\nmean ± standard error over {options.seeds} seeds, in percent; {options.jobs}/results.json, results.md, results.svg")
+  print(f"\n{suite.table(results)}\nmean ± standard error over {seeds} seeds, in percent; {options.jobs}/results.json, results.md, results.svg")
 
 
 def evaluate_zero_shot(options: argparse.Namespace, folder: str) -> None:
@@ -89,8 +111,6 @@ def evaluate_zero_shot(options: argparse.Namespace, folder: str) -> None:
   from bert_jax.data.task_files import load_splits
   from bert_jax.errors import UserError
 
-  if not options.data:
-    raise UserError("--zero_shot needs --data=DIR, the folder in which STS-B lies")
   model, figures = inference.load_model(folder), {}
   for task in ("stsb", "stsb-zh"):
     found = suite.find_data(task, options.data)
@@ -111,3 +131,17 @@ def evaluate_zero_shot(options: argparse.Namespace, folder: str) -> None:
     return
   for name, value in figures.items():
     print(f"{name:<34} {value:.4f}")
+
+
+def evaluate_sentences(options: argparse.Namespace, folder: str) -> None:
+  """The pseudo-perplexity of each sentence of a file."""
+  from bert_jax import inference, zero_shot
+  from bert_jax.commands import read_lines
+
+  lines = read_lines(options.input)[: options.rows or None]
+  for line, value in zip(lines, map(float, zero_shot.pseudo_perplexity(inference.load_model(folder), lines))):
+    known = value == value  # NaN: no token of it is known
+    if options.json:
+      print(json.dumps({"text": line, "pseudo_perplexity": value if known else None}, ensure_ascii=False))
+    else:
+      print(f"{f'{value:,.2f}' if known else 'no known word':>13}    {line}")

@@ -40,4 +40,4 @@ def list_tasks() -> None:
 
   for name, row in TASKS.items():
     published = f"BERT-base {100 * row.published.value:.1f} ({row.published.split})" if row.published else ""
-    print(f"{name:<18} {row.suite:<5} {row.kind:<21} {row.metric:<9} {published:<23} {', '.join(row.train[:2])}")
+    print(f"{name:<18} {','.join(row.suites):<8} {row.kind:<21} {row.metric:<9} {published:<23} {', '.join(row.train[:2])}")

@@ -25,7 +25,6 @@ def run(options: argparse.Namespace) -> None:
   print(f"B is random (label 1): {1 - follows:.3f}")
   note_unknown_words(model, [options.first, options.second])
   first, second = encode_batch(model.tokenizer, [options.first, options.second])
-  limit = model.config.max_position_embeddings
-  if truncate(first, second, limit)[2]:
-    print(f"note: the two have {len(first) + len(second):,} tokens, and the model takes {limit - 3}: "
+  if truncate(first, second, model.max_length)[2]:
+    print(f"note: the two have {len(first) + len(second):,} tokens, and the model takes {model.max_length - 3}: "
           "the longer one was cut at its end", file=sys.stderr)  # fmt: skip

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 
 HELP = "labels, scores, entities or answers from a fine-tuned model"
 EXAMPLE = """  python -m bert_jax predict --model=runs/sst2 "a film to remember" "two hours of my life"
@@ -21,8 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
   from bert_jax import inference, labelling
-  from bert_jax.commands import start_jax
-  from bert_jax.commands.encode import read_lines
+  from bert_jax.commands import read_lines, start_jax
   from bert_jax.errors import UserError
 
   if bool(options.texts) == bool(options.input):
@@ -34,6 +34,8 @@ def run(options: argparse.Namespace) -> None:
   if (kind == "question-answering") != bool(options.question):
     raise UserError("--question=TEXT is missing: this model answers questions about texts" if kind == "question-answering" else
                     f"--question: {options.model} does not answer questions; it was fine-tuned for {kind or 'nothing'}")  # fmt: skip
+  if options.text_pair and kind in ("question-answering", "token-classification"):
+    raise UserError(f"--text_pair: {options.model} was fine-tuned for {kind}, which takes texts alone")
   if kind == "question-answering":
     answers = labelling.answer(model, [(options.question, text) for text in texts])
     found = [one._asdict() if one.text else {"text": "", "begin": 0, "score": None, "null": None} for one in answers]
@@ -44,6 +46,11 @@ def run(options: argparse.Namespace) -> None:
   else:
     found = [[label._asdict() for label in labels] for labels in labelling.classify(model, texts, options.text_pair)]
     show = lambda labels: "  ".join(f"{one['name']} {one['value']:.3f}" for one in labels[:5])
+  cut = labelling.count_cut(model, texts, options.text_pair) if kind != "question-answering" else 0
+  if cut:
+    what = "pairs" if options.text_pair else "texts"
+    print(f"note: {cut:,} of {len(texts):,} {what} are longer than the {model.max_length} tokens that the model takes, [CLS] and [SEP] included, and lost "
+          "their end", file=sys.stderr)  # fmt: skip
   for text, one in zip(texts, found):
     print(json.dumps({"text": text, "found": one}, ensure_ascii=False) if options.json else f"{show(one)}    {text}")
 

@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
   found = probe.probe(model, pairs)
   notes = list(pairs.notes)
   if found.truncated:
-    notes.append(f"{found.truncated:,} of {2 * found.pairs:,} texts had more than the {model.config.max_position_embeddings - 2} tokens that the model takes, "
+    notes.append(f"{found.truncated:,} of {2 * found.pairs:,} texts had more than the {model.max_length - 2} tokens that the model takes, "
                  "and lost their end")  # fmt: skip
   for note in notes:
     print(f"note: {note}", file=sys.stderr)

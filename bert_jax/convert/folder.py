@@ -83,6 +83,7 @@ def write_folder(
     head: str = "pretraining",
     encoding: Encoding | None = None,
     labels: Labels | None = None,
+    max_length: int | None = None,
     card: str = "",
 ) -> None:
   """Writes a model folder that transformers or sentence-transformers loads.
@@ -97,6 +98,7 @@ def write_folder(
       weights as unexpected.
     encoding: how sentence-transformers makes one vector of many, pooling 'mean', 'cls' or 'max'; None: a folder for transformers alone.
     labels: what the outputs of a head for labels mean.
+    max_length: tokens of a text that are to be read, [CLS] and [SEP] included; None: as many as the model has positions.
     card: the model card, README.md; empty: none.
 
   Raises:
@@ -107,7 +109,7 @@ def write_folder(
     raise UserError(f"pooling: expected one of {', '.join(POOLINGS)}; got {encoding.pooling!r}")
   if storage.is_remote(out):
     with tempfile.TemporaryDirectory() as made_in:
-      write_folder(pathlib.Path(made_in, "model"), params, config, tokenizer_dir, head=head, encoding=encoding, labels=labels, card=card)
+      write_folder(pathlib.Path(made_in, "model"), params, config, tokenizer_dir, head=head, encoding=encoding, labels=labels, max_length=max_length, card=card)
       _send(pathlib.Path(made_in, "model"), storage.folder(out))
     return
   out = pathlib.Path(out)
@@ -116,7 +118,7 @@ def write_folder(
   if tokenizer.vocab_size > config.vocab_size:
     raise UserError(f"{tokenizer_dir}: {tokenizer.vocab_size} tokens do not fit a model with vocab_size "
                     f"{config.vocab_size}; export with the tokenizer that it was trained with")
-  config = dataclasses.replace(config, pad_token_id=tokenizer.special.pad)
+  config, max_length = dataclasses.replace(config, pad_token_id=tokenizer.special.pad), max_length or config.max_position_embeddings
   tensors = bert.to_huggingface(_with_scale(params, labels), config, head)
 
   partial = out.absolute().with_name(f".{out.absolute().name}.partial")
@@ -127,9 +129,9 @@ def write_folder(
     write_json(partial / "config.json", config_json(config, head, labels))
     if card:
       (partial / "README.md").write_text(card, encoding="utf-8")
-    save_tokenizer(tokenizer, partial, max_length=encoding.max_length if encoding else config.max_position_embeddings)
+    save_tokenizer(tokenizer, partial, max_length=max_length)
     if encoding is not None:
-      write_modules(partial, config, encoding)
+      write_modules(partial, config, encoding, max_length)
     _move_into_place(partial, out)
   except (OSError, safetensors.SafetensorError) as error:
     raise UserError(f"cannot write {out}: {error}; nothing was changed there") from error

@@ -23,16 +23,14 @@ class Encoding(NamedTuple):
   Attributes:
     pooling: one of models.pooling.POOLINGS.
     normalize: vectors are scaled to length 1.
-    max_length: tokens of a text that are read, [CLS] and [SEP] included.
   """
 
   pooling: str
   normalize: bool
-  max_length: int
 
 
-def write_modules(folder: pathlib.Path, config: EncoderConfig, encoding: Encoding) -> None:
-  """Adds what sentence-transformers reads, in the layout before its version 6, which 6 still loads."""
+def write_modules(folder: pathlib.Path, config: EncoderConfig, encoding: Encoding, max_length: int) -> None:
+  """Adds what sentence-transformers reads, in the layout before its version 6, which 6 still loads; max_length: see read_limit."""
   modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * encoding.normalize
   write_json(folder / "modules.json", [
       {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -40,7 +38,7 @@ def write_modules(folder: pathlib.Path, config: EncoderConfig, encoding: Encodin
   ])
   # Lower-casing is the tokenizer's own affair.
   write_json(folder / "sentence_bert_config.json",
-              {"max_seq_length": encoding.max_length, "do_lower_case": False})
+              {"max_seq_length": max_length, "do_lower_case": False})
   write_json(folder / "config_sentence_transformers.json",
               {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"})
   (folder / "1_Pooling").mkdir()
@@ -58,7 +56,7 @@ def write_modules(folder: pathlib.Path, config: EncoderConfig, encoding: Encodin
     (folder / "2_Normalize").mkdir()
 
 
-def read_encoding(path: str | pathlib.Path, config: EncoderConfig) -> Encoding | None:
+def read_encoding(path: str | pathlib.Path) -> Encoding | None:
   """What a folder of sentence-transformers says of its vectors; None for other folders.
 
   Raises:
@@ -78,5 +76,11 @@ def read_encoding(path: str | pathlib.Path, config: EncoderConfig) -> Encoding |
       if name.startswith("pooling_mode_") and on]  # fmt: skip
   if len(chosen) != 1 or chosen[0] not in POOLINGS:
     raise UserError(f"{folders['Pooling']}/config.json: pooling {', '.join(map(str, chosen)) or 'none'}; this model has {', '.join(POOLINGS)}, one of them")
-  limits = [read_json(path / file).get(key) for file, key in _LIMITS if (path / file).is_file()]
-  return Encoding(chosen[0], "Normalize" in folders, min([config.max_position_embeddings, *filter(None, limits)]))
+  return Encoding(chosen[0], "Normalize" in folders)
+
+
+def read_limit(path: str | pathlib.Path, config: EncoderConfig) -> int:
+  """Tokens of a text that the model in a Hugging Face folder is to read, [CLS] and [SEP] included."""
+  files = [(pathlib.Path(path, file), key) for file, key in _LIMITS]
+  limits = [read_json(file).get(key) for file, key in files if file.is_file()]
+  return int(min([config.max_position_embeddings, *filter(None, limits)]))

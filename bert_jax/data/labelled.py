@@ -46,11 +46,14 @@ class Labelled(NamedTuple):
 
 
 def labels_of(splits: Splits) -> Labels:
-  """Finds the labels of a training split. Raises UserError for one class alone, and for labels that only dev has."""
+  """Finds the labels of a training split. Raises UserError for one class or one score alone, and for labels that only dev has."""
   kind = splits.kind
   if kind == "regression":
-    largest = max(abs(float(label)) for label in splits.train.labels)
-    return Labels(kind, ("score",), largest or 1.0)
+    for examples, file in ((splits.train, splits.files[0]), (splits.dev, splits.files[-1])):
+      if len({float(label) for label in examples.labels}) < 2:
+        raise UserError(f"{file}: all {len(examples.labels):,} scores are {examples.labels[0]}: with nothing to correlate, no model is better than "
+                        "another; is that the right column?")  # fmt: skip
+    return Labels(kind, ("score",), max(abs(float(label)) for label in splits.train.labels))
   if kind == "question-answering":
     return Labels(kind, ("begin", "end"))
   known, judged = (_names(kind, examples) for examples in (splits.train, splits.dev))

@@ -7,7 +7,7 @@ by pointing at [CLS]; the best window wins, as in Devlin et al. 2018, section 4.
 
 import collections
 import json
-from typing import NamedTuple, Sequence
+from typing import Iterable, NamedTuple, Sequence
 
 import numpy as np
 
@@ -67,7 +67,7 @@ def read_squad(path: str) -> list[Question]:
         for place, asked in enumerate(paragraph["qas"]):
           where = f"data[{number}].paragraphs[{part}].qas[{place}]"
           answers = [] if asked.get("is_impossible") else asked["answers"]
-          answers = tuple((str(answer["text"]), int(answer["answer_start"])) for answer in answers)
+          answers = said_answers((str(answer["text"]), int(answer["answer_start"])) for answer in answers)
           questions.append(Question(str(asked["id"]), _text(asked["question"]), _text(paragraph["context"]), answers))
   except (KeyError, TypeError, ValueError, AttributeError) as error:
     raise UserError(f'{path}, at {where}: {type(error).__name__} {error}; expected the format of SQuAD: {{"data": [{{"paragraphs": '
@@ -75,6 +75,11 @@ def read_squad(path: str) -> list[Question]:
   if not questions:
     raise UserError(f"{path} holds no questions")
   return questions
+
+
+def said_answers(answers: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+  """Answers as of Question; an empty text is none, as some files write "there is no answer"."""
+  return tuple((text, begin) for text, begin in answers if text.strip())
 
 
 def _text(value) -> str:

@@ -11,13 +11,13 @@ import pathlib
 from typing import NamedTuple, Sequence
 
 from bert_jax.data import tfds_texts
-from bert_jax.data.questions import Question, answers_stand, read_squad
+from bert_jax.data.questions import Question, answers_stand, read_squad, said_answers
 from bert_jax.data.tables import Table, read_table
 from bert_jax.data.tasks import TASKS, TaskRow
 from bert_jax.data.text_files import read_lines
 from bert_jax.errors import UserError
 
-NO_LABEL = ("-", "")  # SNLI, MNLI, OCNLI: the annotators did not agree. Of several labels a text may have none: "" is one then
+_NO_AGREEMENT = "-"  # SNLI, MNLI, OCNLI; in somebody's own file it is a label like any other
 SEPARATOR = "|"  # between the labels of a text that has several
 HELD_OUT = 0.1  # share of the training examples that the model is judged by where there is no dev file
 _CLASSES_AT_MOST = 500
@@ -119,10 +119,12 @@ def _of_rows(rows: list[dict], row: TaskRow, name: str) -> Examples:
   if row.format == "conll":
     return Examples([one["tokens"] for one in rows], None, [_iob2(one["ner"]) for one in rows], row.kind)
   if row.format == "squad":
-    answers = lambda one: tuple(zip(one["answers"]["text"], one["answers"]["answer_start"]))
+    answers = lambda one: said_answers(zip(one["answers"]["text"], one["answers"]["answer_start"]))
     return Examples([Question(one["id"], one["question"], one["context"], answers(one)) for one in rows], None, [], row.kind)
   columns = tuple(rows[0]) if rows else ()
-  return _from_table(Table(name, columns, [[str(one[column]) for column in columns] for one in rows], list(range(1, len(rows) + 1)), 0), row)
+  named = lambda value, column: row.tfds_labels.get(value, value) if column in row.label else value
+  cells = [[str(named(one[column], column)) for column in columns] for one in rows]
+  return _from_table(Table(name, columns, cells, list(range(1, len(rows) + 1)), 0), row)
 
 
 def _own_row(data: str, kind: str, text: str, text_pair: str, label: str) -> TaskRow:
@@ -136,7 +138,7 @@ def _own_row(data: str, kind: str, text: str, text_pair: str, label: str) -> Tas
     raise UserError(f"{data}: say which columns are meant, --text=… --label=… and, for pairs, --text_pair=…; its first line: {listed}. "
                     "Files as CoNLL's or SQuAD's have no columns: --kind=token-classification or --kind=question-answering")  # fmt: skip
   columns = {"text": (text,), "text_pair": (text_pair,) if text_pair else (), "label": (label,)} if format == "table" else {}
-  return TaskRow("", KINDS_OF_FORMAT.get(format, kind), "", (), format=format, **columns)
+  return TaskRow((), KINDS_OF_FORMAT.get(format, kind), "", (), format=format, **columns)
 
 
 def find_file(folder: str, names: tuple[str, ...], task: str, needed: bool = True) -> str:
@@ -171,8 +173,10 @@ def _from_table(table: Table, row: TaskRow) -> Examples:
   path = table.path
   first, label = table.column(_column(table, row.text)), table.column(_column(table, row.label))
   second = table.column(_column(table, row.text_pair)) if row.text_pair else None
-  kind = row.kind or _kind_of([one for one in label if one.strip() not in NO_LABEL], path)
-  no_label = NO_LABEL[:1] if kind == "multi-label" else NO_LABEL
+  no_label = ("", _NO_AGREEMENT) if row.suites else ("",)
+  kind = row.kind or _kind_of([one for one in label if one.strip() not in no_label], path)
+  if kind == "multi-label":  # a text may have none of several labels
+    no_label = no_label[1:]
   kept = [i for i in range(len(first)) if label[i].strip() not in no_label and first[i].strip() and (second is None or second[i].strip())]
   unlabelled = sum(one.strip() in no_label for one in label)
   empty = len(first) - len(kept) - unlabelled

@@ -72,7 +72,7 @@ def load_groups(objective: str, where: Where) -> tuple[TextGroups, TextGroups | 
     raise UserError(f"--data={data}: there is no such file" if data else "finetune.data is empty: give a file of texts, --data=FILE")
   if os.path.isdir(data) and not task:
     raise UserError(f"--data={data} is a folder; give a file in it")
-  row = TASKS.get(task) or TaskRow("", _LABELLED.get(objective, ""), "", (), text=(text,), text_pair=(text_pair,), label=(label,))
+  row = TASKS.get(task) or TaskRow((), _LABELLED.get(objective, ""), "", (), text=(text,), text_pair=(text_pair,), label=(label,))
   path = find_file(data, row.train, task) if os.path.isdir(data) else data
   if objective == "softmax":
     train = _of_examples(read_examples(path, row), (path,), "classification")

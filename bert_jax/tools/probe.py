@@ -140,8 +140,8 @@ def probe(model: Model, pairs: Pairs) -> Probe:
 
 def cosines_of_pairs(model: Model, first: Sequence[str], second: Sequence[str]) -> tuple[dict[str, np.ndarray], int]:
   """({pooling: float32 [layers, N], of the pooler the last layer alone}, how many texts lost their end), in the order of POOLINGS."""
-  limit, count = model.config.max_position_embeddings, len(first)
-  cut = [truncate(ids, [], limit) for ids in encode_batch(model.tokenizer, [*first, *second])]
+  count = len(first)
+  cut = [truncate(ids, [], model.max_length) for ids in encode_batch(model.tokenizer, [*first, *second])]
   both = [(cut[i][:2], cut[i + count][:2]) for i in range(count)]
   heads = model.heads & {"pooler"}
   cosines: dict[str, np.ndarray] = {}

@@ -98,6 +98,32 @@ def test_evaluate_refuses_numbers_and_folders_that_make_no_sense(call, model, fl
   assert code == 1 and said in err and err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--zero_shot", "--data=x", "--batch_size=8"], "--batch_size means nothing with --zero_shot, which takes --data, --input, --rows"),
+        (["--suite=glue", "--corpus=x", "--batch_size=8"], "--corpus, --batch_size means nothing with --suite, which takes --data, --jobs, --seeds and keys"),
+        (["--jobs=x"], "--jobs means nothing with a corpus"),
+        (["--suite=glue", "--zero_shot"], "give one of them"),
+        (["--zero_shot"], "--zero_shot needs --data=DIR, the folder in which STS-B lies, or --input=FILE"),
+        (["--suite=glue", "--data=x", "--jobs=x", "--seeds=0"], "--seeds=0: at least one"),
+    ],
+)
+def test_evaluate_takes_no_flag_that_it_would_not_read(call, model, flags, said):
+  code, _, err = call("evaluate", f"--model={model}", *flags)
+  assert code == 1 and said in err and err.count("\n") == 1
+
+
+def test_every_sentence_of_ones_own_has_a_pseudo_perplexity(call, model, tmp_path):
+  (tmp_path / "lines.txt").write_text("the cat\n\nthe mat sat\n")
+  code, shown, _ = call("evaluate", f"--model={model}", "--zero_shot", f"--input={tmp_path / 'lines.txt'}", "--json")
+  found = [json.loads(line) for line in shown.splitlines()]
+  assert code == 0 and [one["text"] for one in found] == ["the cat", "", "the mat sat"]
+  assert found[1]["pseudo_perplexity"] is None and all(one["pseudo_perplexity"] > 1 for one in found[::2])
+  code, shown, _ = call("evaluate", f"--model={model}", "--zero_shot", f"--input={tmp_path / 'lines.txt'}")
+  assert code == 0 and shown.splitlines()[1].strip() == "no known word" and shown.splitlines()[2].endswith("    the mat sat")
+
+
 def test_sentence_transformers_get_the_encoder_alone_and_transformers_all_heads(call, model, tmp_path):
   architecture = lambda folder: json.loads((folder / "config.json").read_text())["architectures"]
   code, shown, _ = call("export", f"--model={model}", f"--out={tmp_path / 'st'}", "--format=sentence-transformers")

@@ -35,6 +35,12 @@ def test_of_a_text_without_anything_in_it_there_is_no_answer_and_json_stays_json
   assert "no answer: the text is empty" in call("predict", model, "", "--question=where")[1]
 
 
+@pytest.mark.parametrize("kind", ["classification", "token-classification"])
+def test_texts_that_are_cut_are_counted(call, exported_labels, kind):  # noqa: F811
+  code, _, err = call("predict", f"--model={exported_labels(kind)}", "the cat " * 100, "the cat")
+  assert code == 0 and "note: 1 of 2 texts are longer than the " in err
+
+
 @pytest.mark.parametrize(
     "kind, arguments, words",
     [
@@ -42,6 +48,7 @@ def test_of_a_text_without_anything_in_it_there_is_no_answer_and_json_stays_json
         ("classification", ["a", "--question=b"], "does not answer questions; it was fine-tuned for classification"),
         ("question-answering", ["a"], "--question=TEXT is missing"),
         ("classification", ["a", "--text_pair=b", "--text_pair=c"], "1 texts and 2 second texts"),
+        ("token-classification", ["a", "--text_pair=b"], "was fine-tuned for token-classification, which takes texts alone"),
     ],
 )
 def test_what_a_model_cannot_do_is_one_message(call, exported_labels, kind, arguments, words):  # noqa: F811

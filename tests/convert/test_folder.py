@@ -16,7 +16,7 @@ from bert_jax.convert import bert, folder
 from bert_jax.convert.sentence_folder import Encoding
 from bert_jax.errors import UserError
 
-MEAN = Encoding("mean", False, 40)
+MEAN = Encoding("mean", False)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_a_transposed_kernel_survives_the_file(config, params, exported):
 
 @pytest.mark.parametrize("pooling, normalize", [("mean", False), ("cls", True), ("max", False)])
 def test_sentence_transformers_layout(write, tmp_path, pooling, normalize):
-  out = write(tmp_path / "out", head="encoder", encoding=Encoding(pooling, normalize, 40))
+  out = write(tmp_path / "out", head="encoder", encoding=Encoding(pooling, normalize))
   modules = json.loads((out / "modules.json").read_text())
   assert [module["path"] for module in modules] == ["", "1_Pooling"] + ["2_Normalize"] * normalize
   assert all((out / module["path"]).is_dir() for module in modules)

@@ -65,7 +65,7 @@ def test_the_tokenizer_of_an_export_is_ours(exported, ours):
 def test_sentence_transformers_gives_our_pooled_vectors(
     config, params, tokenizer_dir, ours, tmp_path, pooling, normalize, head):
   out = tmp_path / "out"
-  folder.write_folder(out, params, config, tokenizer_dir, head=head, encoding=Encoding(pooling, normalize, 40))
+  folder.write_folder(out, params, config, tokenizer_dir, head=head, encoding=Encoding(pooling, normalize))
   model = sentence_transformers.SentenceTransformer(str(out), device="cpu")
   assert model.max_seq_length == 40 and len(model) == len(json.loads((out / "modules.json").read_text()))
   output, _, lengths = ours(TEXTS)

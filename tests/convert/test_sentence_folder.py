@@ -17,13 +17,13 @@ TEXTS = ["the cat sat on the mat .", "the mat", "a cat , 42 mats and some words 
 @pytest.fixture
 def written(config, params, tokenizer_dir, tmp_path):
   """A folder as we write it: [CLS], length 1."""
-  folder.write_folder(tmp_path / "ours", params, config, tokenizer_dir, head="encoder", encoding=Encoding("cls", True, config.max_position_embeddings))
+  folder.write_folder(tmp_path / "ours", params, config, tokenizer_dir, head="encoder", encoding=Encoding("cls", True))
   return tmp_path / "ours"
 
 
 def test_its_pooling_and_normalisation_are_ours_unless_others_are_asked_for(written):
   model = inference.load_model(written)
-  assert model.encoding == ("cls", True, 40)
+  assert model.encoding == ("cls", True) and model.max_length == 40
   encoded = inference.encode(model, TEXTS)
   theirs = sentence_transformers.SentenceTransformer(str(written), device="cpu")
   np.testing.assert_allclose(encoded.vectors, theirs.encode(TEXTS), atol=1e-5)
@@ -36,7 +36,7 @@ def test_a_folder_that_sentence_transformers_has_saved_is_read_with_its_limit(wr
   theirs.max_seq_length = 6
   theirs.save(str(tmp_path / "theirs"))
   model = inference.load_model(tmp_path / "theirs")
-  assert model.encoding == ("cls", True, 6)
+  assert model.encoding == ("cls", True) and model.max_length == 6
   encoded = inference.encode(model, TEXTS)
   assert encoded.truncated == 2
   np.testing.assert_allclose(encoded.vectors, theirs.encode(TEXTS), atol=1e-5)

@@ -37,7 +37,6 @@ def test_no_entity_is_the_first_tag():
 def test_scores_are_learned_divided_by_the_largest():
   found = labels_of(splits("regression", ["-5", "2.5"]))
   assert found == Labels("regression", ("score",), 5.0)
-  assert labels_of(splits("regression", ["0", "0"])).scale == 1.0
   made = prepare(splits("regression", ["-5", "2.5"]).train, found, TOKENIZER, max_length=16, stride=8, training=True)
   np.testing.assert_allclose(made.features.labels, [-1.0, 0.5])
   np.testing.assert_allclose(made.gold, [-5.0, 2.5])
@@ -51,6 +50,8 @@ def test_scores_are_learned_divided_by_the_largest():
         ("multi-label", ["", ""], None, "has one class alone, 'none'"),
         ("classification", ["x", "z"], ["x", "y"], "dev.tsv has labels that do not occur in train.tsv: y; the model could never say them"),
         ("multi-label", ["x|z", "z"], ["x|y"], "do not occur in train.tsv: y;"),
+        ("regression", ["3", "3.0"], ["1", "2"], "train.tsv: all 2 scores are 3: with nothing to correlate"),
+        ("regression", ["1", "2"], ["4", "4"], "dev.tsv: all 2 scores are 4"),
     ],
 )
 def test_what_cannot_be_learned_is_refused(kind, train, dev, words):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from bert_jax.data import tasks, tfds_texts
+from bert_jax.data.labelled import labels_of
 from bert_jax.data.task_files import load_splits
 from bert_jax.errors import UserError
 
@@ -38,6 +39,20 @@ def test_pairs_whose_annotators_did_not_agree_and_empty_texts_are_counted(folder
   found = load_splits(task="ocnli", data=folder(train__json=text, dev__json=text))
   assert found.train.first == ["a"] and found.train.second == ["b"]
   assert [note.split(" of ")[0] + note[note.index(" have") :] for note in found.train.notes] == ["1 lines have no label", "1 lines have an empty text"]
+
+
+def test_in_a_file_of_ones_own_a_dash_is_a_label(folder):
+  path = folder(own__tsv="text\tlabel\na\t+\nb\t-\nc\t\nd\t-\n") + "/own.tsv"
+  found = load_splits(data=path, dev=path, text="text", label="label").train
+  assert found.labels == ["+", "-", "-"] and found.kind == "classification" and "1 lines of" in found.notes[0]
+
+
+def test_an_answer_without_a_text_is_none(folder):
+  asked = {"context": "a b", "qas": [{"id": "1", "question": "?", "answers": [{"text": "", "answer_start": start}]} for start in (0, -1)]
+           + [{"id": "2", "question": "?", "answers": [{"text": "b", "answer_start": 2}]}]}  # fmt: skip
+  text = json.dumps({"data": [{"paragraphs": [asked]}]})
+  found = load_splits(task="squad", data=folder(train_DASH_v1__1__json=text, dev_DASH_v1__1__json=text)).train
+  assert [one.answers for one in found.first] == [(), (), (("b", 2),)] and not found.notes
 
 
 def test_scores_that_are_no_numbers_are_named_with_their_line(folder):
@@ -178,6 +193,8 @@ def test_tensorflow_datasets_has_the_tasks_that_say_so(task, monkeypatch):
     found = load_splits(task=task, data="tfds")
   assert len(found.train.first) == len(found.dev.first) == 5 or task == "snli"  # where some have no label
   assert found.kind == tasks.TASKS[task].kind and (found.train.labels or task == "squad")
+  if tasks.TASKS[task].tfds_labels:
+    assert set(found.train.labels) <= set(tasks.TASKS[task].tfds_labels.values())
 
 
 def test_a_file_judges_what_tensorflow_datasets_trains(monkeypatch, folder):
@@ -187,6 +204,7 @@ def test_a_file_judges_what_tensorflow_datasets_trains(monkeypatch, folder):
   with tfds.testing.mock_data(num_examples=5):
     found = load_splits(task="sst2", data="tfds", dev=path)
   assert len(found.train.first) == 5 and found.dev.first == ["a fine film"] and found.files[1] == path
+  assert labels_of(found._replace(train=found.train._replace(labels=["0", *found.train.labels[1:-1], "1"]))).names == ("0", "1")
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,16 @@ def test_every_task_is_read_from_the_files_of_its_makers(tmp_path, task):
 
 def test_every_task_says_how_it_is_judged_and_where_its_figure_comes_from():
   for name, row in TASKS.items():
-    assert row.suite in SUITES and row.kind in finetune.KINDS and row.train and row.dev, name
+    assert set(row.suites) <= set(SUITES) and row.suites and row.kind in finetune.KINDS and row.train and row.dev, name
     assert row.format != "table" or (row.text and row.label), name
     assert row.published is None or (0 < row.published.value < 1 and "arXiv" in row.published.source and row.published.split in ("dev", "test")), name
+
+
+@pytest.mark.parametrize("task", [name for name, row in TASKS.items() if row.tfds_labels])
+def test_the_classes_of_tensorflow_datasets_are_those_of_the_files_in_their_order(task):
+  """So that label 1, whose f1 MRPC and QQP are judged by, is the same one."""
+  tfds = pytest.importorskip("tensorflow_datasets")
+  row = TASKS[task]
+  features = tfds.builder(row.tfds).info.features
+  (label,) = [name for name in row.label if name in features]
+  assert list(row.tfds_labels) == features[label].names and list(row.tfds_labels.values()) == sorted(row.tfds_labels.values())
