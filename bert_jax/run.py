@@ -190,6 +190,16 @@ def is_finished(workdir: str, config: ml_collections.ConfigDict) -> bool:
   return any(event["event"] == "finish" and is_last(event) for event in metrics.read_events(workdir))
 
 
+def check_source(root: epath.Path, config: ml_collections.ConfigDict) -> None:
+  """Raises UserError where the run in `root`, which would be gone on with, began with another model than the one that is named now, if one is."""
+  if not config.init_from or not (root / "config.json").exists():
+    return
+  before = read_run_config(root).init_from
+  if before and not storage.are_same(before, config.init_from):
+    raise UserError(f"{root} holds a run that began with the model {before}, and now {config.init_from} is given: give another --workdir; or, "
+                    f"if that model has only moved, say so in {root / 'config.json'}")  # fmt: skip
+
+
 def adopt(root: epath.Path, config: ml_collections.ConfigDict, tokenizer_folder: pathlib.Path) -> None:
   """Takes `root` as the folder of this run, or as the place where it goes on. Raises UserError for another run's folder."""
   path = root / "config.json"
@@ -202,6 +212,7 @@ def adopt(root: epath.Path, config: ml_collections.ConfigDict, tokenizer_folder:
           "Give the keys their old values to go on with it, or another --workdir to start a new run"
           " (--config.init_from takes over the parameters)"
       )
+    check_source(root, config)
   elif root.exists() and any(".partial" not in entry.name for entry in root.iterdir()):
     raise UserError(f"{root} is not empty and holds no run of ours (no config.json); choose another --workdir")
   root.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,9 @@ def check_same(config: ml_collections.ConfigDict, workdir: str) -> None:
       return storage.are_same(before, now)
     return bool(config.finetune.epochs) and key in SET_BY_EPOCHS
 
-  changed = configs.changed_keys(held, config) | _other_source(held, config)
+  changed = configs.changed_keys(held, config)
+  if not storage.are_same(held.init_from, config.init_from):
+    changed["init_from"] = held.init_from, config.init_from
   steps = read_result(workdir)["init_step"], newest_step(config.init_from)
   if steps[0] != steps[1] and None not in steps:
     changed["init_from"] = tuple(f"{config.init_from} at step {step:,}" for step in steps)
@@ -97,24 +99,11 @@ def check_same(config: ml_collections.ConfigDict, workdir: str) -> None:
     raise UserError(f"{workdir} holds a result of other settings: {listed}. Give another folder, or remove this one")
 
 
-def _other_source(held: ml_collections.ConfigDict, config: ml_collections.ConfigDict) -> dict[str, tuple[str, str]]:
-  """{"init_from": (before, now)} where a run began with another model than the one that is given now."""
-  before, now = held.init_from, config.init_from
-  return {"init_from": (before, now)} if before and not storage.are_same(before, now) else {}
-
-
-def check_source(root: epath.Path, config: ml_collections.ConfigDict) -> None:
-  """Raises UserError where the run in `root`, which would be gone on with, began with another model."""
-  if (root / "config.json").exists() and _other_source(held := read_run_config(root), config):
-    raise UserError(f"{root} holds a run that began with the model {held.init_from}, and now {config.init_from} is given: give another --workdir; or, "
-                    f"if that model has only moved, say so in {root / 'config.json'}")  # fmt: skip
-
-
 def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Setup:
   """Everything before training. Raises UserError, the same on every process."""
   if not config.init_from:
     raise UserError("init_from is empty: give the model to fine-tune, --model=DIR, a run folder or a Hugging Face folder")
-  check_source(root, config)
+  run.check_source(root, config)
   source = load_model(config.init_from)
   splits = agreement.together(lambda: _splits(config))
   labels = labelled.labels_of(splits)

@@ -54,7 +54,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   """Everything before training. Raises UserError, the same on every process."""
   settings, objective = config.finetune, config.embedding.objective
   _check(config)
-  run_finetuning.check_source(root, config)
+  run.check_source(root, config)
   source = inference.load_model(config.init_from)
   train, dev = agreement.together(lambda: _load(config))
   config = configs.copy_of(config)

@@ -169,6 +169,10 @@ def test_init_from_takes_the_parameters_of_a_run_or_an_export_and_starts_at_step
     again = run_pretraining.pretrain_run(config, tmp_path / name)
     assert again["eval/mlm_loss"] == pytest.approx(last["eval/mlm_loss"], rel=1e-6)
   assert "Starting from the parameters of" in capsys.readouterr().out
+  same = ("total_steps=1", "optimizer.warmup_steps=0", "optimizer.learning_rate=1e-30")
+  with pytest.raises(UserError, match="holds a run that began with the model .*, and now .*export is given"):
+    run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, f"init_from={workdir / 'export'}", *same), tmp_path / "run")
+  run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, *same), tmp_path / "run")  # goes on, whether or not the source is named again
 
 
 def test_init_from_an_encoder_says_which_heads_are_new(finished, tmp_path, corpus, capsys):  # noqa: F811
