@@ -18,7 +18,7 @@ from bert_jax.errors import UserError
 
 QUESTION_TOKENS = 64  # of a longer question the end is lost
 BEST = 20  # beginnings and ends that are combined, in each window
-ANSWER_TOKENS = 64  # the longest answer that is given; in Chinese a token is a character
+ANSWER_TOKENS, ANSWER_CHARACTERS = 64, 128  # the longest answer that is given; where a token is a Chinese character, the second
 
 
 class Question(NamedTuple):
@@ -169,12 +169,13 @@ def answers_of(windows: Windows, questions: Sequence[Question], logits: Sequence
   """
   best: list[Answer | None] = [None] * len(questions)
   nulls = np.full(len(questions), np.inf)
+  longest = [ANSWER_CHARACTERS if _is_chinese(one.context) else ANSWER_TOKENS for one in questions]
   features = windows.features
   for row, scores in enumerate(logits):
     number, first = windows.questions[row], int(features.first_lengths[row])
     last = int(features.lengths[row]) - 1  # [SEP]
     nulls[number] = min(nulls[number], scores[0, 0] + scores[0, 1])
-    found = _best_span(scores[first:last])
+    found = _best_span(scores[first:last], longest[number])
     if found is None:
       continue
     begin, end, score = found
@@ -186,13 +187,18 @@ def answers_of(windows: Windows, questions: Sequence[Question], logits: Sequence
   return [empty if one is None else one._replace(null=float(null - one.score)) for one, null in zip(best, nulls)]
 
 
-def _best_span(scores: np.ndarray) -> tuple[int, int, float] | None:
-  """(first token, last token, score) of the best span in the context, at most ANSWER_TOKENS long; None without any."""
+def _is_chinese(text: str) -> bool:
+  """Whether most characters of a text are Chinese."""
+  return 2 * sum("\u4e00" <= character <= "\u9fff" for character in text) > len(text)
+
+
+def _best_span(scores: np.ndarray, longest: int) -> tuple[int, int, float] | None:
+  """(first token, last token, score) of the best span in the context, at most `longest` tokens long; None without any."""
   begins = np.argsort(-scores[:, 0], kind="stable")[:BEST]
   ends = np.argsort(-scores[:, 1], kind="stable")[:BEST]
   total = scores[begins, 0][:, None] + scores[ends, 1][None, :]
   length = ends[None, :] - begins[:, None] + 1
-  total = np.where((length >= 1) & (length <= ANSWER_TOKENS), total, -np.inf)
+  total = np.where((length >= 1) & (length <= longest), total, -np.inf)
   if not np.isfinite(total).any():
     return None
   begin, end = np.unravel_index(np.argmax(total), total.shape)

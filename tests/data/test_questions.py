@@ -97,6 +97,16 @@ def test_an_answer_ends_behind_its_beginning_and_is_not_longer_than_allowed():
   assert len(answers_of(windows, [long], scores)[0].text.split()) <= questions.ANSWER_TOKENS
 
 
+def test_a_chinese_answer_may_have_twice_as_many_tokens_for_they_are_characters():
+  for context, most in (("中" * 300, questions.ANSWER_CHARACTERS), ("中 in english " * 60, questions.ANSWER_TOKENS)):
+    windows = make_windows(TOKENIZER, [asked(context, context[0])], max_length=384, stride=128)
+    scores = certain(windows)
+    scores[0][:] = 0
+    first = int(windows.features.first_lengths[0])
+    scores[0][first, 0], scores[0][[first + most - 1, first + most], 1] = 9.0, (8.0, 9.0)
+    assert answers_of(windows, [asked(context, context[0])], scores)[0].score == 17.0, "not 18: that one is a token too long"
+
+
 def test_a_long_question_loses_its_end_and_rows_too_short_for_one_are_refused():
   one = asked("abc def", "def", question="ab " * 100)
   windows = make_windows(TOKENIZER, [one], max_length=120, stride=30)
@@ -134,7 +144,7 @@ def test_what_is_no_text_is_an_error_that_says_where(tmp_path, field):
 def test_sure_scores_give_back_the_answers_of_real_questions(shared_data, file, vocabulary, chinese):
   """All but those that are longer than allowed, or that begin or end within a word."""
   given = questions.read_squad(str(shared_data / "tasks" / file))[:1500]
-  given = [one for one in given if questions.answers_stand(one) and len(one.answers[0][0]) <= questions.ANSWER_TOKENS]
+  given = [one for one in given if questions.answers_stand(one) and len(one.answers[0][0]) <= (questions.ANSWER_CHARACTERS if chinese else questions.ANSWER_TOKENS)]
   windows = make_windows(load_tokenizer(shared_data / "vocab" / f"bert-base-{vocabulary}-vocab.txt"), given, max_length=200, stride=128)
   found = answers_of(windows, given, certain(windows))
   gold = [[text for text, _ in one.answers] for one in given]
