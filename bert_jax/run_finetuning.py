@@ -107,11 +107,9 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   source = load_model(config.init_from)
   splits = agreement.together(lambda: _splits(config))
   labels = labelled.labels_of(splits)
-  config = configs.copy_of(config)
-  config.finetune.max_length = max_length_of(config, source.config.max_position_embeddings, labels.kind)
-  settings = config.finetune
+  settings, max_length = config.finetune, max_length_of(config, source.config.max_position_embeddings, labels.kind)
   prepare = lambda examples, training: labelled.prepare(
-      examples, labels, source.tokenizer, max_length=config.finetune.max_length, stride=settings.stride, training=training)
+      examples, labels, source.tokenizer, max_length=max_length, stride=settings.stride, training=training)
   train, dev = prepare(splits.train, True), prepare(splits.dev, False)
   if config.export.format == "transformers" and finetune.KINDS[labels.kind].target == SEQUENCE:
     exporting.check_class_is_of_pooler(settings.pooling, "this run", "leave export.format empty")
@@ -119,7 +117,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   metric = settings.metric or (row.metric if row else "") or predictions.METRIC[labels.kind]
   if metric not in predictions.metrics_of(labels):
     raise UserError(f"finetune.metric={metric!r} is not measured here; there are {', '.join(predictions.metrics_of(labels))}")
-  config = resolve(config, source, train.features.num_rows)
+  config = resolve(config, source, train.features.num_rows, max_length)
   mesh = sharding.make_mesh(config)
   agreement.on_first(lambda: run.adopt(root, config, source.tokenizer_folder))
   agreement.on_first(lambda: _keep_labels(root, labels))
@@ -178,8 +176,8 @@ def max_length_of(config: ml_collections.ConfigDict, positions: int, kind: str =
   return min(wanted, positions)
 
 
-def resolve(config: ml_collections.ConfigDict, source: Model, examples: int) -> ml_collections.ConfigDict:
-  """Fills in what follows from the model and the number of examples: the encoder's fields, and the number of steps; finetune.max_length is."""
+def resolve(config: ml_collections.ConfigDict, source: Model, examples: int, max_length: int) -> ml_collections.ConfigDict:
+  """Fills in what follows from the model and the examples: the encoder's fields, the number of steps, and the length that texts were cut to."""
   config, settings = configs.copy_of(config), config.finetune
   for field in dataclasses.fields(source.config):
     given, own = config.model[field.name], getattr(source.config, field.name)
@@ -188,6 +186,7 @@ def resolve(config: ml_collections.ConfigDict, source: Model, examples: int) -> 
     config.model[field.name] = own if given is None else given
   if config.optimizer.frozen_layers > source.config.num_hidden_layers:
     raise UserError(f"optimizer.frozen_layers={config.optimizer.frozen_layers}, but the model has {source.config.num_hidden_layers} layers")
+  config.finetune.max_length = max_length
   if settings.epochs:
     in_epoch = examples / config.data.batch_size
     config.total_steps = max(1, math.ceil(settings.epochs * in_epoch))

@@ -57,12 +57,11 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   run.check_source(root, config)
   source = inference.load_model(config.init_from)
   train, dev = agreement.together(lambda: _load(config))
-  config = configs.copy_of(config)
-  config.finetune.max_length = run_finetuning.max_length_of(config, source.config.max_position_embeddings)
+  max_length = run_finetuning.max_length_of(config, source.config.max_position_embeddings)
   prepare = lambda groups: features.of_texts_apart(
-      source.tokenizer, groups.texts, None if objective in sentence_embedding.RANKING else _labels(groups), max_length=config.finetune.max_length)
+      source.tokenizer, groups.texts, None if objective in sentence_embedding.RANKING else _labels(groups), max_length=max_length)
   rows = prepare(train)
-  config = run_finetuning.resolve(config, source, rows.num_rows)
+  config = run_finetuning.resolve(config, source, rows.num_rows, max_length)
   encoder, mesh = configs.encoder_of(config), sharding.make_mesh(config)
   if objective == "simcse" and not (encoder.hidden_dropout_prob or encoder.attention_probs_dropout_prob):
     raise UserError("simcse tells two readings of a text apart by dropout, and there is none: set model.hidden_dropout_prob (BERT has 0.1)")

@@ -10,6 +10,9 @@ EXAMPLE = """  python -m bert_jax evaluate --workdir=runs/quickstart
   python -m bert_jax evaluate --model=my-bert --zero_shot --data=glue
   python -m bert_jax evaluate --model=my-bert --zero_shot --input=sentences.txt"""
 
+# What is asked for, and the flags that it reads.
+_READS = {"--suite": ("data", "jobs", "seeds"), "--zero_shot": ("data", "input", "rows"), "a corpus": ("corpus", "batch_size", "rows")}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   source = parser.add_mutually_exclusive_group(required=True)
@@ -51,11 +54,11 @@ def check_flags(options: argparse.Namespace) -> None:
 
   if options.suite and options.zero_shot:
     raise UserError("--suite trains and --zero_shot does not: give one of them")
-  way, used = ("--suite", ("data", "jobs", "seeds")) if options.suite else ("--zero_shot", ("data", "input", "rows")) if options.zero_shot else (
-      "a corpus", ("corpus", "batch_size", "rows"))  # fmt: skip
-  useless = [f"--{name}" for name in ("corpus", "batch_size", "rows", "data", "input", "jobs", "seeds") if getattr(options, name) is not None and name not in used]
+  asked = "--suite" if options.suite else "--zero_shot" if options.zero_shot else "a corpus"
+  given = [name for name in ("corpus", "batch_size", "rows", "data", "input", "jobs", "seeds") if getattr(options, name) is not None]
+  useless = [f"--{name}" for name in given if name not in _READS[asked]]
   if useless:
-    raise UserError(f"{', '.join(useless)} means nothing with {way}, which takes {', '.join(f'--{name}' for name in used)}"
+    raise UserError(f"{', '.join(useless)} means nothing with {asked}, which takes {', '.join(f'--{name}' for name in _READS[asked])}"
                     + (" and keys of fine-tuning, --config.data.batch_size=N" if options.suite else ""))  # fmt: skip
   if options.zero_shot and (options.data is None) == (options.input is None):
     raise UserError("--zero_shot needs --data=DIR, the folder in which STS-B lies, or --input=FILE, sentences of your own")
@@ -92,7 +95,7 @@ def evaluate_suite(options: argparse.Namespace, folder: str) -> None:
 
   if not (options.data and options.jobs):
     raise UserError("--suite needs --data=DIR, the folder in which the tasks lie, and --jobs=DIR, the folder for its results")
-  seeds = 5 if options.seeds is None else options.seeds
+  seeds = options.seeds or 5
   say = lambda text: print(text, flush=True)
   with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):  # the progress of training too
     results = suite.run_suite(folder, suite.tasks_of(options.suite), options.data, options.jobs, seeds=seeds,
@@ -135,12 +138,14 @@ def evaluate_zero_shot(options: argparse.Namespace, folder: str) -> None:
 
 def evaluate_sentences(options: argparse.Namespace, folder: str) -> None:
   """The pseudo-perplexity of each sentence of a file."""
+  import math
+
   from bert_jax import inference, zero_shot
   from bert_jax.commands import read_lines
 
   lines = read_lines(options.input)[: options.rows or None]
   for line, value in zip(lines, map(float, zero_shot.pseudo_perplexity(inference.load_model(folder), lines))):
-    known = value == value  # NaN: no token of it is known
+    known = not math.isnan(value)
     if options.json:
       print(json.dumps({"text": line, "pseudo_perplexity": value if known else None}, ensure_ascii=False))
     else:

@@ -14,6 +14,7 @@ import numpy as np
 from bert_jax.data.features import Features, make_features
 from bert_jax.data.text_files import read_lines
 from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.vocabulary import CHINESE
 from bert_jax.errors import UserError
 
 QUESTION_TOKENS = 64  # of a longer question the end is lost
@@ -67,7 +68,7 @@ def read_squad(path: str) -> list[Question]:
         for place, asked in enumerate(paragraph["qas"]):
           where = f"data[{number}].paragraphs[{part}].qas[{place}]"
           answers = [] if asked.get("is_impossible") else asked["answers"]
-          answers = said_answers((str(answer["text"]), int(answer["answer_start"])) for answer in answers)
+          answers = answers_with_text((str(answer["text"]), int(answer["answer_start"])) for answer in answers)
           questions.append(Question(str(asked["id"]), _text(asked["question"]), _text(paragraph["context"]), answers))
   except (KeyError, TypeError, ValueError, AttributeError) as error:
     raise UserError(f'{path}, at {where}: {type(error).__name__} {error}; expected the format of SQuAD: {{"data": [{{"paragraphs": '
@@ -77,7 +78,7 @@ def read_squad(path: str) -> list[Question]:
   return questions
 
 
-def said_answers(answers: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+def answers_with_text(answers: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
   """Answers as of Question; an empty text is none, as some files write "there is no answer"."""
   return tuple((text, begin) for text, begin in answers if text.strip())
 
@@ -188,8 +189,8 @@ def answers_of(windows: Windows, questions: Sequence[Question], logits: Sequence
 
 
 def _is_chinese(text: str) -> bool:
-  """Whether most characters of a text are Chinese."""
-  return 2 * sum("\u4e00" <= character <= "\u9fff" for character in text) > len(text)
+  """Whether most characters of a text are tokens of their own."""
+  return 2 * len(CHINESE.findall(text)) > len(text)
 
 
 def _best_span(scores: np.ndarray, longest: int) -> tuple[int, int, float] | None:

@@ -11,7 +11,7 @@ import pathlib
 from typing import NamedTuple, Sequence
 
 from bert_jax.data import tfds_texts
-from bert_jax.data.questions import Question, answers_stand, read_squad, said_answers
+from bert_jax.data.questions import Question, answers_stand, answers_with_text, read_squad
 from bert_jax.data.tables import Table, read_table
 from bert_jax.data.tasks import TASKS, TaskRow
 from bert_jax.data.text_files import read_lines
@@ -119,7 +119,7 @@ def _of_rows(rows: list[dict], row: TaskRow, name: str) -> Examples:
   if row.format == "conll":
     return Examples([one["tokens"] for one in rows], None, [_iob2(one["ner"]) for one in rows], row.kind)
   if row.format == "squad":
-    answers = lambda one: said_answers(zip(one["answers"]["text"], one["answers"]["answer_start"]))
+    answers = lambda one: answers_with_text(zip(one["answers"]["text"], one["answers"]["answer_start"]))
     return Examples([Question(one["id"], one["question"], one["context"], answers(one)) for one in rows], None, [], row.kind)
   columns = tuple(rows[0]) if rows else ()
   named = lambda value, column: row.tfds_labels.get(value, value) if column in row.label else value
@@ -173,10 +173,10 @@ def _from_table(table: Table, row: TaskRow) -> Examples:
   path = table.path
   first, label = table.column(_column(table, row.text)), table.column(_column(table, row.label))
   second = table.column(_column(table, row.text_pair)) if row.text_pair else None
-  no_label = ("", _NO_AGREEMENT) if row.suites else ("",)
+  no_label = {"", _NO_AGREEMENT} if row.suites else {""}
   kind = row.kind or _kind_of([one for one in label if one.strip() not in no_label], path)
   if kind == "multi-label":  # a text may have none of several labels
-    no_label = no_label[1:]
+    no_label -= {""}
   kept = [i for i in range(len(first)) if label[i].strip() not in no_label and first[i].strip() and (second is None or second[i].strip())]
   unlabelled = sum(one.strip() in no_label for one in label)
   empty = len(first) - len(kept) - unlabelled

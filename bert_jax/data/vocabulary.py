@@ -31,7 +31,7 @@ _ALPHABET_SHARE = 0.75
 _MIN_PAIR_COUNT = 2
 
 # The blocks that BERT's normaliser cuts into single characters: these never continue a word.
-_CHINESE = re.compile(
+CHINESE = re.compile(
     "[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
     "\U0002b820-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f]")
 
@@ -104,7 +104,7 @@ def _alphabet(counts: collections.Counter, vocab_size: int) -> tuple[list[str], 
 def _may_continue(character: str) -> bool:
   """Whether a character can stand inside a word: neither Chinese nor what BERT takes for punctuation."""
   ascii_sign = character.isascii() and not character.isalnum()
-  return not (ascii_sign or unicodedata.category(character).startswith("P") or _CHINESE.match(character))
+  return not (ascii_sign or unicodedata.category(character).startswith("P") or CHINESE.match(character))
 
 
 def sample_documents(texts: Iterable[str], *, max_bytes: int, seed: int) -> list[str]:
