@@ -163,7 +163,7 @@ def systemctl(words: list[str]) -> int:
 def alive(pid: int) -> bool:
   try:
     return pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
-  except FileNotFoundError:
+  except (FileNotFoundError, ProcessLookupError):  # the second if it ends between open and read
     return False
 
 

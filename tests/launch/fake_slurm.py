@@ -66,6 +66,7 @@ class FakeSlurm:
     spool.write_bytes(script.read_bytes())
     while len(self.attempts) < 20:
       self._set("state", "RUNNING")
+      (self.folder / "tasks").unlink(missing_ok=True)
       restarts = {"SLURM_RESTART_COUNT": str(len(self.attempts))} if self.attempts else {}
       with open(self.output, "a" if options.get("open-mode") == "append" else "w", encoding="utf-8") as output:
         self.batch = subprocess.Popen(
@@ -86,7 +87,10 @@ class FakeSlurm:
 
   def warn(self) -> None:
     """What --signal=TERM@… does when the time is nearly up: SIGTERM to the tasks, not to the batch script."""
-    for pid in (self.folder / "tasks").read_text(encoding="ascii").split():
+    tasks = self.folder / "tasks"
+    while self.batch.poll() is None and not tasks.exists():
+      time.sleep(0.01)
+    for pid in tasks.read_text(encoding="ascii").split():
       os.kill(int(pid), signal.SIGTERM)
 
   def scancel(self) -> None:
@@ -146,7 +150,8 @@ def srun(words: list[str]) -> int:
     readers.append(threading.Thread(target=copy_lines, args=(tasks[-1].stdout, output, f"{number}: " if "label" in options else "")))
     readers[-1].start()
   signal.signal(signal.SIGTERM, lambda *_: [task.send_signal(signal.SIGTERM) for task in tasks if task.poll() is None])
-  (folder / "tasks").write_text(" ".join(str(task.pid) for task in tasks), encoding="ascii")
+  (folder / "tasks.new").write_text(" ".join(str(task.pid) for task in tasks), encoding="ascii")
+  (folder / "tasks.new").rename(folder / "tasks")
   codes = wait_for_all(tasks, options)
   for reader in readers:
     reader.join()

@@ -1,6 +1,5 @@
 """What the tests of the launchers share: scripts run as a user runs them, with stand-ins for what this machine lacks."""
 
-import json
 import os
 import pathlib
 import shlex
@@ -8,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+
+from tests.launch.stand_in import notes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
@@ -52,7 +53,7 @@ class Programs:
 
   def records(self) -> list[dict]:
     """What the stand-in wrote down."""
-    return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()] if self.log.exists() else []
+    return notes(self.log)
 
   def calls(self) -> list[dict]:
     return [record for record in self.records() if "argv" in record]

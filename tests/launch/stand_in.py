@@ -19,8 +19,15 @@ WATCHED = ("BERT_JAX_", "JAX_", "SLURM_", "SKYPILOT_", "PYTHONUNBUFFERED", "XLA_
 
 
 def note(**what) -> None:
-  with open(os.environ["STAND_IN_LOG"], "a", encoding="utf-8") as log:
-    log.write(json.dumps(what | {"pid": os.getpid(), "process": process()}) + "\n")
+  line = json.dumps(what | {"pid": os.getpid(), "process": process()}) + "\n"
+  with open(os.environ["STAND_IN_LOG"], "ab", buffering=0) as log:
+    log.write(line.encode())
+
+
+def notes(path: pathlib.Path) -> list[dict]:
+  """What was written down so far. Another process may be writing: a line without its end is not there yet."""
+  text = path.read_text(encoding="utf-8") if path.exists() else ""
+  return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def process() -> int:
@@ -31,9 +38,7 @@ def main() -> int:
   if {"--version", "export"} & set(sys.argv):
     note(argv=sys.argv[1:], environ={name: value for name, value in os.environ.items() if name.startswith(WATCHED)})
     return 0
-  log = pathlib.Path(os.environ["STAND_IN_LOG"])
-  lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-  calls = sum("attempt" in record and record["attempt"] == os.environ["HOME"] for record in map(json.loads, lines))
+  calls = sum(record.get("attempt") == os.environ["HOME"] for record in notes(pathlib.Path(os.environ["STAND_IN_LOG"])))
   note(attempt=os.environ["HOME"], argv=sys.argv[1:], environ={name: value for name, value in os.environ.items() if name.startswith(WATCHED)})
   attempt = int(os.environ.get("SLURM_RESTART_COUNT", "0")) if "SLURM_PROCID" in os.environ else calls
   actions = json.loads(os.environ.get("STAND_IN_PLAN", "[0]"))

@@ -14,8 +14,10 @@ RUN = {"BERT_JAX_CONFIG": "configs/quickstart.py", "BERT_JAX_WORKDIR": "runs/x",
 
 
 @pytest.fixture
-def slurm(programs) -> FakeSlurm:
-  return FakeSlurm(programs)
+def slurm(programs):
+  slurm = FakeSlurm(programs)
+  yield slurm
+  print(slurm.log(), *(log.read_text(encoding="utf-8") for log in programs.folder.glob("logs/*-attempt-*")))  # shown if it failed
 
 
 def sbatch(slurm, plan, **environ) -> int:

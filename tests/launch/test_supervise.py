@@ -73,7 +73,7 @@ def test_a_signal_during_the_pause_ends_it(programs):
   sleeping = wait_until(lambda: [child for child, name in children(process.pid) if name == "sleep"])
   process.send_signal(signal.SIGTERM)
   assert process.wait(10) == 77 and len(programs.calls()) == 1
-  wait_until(lambda: [not pathlib.Path(f"/proc/{sleeping[0]}").exists()])
+  wait_until(lambda: [] if pathlib.Path(f"/proc/{sleeping[0]}").exists() else ["gone"])
 
 
 def children(pid: int) -> list[tuple[str, str]]:
