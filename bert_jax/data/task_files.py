@@ -21,6 +21,7 @@ _NO_AGREEMENT = "-"  # SNLI, MNLI, OCNLI; in somebody's own file it is a label l
 SEPARATOR = "|"  # between the labels of a text that has several
 HELD_OUT = 0.1  # share of the training examples that the model is judged by where there is no dev file
 _CLASSES_AT_MOST = 500
+_WHOLE_AT_MOST = 20  # different whole numbers that are taken as classes; more may be scores as well
 _NUMBERS = 0.9  # of the labels; scores that are not numbers are mistakes then, which are named
 TFDS = "tfds"  # instead of a folder: TensorFlow Datasets
 KINDS_OF_FORMAT = {"conll": "token-classification", "squad": "question-answering"}
@@ -237,8 +238,13 @@ def _kind_of(labels: list[str], path: str) -> str:
     return "multi-label"
   different = set(labels)
   numbers = {label for label in different if is_number(label)}
-  if sum(label in numbers for label in labels) > _NUMBERS * len(labels) and (len(numbers) > 20 or any("." in label for label in numbers)):
-    return "regression"
+  if sum(label in numbers for label in labels) > _NUMBERS * len(labels):
+    values = {float(label) for label in numbers}
+    if not all(value.is_integer() for value in values):
+      return "regression"
+    if len(values) > _WHOLE_AT_MOST:
+      raise UserError(f"{path}: {len(values):,} different whole numbers, {min(values):.0f} to {max(values):.0f}: are they classes or scores? "
+                      "Say --kind=classification or --kind=regression")  # fmt: skip
   if len(different) > _CLASSES_AT_MOST or len(different) > max(20, len(labels) / 2):
     raise UserError(f"{path}: {len(different):,} different labels, such as {sorted(different)[0]!r}; is that the right column? If it is, say so: --kind=classification")
   return "classification"

@@ -107,11 +107,19 @@ def test_a_tenth_is_held_out_by_content_and_texts_that_are_the_same_stay_togethe
 @pytest.mark.parametrize(
     "labels, kind",
     [(["good", "bad"], "classification"), (["1", "0"], "classification"), (["1|2", "2"], "multi-label"), (["0.5", "1.25"], "regression"),
-     ([str(number) for number in range(30)], "regression")],
+     (["1.0", "0.0"], "classification"), (["3", "2.5"], "regression")],
 )  # fmt: skip
 def test_what_the_labels_are_is_found_out(folder, labels, kind):
   rows = "\n".join(f"text {number}\t{label}" for number, label in enumerate(labels * 40))
   assert load_splits(data=folder(own__tsv=f"review\tstars\n{rows}") + "/own.tsv", text="review", label="stars").kind == kind
+
+
+def test_many_whole_numbers_may_be_classes_or_scores_and_are_asked_about(folder):
+  path = folder(own__tsv="t\tl\n" + "".join(f"text {number}\t{number % 77}\n" for number in range(770))) + "/own.tsv"
+  with pytest.raises(UserError, match="77 different whole numbers, 0 to 76: are they classes or scores"):
+    load_splits(data=path, text="t", label="l")
+  for kind in ("classification", "regression"):
+    assert load_splits(data=path, text="t", label="l", kind=kind).kind == kind
 
 
 @pytest.mark.parametrize("first, noted", [("text\tlabel", True), ("a film\tgood", False)])
