@@ -108,6 +108,7 @@ def test_a_run_ends_early_keeps_its_best_and_ends_there_again_when_resumed(model
   assert finish["stopped_early"] and finish["step"] < 30 * 9
   lines = metrics.read_metrics(tmp_path / "run")
   evaluated = {step: line["eval/accuracy"] for step, line in lines.items() if "eval/accuracy" in line}
+  assert sum(line.get("window_steps", 0) for line in lines.values()) == finish["step"], "the last steps are logged, too"
   result = json.loads((tmp_path / "run" / "result.json").read_text())
   assert result["metrics"]["accuracy"] == found["accuracy"] == max(evaluated.values())
   assert result["step"] in checkpoint_folder.committed_steps(inference.storage.folder(tmp_path / "run" / "checkpoints"))

@@ -181,10 +181,7 @@ class _Trainer:
   def log(self) -> None:
     """Every log_every_steps, and at the end: a line of metrics."""
     if self.step % self._run.config.log_every_steps == 0 or self.is_done:
-      self._read_reports()
-      metrics = self._window.close(self.step)
-      self._around.writer.scalars(self.step, metrics)
-      self._around.progress.update(self.step, metrics)
+      self._log_window()
 
   def evaluate(self, due: bool = False) -> None:
     """Every eval_every_steps, and at the end: the validation split."""
@@ -195,8 +192,16 @@ class _Trainer:
       if found is not None:
         self.evaluation = {f"eval/{name}": value for name, value in found.items()}
         self._early.add(self.evaluation)
+        if self._early.is_over and self._in_flight is not None:  # this turned out to be the last step, and it is not logged yet
+          self._log_window()
         self._around.writer.scalars(self.step, self.evaluation)
         self._around.progress.evaluation(self.step, self.evaluation)
+
+  def _log_window(self) -> None:
+    self._read_reports()
+    metrics = self._window.close(self.step)
+    self._around.writer.scalars(self.step, metrics)
+    self._around.progress.update(self.step, metrics)
 
   @property
   def _evaluation_is_due(self) -> bool:
