@@ -3,59 +3,132 @@
 import argparse
 import json
 import sys
+from typing import Any, Callable, NamedTuple, Sequence
 
 HELP = "labels, scores, entities or answers from a fine-tuned model"
 EXAMPLE = """  python -m bert_jax predict --model=runs/sst2 "a film to remember" "two hours of my life"
   python -m bert_jax predict --model=runs/rte "A dog runs." --text_pair="An animal moves."
+  python -m bert_jax predict --model=runs/rte --input=test.tsv --text=sentence1 --text_pair=sentence2 --json
   python -m bert_jax predict --model=runs/ner --input=letters.txt --json
-  python -m bert_jax predict --model=runs/squad "Paris is the capital of France." --question="What is the capital of France?" """
+  python -m bert_jax predict --model=runs/squad "Paris is the capital of France." --question="What is the capital of France?"
+  python -m bert_jax predict --model=runs/squad --input=dev-v2.0.json --json"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--model", required=True, metavar="DIR", help="the run folder of `finetune`, or a Hugging Face folder with a head for labels")
   parser.add_argument("texts", nargs="*", metavar="TEXT", help="the texts")
-  parser.add_argument("--input", metavar="FILE", help="a file with a text in each line, instead; -: standard input")
-  parser.add_argument("--text_pair", action="append", metavar="TEXT", help="the second text of each, where the model takes pairs; repeated for several texts")
+  parser.add_argument("--input", metavar="FILE", help="instead of them a file: a text in each line (-: standard input); with --text a table, .csv, .tsv, "
+                      ".json or .jsonl; where the model answers questions and --question is not given, questions in the format of SQuAD")  # fmt: skip
+  parser.add_argument("--text", metavar="COLUMN", help="the column of --input that holds the texts: its name or, in a file without a header, its number from 0")
+  parser.add_argument("--text_pair", action="append", metavar="TEXT", help="the second text of each, where the model takes pairs, repeated for several texts; "
+                      "with --text its column")  # fmt: skip
   parser.add_argument("--question", metavar="TEXT", help="what is asked about the texts, where the model answers questions")
   parser.add_argument("--json", action="store_true", help="one JSON object per text instead of lines for people")
 
 
+class _Asked(NamedTuple):
+  """What the model is asked about.
+
+  Attributes:
+    first: the texts; where the model answers questions, the questions.
+    second: the second text of each, or None; the text that each question is about.
+    shown: what a line for people ends with.
+    told: what the JSON object of each begins with.
+  """
+
+  first: Sequence[str]
+  second: Sequence[str] | None
+  shown: Sequence[str]
+  told: Sequence[dict[str, Any]]
+
+
 def run(options: argparse.Namespace) -> None:
-  from bert_jax import inference, labelling
-  from bert_jax.commands import read_lines, start_jax
+  from bert_jax import inference
+  from bert_jax.commands import start_jax
   from bert_jax.errors import UserError
 
   if bool(options.texts) == bool(options.input):
     raise UserError("give either texts or --input=FILE")
-  texts = options.texts or read_lines(options.input)
+  if options.text and not options.input:
+    raise UserError("--text=COLUMN is a column of a table: give the table, --input=FILE")
   start_jax()
   model = inference.load_model(options.model)
   kind = model.labels.kind if model.labels else ""
-  if (kind == "question-answering") != bool(options.question):
-    raise UserError("--question=TEXT is missing: this model answers questions about texts" if kind == "question-answering" else
-                    f"--question: {options.model} does not answer questions; it was fine-tuned for {kind or 'nothing'}")  # fmt: skip
+  if options.question and kind != "question-answering":
+    raise UserError(f"--question: {options.model} does not answer questions; it was fine-tuned for {kind or 'nothing'}")
   if options.text_pair and kind in ("question-answering", "token-classification"):
     raise UserError(f"--text_pair: {options.model} was fine-tuned for {kind}, which takes texts alone")
-  if kind == "question-answering":
-    answers = labelling.answer(model, [(options.question, text) for text in texts])
-    found = [one._asdict() if one.text else {"text": "", "begin": 0, "score": None, "null": None} for one in answers]
-    show = show_answer
-  elif kind == "token-classification":
-    found = [[entity._asdict() for entity in entities] for entities in labelling.find_entities(model, texts)]
-    show = lambda entities: "; ".join(f"{one['kind']}: {one['text']} ({one['probability']:.2f})" for one in entities) or "no entities"
+  asked = _read(options, kind)
+  found, line_of = _ask(model, kind, asked)
+  for told, shown, one in zip(asked.told, asked.shown, found):
+    print(json.dumps(told | {"found": one}, ensure_ascii=False) if options.json else f"{line_of(one)}    {shown}")
+
+
+def _read(options: argparse.Namespace, kind: str) -> _Asked:
+  """The texts of the command line or of a file."""
+  from bert_jax.commands import read_lines
+  from bert_jax.data.questions import read_squad
+  from bert_jax.data.tables import is_table, read_table
+  from bert_jax.data.task_files import notes_of
+  from bert_jax.errors import UserError
+
+  if kind == "question-answering" and not options.question:
+    if not options.input or options.text or not is_table(options.input, (".json",)):
+      raise UserError("--question=TEXT is missing: this model answers questions about texts; or give --input=FILE.json, questions in the format of SQuAD")
+    every = read_squad(options.input, answered=False)
+    questions = [one.text for one in every]
+    return _Asked(questions, [one.context for one in every], questions, [{"id": one.name, "question": one.text} for one in every])
+  pairs = options.text_pair
+  if options.text:
+    if len(pairs or ()) > 1:
+      raise UserError("--text_pair is one column of the table that --text is a column of")
+    table = read_table(options.input, [options.text, *(pairs or ())])
+    for note in notes_of(table.path, ragged=table.ragged):
+      print(f"note: {note}, and are left out", file=sys.stderr)
+    texts, pairs = table.column(options.text), table.column(pairs[0]) if pairs else None
+    told = [{"line": line, "text": text} for line, text in zip(table.lines, texts)]
   else:
-    found = [[label._asdict() for label in labels] for labels in labelling.classify(model, texts, options.text_pair)]
-    show = lambda labels: "  ".join(f"{one['name']} {one['value']:.3f}" for one in labels[:5])
-  cut = labelling.count_cut(model, texts, options.text_pair) if kind != "question-answering" else 0
+    texts = options.texts or read_lines(options.input)
+    told = [{"text": text} for text in texts]
+    if options.input and is_table(options.input):
+      print(f"note: every line of {options.input} is read as a text; --text=COLUMN reads a column", file=sys.stderr)
+  if options.question:
+    return _Asked([options.question] * len(texts), texts, texts, told)
+  return _Asked(texts, pairs, texts, told)
+
+
+def _ask(model, kind: str, asked: _Asked) -> tuple[list, Callable[[Any], str]]:
+  """What the model says of each text as JSON has it, and how a line for people says it."""
+  from bert_jax import labelling
+
+  if kind == "question-answering":
+    answers = labelling.answer(model, list(zip(asked.first, asked.second)))
+    return [one._asdict() if one.text else {"text": "", "begin": 0, "score": None, "null": None} for one in answers], line_of_answer
+  if kind == "token-classification":
+    found = [[entity._asdict() for entity in entities] for entities in labelling.find_entities(model, asked.first)]
+    line_of = line_of_entities
+  else:
+    found = [[label._asdict() for label in labels] for labels in labelling.classify(model, asked.first, asked.second)]
+    line_of = line_of_labels
+  cut = labelling.count_cut(model, asked.first, asked.second)
   if cut:
-    what = "pairs" if options.text_pair else "texts"
-    print(f"note: {cut:,} of {len(texts):,} {what} are longer than the {model.max_length} tokens that the model takes, [CLS] and [SEP] included, and lost "
-          "their end", file=sys.stderr)  # fmt: skip
-  for text, one in zip(texts, found):
-    print(json.dumps({"text": text, "found": one}, ensure_ascii=False) if options.json else f"{show(one)}    {text}")
+    what = "pairs" if asked.second else "texts"
+    print(f"note: {cut:,} of {len(asked.first):,} {what} are longer than the {model.max_length} tokens that the model takes, [CLS] and [SEP] included, "
+          "and lost their end", file=sys.stderr)  # fmt: skip
+  return found, line_of
 
 
-def show_answer(one: dict) -> str:
+def line_of_labels(labels: list[dict]) -> str:
+  """The five likeliest labels of a text."""
+  return "  ".join(f"{one['name']} {one['value']:.3f}" for one in labels[:5])
+
+
+def line_of_entities(entities: list[dict]) -> str:
+  """The entities in a text."""
+  return "; ".join(f"{one['kind']}: {one['text']} ({one['probability']:.2f})" for one in entities) or "no entities"
+
+
+def line_of_answer(one: dict) -> str:
   """An answer in a line."""
   if one["score"] is None:
     return "no answer: the text is empty"

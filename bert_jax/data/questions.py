@@ -54,8 +54,11 @@ class Windows(NamedTuple):
   spans: list[np.ndarray]
 
 
-def read_squad(path: str) -> list[Question]:
-  """The questions of a file in the format of SQuAD 1.1 or 2.0. Raises UserError naming the file and what is missing."""
+def read_squad(path: str, answered: bool = True) -> list[Question]:
+  """The questions of a file in the format of SQuAD 1.1 or 2.0, which have `answers` unless `answered` is false.
+
+  Raises UserError naming the file and what is missing.
+  """
   lines = read_lines(path, skip_bad=False, counts=collections.Counter(), whole=True)
   try:
     content = json.loads("\n".join(text for _, text in lines))
@@ -67,7 +70,7 @@ def read_squad(path: str) -> list[Question]:
       for part, paragraph in enumerate(article["paragraphs"]):
         for place, asked in enumerate(paragraph["qas"]):
           where = f"data[{number}].paragraphs[{part}].qas[{place}]"
-          answers = [] if asked.get("is_impossible") else asked["answers"]
+          answers = [] if asked.get("is_impossible") or not answered else asked["answers"]
           answers = answers_with_text((str(answer["text"]), int(answer["answer_start"])) for answer in answers)
           questions.append(Question(str(asked["id"]), _text(asked["question"]), _text(paragraph["context"]), answers))
   except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -53,6 +53,15 @@ class Table(NamedTuple):
     return self.columns.index(name)
 
 
+def is_table(path: str, suffixes: Sequence[str] = (".csv", ".tsv", ".json", ".jsonl")) -> bool:
+  """Whether a file, compressed or not, is called as tables are."""
+  return _suffix(path) in suffixes
+
+
+def _suffix(path: str) -> str:
+  return pathlib.PurePath(path.removesuffix(compression(path) or "")).suffix.lower()
+
+
 def read_table(path: str, names: Sequence[str] = ()) -> Table:
   """Reads a table.
 
@@ -64,7 +73,7 @@ def read_table(path: str, names: Sequence[str] = ()) -> Table:
   Raises:
     UserError: naming file and line: it cannot be read, is not UTF-8, not CSV or JSON, has no rows, or too many with other columns.
   """
-  suffix = pathlib.PurePath(path.removesuffix(compression(path) or "")).suffix.lower()
+  suffix = _suffix(path)
   if suffix in (".json", ".jsonl"):
     return _read_json(path)
   if suffix in _NO_TEXT:
