@@ -7,6 +7,7 @@ Shape legend: B texts, L tokens, H hidden width, V vocabulary.
 """
 
 import functools
+import hashlib
 import pathlib
 from typing import Any, Iterable, Iterator, NamedTuple, Sequence
 
@@ -115,11 +116,19 @@ def load_checkpoint(path: str | pathlib.Path) -> Model:
   return Model(encoder, params, load_tokenizer(tokenizer), heads, str(path), limit, tokenizer, labels, pooling, host["step"], encoding)
 
 
-def newest_step(path: str | pathlib.Path) -> int | None:
-  """The step of the checkpoint that `load_model` takes of a run folder, unless it is damaged; None for another folder."""
+def state_of(path: str | pathlib.Path) -> str:
+  """By what a model is told from a later one of the same name: the step that `load_model` takes of a run, or a digest of a folder's weights."""
   folder = storage.folder(path)
   result = read_result(folder)
-  return result["step"] if result else max(committed_steps(folder / "checkpoints"), default=None)
+  step = result["step"] if result else max(committed_steps(folder / "checkpoints"), default=None)
+  if step is not None:
+    return f"step {step:,}"
+  digest = hashlib.sha256()
+  for file in sorted(folder.glob("*.safetensors"), key=lambda file: file.name):
+    with file.open("rb") as content:
+      while block := content.read(1 << 24):
+        digest.update(block)
+  return f"weights {digest.hexdigest()[:16]}"
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

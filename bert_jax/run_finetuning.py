@@ -23,7 +23,7 @@ from bert_jax.data.labelled import Labelled, Labels
 from bert_jax.data.task_files import Splits, load_splits
 from bert_jax.data.tasks import TASKS
 from bert_jax.errors import UserError
-from bert_jax.inference import Model, load_model, newest_step
+from bert_jax.inference import Model, load_model, state_of
 from bert_jax.models.finetuning import SEQUENCE, FinetuningModel
 from bert_jax.resolve import LABELS_FILE, RESULT_FILE, attention_of, read_labels, read_result, read_run_config
 from bert_jax.training import checkpoint_folder, loop, sharding
@@ -90,9 +90,9 @@ def check_same(config: ml_collections.ConfigDict, workdir: str) -> None:
   changed = configs.changed_keys(held, config)
   if not storage.are_same(held.init_from, config.init_from):
     changed["init_from"] = held.init_from, config.init_from
-  steps = read_result(workdir)["init_step"], newest_step(config.init_from)
-  if steps[0] != steps[1] and None not in steps:
-    changed["init_from"] = tuple(f"{config.init_from} at step {step:,}" for step in steps)
+  states = read_result(workdir)["init_state"], state_of(config.init_from)
+  if states[0] != states[1]:
+    changed["init_from"] = tuple(f"{config.init_from} at {state}" for state in states)
   changed = {key: values for key, values in changed.items() if not is_resolved(key, *values)}
   if changed:
     listed = "; ".join(f"{key}: {before!r} there, {now!r} now" for key, (before, now) in changed.items())
@@ -259,8 +259,8 @@ def best_checkpoint(root: epath.Path, judge: Judge) -> tuple[int, dict[str, floa
 
 
 def write_result(root: epath.Path, judge: Judge, source: Model) -> None:
-  """Says in RESULT_FILE which checkpoint is the best, how good it is, and with which step of its source all began."""
+  """Says in RESULT_FILE which checkpoint is the best, how good it is, and what its source was when all began."""
   step, metrics = best_checkpoint(root, judge)
   result = {"step": step, "metric": judge.metric.removeprefix("eval/"), "metrics": {name.removeprefix("eval/"): value for name, value in metrics.items()},
-            "init_step": source.step}  # fmt: skip
+            "init_state": state_of(source.origin) if source.step is None else f"step {source.step:,}"}  # fmt: skip
   storage.write_text(root / RESULT_FILE, json.dumps(result, indent=2) + "\n")

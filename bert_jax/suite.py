@@ -149,8 +149,8 @@ def run_suite(
   if len(missing) == len(tasks):
     raise UserError(f"no data for any of {', '.join(tasks)} in {', '.join(places)}; say where a task lies: --data=TASK=FOLDER")
   run_finetuning.finetuning_config(list(overrides))  # what is wrong with them is wrong for every task
-  step = inference.newest_step(model)
-  results, refused = _earlier_results(model, step, pathlib.Path(jobs)), {}
+  state = inference.state_of(model)
+  results, refused = _earlier_results(model, state, pathlib.Path(jobs)), {}
   tasks = [task for task in tasks if task not in missing]
   for task in tasks:
     began = time.perf_counter()
@@ -162,7 +162,7 @@ def run_suite(
       continue
     results[task] = TaskResult(task, done[0]["metric"], [one["metrics"][one["metric"]] for one in done], [one["metrics"] for one in done],
                                sum(one["seconds"] for one in done))  # fmt: skip
-    write_results([results[name] for name in TASKS if name in results], model, step, pathlib.Path(jobs))
+    write_results([results[name] for name in TASKS if name in results], model, state, pathlib.Path(jobs))
     say(f"{task}: {results[task].metric} {_percent(results[task])} over {seeds} seeds, {time.perf_counter() - began:.0f} s")
   if refused:
     others = f"; the others are in {jobs}/results.md" if len(refused) < len(tasks) else ""
@@ -170,20 +170,15 @@ def run_suite(
   return [results[task] for task in tasks]
 
 
-def _earlier_results(model: str, step: int | None, jobs: pathlib.Path) -> dict[str, TaskResult]:
+def _earlier_results(model: str, state: str, jobs: pathlib.Path) -> dict[str, TaskResult]:
   """What earlier calls have written. Raises UserError where that is about another model."""
   path = jobs / "results.json"
   if not path.exists():
     return {}
   content = json.loads(path.read_text(encoding="utf-8"))
-  before = content["model"], content.get("step")
-  if not storage.are_same(before[0], model) or before[1] != step:
-    raise UserError(f"{jobs} holds results of the model {_called(*before)}, and now {_called(model, step)} is given: give another --jobs")
+  if not storage.are_same(content["model"], model) or content["state"] != state:
+    raise UserError(f"{jobs} holds results of the model {content['model']} at {content['state']}, and now {model} at {state} is given: give another --jobs")
   return {task: TaskResult(task, one["metric"], one["values"], one["metrics"], one["seconds"]) for task, one in content["tasks"].items()}
-
-
-def _called(model: str, step: int | None) -> str:
-  return model if step is None else f"{model} at step {step:,}"
 
 
 def _job(model: str, task: str, found: Found, jobs: pathlib.Path, seed: int, overrides: Sequence[str], say) -> dict[str, Any]:
@@ -224,9 +219,9 @@ def table(results: Sequence[TaskResult]) -> str:
   return "\n".join(lines) + "\n"
 
 
-def write_results(results: Sequence[TaskResult], model: str, step: int | None, jobs: pathlib.Path) -> None:
+def write_results(results: Sequence[TaskResult], model: str, state: str, jobs: pathlib.Path) -> None:
   """results.json, results.md and results.svg in the folder of the jobs."""
-  content = {"model": model, "step": step, "tasks": {
+  content = {"model": model, "state": state, "tasks": {
       one.task: {"metric": one.metric, "mean": one.mean, "standard_error": None if math.isnan(one.error) else one.error,
                  "values": one.values, "metrics": one.metrics, "seconds": round(one.seconds, 1)} for one in results}}  # fmt: skip
   atomic.write_text(jobs / "results.json", json.dumps(content, indent=2) + "\n")

@@ -6,9 +6,10 @@ import shutil
 import xml.etree.ElementTree
 
 import pytest
+import safetensors.numpy
 from tests.run_fixtures import corpus, tiny_run_config  # noqa: F401  (corpus is a fixture)
 
-from bert_jax import run_finetuning, run_pretraining, suite
+from bert_jax import exporting, inference, run_finetuning, run_pretraining, suite
 from bert_jax.__main__ import main
 from bert_jax.errors import UserError
 
@@ -99,6 +100,21 @@ def test_a_job_is_not_taken_for_one_of_a_model_that_has_trained_on_since(model, 
   (tmp_path / "jobs" / "results.json").unlink()
   with pytest.raises(UserError, match=r"init_from: '.*model at step 2' there, '.*model at step 3' now"):
     suite.run_suite(str(tmp_path / "model"), ["rte"], [data], jobs, **same)
+
+
+def test_a_job_is_not_taken_for_one_of_an_export_whose_weights_were_replaced(model, data, tmp_path):
+  jobs, same, export = str(tmp_path / "jobs"), dict(seeds=1, overrides=FEW, say=lambda text: None), tmp_path / "export"
+  exporting.export_model(inference.load_model(model), export)
+  suite.run_suite(str(export), ["rte"], [data], jobs, **same)
+  suite.run_suite(str(export), ["rte"], [data], jobs, **same)
+  weights = safetensors.numpy.load_file(export / "model.safetensors")
+  first = min(weights)
+  safetensors.numpy.save_file(weights | {first: weights[first] + 1}, export / "model.safetensors", metadata={"format": "pt"})
+  with pytest.raises(UserError, match="holds results of the model .*export at weights [0-9a-f]{16}, and now .*export at weights [0-9a-f]{16} is given"):
+    suite.run_suite(str(export), ["rte"], [data], jobs, **same)
+  (tmp_path / "jobs" / "results.json").unlink()
+  with pytest.raises(UserError, match="init_from: '.*export at weights"):
+    suite.run_suite(str(export), ["rte"], [data], jobs, **same)
 
 
 def test_a_task_that_cannot_be_run_keeps_none_of_the_others_from_running(model, data, tmp_path):
