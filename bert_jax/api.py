@@ -75,6 +75,21 @@ class LoadedModel(inference.Model):
     """
     return inference.apply(self._replace(params=params), inputs, masked_positions)
 
+  def scores(self, params: Any, inputs: ModelInputs) -> jax.Array:
+    """What a fine-tuned model's head says of the inputs, before any softmax, for jax.jit, jax.grad, jax.vmap.
+
+    Args:
+      params: a tree like `self.params`, float32.
+      inputs: see `tokenize`.
+
+    Returns:
+      float32 [B, C], a score for each of `self.labels.names`; [B, L, C] of every token, where labels are of tokens or answers.
+
+    Raises:
+      UserError: a model that is not fine-tuned.
+    """
+    return labelling.scores_of(self._replace(params=params), inputs)
+
 
 def load(path: str | pathlib.Path) -> LoadedModel:
   """Loads a run folder (its newest good checkpoint; its best one after fine-tuning) or a Hugging Face BERT folder.

@@ -35,7 +35,8 @@ def export_model(
   _check_trained(model, head)
   encoding = _encoding_of(model, pooling) if format == "sentence-transformers" else None
   card = model_card.make_card(model, head=head, encoding=encoding, workdir=workdir)
-  hf_folder.write_folder(out, model.params, model.config, model.tokenizer_folder, head=head, encoding=encoding, labels=model.labels,
+  labels = model.labels if head in _LABEL_HEADS else None
+  hf_folder.write_folder(out, model.params, model.config, model.tokenizer_folder, head=head, encoding=encoding, labels=labels,
                          max_length=model.max_length, card=card)  # fmt: skip
   return head
 

@@ -90,7 +90,8 @@ def load_model(path: str | pathlib.Path) -> Model:
   if tokenizer.vocab_size > config.vocab_size:
     raise UserError(f"{path}: the tokenizer has {tokenizer.vocab_size} entries, the model only {config.vocab_size}")
   limit = read_limit(folder, config)
-  return Model(config, params, tokenizer, heads, str(path), limit, folder, hf_folder.read_labels(folder), encoding=read_encoding(folder))
+  labels, encoding = hf_folder.read_labels(folder), read_encoding(folder, lowercase=tokenizer.lowercase)
+  return Model(config, params, tokenizer, heads & frozenset(SUBTREES), str(path), limit, folder, labels, encoding=encoding)
 
 
 def load_checkpoint(path: str | pathlib.Path) -> Model:
@@ -116,11 +117,17 @@ def load_checkpoint(path: str | pathlib.Path) -> Model:
   return Model(encoder, params, load_tokenizer(tokenizer), heads, str(path), limit, tokenizer, labels, pooling, host["step"], encoding)
 
 
-def state_of(path: str | pathlib.Path) -> str:
-  """By what a model is told from a later one of the same name: the step that `load_model` takes of a run, or a digest of a folder's weights."""
+def state_of(path: str | pathlib.Path, step: int | None = None) -> str:
+  """By what a model is told from a later one of the same name: the step of a run, or a digest of a folder's weights.
+
+  Args:
+    path: a run folder or a Hugging Face folder.
+    step: that was loaded; None: that `load_model` would take now.
+  """
   folder = storage.folder(path)
-  result = read_result(folder)
-  step = result["step"] if result else max(committed_steps(folder / "checkpoints"), default=None)
+  if step is None:
+    result = read_result(folder)
+    step = result["step"] if result else max(committed_steps(folder / "checkpoints"), default=None)
   if step is not None:
     return f"step {step:,}"
   digest = hashlib.sha256()

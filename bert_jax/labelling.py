@@ -82,12 +82,14 @@ def classify(model: Model, texts: Sequence[str], pairs: Sequence[str] | None = N
     pairs: the second text of each, where the model was trained on pairs.
 
   Raises:
-    UserError: a model for something else; as many pairs as texts are expected.
+    UserError: a model for something else, single texts for one of pairs, or pairs for one of single texts.
   """
   labels = _labels(model, "classification", "multi-label", "regression")
   check_list(texts)
   if pairs is not None and len(pairs) != len(texts):
     raise UserError(f"{len(texts)} texts and {len(pairs)} second texts; expected as many")
+  if labels.pairs not in (None, pairs is not None):
+    raise UserError(f"{model.origin} was fine-tuned on {'pairs of texts: give the second text of each' if labels.pairs else 'single texts, not on pairs'}")
   result = []
   for scores in _in_batches(model, [(a, b) for a, b, _ in _cut(model, texts, pairs)]):
     if labels.kind == "regression":
@@ -141,7 +143,7 @@ def _with_prefix(tag: str) -> str:
 
 
 def answer(model: Model, asked: Sequence[tuple[str, str]]) -> list[Answer]:
-  """The best answer to each (question, text); a text may be of any length. Where Answer.null > 0, the model would rather say none.
+  """The best answer to each (question, text); a text may be of any length. See Answer.is_none.
 
   Raises:
     UserError: a model that was not fine-tuned with question-answering.

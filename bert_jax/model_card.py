@@ -11,7 +11,7 @@ from bert_jax.convert.sentence_folder import Encoding
 from bert_jax.data.corpus import read_manifest
 from bert_jax.errors import UserError
 from bert_jax.inference import Model
-from bert_jax.resolve import read_result, read_run_config
+from bert_jax.resolve import read_result, read_run_config, read_source
 from bert_jax.training import metrics
 
 _LOAD = {
@@ -33,9 +33,11 @@ def make_card(model: Model, *, head: str, encoding: Encoding | None, workdir: st
     workdir: the run folder that it comes from; None: it comes from a Hugging Face folder, of whose training nothing is known here.
   """
   run = read_run_config(workdir) if workdir else None
-  parts = [_metadata(head, encoding), f"# {hf_folder.ARCHITECTURES[head]}, trained with bert_jax", _model_table(model)]
-  parts += [_training(run, model.step), _evaluation(workdir, run, model.step)] if run is not None else ["Converted from another folder; how it was trained is not known here."]
-  if model.labels is not None:
+  how = "trained" if run is not None else "converted"
+  parts = [_metadata(head, encoding), f"# {hf_folder.ARCHITECTURES[head]}, {how} with bert_jax", _model_table(model)]
+  parts += ([_training(workdir, f"step {model.step:,}"), _evaluation(workdir, run, model.step)] if run is not None else
+            [f"Converted from `{model.origin}`; how that was trained is not known here."])  # fmt: skip
+  if model.labels is not None and head == hf_folder.head_of(model.labels):
     parts.append(f"Labels ({model.labels.kind}): {', '.join(map(_verbatim, model.labels.names))}")
   parts.append(_how_to_load(head, encoding))
   return "\n\n".join(part for part in parts if part) + "\n"
@@ -61,22 +63,46 @@ def _model_table(model: Model) -> str:
   return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
 
 
-def _training(run: Any, step: int) -> str:
-  lines = ["## Training"]
+def _training(workdir: str, state: str) -> str:
+  """What was done to make the model of a run at a state (see inference.state_of), from the last run back to the first that is found."""
+  lines, seen = ["## Training"], set()
+  while True:
+    run = _run_in(workdir) if workdir not in seen else None
+    if run is None:
+      lines.append("Of how that was trained nothing is known here.")
+      break
+    seen.add(workdir)
+    lines += _training_of(run, state)
+    source = read_source(workdir)
+    workdir, state = source.get("model", run.init_from), source.get("state", "a step that is not known")
+    if not workdir:
+      break
+    lines.append(f"That began with `{workdir}`, {state}.")
+  return "\n\n".join(lines)
+
+
+def _run_in(folder: str) -> Any:
+  """The config of a run folder; None for a folder of another kind, or one that has gone."""
+  try:
+    return read_run_config(folder)
+  except UserError:
+    return None
+
+
+def _training_of(run: Any, state: str) -> list[str]:
+  """The paragraphs on one run."""
   if run.finetune.data:
     how = f"Trained for sentence vectors (`{run.embedding.objective}`)" if run.embedding.objective else "Fine-tuned"
-    lines.append(f"{how} from `{run.init_from}` on {f'the task {run.finetune.task}' if run.finetune.task else 'own data'} "
-                 f"(`{run.finetune.data}`), step {step:,} of {configs.last_step(run):,}, {run.data.batch_size} texts each, learning rate "
-                 f"{run.optimizer.learning_rate:g}, seed {run.seed}.")  # fmt: skip
-    return "\n\n".join(lines)
-  lines.append(f"Step {step:,} of {configs.last_step(run):,}, {run.data.batch_size} rows each, {run.optimizer.name}, learning rate {run.optimizer.learning_rate:g}, "
-               f"{run.masking.rate:.0%} of the tokens predicted (unit: {run.masking.unit}), seed {run.seed}.")  # fmt: skip
+    return [f"{how} on {f'the task {run.finetune.task}' if run.finetune.task else 'own data'} (`{run.finetune.data}`), {state} of "
+            f"{configs.last_step(run):,}, {run.data.batch_size} texts each, learning rate {run.optimizer.learning_rate:g}, seed {run.seed}."]  # fmt: skip
+  lines = [f"Pretrained, {state} of {configs.last_step(run):,}, {run.data.batch_size} rows each, {run.optimizer.name}, learning rate "
+           f"{run.optimizer.learning_rate:g}, {run.masking.rate:.0%} of the tokens predicted (unit: {run.masking.unit}), seed {run.seed}."]  # fmt: skip
   with contextlib.suppress(UserError, OSError):  # the corpus may have gone, or lie on another machine
     manifest = read_manifest(run.data.corpus)
     counts, sources = manifest["counts"], ", ".join(f"`{source}`" for source in manifest["provenance"]["sources"])
     lines.append(f"Text: {sources}; {counts['documents']:,} documents, {counts['tokens']:,} tokens in {counts['rows']:,} rows of "
                  f"{manifest['seq_length']}, validation included; pairs: {manifest['objective']}; corpus_id `{manifest['corpus_id'][:16]}`.")  # fmt: skip
-  return "\n\n".join(lines)
+  return lines
 
 
 def _evaluation(workdir: str, run: Any, step: int) -> str:

@@ -91,7 +91,7 @@ def score(labels: Labels, examples: Labelled, scores: list[np.ndarray], *, chine
     return task_metrics.entities(gold, tags_of(labels, examples.features, scores, [len(tags) for tags in gold]))
   answers = questions.answers_of(examples.windows, examples.asked, scores)
   has_none = any(not one for one in gold)
-  said = ["" if has_none and answer.null > 0 else answer.text for answer in answers]
+  said = ["" if has_none and answer.is_none else answer.text for answer in answers]
   return task_metrics.answers(gold, said, chinese=chinese)
 
 

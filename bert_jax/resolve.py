@@ -22,8 +22,8 @@ from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.training.train_step import Task
 
-# Of a fine-tuned run: what its outputs mean, and how good its best checkpoint is.
-LABELS_FILE, RESULT_FILE = "labels.json", "result.json"
+# Of a fine-tuned run: what its outputs mean, what model it began with, and, once it has come to its end, how good its best checkpoint is.
+LABELS_FILE, SOURCE_FILE, RESULT_FILE = "labels.json", "source.json", "result.json"
 
 
 def read_run_config(folder: str | os.PathLike):
@@ -45,12 +45,24 @@ def read_labels(folder: str | os.PathLike) -> Labels | None:
   if not path.exists():
     return None
   content = json.loads(path.read_text(encoding="utf-8"))
-  return Labels(content["kind"], tuple(content["names"]), content["scale"])
+  return Labels(content["kind"], tuple(content["names"]), content["scale"], content.get("pairs"))
+
+
+def read_source(folder: str | os.PathLike) -> dict[str, str]:
+  """The model that a fine-tuning began with: {"model": its folder, "state": see inference.state_of}; empty for a run of another kind."""
+  return _read_json(storage.folder(folder) / SOURCE_FILE) or {}
 
 
 def read_result(folder: str | os.PathLike) -> dict[str, Any] | None:
-  """What a fine-tuning has written at its end: {"step": of the best checkpoint, "metric": …, "metrics": {…}}; None before that."""
-  path = storage.folder(folder) / RESULT_FILE
+  """What a fine-tuning has written at its end; None before that, and while it goes on.
+
+  "step" is that of the best checkpoint, "metric" what that was picked by, "metrics" what was measured at it, and "held_out" says
+  whether that was on a part of the training file.
+  """
+  return _read_json(storage.folder(folder) / RESULT_FILE)
+
+
+def _read_json(path) -> dict[str, Any] | None:
   return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 

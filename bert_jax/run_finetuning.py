@@ -1,7 +1,8 @@
 """Fine-tuning in a run folder: from a config to the examples, the model and what the loop needs; and what is written at the end.
 
     WORKDIR/labels.json    what the outputs of the model mean
-    WORKDIR/result.json    the metrics of the best checkpoint, and which that is
+    WORKDIR/source.json    the model that the run began with
+    WORKDIR/result.json    once it has come to its end: the metrics of the best checkpoint, and which that is
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from bert_jax import config as configs
 from bert_jax import exporting, finetune, flops, predictions, run, storage
 from bert_jax.cluster import agreement
 from bert_jax.cluster.distributed import Cluster
-from bert_jax.data import features, labelled
+from bert_jax.data import features, labelled, questions
 from bert_jax.data.features import Features
 from bert_jax.data.labelled import Labelled, Labels
 from bert_jax.data.task_files import Splits, load_splits
@@ -25,7 +26,7 @@ from bert_jax.data.tasks import TASKS
 from bert_jax.errors import UserError
 from bert_jax.inference import Model, load_model, state_of
 from bert_jax.models.finetuning import SEQUENCE, FinetuningModel
-from bert_jax.resolve import LABELS_FILE, RESULT_FILE, attention_of, read_labels, read_result, read_run_config
+from bert_jax.resolve import LABELS_FILE, RESULT_FILE, SOURCE_FILE, attention_of, read_labels, read_result, read_run_config, read_source
 from bert_jax.training import checkpoint_folder, loop, sharding
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training.judging import Judge
@@ -69,12 +70,20 @@ def finetune_run(
   Raises:
     UserError: model, data, devices or an earlier run in `workdir` do not fit the config.
   """
+  if config.embedding.objective:
+    raise UserError(f"embedding.objective={config.embedding.objective}: labels are what is learned by here; `bert_jax sentence-embedding` reads that key")
   run.conduct(config, workdir, lambda root, say: _set_up(config, root, say), cluster=cluster, profile=profile, say=say)
   return read_result(workdir)["metrics"]
 
 
-def check_same(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Raises UserError where a finished run in `workdir` was of another model, other examples or other settings, naming the keys."""
+def check_same(config: ml_collections.ConfigDict, workdir: str, state: str) -> None:
+  """Raises UserError where a finished run in `workdir` was of another model, other examples or other settings, naming the keys.
+
+  Args:
+    config: not resolved.
+    workdir: the run folder.
+    state: of the model config.init_from, see inference.state_of.
+  """
   held = read_run_config(workdir)
 
   def is_resolved(key: str, before, now) -> bool:
@@ -90,9 +99,9 @@ def check_same(config: ml_collections.ConfigDict, workdir: str) -> None:
   changed = configs.changed_keys(held, config)
   if not storage.are_same(held.init_from, config.init_from):
     changed["init_from"] = held.init_from, config.init_from
-  states = read_result(workdir)["init_state"], state_of(config.init_from)
-  if states[0] != states[1]:
-    changed["init_from"] = tuple(f"{config.init_from} at {state}" for state in states)
+  began = read_source(workdir).get("state", "a state that is not known")
+  if began != state:
+    changed["init_from"] = f"{held.init_from} at {began}", f"{config.init_from} at {state}"
   changed = {key: values for key, values in changed.items() if not is_resolved(key, *values)}
   if changed:
     listed = "; ".join(f"{key}: {before!r} there, {now!r} now" for key, (before, now) in changed.items())
@@ -121,7 +130,11 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   mesh = sharding.make_mesh(config)
   agreement.on_first(lambda: run.adopt(root, config, source.tokenizer_folder))
   agreement.on_first(lambda: _keep_labels(root, labels))
+  begin(root, config.init_from, source)
+  chinese = labels.kind == "question-answering" and _are_chinese(splits)
   _describe(splits, labels, train, dev, say)
+  if chinese:
+    say("answers are compared as CMRC 2018 does it, by characters")
 
   encoder, target = configs.encoder_of(config), finetune.KINDS[labels.kind].target
   if target != SEQUENCE and settings.pooling != "pooler":
@@ -131,7 +144,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
       encoder, target, len(labels.names), settings.pooling, jnp.dtype(config.model.dtype),
       jnp.dtype(config.model.param_dtype), config.model.remat, attention_of(config, encoder, jax.default_backend(), 0),
   )  # fmt: skip
-  evaluate = _make_evaluator(model, labels, dev, config, mesh, chinese=bool(row and row.chinese))
+  evaluate = _make_evaluator(model, labels, dev, config, mesh, chinese=chinese)
   trained = loop.Run(
       finetune.make_task(model, labels.kind), config, mesh, lambda position: batches_from(position, train.features, config, mesh), evaluate,
       identity={"examples": labelled.fingerprint(train.features), "rows": train.features.num_rows, "seed": config.seed,
@@ -139,19 +152,31 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
       start=start_from(source, say), judge=judge, peak_flops=run.peak_flops(),
       flops_per_token=flops.train_flops_per_token(encoder, sequence_length=float(train.features.lengths.mean()), predicted_share=0.0),
   )  # fmt: skip
-  return run.Setup(trained, lambda: finish(root, judge, config.export.format, source))
+  return run.Setup(trained, lambda: finish(root, judge, config.export.format, held_out=splits.held_out))
 
 
-def finish(root: epath.Path, judge: Judge, export_format: str, source: Model) -> None:
+def begin(root: epath.Path, init_from: str, source: Model) -> None:
+  """Says in SOURCE_FILE what the run begins with, and that it has no result yet; called on every process, also where the run goes on."""
+
+  def write() -> None:
+    if not (root / SOURCE_FILE).exists():
+      content = {"model": init_from, "state": state_of(init_from, source.step)}
+      storage.write_text(root / SOURCE_FILE, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+    (root / RESULT_FILE).unlink(missing_ok=True)  # what it says of the best checkpoint ends here
+
+  agreement.on_first(write)
+
+
+def finish(root: epath.Path, judge: Judge, export_format: str, *, held_out: bool) -> None:
   """Writes RESULT_FILE, and exports the checkpoint that it names; called on every process."""
-  agreement.on_first(lambda: write_result(root, judge, source))
+  agreement.on_first(lambda: write_result(root, judge, held_out=held_out))
   exporting.export_run(root, export_format)
 
 
 def _keep_labels(root: epath.Path, labels: Labels) -> None:
   """Writes what the outputs mean. Raises UserError where those of a run in `root` mean something else: it would be spoiled."""
   before = read_labels(root)
-  if before not in (None, labels):
+  if before is not None and before._replace(pairs=labels.pairs) != labels:
     raise UserError(f"{root} holds a run with other labels, {_shown(before)}; now they are {_shown(labels)}: give back the examples that it had, or "
                     "another --workdir")  # fmt: skip
   storage.write_text(root / LABELS_FILE, json.dumps(labels._asdict(), ensure_ascii=False, indent=2) + "\n")
@@ -161,6 +186,12 @@ def _shown(labels: Labels) -> str:
   if labels.kind == "regression":
     return f"scores up to {labels.scale:g}"
   return ", ".join(labels.names[:10]) + (" …" if len(labels.names) > 10 else "")
+
+
+def _are_chinese(splits: Splits) -> bool:
+  """Whether most of the texts that are asked about are Chinese."""
+  asked = splits.dev.first
+  return 2 * sum(questions.is_chinese(one.context) for one in asked) > len(asked)
 
 
 def _splits(config: ml_collections.ConfigDict) -> Splits:
@@ -190,7 +221,7 @@ def resolve(config: ml_collections.ConfigDict, source: Model, examples: int, max
   if settings.epochs:
     in_epoch = examples / config.data.batch_size
     config.total_steps = max(1, math.ceil(settings.epochs * in_epoch))
-    config.optimizer.warmup_steps = math.floor(settings.warmup_share * config.total_steps)
+    config.optimizer.warmup_steps = min(math.floor(settings.warmup_share * config.total_steps), config.total_steps - 1)
     config.eval_every_steps = config.checkpoint.every_steps = max(1, round(in_epoch / settings.evaluations))
   configs.validate(config)
   optimizers.make_schedule(config)  # refused here, before anything is written
@@ -201,7 +232,7 @@ def _describe(splits: Splits, labels: Labels, train: Labelled, dev: Labelled, sa
   """What a user should know of the examples before they are trained on."""
   for note in (*splits.train.notes, *splits.dev.notes):
     say(f"note: {note}")
-  what = f"{len(labels.names)} classes" if labels.kind in ("classification", "multi-label", "token-classification") else labels.kind
+  what = labels.kind + (f" with {len(labels.names)} labels" if labels.kind in ("classification", "multi-label", "token-classification") else "")
   counts = [len(part.gold) for part in (train, dev)]
   say(f"{counts[0]:,} training examples, {counts[1]:,} to judge by, {what}, from {', '.join(splits.files)}")
   if splits.held_out:
@@ -258,9 +289,9 @@ def best_checkpoint(root: epath.Path, judge: Judge) -> tuple[int, dict[str, floa
   return step, evaluations[step]
 
 
-def write_result(root: epath.Path, judge: Judge, source: Model) -> None:
-  """Says in RESULT_FILE which checkpoint is the best, how good it is, and what its source was when all began."""
+def write_result(root: epath.Path, judge: Judge, *, held_out: bool) -> None:
+  """Says in RESULT_FILE which checkpoint is the best, how good it is, and on what."""
   step, metrics = best_checkpoint(root, judge)
   result = {"step": step, "metric": judge.metric.removeprefix("eval/"), "metrics": {name.removeprefix("eval/"): value for name, value in metrics.items()},
-            "init_state": state_of(source.origin) if source.step is None else f"step {source.step:,}"}  # fmt: skip
+            "held_out": held_out}  # fmt: skip
   storage.write_text(root / RESULT_FILE, json.dumps(result, indent=2) + "\n")

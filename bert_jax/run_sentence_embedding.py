@@ -66,6 +66,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   if objective == "simcse" and not (encoder.hidden_dropout_prob or encoder.attention_probs_dropout_prob):
     raise UserError("simcse tells two readings of a text apart by dropout, and there is none: set model.hidden_dropout_prob (BERT has 0.1)")
   agreement.on_first(lambda: run.adopt(root, config, source.tokenizer_folder))
+  run_finetuning.begin(root, config.init_from, source)
   _describe(train, dev, rows, objective, say)
 
   model = SentenceModel(
@@ -89,7 +90,8 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
       start=start, judge=judge, peak_flops=run.peak_flops(),
       flops_per_token=flops.train_flops_per_token(encoder, sequence_length=float(rows.lengths.mean() / texts), predicted_share=0.0),
   )  # fmt: skip
-  return run.Setup(trained, lambda: run_finetuning.finish(root, judge, config.export.format, source))
+  held_out = dev is not None and dev.files == train.files
+  return run.Setup(trained, lambda: run_finetuning.finish(root, judge, config.export.format, held_out=held_out))
 
 
 def _check(config: ml_collections.ConfigDict) -> None:

@@ -3,11 +3,12 @@
     JOBS/TASK/seed-N/      the run folder of one fine-tuning; its checkpoints are removed when it has finished
     JOBS/results.json      all figures; results.md the same as a table, results.svg as a picture
 
-A job that has finished is never run again, so the same command goes on where it was stopped. Tasks that an earlier call
-has finished for the same model stay in the results.
+A job that has finished is never run again, so the same command goes on where it was stopped. Tasks and seeds that an
+earlier call has finished for the same model stay in the results.
 """
 
 import collections
+import itertools
 import json
 import math
 import os
@@ -21,12 +22,14 @@ from typing import Any, Callable, NamedTuple, Sequence
 import jax
 
 from bert_jax import atomic, inference, run_finetuning, storage
-from bert_jax.data.tasks import SUITES, TASKS
+from bert_jax.data.tasks import SUITES, TASKS, Published
 from bert_jax.errors import UserError
 from bert_jax.resolve import read_result
 from bert_jax.tools.svg import escape, picture
 from bert_jax.training import metrics
 
+# What is still to be removed of a job that has finished: called so in one move, for a part of the checkpoints would tell another result.
+_DONE = "checkpoints.done"
 _DEPTH = 2  # folders below the one that is given, in which tasks are looked for
 
 
@@ -46,6 +49,7 @@ class TaskResult(NamedTuple):
     values: one for each seed.
     metrics: everything that was measured, one dict for each seed.
     seconds: of all seeds together.
+    held_out: whether that was measured on a part of the training file, for want of another.
   """
 
   task: str
@@ -53,6 +57,7 @@ class TaskResult(NamedTuple):
   values: list[float]
   metrics: list[dict[str, float]]
   seconds: float
+  held_out: bool
 
   @property
   def mean(self) -> float:
@@ -62,6 +67,12 @@ class TaskResult(NamedTuple):
   def error(self) -> float:
     """Standard error of the mean; NaN for one seed."""
     return statistics.stdev(self.values) / math.sqrt(len(self.values)) if len(self.values) > 1 else math.nan
+
+  @property
+  def published(self) -> Published | None:
+    """BERT-base's figure, where one of the same metric is known."""
+    row = TASKS[self.task]
+    return row.published if self.metric == row.metric else None
 
 
 def tasks_of(suite: str) -> list[str]:
@@ -131,7 +142,7 @@ def run_suite(
     tasks: names; those without data are left out, and named.
     places: see find_data.
     jobs: the folder of the jobs.
-    seeds: how many.
+    seeds: how many; those that have finished besides count, too.
     overrides: config keys for every job, "key=value".
     say: takes one line for the user.
 
@@ -139,7 +150,7 @@ def run_suite(
     The results of `tasks`, without those that have no data.
 
   Raises:
-    UserError: no data for any task; results of another model in `jobs`. When all tasks have had their turn: what kept some from
+    UserError: no data for any task; a seed among the overrides; results of another model in `jobs`. When all tasks have had their turn: what kept some from
       running, such as a job of other settings, or labels that only dev has.
   """
   data = {task: find_data(task, places) for task in tasks}
@@ -148,6 +159,8 @@ def run_suite(
     say(f"no data for {', '.join(missing)}: left out")
   if len(missing) == len(tasks):
     raise UserError(f"no data for any of {', '.join(tasks)} in {', '.join(places)}; say where a task lies: --data=TASK=FOLDER")
+  if any(override.partition("=")[0] == "seed" for override in overrides):
+    raise UserError("seed: a suite trains under the seeds 0, 1, …; --seeds says how many")
   run_finetuning.finetuning_config(list(overrides))  # what is wrong with them is wrong for every task
   state = inference.state_of(model)
   results, refused = _earlier_results(model, state, pathlib.Path(jobs)), {}
@@ -155,15 +168,16 @@ def run_suite(
   for task in tasks:
     began = time.perf_counter()
     try:
-      done = [_job(model, task, data[task], pathlib.Path(jobs), seed, overrides, say) for seed in range(seeds)]
+      number = max(seeds, _finished(pathlib.Path(jobs) / task))
+      done = [_job(model, state, task, data[task], pathlib.Path(jobs), seed, overrides, say) for seed in range(number)]
     except UserError as error:
       refused[task] = error
       say(f"{task} is left out: {error}")
       continue
     results[task] = TaskResult(task, done[0]["metric"], [one["metrics"][one["metric"]] for one in done], [one["metrics"] for one in done],
-                               sum(one["seconds"] for one in done))  # fmt: skip
+                               sum(one["seconds"] for one in done), done[0]["held_out"])  # fmt: skip
     write_results([results[name] for name in TASKS if name in results], model, state, pathlib.Path(jobs))
-    say(f"{task}: {results[task].metric} {_percent(results[task])} over {seeds} seeds, {time.perf_counter() - began:.0f} s")
+    say(f"{task}: {results[task].metric} {_percent(results[task])} over {number} seeds, {time.perf_counter() - began:.0f} s")
   if refused:
     others = f"; the others are in {jobs}/results.md" if len(refused) < len(tasks) else ""
     raise UserError("\n".join(f"{task}: {error}" for task, error in refused.items()) + others)
@@ -176,12 +190,18 @@ def _earlier_results(model: str, state: str, jobs: pathlib.Path) -> dict[str, Ta
   if not path.exists():
     return {}
   content = json.loads(path.read_text(encoding="utf-8"))
-  if not storage.are_same(content["model"], model) or content["state"] != state:
-    raise UserError(f"{jobs} holds results of the model {content['model']} at {content['state']}, and now {model} at {state} is given: give another --jobs")
-  return {task: TaskResult(task, one["metric"], one["values"], one["metrics"], one["seconds"]) for task, one in content["tasks"].items()}
+  if not storage.are_same(content["model"], model) or content.get("state") != state:
+    raise UserError(f"{jobs} holds results of the model {content['model']} at {content.get('state')}, and now {model} at {state} is given: give another --jobs")
+  return {task: TaskResult(task, *(one[name] for name in TaskResult._fields[1:])) for task, one in content["tasks"].items()}
 
 
-def _job(model: str, task: str, found: Found, jobs: pathlib.Path, seed: int, overrides: Sequence[str], say) -> dict[str, Any]:
+def _finished(folder: pathlib.Path) -> int:
+  """How many of the seeds 0, 1, … of a task have a result."""
+  is_finished = lambda seed: read_result(folder / f"seed-{seed}") is not None and not (folder / f"seed-{seed}" / "checkpoints").exists()
+  return next(seed for seed in itertools.count() if not is_finished(seed))
+
+
+def _job(model: str, state: str, task: str, found: Found, jobs: pathlib.Path, seed: int, overrides: Sequence[str], say) -> dict[str, Any]:
   """The result of one fine-tuning, trained now or before."""
   workdir = jobs / task / f"seed-{seed}"
   config = run_finetuning.finetuning_config([
@@ -189,10 +209,11 @@ def _job(model: str, task: str, found: Found, jobs: pathlib.Path, seed: int, ove
   if (workdir / "checkpoints").exists() or read_result(workdir) is None:
     say(f"== {task}, seed {seed}")
     run_finetuning.finetune_run(config, str(workdir), say=say)
-    shutil.rmtree(workdir / "checkpoints")  # last: from here on the job counts as done
+    (workdir / "checkpoints").rename(workdir / _DONE)  # from here on the job counts as done
     jax.clear_caches()
   else:
-    run_finetuning.check_same(config, str(workdir))
+    run_finetuning.check_same(config, str(workdir), state)
+  shutil.rmtree(workdir / _DONE, ignore_errors=True)
   return read_result(workdir) | {"seconds": _seconds(workdir)}
 
 
@@ -213,9 +234,12 @@ def table(results: Sequence[TaskResult]) -> str:
   """A Markdown table: mean and standard error beside the published figure."""
   lines = ["| task | metric | this model | seeds | BERT-base, published | seconds |", "|---|---|---|---|---|---|"]
   for result in results:
-    published = TASKS[result.task].published
+    published = result.published
     known = f"{100 * published.value:.1f} ({published.split}; {published.source})" if published else ""
-    lines.append(f"| {result.task} | {result.metric} | {_percent(result)} | {len(result.values)} | {known} | {result.seconds:.0f} |")
+    mark = "*" if result.held_out else ""
+    lines.append(f"| {result.task} | {result.metric}{mark} | {_percent(result)} | {len(result.values)} | {known} | {result.seconds:.0f} |")
+  if any(result.held_out for result in results):
+    lines += ["", "\\* on a tenth of the training file, held out from training: there was no file to judge by"]
   return "\n".join(lines) + "\n"
 
 
@@ -223,7 +247,7 @@ def write_results(results: Sequence[TaskResult], model: str, state: str, jobs: p
   """results.json, results.md and results.svg in the folder of the jobs."""
   content = {"model": model, "state": state, "tasks": {
       one.task: {"metric": one.metric, "mean": one.mean, "standard_error": None if math.isnan(one.error) else one.error,
-                 "values": one.values, "metrics": one.metrics, "seconds": round(one.seconds, 1)} for one in results}}  # fmt: skip
+                 "values": one.values, "metrics": one.metrics, "seconds": round(one.seconds, 1), "held_out": one.held_out} for one in results}}  # fmt: skip
   atomic.write_text(jobs / "results.json", json.dumps(content, indent=2) + "\n")
   atomic.write_text(jobs / "results.md", f"{model}; mean ± standard error, in percent\n\n{table(results)}")
   atomic.write_text(jobs / "results.svg", plot(results, model))
@@ -236,7 +260,7 @@ def plot(results: Sequence[TaskResult], model: str) -> str:
   across = lambda share: left + (width - left - 90) * min(max(share, 0.0), 1.0)
   parts = [f'<text x="12" y="24" font-size="15" font-weight="600">{escape(pathlib.PurePath(model).name)}, fine-tuned: mean ± standard error, in percent</text>']
   for number, one in enumerate(results):
-    y, published = 44 + row_height * number, TASKS[one.task].published
+    y, published = 44 + row_height * number, one.published
     parts.append(f'<text x="{left - 8}" y="{y + 15}" text-anchor="end">{escape(one.task)} <tspan fill="#777" font-size="11">{escape(one.metric)}</tspan></text>')
     parts.append(f'<rect x="{left}" y="{y}" width="{across(one.mean) - left:.1f}" height="20" rx="2" fill="#8fb4d9"/>')
     if not math.isnan(one.error):

@@ -100,6 +100,8 @@ def answers(gold: Sequence[Sequence[str]], predicted: Sequence[str], *, chinese:
   F1 of words. Chinese: CMRC 2018's, without most punctuation, F1 of the longest run of characters that both have.
   """
   exact, f1 = (_same_chinese, _f1_chinese) if chinese else (_same, _f1)
+  if not chinese:  # an answer that nothing is left of is none
+    gold = [[one for one in asked if _normal(one)] for asked in gold]
   best = lambda score: float(np.mean([max(score(one, found) for one in (asked or [""])) for asked, found in zip(gold, predicted)]))
   return {"exact_match": best(exact), "f1": best(f1)}
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tests.convert.conftest import config, exported, params, tensors, tokenizer_dir  # noqa: F401  (fixtures)
-from tests.label_fixtures import label_tokenizer, model_of  # noqa: F401  (fixtures)
+from tests.label_fixtures import LABELS, exported_labels, label_tokenizer, model_of  # noqa: F401  (fixtures)
 from tests.model_fixtures import fast_compilation  # noqa: F401  (fixture)
 
 import bert_jax
@@ -50,6 +50,16 @@ def test_a_fine_tuned_model_classifies_and_another_says_that_it_cannot(model_of,
   assert tuned.classify(["the cat", "a mat"]) == labelling.classify(tuned, ["the cat", "a mat"])
   with pytest.raises(UserError, match="is not fine-tuned"):
     model.classify(["the cat"])
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_an_export_of_a_fine_tuned_model_has_outputs_and_scores(exported_labels, model_of, kind):  # noqa: F811
+  tuned = bert_jax.load(exported_labels(kind))
+  inputs = tuned.tokenize(["the cat", "a mat"])
+  assert tuned.apply(tuned.params, inputs).sequence_output.shape == (2, 32, 32) and tuned.heads <= {"mlm", "nsp", "pooler"}
+  scores, before = tuned.scores(tuned.params, inputs), labelling.scores_of(model_of(kind), inputs)
+  assert scores.shape == ((2,) if kind in ("classification", "multi-label", "regression") else (2, 32)) + (len(LABELS[kind].names),)
+  np.testing.assert_allclose(scores, before * LABELS[kind].scale, rtol=1e-4, atol=1e-4)
 
 
 def test_tokenize_makes_rows_of_pairs_with_masks_cut_to_the_model(model):

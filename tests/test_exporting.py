@@ -77,6 +77,6 @@ def test_the_card_says_what_the_model_is_what_its_outputs_mean_and_how_to_load_i
   exporting.export_model(model_of("token-classification"), tmp_path / "out")
   card = (tmp_path / "out" / "README.md").read_text()
   assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: token-classification\n")
-  for words in (f"| layers | {CONFIG.num_hidden_layers} |", "| tokens of a text that are read | 100 |", "how it was trained is not known here",
+  for words in (f"| layers | {CONFIG.num_hidden_layers} |", "| tokens of a text that are read | 100 |", "how that was trained is not known here",
                 *(f"`{name}`" for name in LABELS["token-classification"].names), "AutoModelForTokenClassification"):  # fmt: skip
     assert words in card, words

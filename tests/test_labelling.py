@@ -72,7 +72,7 @@ def test_the_answers_are_those_of_transformers_scores(model_of, exported_labels)
   best = max((begin[i] + end[j], i, j) for i in range(first, last + 1) for j in range(i, last + 1))
   (ours,) = labelling.answer(model_of("question-answering"), [(question, context)])
   assert ours.text == context[places[best[1]][0] : places[best[2]][1]] and ours.score == pytest.approx(best[0], rel=1e-4)
-  assert ours.null == pytest.approx(begin[0] + end[0] - best[0], rel=1e-3, abs=1e-3)
+  assert ours.null_score == pytest.approx(begin[0] + end[0], rel=1e-3, abs=1e-3)
 
 
 def test_a_text_longer_than_the_model_is_answered_from_windows(model_of):  # noqa: F811
@@ -95,6 +95,17 @@ def test_many_texts_of_many_lengths_come_back_in_their_order(model_of):  # noqa:
   together = [labels[0].value for labels in labelling.classify(model, texts)]
   alone = [labelling.classify(model, [text])[0][0].value for text in texts[:18]]
   np.testing.assert_allclose(together[:18], alone, rtol=1e-4)
+
+
+def test_a_model_of_pairs_wants_pairs_and_one_of_texts_wants_texts(model_of):  # noqa: F811
+  model = model_of("classification")
+  of = lambda pairs: model._replace(labels=model.labels._replace(pairs=pairs))
+  assert labelling.classify(of(True), ["a"], ["b"]) == labelling.classify(of(None), ["a"], ["b"])
+  assert labelling.classify(of(False), ["a"]) == labelling.classify(of(None), ["a"])
+  with pytest.raises(UserError, match="was fine-tuned on pairs of texts: give the second text of each"):
+    labelling.classify(of(True), ["a"])
+  with pytest.raises(UserError, match="was fine-tuned on single texts, not on pairs"):
+    labelling.classify(of(False), ["a"], ["b"])
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_a_run_trains_evaluates_saves_and_exports(finished):
   assert run.is_finished(workdir, config)
   assert {path.name for path in (workdir / "export").iterdir()} >= {"model.safetensors", "config.json", "vocab.txt", "tokenizer.json"}
   card = (workdir / "export" / "README.md").read_text()
-  assert "Step 24 of 24" in card and "corpus_id" in card and f"| mlm_loss | {last['eval/mlm_loss']:,.4f} |" in card
+  assert "Pretrained, step 24 of 24" in card and "corpus_id" in card and f"| mlm_loss | {last['eval/mlm_loss']:,.4f} |" in card
 
 
 def test_the_export_and_the_checkpoint_hold_the_same_model(finished):

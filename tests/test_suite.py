@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 import shutil
 import xml.etree.ElementTree
 
@@ -80,6 +81,8 @@ def test_every_task_runs_under_every_seed_once(model, data, tmp_path, monkeypatc
   # Rows of 512 are what a model of 32 positions had at 32.
   suite.run_suite(model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=3, overrides=(*FEW, "finetune.max_length=512"), say=told.append)
 
+  (fewer,) = suite.run_suite(model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=1, overrides=FEW, say=told.append)
+  assert len(ran) == 5 and len(fewer.values) == 3, "seeds that have finished stay in the figures"
   content = json.loads((tmp_path / "jobs" / "results.json").read_text())
   assert content["tasks"]["rte"]["values"] == results[1].values, "of an earlier call, and kept"
   assert content["tasks"]["sst2"]["values"] == results[0].values + content["tasks"]["sst2"]["values"][2:]
@@ -100,6 +103,33 @@ def test_a_job_is_not_taken_for_one_of_a_model_that_has_trained_on_since(model, 
   (tmp_path / "jobs" / "results.json").unlink()
   with pytest.raises(UserError, match=r"init_from: '.*model at step 2' there, '.*model at step 3' now"):
     suite.run_suite(str(tmp_path / "model"), ["rte"], [data], jobs, **same)
+
+
+def test_a_job_that_is_stopped_while_its_checkpoints_are_removed_keeps_its_result(model, data, tmp_path, monkeypatch):
+  jobs, same = str(tmp_path / "jobs"), dict(seeds=1, overrides=FEW, say=lambda text: None)
+  monkeypatch.setattr(suite.shutil, "rmtree", lambda path, **more: 1 / 0 if pathlib.Path(path).exists() else None)
+  with pytest.raises(ZeroDivisionError):
+    suite.run_suite(model, ["rte"], [data], jobs, **same)
+  monkeypatch.undo()
+  monkeypatch.setattr(run_finetuning, "finetune_run", lambda *arguments, **more: pytest.fail("it had finished"))
+  suite.run_suite(model, ["rte"], [data], jobs, **same)
+  assert sorted(path.name for path in (tmp_path / "jobs" / "rte" / "seed-0").glob("*checkpoints*")) == []
+
+
+def test_what_a_figure_was_measured_by_and_on_decides_what_stands_beside_it(model, data, tmp_path):
+  jobs, same = str(tmp_path / "jobs"), dict(seeds=1, say=lambda text: None)
+  (one,) = suite.run_suite(model, ["rte"], [data], jobs, overrides=(*FEW, "finetune.metric=mcc"), **same)
+  assert one.metric == "mcc" and one.published is None and "66.4" not in suite.table([one])
+  assert suite.TASKS["rte"].published is None or one._replace(metric="accuracy").published == suite.TASKS["rte"].published
+  (tmp_path / "glue" / "RTE" / "dev.tsv").unlink()
+  table = (tmp_path / "glue" / "RTE" / "train.tsv").read_text().splitlines()
+  (tmp_path / "glue" / "RTE" / "train.tsv").write_text("\n".join(table + [f"{n}\tthe array {n}\tthe file\tentailment" for n in range(40)]) + "\n")
+  (held,) = suite.run_suite(model, ["rte"], [data], str(tmp_path / "held"), overrides=FEW, **same)
+  assert held.held_out and not one.held_out
+  shown = (tmp_path / "held" / "results.md").read_text()
+  assert "| rte | accuracy* |" in shown and "on a tenth of the training file" in shown
+  with pytest.raises(UserError, match="seed: a suite trains under the seeds 0, 1"):
+    suite.run_suite(model, ["rte"], [data], jobs, overrides=(*FEW, "seed=3"), **same)
 
 
 def test_a_job_is_not_taken_for_one_of_an_export_whose_weights_were_replaced(model, data, tmp_path):
@@ -148,9 +178,9 @@ def test_no_data_at_all_is_an_error(model, data, tmp_path):
 
 
 def test_mean_and_standard_error():
-  result = suite.TaskResult("sst2", "accuracy", [0.8, 0.9, 0.7, 0.8], [{}] * 4, 1.0)
+  result = suite.TaskResult("sst2", "accuracy", [0.8, 0.9, 0.7, 0.8], [{}] * 4, 1.0, held_out=False)
   assert result.mean == pytest.approx(0.8) and result.error == pytest.approx(math.sqrt((0.01 + 0.01) / 3) / 2)
   assert "80.0 ± 4.1" in suite.table([result])
   assert "93.5 (test; Devlin" in suite.table([result])
-  alone = suite.TaskResult("sst2", "accuracy", [0.8], [{}], 1.0)
+  alone = suite.TaskResult("sst2", "accuracy", [0.8], [{}], 1.0, held_out=False)
   assert math.isnan(alone.error) and "±" not in suite.table([alone])

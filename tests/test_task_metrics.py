@@ -78,12 +78,47 @@ def test_entities_of_every_way_to_tag(tags, spans):
   assert task_metrics.spans_of(tags) == spans
 
 
+def begins(before: str, now: str) -> bool:
+  """Whether an entity begins at a tag behind another one, by the rules of CoNLL-2000's scorer, conlleval."""
+  (letter_before, _, kind_before), (letter, _, kind) = before.partition("-"), now.partition("-")
+  return (letter in ("B", "S") or (letter_before, letter) in {("E", "E"), ("E", "I"), ("S", "E"), ("S", "I"), ("O", "E"), ("O", "I")}
+          or (letter != "O" and kind_before != kind))  # fmt: skip
+
+
+def ends(now: str, after: str) -> bool:
+  """Whether an entity ends at a tag in front of another one, by the same rules."""
+  (letter, _, kind), (letter_after, _, kind_after) = now.partition("-"), after.partition("-")
+  return (letter in ("E", "S") or (letter, letter_after) in {("B", "B"), ("B", "S"), ("B", "O"), ("I", "B"), ("I", "S"), ("I", "O")}
+          or (letter != "O" and kind != kind_after))  # fmt: skip
+
+
+def by_rules(tags: list[str]) -> list[tuple[str, int, int]]:
+  found, first = [], 0
+  for place, (before, now, after) in enumerate(zip(["O", *tags], tags, [*tags[1:], "O"])):
+    if begins(before, now):
+      first = place
+    if ends(now, after):
+      found.append((now.partition("-")[2], first, place))
+  return found
+
+
+WAYS = (["O", "B-A", "I-A", "B-B", "I-B"], ["O", "B-A", "I-A", "E-A", "S-A", "B-B", "I-B", "E-B"], ["O", "B-a-b", "I-a-b", "I-a"])
+
+
+@pytest.mark.parametrize("tags", WAYS)
+def test_entities_are_those_of_conllevals_rules(tags):
+  rng = random.Random(0)
+  for _ in range(2000):
+    one = [rng.choice(tags) for _ in range(rng.randint(1, 9))]
+    assert task_metrics.spans_of(one) == by_rules(one), one
+
+
 def test_entities_are_those_of_seqeval():
-  metrics = pytest.importorskip("seqeval.metrics")
+  metrics = pytest.importorskip("seqeval.metrics", reason="seqeval's source package does not build with every pip")
   rng = random.Random(0)
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    for tags in (["O", "B-A", "I-A", "B-B", "I-B"], ["O", "B-A", "I-A", "E-A", "S-A", "B-B", "I-B", "E-B"]):
+    for tags in WAYS[:2]:
       for _ in range(500):
         gold = [[rng.choice(tags) for _ in range(rng.randint(1, 9))] for _ in range(3)]
         found = [[rng.choice(tags) for _ in one] for one in gold]
@@ -103,6 +138,7 @@ def test_entities_are_those_of_seqeval():
         ([], "cat", 0.0, 0.0),
         (["cat"], "", 0.0, 0.0),
         (["the"], "a", 1.0, 1.0),  # nothing is left of either
+        (["y", "an"], "a an", 0.0, 0.0),  # an answer that nothing is left of is none
     ],
 )
 def test_answers_in_english(gold, found, exact, f1):

@@ -103,7 +103,7 @@ def _ask(model, kind: str, asked: _Asked) -> tuple[list, Callable[[Any], str]]:
 
   if kind == "question-answering":
     answers = labelling.answer(model, list(zip(asked.first, asked.second)))
-    return [one._asdict() if one.text else {"text": "", "begin": 0, "score": None, "null": None} for one in answers], line_of_answer
+    return [one._asdict() if one.text else {"text": "", "begin": 0, "score": None, "null_score": None} for one in answers], line_of_answer
   if kind == "token-classification":
     found = [[entity._asdict() for entity in entities] for entities in labelling.find_entities(model, asked.first)]
     line_of = line_of_entities
@@ -132,4 +132,5 @@ def line_of_answer(one: dict) -> str:
   """An answer in a line."""
   if one["score"] is None:
     return "no answer: the text is empty"
-  return f"{one['text']}    (score {one['score']:.2f}; {'rather no answer' if one['null'] > 0 else 'no answer'} scores {one['null']:+.2f})"
+  rather = ", so rather none" if one["null_score"] > one["score"] else ""
+  return f"{one['text']}    (scores {one['score']:.2f}; no answer {one['null_score']:.2f}{rather})"

@@ -14,7 +14,8 @@ from bert_jax.models.config import EncoderConfig
 
 POOLINGS = ("cls", "max", "mean")
 # Where a limit of tokens may stand: until version 5, and since 6.
-_LIMITS = (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length"))
+_TRANSFORMER, _SETTINGS = "sentence_bert_config.json", "config_sentence_transformers.json"
+_LIMITS = ((_TRANSFORMER, "max_seq_length"), ("tokenizer_config.json", "model_max_length"))
 
 
 class Encoding(NamedTuple):
@@ -37,10 +38,8 @@ def write_modules(folder: pathlib.Path, config: EncoderConfig, encoding: Encodin
       for index, (path, kind) in enumerate(modules)
   ])
   # Lower-casing is the tokenizer's own affair.
-  write_json(folder / "sentence_bert_config.json",
-              {"max_seq_length": max_length, "do_lower_case": False})
-  write_json(folder / "config_sentence_transformers.json",
-              {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"})
+  write_json(folder / _TRANSFORMER, {"max_seq_length": max_length, "do_lower_case": False})
+  write_json(folder / _SETTINGS, {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"})
   (folder / "1_Pooling").mkdir()
   write_json(folder / "1_Pooling" / "config.json", {
       "word_embedding_dimension": config.hidden_size,
@@ -56,11 +55,15 @@ def write_modules(folder: pathlib.Path, config: EncoderConfig, encoding: Encodin
     (folder / "2_Normalize").mkdir()
 
 
-def read_encoding(path: str | pathlib.Path) -> Encoding | None:
+def read_encoding(path: str | pathlib.Path, *, lowercase: bool) -> Encoding | None:
   """What a folder of sentence-transformers says of its vectors; None for other folders.
 
+  Args:
+    path: the folder.
+    lowercase: whether its tokenizer makes all letters small.
+
   Raises:
-    UserError: modules or a pooling that this model does not have.
+    UserError: modules or a pooling that this model does not have, or something that is done to a text before the tokenizer gets it.
   """
   path = pathlib.Path(path)
   if not (path / "modules.json").is_file():
@@ -70,6 +73,7 @@ def read_encoding(path: str | pathlib.Path) -> Encoding | None:
   if unknown or "Pooling" not in folders:
     raise UserError(f"{path}/modules.json: expected Transformer, Pooling and maybe Normalize; it has {', '.join(folders)}, which this model cannot do. "
                     "To use the encoder alone, copy the folder without modules.json")  # fmt: skip
+  _check_texts_are_plain(path, lowercase)
   pooling = read_json(folders["Pooling"] / "config.json")
   chosen = [pooling["pooling_mode"]] if "pooling_mode" in pooling else [  # version 6; before it, a flag for each
       name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token") for name, on in pooling.items()
@@ -77,6 +81,18 @@ def read_encoding(path: str | pathlib.Path) -> Encoding | None:
   if len(chosen) != 1 or chosen[0] not in POOLINGS:
     raise UserError(f"{folders['Pooling']}/config.json: pooling {', '.join(map(str, chosen)) or 'none'}; this model has {', '.join(POOLINGS)}, one of them")
   return Encoding(chosen[0], "Normalize" in folders)
+
+
+def _check_texts_are_plain(path: pathlib.Path, lowercase: bool) -> None:
+  """Raises UserError where sentence-transformers would put words in front of a text, or make its letters small."""
+  settings, transformer = (read_json(path / name) if (path / name).is_file() else {} for name in (_SETTINGS, _TRANSFORMER))
+  prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name") or "")
+  if prompt:
+    raise UserError(f"{path}/{_SETTINGS}: every text gets the prompt {prompt!r} (default_prompt_name), which is not done here: put it in front of "
+                    "your texts yourself, and set default_prompt_name to null in a copy of the folder")  # fmt: skip
+  if transformer.get("do_lower_case") and not lowercase:
+    raise UserError(f"{path}/{_TRANSFORMER}: do_lower_case is set, and the tokenizer is a cased one: set it to false in a copy of the folder, and "
+                    "give texts in small letters")  # fmt: skip
 
 
 def read_limit(path: str | pathlib.Path, config: EncoderConfig) -> int:

@@ -23,11 +23,13 @@ class Labels(NamedTuple):
     kind: one of finetune.KINDS.
     names: of the classes or tags, in the order of the outputs; ("score",) for regression, ("begin", "end") for answers.
     scale: regression: scores are learned divided by it.
+    pairs: whether they are labels of pairs of texts; None: not known.
   """
 
   kind: str
   names: tuple[str, ...]
   scale: float = 1.0
+  pairs: bool | None = None
 
 
 class Labelled(NamedTuple):
@@ -46,15 +48,21 @@ class Labelled(NamedTuple):
 
 
 def labels_of(splits: Splits) -> Labels:
-  """Finds the labels of a training split. Raises UserError for one class or one score alone, and for labels that only dev has."""
-  kind = splits.kind
+  """Finds the labels of a training split.
+
+  Raises:
+    UserError: one class or one score alone, questions none of which has an answer, or labels that only dev has.
+  """
+  kind, pairs = splits.kind, splits.train.second is not None
   if kind == "regression":
     for examples, file in ((splits.train, splits.files[0]), (splits.dev, splits.files[-1])):
       if len({float(label) for label in examples.labels}) < 2:
         raise UserError(f"{file}: all {len(examples.labels):,} scores are {examples.labels[0]}: with nothing to correlate, no model is better than "
                         "another; is that the right column?")  # fmt: skip
-    return Labels(kind, ("score",), max(abs(float(label)) for label in splits.train.labels))
+    return Labels(kind, ("score",), max(abs(float(label)) for label in splits.train.labels), pairs)
   if kind == "question-answering":
+    if not any(one.answers for one in splits.train.first):
+      raise UserError(f"{splits.files[0]}: none of its {len(splits.train.first):,} questions has an answer: there is nothing to learn")
     return Labels(kind, ("begin", "end"))
   known, judged = (_names(kind, examples) for examples in (splits.train, splits.dev))
   if len(known) < (1 if kind == "multi-label" else 2):
@@ -65,7 +73,7 @@ def labels_of(splits: Splits) -> Labels:
   names = sorted(known, key=lambda name: (0, float(name), name) if is_number(name) else (1, 0.0, name))
   if kind == "token-classification":
     names = ["O", *(name for name in names if name != "O")]
-  return Labels(kind, tuple(names))
+  return Labels(kind, tuple(names), pairs=pairs)
 
 
 def _names(kind: str, examples: Examples) -> collections.Counter:

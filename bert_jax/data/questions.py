@@ -151,16 +151,21 @@ class Answer(NamedTuple):
   """What a model answers.
 
   Attributes:
-    text: from the context; never empty, also where `null` says that there is none.
+    text: from the context; never empty, also where the model would rather say that there is none.
     begin: where it begins in the context, in characters.
-    score: log-odds of this answer, beginning and end added up.
-    null: how much higher "there is no answer" scores, in the window that says so least.
+    score: of this answer: the logits of its beginning and its end, added up.
+    null_score: of "there is no answer", in the window that says so least.
   """
 
   text: str
   begin: int
   score: float
-  null: float
+  null_score: float
+
+  @property
+  def is_none(self) -> bool:
+    """Whether the model would rather say that there is no answer."""
+    return self.null_score > self.score
 
 
 def answers_of(windows: Windows, questions: Sequence[Question], logits: Sequence[np.ndarray]) -> list[Answer]:
@@ -173,7 +178,7 @@ def answers_of(windows: Windows, questions: Sequence[Question], logits: Sequence
   """
   best: list[Answer | None] = [None] * len(questions)
   nulls = np.full(len(questions), np.inf)
-  longest = [ANSWER_CHARACTERS if _is_chinese(one.context) else ANSWER_TOKENS for one in questions]
+  longest = [ANSWER_CHARACTERS if is_chinese(one.context) else ANSWER_TOKENS for one in questions]
   features = windows.features
   for row, scores in enumerate(logits):
     number, first = windows.questions[row], int(features.first_lengths[row])
@@ -188,10 +193,10 @@ def answers_of(windows: Windows, questions: Sequence[Question], logits: Sequence
       characters = int(place[0, 0]), int(place[1, 1])
       best[number] = Answer(questions[number].context[slice(*characters)], characters[0], score, 0.0)
   empty = Answer("", 0, -np.inf, np.inf)
-  return [empty if one is None else one._replace(null=float(null - one.score)) for one, null in zip(best, nulls)]
+  return [empty if one is None else one._replace(null_score=float(null)) for one, null in zip(best, nulls)]
 
 
-def _is_chinese(text: str) -> bool:
+def is_chinese(text: str) -> bool:
   """Whether most characters of a text are tokens of their own."""
   return 2 * len(CHINESE.findall(text)) > len(text)
 

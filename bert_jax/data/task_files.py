@@ -227,7 +227,7 @@ def _check_scores(labels: list[str], path: str, lines: list[int]) -> None:
 def is_number(text: str) -> bool:
   """Whether a label reads as a finite number."""
   try:
-    return abs(float(text)) < float("inf")
+    return abs(float(text)) < float("inf") and "_" not in text
   except ValueError:
     return False
 

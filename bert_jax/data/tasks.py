@@ -34,7 +34,6 @@ class TaskRow(NamedTuple):
     tfds: name in TensorFlow Datasets, or empty.
     tfds_labels: {what TensorFlow Datasets calls a class: what the files call it}, where that differs.
     published: BERT-base's figure, or None where none is known for this split and metric.
-    chinese: whether answers are compared by characters.
   """
 
   suites: tuple[str, ...]
@@ -49,7 +48,6 @@ class TaskRow(NamedTuple):
   tfds: str = ""
   tfds_labels: dict[str, str] = {}
   published: Published | None = None
-  chinese: bool = False
 
 
 _BERT = "Devlin et al. 2018, arXiv 1810.04805"
@@ -108,27 +106,27 @@ TASKS: dict[str, TaskRow] = {
         ("ner",), _WORDS, "f1", ("eng.train", "train.txt"), ("eng.testa", "valid.txt"), "conll", tfds="conll2003",
         published=Published(0.964, "dev", f"{_BERT}, table 7")),
     "chnsenticorp": TaskRow(
-        ("clue",), _CLASSES, "accuracy", ("train.tsv",), ("dev.tsv",), text=("text_a",), label=("label",), chinese=True,
+        ("clue",), _CLASSES, "accuracy", ("train.tsv",), ("dev.tsv",), text=("text_a",), label=("label",),
         published=_chinese(0.943)),
     "tnews": TaskRow(
-        ("clue",), _CLASSES, "accuracy", ("train.json",), ("dev.json",), text=("sentence",), label=("label_desc", "label"), chinese=True,
+        ("clue",), _CLASSES, "accuracy", ("train.json",), ("dev.json",), text=("sentence",), label=("label_desc", "label"),
         published=Published(0.5658, "test", "Xu et al. 2020, CLUE, arXiv 2004.05986, and its leaderboard")),
     "ocnli": TaskRow(
         ("clue",), _CLASSES, "accuracy", ("train.50k.json", "train.json", "train.10k.json", "train.3k.json"), ("dev.json",),
-        text=("sentence1",), text_pair=("sentence2",), label=("label",), chinese=True),
+        text=("sentence1",), text_pair=("sentence2",), label=("label",)),
     "afqmc": TaskRow(
         ("clue",), _CLASSES, "accuracy", ("train.json",), ("dev.json",), text=("sentence1",), text_pair=("sentence2",), label=("label",),
-        chinese=True, published=Published(0.7370, "test", "Xu et al. 2020, CLUE, arXiv 2004.05986, and its leaderboard")),
+        published=Published(0.7370, "test", "Xu et al. 2020, CLUE, arXiv 2004.05986, and its leaderboard")),
     "lcqmc": TaskRow(
         ("clue",), _CLASSES, "accuracy", ("train.tsv", "train.txt", "lcqmc_train.txt"), ("dev.tsv", "dev.txt", "lcqmc_dev.txt"),
-        text=("text_a", 0), text_pair=("text_b", 1), label=("label", 2), chinese=True, published=_chinese(0.884)),
+        text=("text_a", 0), text_pair=("text_b", 1), label=("label", 2), published=_chinese(0.884)),
     "stsb-zh": TaskRow(
         ("sts",), _SCORES, "spearman", ("stsb-zh-train.csv",), ("stsb-zh-dev.csv",), text=("sentence1", 0), text_pair=("sentence2", 1),
-        label=("score", 2), chinese=True),
+        label=("score", 2)),
     "cmrc2018": TaskRow(
-        ("qa",), _QUESTIONS, "f1", ("cmrc2018_train.json", "cmrc2018_trial.json"), ("cmrc2018_dev.json", "cmrc2018_trial.json"), "squad", chinese=True,
+        ("qa",), _QUESTIONS, "f1", ("cmrc2018_train.json", "cmrc2018_trial.json"), ("cmrc2018_dev.json", "cmrc2018_trial.json"), "squad",
         published=_chinese(0.840)),
-    "weibo-ner": TaskRow(("ner",), _WORDS, "f1", ("weibo.train.conll", "weiboNER_2nd_conll.train"), ("weibo.dev.conll", "weiboNER_2nd_conll.dev"), "conll", chinese=True),
-    "peoples-daily-ner": TaskRow(("ner",), _WORDS, "f1", ("example.train", "train.txt"), ("example.dev", "dev.txt"), "conll", chinese=True),
+    "weibo-ner": TaskRow(("ner",), _WORDS, "f1", ("weibo.train.conll", "weiboNER_2nd_conll.train"), ("weibo.dev.conll", "weiboNER_2nd_conll.dev"), "conll"),
+    "peoples-daily-ner": TaskRow(("ner",), _WORDS, "f1", ("example.train", "train.txt"), ("example.dev", "dev.txt"), "conll"),
 }  # fmt: skip
 SUITES = ("glue", "clue", "qa", "ner", "sts")

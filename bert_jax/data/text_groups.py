@@ -65,7 +65,7 @@ def load_groups(objective: str, where: Where) -> tuple[TextGroups, TextGroups | 
   """
   _check_columns(objective, where)
   task, data, dev, text, text_pair, label, negative, dev_columns = where
-  if objective == "cosine":
+  if objective == "cosine" and not (dev and dev_columns):
     splits = load_splits(task=task, data=data, dev=dev, kind="" if task else "regression", text=text, text_pair=text_pair, label=label)
     return _of_examples(splits.train, splits.files, "regression"), _of_examples(splits.dev, splits.files[-1:], "regression")
   if not data or not os.path.exists(data):
@@ -74,8 +74,8 @@ def load_groups(objective: str, where: Where) -> tuple[TextGroups, TextGroups | 
     raise UserError(f"--data={data} is a folder; give a file in it")
   row = TASKS.get(task) or TaskRow((), _LABELLED.get(objective, ""), "", (), text=(text,), text_pair=(text_pair,), label=(label,))
   path = find_file(data, row.train, task) if os.path.isdir(data) else data
-  if objective == "softmax":
-    train = _of_examples(read_examples(path, row), (path,), "classification")
+  if objective in _LABELLED:
+    train = _of_examples(read_examples(path, row), (path,), _LABELLED[objective])
   elif objective == "simcse":
     train = _of_columns(path, [text]) if text else _of_lines(path)
     train = train._replace(texts=train.texts * 2)

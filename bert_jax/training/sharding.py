@@ -52,10 +52,10 @@ PARAMETERS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     ("feed_forward/output/kernel", ("mlp", "embed")),
     ("(attention|feed_forward)/output/bias", (None,)),
     ("layer_norm/(scale|bias)", (None,)),
-    ("(pooler|mlm_head)/dense/kernel", ("embed", None)),
+    ("(pooler|mlm_head|classifier)/dense/kernel", ("embed", None)),
     ("(pooler|mlm_head|nsp_head|classifier|span_head)/dense/bias", (None,)),
     ("mlm_head/bias", ("vocab",)),
-    ("(nsp_head|classifier|span_head)/dense/kernel", (None, None)),
+    ("(nsp_head|span_head)/dense/kernel", (None, None)),
 )
 
 # Parameters of fewer numbers may live on every device: gathering them would take longer than they are worth.

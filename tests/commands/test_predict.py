@@ -54,7 +54,7 @@ def test_entities_and_answers(call, exported_labels):  # noqa: F811
 def test_of_a_text_without_anything_in_it_there_is_no_answer_and_json_stays_json(call, exported_labels):  # noqa: F811
   model = f"--model={exported_labels('question-answering')}"
   code, shown, _ = call("predict", model, "", "--question=where", "--json")
-  assert code == 0 and json.loads(shown)["found"] == {"text": "", "begin": 0, "score": None, "null": None}
+  assert code == 0 and json.loads(shown)["found"] == {"text": "", "begin": 0, "score": None, "null_score": None}
   assert "no answer: the text is empty" in call("predict", model, "", "--question=where")[1]
 
 

@@ -8,7 +8,7 @@ import sentence_transformers
 
 from bert_jax import exporting, inference
 from bert_jax.convert import folder
-from bert_jax.convert.sentence_folder import Encoding
+from bert_jax.convert.sentence_folder import Encoding, read_encoding
 from bert_jax.errors import UserError
 
 TEXTS = ["the cat sat on the mat .", "the mat", "a cat , 42 mats and some words that it has to spell"]
@@ -59,6 +59,21 @@ def test_a_pooling_that_we_do_not_have_is_refused(written, change, message):
   file.write_text(json.dumps(json.loads(file.read_text()) | change))
   with pytest.raises(UserError, match=message):
     inference.load_model(written)
+
+
+@pytest.mark.parametrize("file, change, message",
+    [("config_sentence_transformers.json", {"prompts": {"query": "query: "}, "default_prompt_name": "query"}, "every text gets the prompt 'query: '"),
+     ("config_sentence_transformers.json", {"prompts": {"query": "query: ", "document": ""}, "default_prompt_name": "document"}, ""),
+     ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case is set, and the tokenizer is a cased one")])  # fmt: skip
+def test_what_is_done_to_a_text_before_the_tokenizer_gets_it_is_refused(written, file, change, message):
+  (written / file).write_text(json.dumps(json.loads((written / file).read_text()) | change))
+  if not message:
+    assert read_encoding(written, lowercase=False)
+    return
+  with pytest.raises(UserError, match=message):
+    read_encoding(written, lowercase=False)
+  if "do_lower_case" in change:  # as the tokenizer does it anyway
+    assert inference.load_model(written).encoding and inference.load_model(written).tokenizer.lowercase
 
 
 def test_modules_that_we_do_not_have_are_refused(written):

@@ -36,7 +36,7 @@ def test_no_entity_is_the_first_tag():
 
 def test_scores_are_learned_divided_by_the_largest():
   found = labels_of(splits("regression", ["-5", "2.5"]))
-  assert found == Labels("regression", ("score",), 5.0)
+  assert found == Labels("regression", ("score",), 5.0, pairs=False)
   made = prepare(splits("regression", ["-5", "2.5"]).train, found, TOKENIZER, max_length=16, stride=8, training=True)
   np.testing.assert_allclose(made.features.labels, [-1.0, 0.5])
   np.testing.assert_allclose(made.gold, [-5.0, 2.5])
@@ -57,6 +57,12 @@ def test_scores_are_learned_divided_by_the_largest():
 def test_what_cannot_be_learned_is_refused(kind, train, dev, words):
   with pytest.raises(UserError, match=words):
     labels_of(splits(kind, train, dev))
+
+
+def test_questions_none_of_which_has_an_answer_teach_nothing():
+  asked = [Question(str(number), "who", "the cat sat", ()) for number in range(3)]
+  with pytest.raises(UserError, match="train.json: none of its 3 questions has an answer"):
+    labels_of(Splits(Examples(asked, None, [], "question-answering"), Examples(asked, None, [], "question-answering"), "question-answering", False, ("train.json",)))
 
 
 def test_several_labels_are_one_yes_or_no_each():

@@ -67,7 +67,7 @@ def test_sure_scores_give_the_answers_back_in_their_own_spelling():
   windows = make_windows(TOKENIZER, given, max_length=100, stride=30)
   found = answers_of(windows, given, certain(windows))
   assert [one.text for one in found[:3]] == ["Bo", "ch hc", "中问题"]
-  assert all(one.null < 0 for one in found[:3]) and found[3].null > 0
+  assert [one.is_none for one in found] == [False, False, False, True]
   for one, question in zip(found, given):
     assert question.context[one.begin : one.begin + len(one.text)] == one.text
 
@@ -76,7 +76,7 @@ def test_no_answer_is_said_only_where_all_windows_say_so():
   one = asked(CONTEXT, "ch hc")
   windows = make_windows(TOKENIZER, [one], max_length=100, stride=30)
   assert (windows.features.labels == 0).all(axis=1).sum() > len(windows.features.labels) / 2
-  assert answers_of(windows, [one], certain(windows))[0].null < 0
+  assert answers_of(windows, [one], certain(windows))[0].is_none is False
 
 
 def test_an_answer_ends_behind_its_beginning_and_is_not_longer_than_allowed():

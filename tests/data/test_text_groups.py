@@ -48,6 +48,10 @@ def test_dev_has_columns_of_its_own(pairs, tmp_path):
   _, dev = load_groups("in-batch", Where(data=str(pairs), text="question", text_pair="answer", dev=str(tmp_path / "dev.csv"), dev_columns="first,second,value"))
   assert dev.texts == [["a", "c"], ["b", "d"]]
   np.testing.assert_allclose(dev.labels, [1.0, 0.0])
+  own = Where(data=str(pairs), text="question", text_pair="answer", label="score", dev=str(tmp_path / "dev.csv"), dev_columns="first,second,value")
+  train, scored = load_groups("cosine", own)
+  np.testing.assert_allclose(train.labels, [1.0, 0.25, 0.5])
+  assert scored.texts == dev.texts
 
 
 def test_classes_are_numbered(tmp_path):

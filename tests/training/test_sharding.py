@@ -141,6 +141,13 @@ def test_every_mesh_keeps_its_promise_of_spreading(mesh):
   sharding.check_sharded(mesh, state, large=2000)
 
 
+def test_the_kernel_of_many_classes_is_spread():
+  mesh = sharding.make_mesh(tiny_config(**MESHES["fsdp 8"]))
+  tree = {"classifier": {"dense": {"kernel": jax.ShapeDtypeStruct((768, 150), np.float32)}}}
+  (kernel,) = jax.tree.leaves(sharding.state_shardings(mesh, tree))
+  assert kernel.shard_shape((768, 150)) == (96, 150)
+
+
 def test_an_array_that_is_not_spread_is_named_with_its_bytes(monkeypatch):
   rules = dict(sharding.PARAMETERS) | {"feed_forward/output/kernel": (None, None)}
   monkeypatch.setattr(sharding, "PARAMETERS", tuple(rules.items()))
