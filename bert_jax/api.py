@@ -55,8 +55,9 @@ class LoadedModel(inference.Model):
     Raises:
       UserError: no text, or not as many pairs as texts.
     """
-    if not texts or isinstance(texts, str) or (pairs is not None and len(pairs) != len(texts)):
-      raise UserError(f"expected a list of texts, and as many second texts or none; got {texts!r:.60} and {pairs!r:.60}")
+    texts, pairs = inference.list_of(texts), None if pairs is None else inference.list_of(pairs)
+    if not texts or (pairs is not None and len(pairs) != len(texts)):
+      raise UserError(f"expected a list of texts, and as many second texts or none; got {len(texts)} and {'none' if pairs is None else len(pairs)}")
     ids = encode_batch(self.tokenizer, [*texts, *(pairs or ())])
     first, second = ids[: len(texts)], ids[len(texts) :] or [[]] * len(texts)
     return inference.make_inputs(self, [truncate(a, b, self.max_length)[:2] for a, b in zip(first, second)])

@@ -50,6 +50,7 @@ class Model(NamedTuple):
     pooling: what the class of a text is read from, where the labels are of texts.
     step: of the checkpoint; None for a Hugging Face folder.
     encoding: how it makes one vector of a text, where it was trained for that; None where it was not.
+    stride: from one window of a long text to the next, in tokens, where questions about it are answered; see questions.make_windows.
   """
 
   config: EncoderConfig
@@ -63,6 +64,7 @@ class Model(NamedTuple):
   pooling: str = "pooler"
   step: int | None = None
   encoding: Encoding | None = None
+  stride: int = 128
 
 
 class Completion(NamedTuple):
@@ -114,7 +116,7 @@ def load_checkpoint(path: str | pathlib.Path) -> Model:
   encoder, labels, pooling = encoder_of(config), read_labels(folder), config.finetune.pooling
   encoding = Encoding(pooling, config.embedding.normalize) if config.embedding.objective else None
   limit = config.finetune.max_length if labels or encoding else encoder.max_position_embeddings
-  return Model(encoder, params, load_tokenizer(tokenizer), heads, str(path), limit, tokenizer, labels, pooling, host["step"], encoding)
+  return Model(encoder, params, load_tokenizer(tokenizer), heads, str(path), limit, tokenizer, labels, pooling, host["step"], encoding, config.finetune.stride)
 
 
 def state_of(path: str | pathlib.Path, step: int | None = None) -> str:
@@ -178,10 +180,15 @@ def make_inputs(model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[
   )  # fmt: skip
 
 
-def check_list(texts: Any) -> None:
-  """Raises UserError for one text where several are expected: a string would be read as a list of characters."""
+def list_of(texts: Iterable[str]) -> list[str]:
+  """Texts as a list. Raises UserError for one text, which would be read as a list of characters, and for what is no text."""
   if isinstance(texts, str):
     raise UserError(f"expected a list of texts, got one text: [{texts[:40]!r}]")
+  texts = list(texts)
+  odd = next((number for number, text in enumerate(texts) if not isinstance(text, str)), None)
+  if odd is not None:
+    raise UserError(f"expected texts; number {odd} of {len(texts)} is {texts[odd]!r:.60}, a {type(texts[odd]).__name__}")
+  return texts
 
 
 def find_masks(model: Model, text: str, purpose: str) -> tuple[list[int], list[int]]:
@@ -269,7 +276,9 @@ def encode(model: Model, texts: Iterable[str], pooling: str | None = None, *, no
   Raises:
     UserError: an unknown pooling; pooling "pooler" of a model without one.
   """
-  check_list(texts)
+  texts = list_of(texts)
+  if batch_size < 1:
+    raise UserError(f"batch_size={batch_size}: expected 1 or more")
   if pooling is None:
     pooling, trained_to = model.encoding or Encoding("mean", False)
     normalize = normalize or trained_to
@@ -278,7 +287,7 @@ def encode(model: Model, texts: Iterable[str], pooling: str | None = None, *, no
   if pooling == "pooler":
     _require_head(model, "pooler", "--pooling=pooler needs the pooler")
   model = model._replace(heads=model.heads & {"pooler"})  # scores of words are not asked for, and would be most of the memory
-  cut = [truncate(ids, [], model.max_length) for ids in encode_batch(model.tokenizer, list(texts))]
+  cut = [truncate(ids, [], model.max_length) for ids in encode_batch(model.tokenizer, texts)]
   vectors: list[Any] = [None] * len(cut)
   for members, filled in batches_by_length([len(ids) for ids, _, _ in cut], batch_size):
     inputs = make_inputs(model, [cut[i][:2] for i in filled])

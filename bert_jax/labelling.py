@@ -18,12 +18,11 @@ from bert_jax.data import questions
 from bert_jax.data.questions import Answer, Question
 from bert_jax.data.tokenizer import encode_batch, truncate
 from bert_jax.errors import UserError
-from bert_jax.inference import Model, batches_by_length, check_list, make_inputs
+from bert_jax.inference import Model, batches_by_length, list_of, make_inputs
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.finetuning import FinetuningModel
 
 _BATCH = 32
-_STRIDE = 128
 
 
 class Label(NamedTuple):
@@ -85,7 +84,7 @@ def classify(model: Model, texts: Sequence[str], pairs: Sequence[str] | None = N
     UserError: a model for something else, single texts for one of pairs, or pairs for one of single texts.
   """
   labels = _labels(model, "classification", "multi-label", "regression")
-  check_list(texts)
+  texts, pairs = list_of(texts), None if pairs is None else list_of(pairs)
   if pairs is not None and len(pairs) != len(texts):
     raise UserError(f"{len(texts)} texts and {len(pairs)} second texts; expected as many")
   if labels.pairs not in (None, pairs is not None):
@@ -119,10 +118,10 @@ def find_entities(model: Model, texts: Sequence[str]) -> list[list[Entity]]:
     UserError: a model that was not fine-tuned with token-classification.
   """
   labels = _labels(model, "token-classification")
-  check_list(texts)
+  texts = list_of(texts)
   room = model.max_length - 2
   result = []
-  encodings = model.tokenizer.backend.encode_batch(list(texts), add_special_tokens=False)
+  encodings = model.tokenizer.backend.encode_batch(texts, add_special_tokens=False)
   scores = _in_batches(model, [(encoding.ids[:room], []) for encoding in encodings])
   for text, encoding, one in zip(texts, encodings, scores):
     firsts = [place for place, word in enumerate(encoding.word_ids[:room]) if place == 0 or word != encoding.word_ids[place - 1]]
@@ -150,7 +149,7 @@ def answer(model: Model, asked: Sequence[tuple[str, str]]) -> list[Answer]:
   """
   _labels(model, "question-answering")
   numbered = [Question(str(number), question, context, ()) for number, (question, context) in enumerate(asked)]
-  windows = questions.make_windows(model.tokenizer, numbered, max_length=model.max_length, stride=min(_STRIDE, model.max_length // 3))
+  windows = questions.make_windows(model.tokenizer, numbered, max_length=model.max_length, stride=model.stride)
   features = windows.features
   rows = [features.tokens[begin:end].tolist() for begin, end in zip(features.offsets, features.offsets[1:])]
   sequences = [(row[1 : first - 1], row[first:-1]) for row, first in zip(rows, features.first_lengths)]

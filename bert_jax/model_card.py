@@ -19,7 +19,7 @@ _LOAD = {
     "mlm": ("AutoModelForMaskedLM", 'pipeline("fill-mask", model=HERE)("text with a [MASK] in it")'),
     "encoder": ("AutoModel", ""),
     "sequence-classification": ("AutoModelForSequenceClassification", 'pipeline("text-classification", model=HERE)("a text")'),
-    "token-classification": ("AutoModelForTokenClassification", 'pipeline("token-classification", model=HERE, aggregation_strategy="simple")("a text")'),
+    "token-classification": ("AutoModelForTokenClassification", 'pipeline("token-classification", model=HERE, aggregation_strategy="first")("a text")'),
     "question-answering": ("AutoModelForQuestionAnswering", ""),
 }
 

@@ -20,6 +20,7 @@ from bert_jax.masking import default_max_predictions, settings_of
 from bert_jax.models import attention
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pretraining import PretrainingModel
+from bert_jax.training.checkpoint_folder import committed_steps
 from bert_jax.training.train_step import Task
 
 # Of a fine-tuned run: what its outputs mean, what model it began with, and, once it has come to its end, how good its best checkpoint is.
@@ -54,12 +55,15 @@ def read_source(folder: str | os.PathLike) -> dict[str, str]:
 
 
 def read_result(folder: str | os.PathLike) -> dict[str, Any] | None:
-  """What a fine-tuning has written at its end; None before that, and while it goes on.
+  """What a fine-tuning has written at its end; None before that, and once it has gone on since.
 
-  "step" is that of the best checkpoint, "metric" what that was picked by, "metrics" what was measured at it, and "held_out" says
-  whether that was on a part of the training file.
+  "step" is that of the best checkpoint, "metric" what that was picked by, "metrics" what was measured at it, "held_out" whether that was
+  on a part of the training file, and "last_step" the newest checkpoint.
   """
-  return _read_json(storage.folder(folder) / RESULT_FILE)
+  folder = storage.folder(folder)
+  result = _read_json(folder / RESULT_FILE)
+  newest = max(committed_steps(folder / "checkpoints"), default=0) if result else 0
+  return result if result and newest <= result["last_step"] else None
 
 
 def _read_json(path) -> dict[str, Any] | None:

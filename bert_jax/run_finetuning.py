@@ -1,13 +1,9 @@
-"""Fine-tuning in a run folder: from a config to the examples, the model and what the loop needs; and what is written at the end.
+"""Fine-tuning in a run folder: from a config to the examples, the model and what the loop needs.
 
-    WORKDIR/labels.json    what the outputs of the model mean
-    WORKDIR/source.json    the model that the run began with
-    WORKDIR/result.json    once it has come to its end: the metrics of the best checkpoint, and which that is
+    WORKDIR/labels.json    what the outputs of the model mean; the rest is as in tuning.py
 """
 
-import dataclasses
 import json
-import math
 
 import jax
 import jax.numpy as jnp
@@ -15,50 +11,24 @@ import ml_collections
 from etils import epath
 
 from bert_jax import config as configs
-from bert_jax import exporting, finetune, flops, predictions, run, storage
+from bert_jax import exporting, finetune, flops, predictions, run, storage, tuning
 from bert_jax.cluster import agreement
 from bert_jax.cluster.distributed import Cluster
-from bert_jax.data import features, labelled, questions
-from bert_jax.data.features import Features
+from bert_jax.data import labelled, questions
 from bert_jax.data.labelled import Labelled, Labels
 from bert_jax.data.task_files import Splits, load_splits
 from bert_jax.data.tasks import TASKS
 from bert_jax.errors import UserError
-from bert_jax.inference import Model, load_model, state_of
+from bert_jax.inference import load_model
 from bert_jax.models.finetuning import SEQUENCE, FinetuningModel
-from bert_jax.resolve import LABELS_FILE, RESULT_FILE, SOURCE_FILE, attention_of, read_labels, read_result, read_run_config, read_source
-from bert_jax.training import checkpoint_folder, loop, sharding
-from bert_jax.training import optimizer as optimizers
+from bert_jax.resolve import LABELS_FILE, attention_of, read_labels, read_result, read_run_config, read_source
+from bert_jax.training import loop, sharding
 from bert_jax.training.judging import Judge
 
-# Where fine-tuning starts from otherwise than pretraining: Devlin et al. 2018, appendix A.3, and Hugging Face's epsilon. Dropout is
-# that of the paper, whatever the pretraining had.
-DEFAULTS = {
-    "data.batch_size": 32, "optimizer.learning_rate": 5e-5, "optimizer.eps": 1e-8, "log_every_steps": 50, "checkpoint.keep_last": 2,
-    "checkpoint.keep_best": 1, "data.loader": "threads", "model.hidden_dropout_prob": 0.1, "model.attention_probs_dropout_prob": 0.1,
-}  # fmt: skip
-# What follows from the number of examples, see `resolve`.
-SET_BY_EPOCHS = ("total_steps", "optimizer.warmup_steps", "eval_every_steps", "checkpoint.every_steps")
-_LENGTH, _LENGTH_OF_WINDOWS = 128, 384  # tokens in a row; Devlin et al. 2018 have the second for SQuAD, in their code
-_LEAST_LENGTH = 8  # [CLS], [SEP], and a few tokens
 
-
-def finetuning_config(overrides: list[str] = (), defaults: dict = DEFAULTS) -> ml_collections.ConfigDict:
+def finetuning_config(overrides: list[str] = ()) -> ml_collections.ConfigDict:
   """The defaults of fine-tuning with overrides "key=value". Raises UserError as config.load_config."""
-  config = configs.default_config()
-  for key, value in defaults.items():
-    configs.set_key(config, key, value)
-  for override in overrides:
-    configs.apply_override(config, override)
-  checked = configs.copy_of(config)
-  if config.finetune.epochs:
-    given = [key for key in SET_BY_EPOCHS if any(override.partition("=")[0] == key for override in overrides)]
-    if given:
-      raise UserError(f"{', '.join(given)}: set by finetune.epochs={config.finetune.epochs:g}, finetune.warmup_share and finetune.evaluations; "
-                      "finetune.epochs=0 leaves it as you set it")  # fmt: skip
-    checked.stop_at_step = 0  # how many steps there are is not known before the examples are
-  configs.validate(checked)
-  return config
+  return tuning.config_of(overrides, tuning.DEFAULTS)
 
 
 def finetune_run(
@@ -87,14 +57,14 @@ def check_same(config: ml_collections.ConfigDict, workdir: str, state: str) -> N
   held = read_run_config(workdir)
 
   def is_resolved(key: str, before, now) -> bool:
-    """Whether the value in the run is what `resolve` makes of the one that is given."""
+    """Whether the value in the run is what `tuning.resolve` makes of the one that is given."""
     if key.startswith("model."):
       return now is None
     if key == "finetune.max_length":
-      return before == max_length_of(config, held.model.max_position_embeddings, read_labels(workdir).kind)
+      return before == tuning.max_length_of(config, held.model.max_position_embeddings, read_labels(workdir).kind)
     if key in ("finetune.data", "finetune.dev"):
       return storage.are_same(before, now)
-    return bool(config.finetune.epochs) and key in SET_BY_EPOCHS
+    return bool(config.finetune.epochs) and key in tuning.SET_BY_EPOCHS
 
   changed = configs.changed_keys(held, config)
   if not storage.are_same(held.init_from, config.init_from):
@@ -116,7 +86,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   source = load_model(config.init_from)
   splits = agreement.together(lambda: _splits(config))
   labels = labelled.labels_of(splits)
-  settings, max_length = config.finetune, max_length_of(config, source.config.max_position_embeddings, labels.kind)
+  settings, max_length = config.finetune, tuning.max_length_of(config, source.config.max_position_embeddings, labels.kind)
   prepare = lambda examples, training: labelled.prepare(
       examples, labels, source.tokenizer, max_length=max_length, stride=settings.stride, training=training)
   train, dev = prepare(splits.train, True), prepare(splits.dev, False)
@@ -126,13 +96,14 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   metric = settings.metric or (row.metric if row else "") or predictions.METRIC[labels.kind]
   if metric not in predictions.metrics_of(labels):
     raise UserError(f"finetune.metric={metric!r} is not measured here; there are {', '.join(predictions.metrics_of(labels))}")
-  config = resolve(config, source, train.features.num_rows, max_length)
+  asked, config = config, tuning.resolve(config, source, train.features.num_rows, max_length)
   mesh = sharding.make_mesh(config)
   agreement.on_first(lambda: run.adopt(root, config, source.tokenizer_folder))
   agreement.on_first(lambda: _keep_labels(root, labels))
-  begin(root, config.init_from, source)
+  tuning.begin(root, config.init_from, source)
   chinese = labels.kind == "question-answering" and _are_chinese(splits)
-  _describe(splits, labels, train, dev, say)
+  _describe(splits, labels, train, dev, max_length, say)
+  tuning.note_sizes(asked, config, train.features.num_rows, say)
   if chinese:
     say("answers are compared as CMRC 2018 does it, by characters")
 
@@ -146,31 +117,13 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   )  # fmt: skip
   evaluate = _make_evaluator(model, labels, dev, config, mesh, chinese=chinese)
   trained = loop.Run(
-      finetune.make_task(model, labels.kind), config, mesh, lambda position: batches_from(position, train.features, config, mesh), evaluate,
+      finetune.make_task(model, labels.kind), config, mesh, lambda position: tuning.batches_from(position, train.features, config, mesh), evaluate,
       identity={"examples": labelled.fingerprint(train.features), "rows": train.features.num_rows, "seed": config.seed,
                 "batch_size": config.data.batch_size},
-      start=start_from(source, say), judge=judge, peak_flops=run.peak_flops(),
+      start=tuning.start_from(source, say), judge=judge, peak_flops=run.peak_flops(),
       flops_per_token=flops.train_flops_per_token(encoder, sequence_length=float(train.features.lengths.mean()), predicted_share=0.0),
   )  # fmt: skip
-  return run.Setup(trained, lambda: finish(root, judge, config.export.format, held_out=splits.held_out))
-
-
-def begin(root: epath.Path, init_from: str, source: Model) -> None:
-  """Says in SOURCE_FILE what the run begins with, and that it has no result yet; called on every process, also where the run goes on."""
-
-  def write() -> None:
-    if not (root / SOURCE_FILE).exists():
-      content = {"model": init_from, "state": state_of(init_from, source.step)}
-      storage.write_text(root / SOURCE_FILE, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
-    (root / RESULT_FILE).unlink(missing_ok=True)  # what it says of the best checkpoint ends here
-
-  agreement.on_first(write)
-
-
-def finish(root: epath.Path, judge: Judge, export_format: str, *, held_out: bool) -> None:
-  """Writes RESULT_FILE, and exports the checkpoint that it names; called on every process."""
-  agreement.on_first(lambda: write_result(root, judge, held_out=held_out))
-  exporting.export_run(root, export_format)
+  return run.Setup(trained, lambda: tuning.finish(root, judge, config.export.format, held_out=splits.held_out))
 
 
 def _keep_labels(root: epath.Path, labels: Labels) -> None:
@@ -199,40 +152,13 @@ def _splits(config: ml_collections.ConfigDict) -> Splits:
   return load_splits(task=wanted.task, data=wanted.data, dev=wanted.dev, kind=wanted.kind, text=wanted.text, text_pair=wanted.text_pair, label=wanted.label)
 
 
-def max_length_of(config: ml_collections.ConfigDict, positions: int, kind: str = "") -> int:
-  """Tokens that a text or pair may have: those of the config, else of the kind, as far as a model of so many positions reads."""
-  wanted = config.finetune.max_length or (_LENGTH_OF_WINDOWS if kind == "question-answering" else _LENGTH)
-  if wanted < _LEAST_LENGTH:
-    raise UserError(f"finetune.max_length={wanted} leaves no room for a text, since [CLS] and [SEP] count; give {_LEAST_LENGTH} or more")
-  return min(wanted, positions)
-
-
-def resolve(config: ml_collections.ConfigDict, source: Model, examples: int, max_length: int) -> ml_collections.ConfigDict:
-  """Fills in what follows from the model and the examples: the encoder's fields, the number of steps, and the length that texts were cut to."""
-  config, settings = configs.copy_of(config), config.finetune
-  for field in dataclasses.fields(source.config):
-    given, own = config.model[field.name], getattr(source.config, field.name)
-    if given is not None and given != own and not field.name.endswith("dropout_prob"):
-      raise UserError(f"model.{field.name}={given!r}, but the model that is fine-tuned has {own!r}: leave the key out")
-    config.model[field.name] = own if given is None else given
-  if config.optimizer.frozen_layers > source.config.num_hidden_layers:
-    raise UserError(f"optimizer.frozen_layers={config.optimizer.frozen_layers}, but the model has {source.config.num_hidden_layers} layers")
-  config.finetune.max_length = max_length
-  if settings.epochs:
-    in_epoch = examples / config.data.batch_size
-    config.total_steps = max(1, math.ceil(settings.epochs * in_epoch))
-    config.optimizer.warmup_steps = min(math.floor(settings.warmup_share * config.total_steps), config.total_steps - 1)
-    config.eval_every_steps = config.checkpoint.every_steps = max(1, round(in_epoch / settings.evaluations))
-  configs.validate(config)
-  optimizers.make_schedule(config)  # refused here, before anything is written
-  return config
-
-
-def _describe(splits: Splits, labels: Labels, train: Labelled, dev: Labelled, say) -> None:
+def _describe(splits: Splits, labels: Labels, train: Labelled, dev: Labelled, max_length: int, say) -> None:
   """What a user should know of the examples before they are trained on."""
   for note in (*splits.train.notes, *splits.dev.notes):
     say(f"note: {note}")
-  what = labels.kind + (f" with {len(labels.names)} labels" if labels.kind in ("classification", "multi-label", "token-classification") else "")
+  what = labels.kind
+  if what in ("classification", "multi-label", "token-classification"):
+    what += f" with {len(labels.names)} labels ({_shown(labels)})"
   counts = [len(part.gold) for part in (train, dev)]
   say(f"{counts[0]:,} training examples, {counts[1]:,} to judge by, {what}, from {', '.join(splits.files)}")
   if splits.held_out:
@@ -241,33 +167,10 @@ def _describe(splits: Splits, labels: Labels, train: Labelled, dev: Labelled, sa
   if labels.kind == "question-answering":
     say(f"{long[0]:,} and {long[1]:,} of them have a text that needs several windows; with these there are {train.features.num_rows:,} rows to train on")
   elif any(long):
-    say(f"{long[0]:,} and {long[1]:,} of them are longer than finetune.max_length and lose their end")
+    say(f"{long[0]:,} and {long[1]:,} of them are longer than {max_length} tokens and lose their end")
   balance = labelled.describe_balance(splits.train, labels.kind)
   if balance:
     say(balance)
-
-
-def start_from(source: Model, say):
-  """Run.start: the encoder, and the pooler where it is read, of the source; the head is new."""
-
-  def start(fresh, abstract):
-    taken = {name: source.params[name] for name in fresh.params if name in ("encoder", "pooler") and name in source.params}
-    if "pooler" in fresh.params and "pooler" not in taken:
-      say(f"{source.origin} has no pooler: a new one is trained; finetune.pooling=mean reads the tokens themselves")
-    say(f"Starting from {source.origin}: {', '.join(sorted(taken))}; new: {', '.join(sorted(set(fresh.params) - set(taken)))}")
-    params = fresh.params | jax.tree.map(lambda new, old: old.astype(new.dtype), {name: fresh.params[name] for name in taken}, taken)
-    return fresh._replace(params=jax.device_put(params, jax.tree.map(lambda x: x.sharding, fresh.params)))
-
-  return start
-
-
-def batches_from(position: int, train: Features, config: ml_collections.ConfigDict, mesh, *, texts: int = 1):
-  """Run.batches of features; `texts`: how many, each of finetune.max_length, are packed into a row."""
-  size, max_length = config.data.batch_size, texts * config.finetune.max_length
-  return features.train_batches(
-      train, batch_size=size, seed=config.seed, start=position, steps=config.total_steps, max_length=max_length,
-      process_rows=sharding.rows_of_process(mesh, size),
-  )  # fmt: skip
 
 
 def _make_evaluator(model, labels: Labels, dev: Labelled, config, mesh, *, chinese: bool):
@@ -278,20 +181,3 @@ def _make_evaluator(model, labels: Labels, dev: Labelled, config, mesh, *, chine
     return None if scores is None else predictions.score(labels, dev, scores, chinese=chinese)
 
   return evaluate
-
-
-def best_checkpoint(root: epath.Path, judge: Judge) -> tuple[int, dict[str, float]]:
-  """(step, metrics) of the checkpoint that is kept for its evaluation; where nothing was measured, of the newest."""
-  folder = root / "checkpoints"
-  evaluations = {step: checkpoint_folder.read_manifest(checkpoint_folder.folder_of(folder, step)).metrics
-                 for step in checkpoint_folder.committed_steps(folder)}  # fmt: skip
-  step = (judge.best_first(evaluations) or sorted(evaluations, reverse=True))[0]
-  return step, evaluations[step]
-
-
-def write_result(root: epath.Path, judge: Judge, *, held_out: bool) -> None:
-  """Says in RESULT_FILE which checkpoint is the best, how good it is, and on what."""
-  step, metrics = best_checkpoint(root, judge)
-  result = {"step": step, "metric": judge.metric.removeprefix("eval/"), "metrics": {name.removeprefix("eval/"): value for name, value in metrics.items()},
-            "held_out": held_out}  # fmt: skip
-  storage.write_text(root / RESULT_FILE, json.dumps(result, indent=2) + "\n")

@@ -3,7 +3,7 @@
     WORKDIR/result.json    the metrics of the best checkpoint, and which that is; without scored pairs to judge by, the newest
     WORKDIR/export/        that checkpoint in the layout of sentence-transformers, with pooling and normalisation as trained
 
-What it shares with fine-tuning stands in run_finetuning.py, settings too: the keys finetune.* hold here as there.
+What it shares with fine-tuning stands in tuning.py, settings too: the keys finetune.* hold here as there.
 """
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from bert_jax import config as configs
-from bert_jax import flops, inference, predictions, run, run_finetuning, sentence_embedding, task_metrics
+from bert_jax import flops, inference, predictions, run, sentence_embedding, task_metrics, tuning
 from bert_jax.batch import model_inputs
 from bert_jax.cluster import agreement
 from bert_jax.cluster.distributed import Cluster
@@ -29,7 +29,7 @@ from bert_jax.training.judging import Judge
 
 # Where sentence embedding starts from otherwise than fine-tuning: Reimers & Gurevych 2019, section 3.1 (one epoch, mean pooling),
 # Gao et al. 2021, table D.1 (batches of 64, learning rate 3e-5).
-DEFAULTS = run_finetuning.DEFAULTS | {
+DEFAULTS = tuning.DEFAULTS | {
     "finetune.pooling": "mean", "finetune.epochs": 1.0, "data.batch_size": 64, "optimizer.learning_rate": 3e-5, "export.format": "sentence-transformers",
 }  # fmt: skip
 METRICS = ("spearman", "pearson")  # of the cosine with the scores of the dev pairs
@@ -37,7 +37,7 @@ METRICS = ("spearman", "pearson")  # of the cosine with the scores of the dev pa
 
 def sentence_embedding_config(overrides: list[str] = ()) -> ml_collections.ConfigDict:
   """The defaults of sentence embedding with overrides "key=value". Raises UserError as config.load_config."""
-  return run_finetuning.finetuning_config(overrides, DEFAULTS)
+  return tuning.config_of(overrides, DEFAULTS)
 
 
 def sentence_embedding_run(config: ml_collections.ConfigDict, workdir: str, *, cluster: Cluster | None = None, say: run.Say = print) -> dict[str, float]:
@@ -57,17 +57,18 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   run.check_source(root, config)
   source = inference.load_model(config.init_from)
   train, dev = agreement.together(lambda: _load(config))
-  max_length = run_finetuning.max_length_of(config, source.config.max_position_embeddings)
+  max_length = tuning.max_length_of(config, source.config.max_position_embeddings)
   prepare = lambda groups: features.of_texts_apart(
       source.tokenizer, groups.texts, None if objective in sentence_embedding.RANKING else _labels(groups), max_length=max_length)
   rows = prepare(train)
-  config = run_finetuning.resolve(config, source, rows.num_rows, max_length)
+  asked, config = config, tuning.resolve(config, source, rows.num_rows, max_length)
   encoder, mesh = configs.encoder_of(config), sharding.make_mesh(config)
   if objective == "simcse" and not (encoder.hidden_dropout_prob or encoder.attention_probs_dropout_prob):
     raise UserError("simcse tells two readings of a text apart by dropout, and there is none: set model.hidden_dropout_prob (BERT has 0.1)")
   agreement.on_first(lambda: run.adopt(root, config, source.tokenizer_folder))
-  run_finetuning.begin(root, config.init_from, source)
-  _describe(train, dev, rows, objective, say)
+  tuning.begin(root, config.init_from, source)
+  _describe(train, dev, rows, objective, max_length, say)
+  tuning.note_sizes(asked, config, rows.num_rows, say)
 
   model = SentenceModel(
       encoder, settings.pooling, config.embedding.normalize, len(train.classes), jnp.dtype(config.model.dtype), jnp.dtype(config.model.param_dtype),
@@ -76,7 +77,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   task = sentence_embedding.make_task(model, objective, temperature=config.embedding.temperature, margin=config.embedding.margin, mesh=mesh)
   evaluate = _make_evaluator(model, dev and prepare(dev)._replace(labels=dev.labels), config, mesh)
   judge, texts = Judge(f"eval/{settings.metric or METRICS[0]}", True, settings.patience if dev else 0), len(train.texts)
-  take_over = run_finetuning.start_from(source, say)
+  take_over = tuning.start_from(source, say)
 
   def start(fresh, abstract):
     state = take_over(fresh, abstract)
@@ -85,13 +86,13 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
     return state
 
   trained = loop.Run(
-      task, config, mesh, lambda position: run_finetuning.batches_from(position, rows, config, mesh, texts=texts), evaluate,
+      task, config, mesh, lambda position: tuning.batches_from(position, rows, config, mesh, texts=texts), evaluate,
       identity={"examples": labelled.fingerprint(rows), "rows": rows.num_rows, "seed": config.seed, "batch_size": config.data.batch_size},
       start=start, judge=judge, peak_flops=run.peak_flops(),
       flops_per_token=flops.train_flops_per_token(encoder, sequence_length=float(rows.lengths.mean() / texts), predicted_share=0.0),
   )  # fmt: skip
   held_out = dev is not None and dev.files == train.files
-  return run.Setup(trained, lambda: run_finetuning.finish(root, judge, config.export.format, held_out=held_out))
+  return run.Setup(trained, lambda: tuning.finish(root, judge, config.export.format, held_out=held_out))
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
@@ -122,14 +123,14 @@ def _labels(groups: TextGroups) -> np.ndarray:
   return np.zeros(len(groups.texts[0]), np.int32) if groups.labels is None else groups.labels
 
 
-def _describe(train: TextGroups, dev: TextGroups | None, rows: Features, objective: str, say) -> None:
+def _describe(train: TextGroups, dev: TextGroups | None, rows: Features, objective: str, max_length: int, say) -> None:
   """What a user should know of the examples before they are trained on."""
   for note in (*train.notes, *(dev.notes if dev else ())):
     say(f"note: {note}")
   judged = f"{len(dev.texts[0]):,} scored pairs to judge by, from {', '.join(dev.files)}" if dev else "nothing to judge by: --dev=FILE takes scored pairs"
   say(f"{rows.num_rows:,} training examples from {', '.join(train.files)}; {judged}")
   if rows.truncated:
-    say(f"{rows.truncated:,} training texts are longer than finetune.max_length and lose their end")
+    say(f"{rows.truncated:,} training texts are longer than {max_length} tokens and lose their end")
   if objective in sentence_embedding.RANKING:
     places = rows.labels if objective == "in-batch" else rows.labels[:, :1]
     again = int((np.unique(places, return_counts=True)[1] > 1).sum())

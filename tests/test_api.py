@@ -88,6 +88,25 @@ def test_one_text_in_place_of_a_list_is_not_read_as_characters(model, model_of):
       call("the cat")
 
 
+@pytest.mark.parametrize("texts, said", [(["a", None], "number 1 of 2 is None, a NoneType"), ([b"a"], "is b'a', a bytes")])
+def test_what_is_no_text_is_named(model, model_of, texts, said):  # noqa: F811
+  for call in (model.encode, model.tokenize, api.LoadedModel(*model_of("classification")).classify):
+    with pytest.raises(UserError, match=said):
+      call(texts)
+
+
+def test_texts_come_in_anything_that_yields_them(model, model_of):  # noqa: F811
+  labelled, texts = api.LoadedModel(*model_of("classification")), ["the cat", "a mat"]
+  for given in (lambda: np.array(texts), lambda: (text for text in texts), lambda: tuple(texts)):
+    assert labelled.classify(given(), given()) == labelled.classify(texts, texts)
+    np.testing.assert_array_equal(model.encode(given()).vectors, model.encode(texts).vectors)
+    np.testing.assert_array_equal(model.tokenize(given(), given()).input_ids, model.tokenize(texts, texts).input_ids)
+  with pytest.raises(UserError, match="got one text"):
+    labelled.classify(["a"], "b")
+  with pytest.raises(UserError, match="batch_size=0: expected 1 or more"):
+    model.encode(["a"], batch_size=0)
+
+
 def test_outputs_have_the_shapes_that_are_promised(model):
   output = model.apply(model.params, model.tokenize(["the cat", "a mat"]), jnp.array([[1, 2], [1, 3]]))
   shapes = {name: value.shape for name, value in output._asdict().items() if not isinstance(value, tuple) and name != "padded_mlm_logits"}

@@ -28,7 +28,7 @@ FLOORS = (
         "training.checkpoint_folder", "training.checkpoint_files", "training.checkpoint_reading", "training.checkpoint", "training.metrics", "training.progress", "training.train_step",
         "training.program", "training.jumps", "training.profile", "training.window", "training.loop",
     ),
-    ("pretrain", "finetune", "sentence_embedding", "task_metrics", "resolve", "inference", "evaluation", "model_card", "exporting", "run", "run_pretraining", "labelling", "api", "predictions", "run_finetuning", "run_sentence_embedding", "tools.inspect", "tools.history", "tools.goodput", "tools.report", "tools.figures", "tools.samples", "tools.svg", "suite", "tools.probe", "zero_shot", "tools.look", "tools.page_style", "tools.look_page", "tools.report_page",
+    ("pretrain", "finetune", "sentence_embedding", "task_metrics", "resolve", "inference", "evaluation", "model_card", "exporting", "run", "run_pretraining", "labelling", "api", "predictions", "tuning", "run_finetuning", "run_sentence_embedding", "tools.inspect", "tools.history", "tools.goodput", "tools.report", "tools.figures", "tools.samples", "tools.svg", "suite", "tools.probe", "zero_shot", "tools.look", "tools.page_style", "tools.look_page", "tools.report_page",
      "tools.checks.row", "tools.checks.versions", "tools.checks.context", "tools.checks.machine", "tools.checks.storage",
      "tools.checks.corpus", "tools.checks.settings", "tools.checks.cluster", "tools.doctor", "tools.hlo", "tools.data_facts", "tools.ahead", "tools.estimate", "tools.plan",
      "tools.timing", "tools.bench.rows", "tools.bench.own", "tools.bench.peer", "tools.bench.measure", "tools.bench.page"),  # 3: tasks, use, tools

@@ -10,6 +10,8 @@ from tests.label_fixtures import LABELS, exported_labels, label_tokenizer, model
 from tests.model_fixtures import fast_compilation  # noqa: F401  (an autouse fixture)
 
 from bert_jax import labelling, task_metrics
+from bert_jax.data import questions
+from bert_jax.data.questions import Question
 from bert_jax.errors import UserError
 from bert_jax.inference import load_model, make_inputs
 
@@ -48,6 +50,15 @@ def test_a_pipeline_finds_the_same_entities(model_of, exported_labels):  # noqa:
   assert total >= 3 and set(labels)
 
 
+def test_the_line_of_the_card_finds_the_same_entities_in_words_of_many_pieces(model_of, exported_labels):  # noqa: F811
+  folder, texts = exported_labels("token-classification"), ["thecat satonthe mat, onmat", "a catmatsat (bcd) xyz.", "matthe u.s. on the catcat"]
+  (line,) = (line for line in (folder / "README.md").read_text().splitlines() if line.startswith("pipeline("))
+  for text in texts:
+    found = eval(line.replace('"a text"', repr(text)), {"HERE": str(folder), "pipeline": transformers.pipeline})
+    (ours,) = labelling.find_entities(model_of("token-classification"), [text])
+    assert [(one["entity_group"], one["start"], one["end"]) for one in found] == [(one.kind, one.begin, one.end) for one in ours] and ours
+
+
 def test_equal_tags_without_a_prefix_beside_each_other_are_one_entity(model_of, monkeypatch):  # noqa: F811
   """As models of other people have them, for parts of speech."""
   model = model_of("token-classification")
@@ -79,6 +90,19 @@ def test_a_text_longer_than_the_model_is_answered_from_windows(model_of):  # noq
   context = " ".join(["the cat sat on the mat ."] * 60)
   (found,) = labelling.answer(model_of("question-answering"), [("cat", context)])
   assert found.text and context[found.begin :].startswith(found.text)
+
+
+def test_windows_overlap_as_in_training(model_of):  # noqa: F811
+  """Another stride is another way to cut the text, and the answers are then those of other windows."""
+  context, model = " ".join(f"the cat sat on {letter} mat ." for letter in "abcdefghijklmnop"), model_of("question-answering")
+  examples = [Question("0", "cat", context, ())]
+  for stride in (20, 60):
+    windows = questions.make_windows(model.tokenizer, examples, max_length=model.max_length, stride=stride)
+    rows = [(row[1 : first - 1], row[first:-1]) for row, first in ((windows.features.tokens[begin:end].tolist(), first) for begin, end, first in zip(
+        windows.features.offsets, windows.features.offsets[1:], windows.features.first_lengths))]  # fmt: skip
+    scores = [np.asarray(labelling.scores_of(model, make_inputs(model, [row]))[0]) for row in rows]
+    (expected,), (found,) = questions.answers_of(windows, examples, scores), labelling.answer(model._replace(stride=stride), [("cat", context)])
+    assert (found.begin, found.text) == (expected.begin, expected.text) and found.null_score == pytest.approx(expected.null_score, abs=1e-3)
 
 
 def test_scores_are_differentiable_and_jit_able(model_of):  # noqa: F811

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from tests.run_fixtures import WORDS, corpus, tiny_run_config  # noqa: F401  (corpus is a fixture)
 
-from bert_jax import inference, run_finetuning, run_pretraining
+from bert_jax import inference, run_finetuning, run_pretraining, tuning
 from bert_jax.convert import folder
 from bert_jax.errors import UserError
+from bert_jax.resolve import read_result
 from bert_jax.training import checkpoint_folder, checkpoint_reading, metrics
 
 FAST = ("data.batch_size=16", "optimizer.learning_rate=1e-2", "finetune.max_length=32", "log_every_steps=5",
@@ -90,10 +91,10 @@ def test_a_run_that_goes_on_has_no_result_until_it_has_come_to_its_new_end(model
   tune(model, tmp_path / "run", *keys, "stop_at_step=2")
   source = (tmp_path / "run" / "source.json").read_text()
   assert json.loads(source) == {"model": model, "state": inference.state_of(model)} and inference.load_model(tmp_path / "run").step == 2
-  monkeypatch.setattr(run_finetuning, "finish", lambda *arguments, **more: 1 / 0)  # killed before it could write its result
+  monkeypatch.setattr(tuning, "finish", lambda *arguments, **more: 1 / 0)  # killed before it could write its result
   with pytest.raises(ZeroDivisionError):
     tune(model, tmp_path / "run", *keys)
-  assert inference.load_model(tmp_path / "run").step > 2
+  assert inference.load_model(tmp_path / "run").step > 2 and read_result(tmp_path / "run") is None
   monkeypatch.undo()
   tune(model, tmp_path / "run", *keys)
   assert (tmp_path / "run" / "result.json").exists() and (tmp_path / "run" / "source.json").read_text() == source
@@ -128,13 +129,14 @@ def test_eight_devices_have_the_losses_of_one(model, tmp_path, monkeypatch):
   np.testing.assert_allclose(losses[0], losses[1], atol=1e-5)
 
 
-def test_a_run_ends_early_keeps_its_best_and_ends_there_again_when_resumed(model, tmp_path):
+def test_a_run_ends_early_keeps_its_best_and_ends_there_again_when_resumed(model, tmp_path, capsys):
   """Labels without any meaning: what the first evaluations say is as good as it gets."""
   rng = random.Random(1)
   rows = [f"{' '.join(words)}\t{rng.choice('xy')}" for words, _ in texts(160)]
   (tmp_path / "x.tsv").write_text("\n".join(["text\tlabel", *rows]))
   keys = [f"finetune.data={tmp_path / 'x.tsv'}", "finetune.text=text", "finetune.label=label", "finetune.epochs=30", "finetune.patience=2"]
   found = tune(model, tmp_path / "run", *keys)
+  assert "eval/accuracy was not better in 2 evaluations: the run ends here" in capsys.readouterr().out
   (finish,) = (event for event in metrics.read_events(tmp_path / "run") if event["event"] == "finish")
   assert finish["stopped_early"] and finish["step"] < 30 * 9
   lines = metrics.read_metrics(tmp_path / "run")
@@ -179,12 +181,6 @@ def test_what_does_not_fit_is_one_message(model, tmp_path, keys, words):
   assert not (tmp_path / "run").exists(), "the corrected command finds no folder of another run"
 
 
-def test_a_run_may_stop_at_any_step_of_its_epochs():
-  assert run_finetuning.finetuning_config(["finetune.epochs=3", "stop_at_step=2000"]).stop_at_step == 2000
-  with pytest.raises(UserError, match="stop_at_step=2000 must lie between 0 and total_steps=1000"):
-    run_finetuning.finetuning_config(["finetune.epochs=0", "stop_at_step=2000"])
-
-
 def test_other_examples_or_settings_are_another_run(model, tmp_path):
   keys, _ = write(tmp_path, "classification", 80)
   tune(model, tmp_path / "run", *keys, "finetune.epochs=1")
@@ -193,6 +189,7 @@ def test_other_examples_or_settings_are_another_run(model, tmp_path):
   write(tmp_path, "classification", 81)
   with pytest.raises(UserError, match="were made with examples="):
     tune(model, tmp_path / "run", *keys, "finetune.epochs=1")
+  assert read_result(tmp_path / "run"), "what was refused leaves the run as it was"
 
 
 def test_another_model_does_not_go_on_with_a_run(model, tmp_path):
@@ -228,7 +225,10 @@ def test_a_model_shorter_than_finetune_max_length_loses_the_ends_of_texts_and_co
   (tmp_path / "x.tsv").write_text("\n".join([*lines, "file " * 400 + "\tfile"]))
   said = []
   tune(model, tmp_path / "run", *keys, "finetune.epochs=1", "finetune.max_length=512", say=said.append)
-  assert any(" and 0 of them are longer than" in line or " and 1 of them are longer than" in line for line in said)
+  assert any(" and 0 of them are longer than 160" in line or " and 1 of them are longer than 160" in line for line in said)
+  assert "note: the model has 160 positions: finetune.max_length=512 becomes 160" in said
+  tune(model, tmp_path / "large", *keys, "finetune.epochs=1", "data.batch_size=600", say=said.append)
+  assert any(line.startswith("note: data.batch_size=600 is more than there are examples") for line in said)
   assert json.loads((tmp_path / "run" / "config.json").read_text())["finetune.max_length"] == 160
 
 

@@ -103,7 +103,7 @@ def evaluate_suite(options: argparse.Namespace, folder: str) -> None:
   if options.json:
     print((pathlib.Path(options.jobs) / "results.json").read_text(encoding="utf-8"), end="")
     return
-  print(f"\n{suite.table(results)}\nmean ± standard error over {seeds} seeds, in percent; {options.jobs}/results.json, results.md, results.svg")
+  print(f"\n{suite.table(results)}\nmean ± standard error over the seeds, in percent; {options.jobs}/results.json, results.md, results.svg")
 
 
 def evaluate_zero_shot(options: argparse.Namespace, folder: str) -> None:
@@ -141,10 +141,11 @@ def evaluate_sentences(options: argparse.Namespace, folder: str) -> None:
   import math
 
   from bert_jax import inference, zero_shot
-  from bert_jax.commands import read_lines
+  from bert_jax.commands import note_unknown_words, read_lines
 
-  lines = read_lines(options.input)[: options.rows or None]
-  for line, value in zip(lines, map(float, zero_shot.pseudo_perplexity(inference.load_model(folder), lines))):
+  lines, model = read_lines(options.input)[: options.rows or None], inference.load_model(folder)
+  note_unknown_words(model, lines[:1000])
+  for line, value in zip(lines, map(float, zero_shot.pseudo_perplexity(model, lines))):
     known = not math.isnan(value)
     if options.json:
       print(json.dumps({"text": line, "pseudo_perplexity": value if known else None}, ensure_ascii=False))

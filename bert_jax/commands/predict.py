@@ -85,7 +85,7 @@ def _read(options: argparse.Namespace, kind: str) -> _Asked:
     table = read_table(options.input, [options.text, *(pairs or ())])
     for note in notes_of(table.path, ragged=table.ragged):
       print(f"note: {note}, and are left out", file=sys.stderr)
-    texts, pairs = table.column(options.text), table.column(pairs[0]) if pairs else None
+    texts, pairs = table.texts(options.text), table.texts(pairs[0]) if pairs else None
     told = [{"line": line, "text": text} for line, text in zip(table.lines, texts)]
   else:
     texts = options.texts or read_lines(options.input)

@@ -32,6 +32,6 @@ def run(options: argparse.Namespace) -> int:
 
   def finished(config) -> None:
     if config.export.format:
-      print(f"{options.workdir}/export: the best checkpoint, for {config.export.format}")
+      print(f"{options.workdir}/export: that checkpoint, for {config.export.format}")
 
   return train_by_flags(options, FLAGS, runs.sentence_embedding_config, runs.sentence_embedding_run, finished)

@@ -7,7 +7,7 @@ by pointing at [CLS]; the best window wins, as in Devlin et al. 2018, section 4.
 
 import collections
 import json
-from typing import Iterable, NamedTuple, Sequence
+from typing import Any, Iterable, NamedTuple, Sequence
 
 import numpy as np
 
@@ -55,30 +55,51 @@ class Windows(NamedTuple):
 
 
 def read_squad(path: str, answered: bool = True) -> list[Question]:
-  """The questions of a file in the format of SQuAD 1.1 or 2.0, which have `answers` unless `answered` is false.
+  """The questions of a file in the format of SQuAD 1.1 or 2.0, or in the flat one of Hugging Face's datasets.
 
-  Raises UserError naming the file and what is missing.
+  Args:
+    path: JSON, or for the flat format JSON lines.
+    answered: whether the questions have answers, which are then read.
+
+  Raises:
+    UserError: naming the file, the place and what is missing.
   """
-  lines = read_lines(path, skip_bad=False, counts=collections.Counter(), whole=True)
-  try:
-    content = json.loads("\n".join(text for _, text in lines))
-  except ValueError as error:
-    raise UserError(f"{path}: not JSON ({error}); expected a file in the format of SQuAD") from error
+  content = _json_of(path)
   questions, where = [], "data"
   try:
-    for number, article in enumerate(content["data"]):
+    for number, article in enumerate(content["data"] if isinstance(content, dict) and "data" in content else content):
+      where = f"data[{number}]"
+      if "context" in article:  # flat: one question, and of its answers lists of texts and places
+        answers = article["answers"] if answered else []
+        if isinstance(answers, dict):
+          answers = [{"text": text, "answer_start": begin} for text, begin in zip(answers["text"], answers["answer_start"], strict=True)]
+        questions.append(_question(article | {"answers": answers}, article["context"], answered))
+        continue
       for part, paragraph in enumerate(article["paragraphs"]):
         for place, asked in enumerate(paragraph["qas"]):
           where = f"data[{number}].paragraphs[{part}].qas[{place}]"
-          answers = [] if asked.get("is_impossible") or not answered else asked["answers"]
-          answers = answers_with_text((str(answer["text"]), int(answer["answer_start"])) for answer in answers)
-          questions.append(Question(str(asked["id"]), _text(asked["question"]), _text(paragraph["context"]), answers))
+          questions.append(_question(asked, paragraph["context"], answered))
   except (KeyError, TypeError, ValueError, AttributeError) as error:
     raise UserError(f'{path}, at {where}: {type(error).__name__} {error}; expected the format of SQuAD: {{"data": [{{"paragraphs": '
                     '[{"context", "qas": [{"id", "question", "answers": [{"text", "answer_start"}]}]}]}]}') from error  # fmt: skip
   if not questions:
     raise UserError(f"{path} holds no questions")
   return questions
+
+
+def _json_of(path: str) -> Any:
+  """The JSON value of a file; of JSON lines a list of them."""
+  lines = [text for _, text in read_lines(path, skip_bad=False, counts=collections.Counter(), whole=True) if text.strip()]
+  try:
+    return [json.loads(line) for line in lines] if len(lines) > 1 and lines[0].endswith("}") else json.loads("\n".join(lines))
+  except ValueError as error:
+    raise UserError(f"{path}: not JSON ({error}); expected a file in the format of SQuAD") from error
+
+
+def _question(asked: dict, context: Any, answered: bool) -> Question:
+  answers = [] if asked.get("is_impossible") or not answered else asked["answers"]
+  answers = answers_with_text((str(answer["text"]), int(answer["answer_start"])) for answer in answers)
+  return Question(str(asked["id"]), _text(asked["question"]), _text(context), answers)
 
 
 def answers_with_text(answers: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:

@@ -33,6 +33,7 @@ class Table(NamedTuple):
     rows: each with a cell for every column; cells behind them are empty.
     lines: the line that each row begins in, from 1; for one JSON value its number.
     ragged: how many lines had too few columns or too many, and are not among `rows`.
+    nested: columns of JSON that hold lists or objects.
   """
 
   path: str
@@ -40,6 +41,14 @@ class Table(NamedTuple):
   rows: list[list[str]]
   lines: list[int]
   ragged: int
+  nested: frozenset[str] = frozenset()
+
+  def texts(self, name: str) -> list[str]:
+    """The cells of a column of texts. Raises UserError as `column`, and where it holds lists or objects."""
+    if name in self.nested:
+      raise UserError(f"{self.path}: the column {name!r} holds lists or objects, and texts are expected; lists of words with a tag for each are read with "
+                      "--kind=token-classification")  # fmt: skip
+    return self.column(name)
 
   def column(self, name: str) -> list[str]:
     """The cells of a column. Raises UserError listing those that there are."""
@@ -47,9 +56,10 @@ class Table(NamedTuple):
     return [row[number] for row in self.rows]
 
   def number(self, name: str) -> int:
-    """Where a column stands. Raises UserError listing those that there are."""
-    if name not in self.columns:
-      raise UserError(f"{self.path} has no column {name!r}; it has: {', '.join(self.columns)}")
+    """Where a column stands. Raises UserError listing those that there are, and where two are called so."""
+    if self.columns.count(name) != 1:
+      what = "has more than one column" if name in self.columns else "has no column"
+      raise UserError(f"{self.path} {what} {name!r}; it has: {', '.join(self.columns)}")
     return self.columns.index(name)
 
 
@@ -68,7 +78,8 @@ def read_table(path: str, names: Sequence[str] = ()) -> Table:
   Args:
     path: the file.
     names: columns that will be asked for, or ways to call them; numbers are those of a table without a header. The first line of a
-      CSV or TSV is its header where one of the names stands in it, or where none of them is a number.
+      CSV or TSV is its header where one of the names stands in it, or where none of them is a number; numbers are names where all of them,
+      and more than one, stand in it.
 
   Raises:
     UserError: naming file and line: it cannot be read, is not UTF-8, not CSV or JSON, has no rows, or too many with other columns.
@@ -84,8 +95,11 @@ def read_table(path: str, names: Sequence[str] = ()) -> Table:
   if not found:
     raise UserError(f"{path} is empty; expected a table with a line for each text")
   first = [cell.strip() for cell in found[0][1]]
+  if suffix == ".csv" and len(first) == 1 < len(names) and (other := next((mark for mark in ";\t" if mark in first[0]), "")):
+    raise UserError(f"{path}:{found[0][0]}: columns stand apart by {'tabs' if other == chr(9) else 'semicolons'}, not by commas: "
+                    f"{'call the file .tsv' if other == chr(9) else 'save the table with commas, or with tabs as .tsv'}")  # fmt: skip
   named = [name for name in names if not name.isdigit()]
-  has_header = any(name in first for name in named) or bool(named) and len(named) == len(list(names))
+  has_header = any(name in first for name in named) or bool(named) and len(named) == len(names) or len(names) > 1 and set(names) <= set(first)
   columns = tuple(first) if has_header else tuple(map(str, range(len(first))))
   rows = found[1:] if has_header else found
   return _checked(path, columns, rows)
@@ -130,7 +144,8 @@ def _checked(path: str, columns: tuple[str, ...], rows: Sequence[tuple[int, list
   return Table(path, columns, [row for _, row in whole], [number for number, _ in whole], ragged)
 
 
-def _read_json(path: str) -> Table:
+def read_records(path: str) -> list[tuple[int, dict[str, Any]]]:
+  """The objects of a file of JSON lines, or of one array or object of them, with their lines or numbers. Raises UserError."""
   lines = [(number, text) for number, text in _lines(path) if text.strip()]
   records: list[tuple[int, Any]] = []
   for number, text in lines:
@@ -152,9 +167,15 @@ def _read_json(path: str) -> Table:
   bad = next((number for number, record in records if not isinstance(record, dict)), None)
   if bad is not None:
     raise UserError(f"{path}:{bad}: expected a JSON object, {{column: value}}")
+  return records
+
+
+def _read_json(path: str) -> Table:
+  records = read_records(path)
   columns = tuple(dict.fromkeys(name for _, record in records for name in record))
   rows = [[_cell(record.get(name)) for name in columns] for _, record in records]
-  return Table(path, columns, rows, [number for number, _ in records], 0)
+  nested = frozenset(name for _, record in records for name, value in record.items() if isinstance(value, (list, dict)))
+  return Table(path, columns, rows, [number for number, _ in records], 0, nested)
 
 
 def _one_value(path: str, lines: list[tuple[int, str]]) -> Any:
@@ -167,7 +188,7 @@ def _one_value(path: str, lines: list[tuple[int, str]]) -> Any:
 
 
 def _cell(value: Any) -> str:
-  if value is None:
+  if value is None or value != value:  # NaN: what pandas has for a cell without a value
     return ""
   if isinstance(value, list):
     return "|".join(map(str, value))

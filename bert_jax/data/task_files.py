@@ -8,11 +8,12 @@ import collections
 import hashlib
 import os
 import pathlib
+import re
 from typing import NamedTuple, Sequence
 
 from bert_jax.data import tfds_texts
 from bert_jax.data.questions import Question, answers_stand, answers_with_text, read_squad
-from bert_jax.data.tables import Table, read_table
+from bert_jax.data.tables import Table, is_table, read_records, read_table
 from bert_jax.data.tasks import TASKS, TaskRow
 from bert_jax.data.text_files import read_lines
 from bert_jax.errors import UserError
@@ -20,6 +21,8 @@ from bert_jax.errors import UserError
 _NO_AGREEMENT = "-"  # SNLI, MNLI, OCNLI; in somebody's own file it is a label like any other
 SEPARATOR = "|"  # between the labels of a text that has several
 HELD_OUT = 0.1  # share of the training examples that the model is judged by where there is no dev file
+_WHOLE_FLOAT = re.compile(r"^(-?\d+)\.0+$")
+_WORDS, _TAGS = ("tokens", "words"), ("ner_tags", "tags", "ner", "labels")  # what lists of them are called in JSON
 _CLASSES_AT_MOST = 500
 _WHOLE_AT_MOST = 20  # different whole numbers that are taken as classes; more may be scores as well
 _NUMBERS = 0.9  # of the labels; scores that are not numbers are mistakes then, which are named
@@ -139,6 +142,8 @@ def _own_row(data: str, kind: str, text: str, text_pair: str, label: str) -> Tas
     raise UserError(f"{data}: say which columns are meant, --text=… --label=… and, for pairs, --text_pair=…; its first line: {listed}. "
                     "Files as CoNLL's or SQuAD's have no columns: --kind=token-classification or --kind=question-answering")  # fmt: skip
   columns = {"text": (text,), "text_pair": (text_pair,) if text_pair else (), "label": (label,)} if format == "table" else {}
+  if format == "conll":  # for lists of words and tags in JSON
+    columns = {"text": (text,) if text else _WORDS, "label": (label,) if label else _TAGS}
   return TaskRow((), KINDS_OF_FORMAT.get(format, kind), "", (), format=format, **columns)
 
 
@@ -157,7 +162,7 @@ def find_file(folder: str, names: tuple[str, ...], task: str, needed: bool = Tru
 def read_examples(path: str, row: TaskRow) -> Examples:
   """The examples of one file, its format and columns as those of a task. Raises UserError."""
   if row.format == "conll":
-    return _read_conll(path, row.kind)
+    return _read_tagged(path, row) if is_table(path, (".json", ".jsonl")) else _read_conll(path, row.kind)
   if row.format == "squad":
     questions = read_squad(path)
     wrong = [one.name for one in questions if not answers_stand(one)]
@@ -172,8 +177,8 @@ def _read_texts(path: str, row: TaskRow) -> Examples:
 
 def _from_table(table: Table, row: TaskRow) -> Examples:
   path = table.path
-  first, label = table.column(_column(table, row.text)), table.column(_column(table, row.label))
-  second = table.column(_column(table, row.text_pair)) if row.text_pair else None
+  first, label = table.texts(_column(table, row.text)), table.column(_column(table, row.label))
+  second = table.texts(_column(table, row.text_pair)) if row.text_pair else None
   no_label = {"", _NO_AGREEMENT} if row.suites else {""}
   kind = row.kind or _kind_of([one for one in label if one.strip() not in no_label], path)
   if kind == "multi-label":  # a text may have none of several labels
@@ -185,13 +190,18 @@ def _from_table(table: Table, row: TaskRow) -> Examples:
   if not kept:
     raise UserError(f"{path}: not one of its {len(first):,} lines has a text and a label; are the columns right?")
   all_of_them = Examples([one.strip() for one in first], None if second is None else [one.strip() for one in second],
-                         [one.strip() for one in label], kind)  # fmt: skip
+                         [_plain(one) if kind == "classification" else one.strip() for one in label], kind)  # fmt: skip
   if _may_be_header(table, label, kind):
     notes += (f"the label {label[0]!r} of the first line of {path} occurs nowhere else: is that line a header? Call columns by their names then",)
   examples = all_of_them.subset(kept)._replace(notes=notes)
   if kind == "regression":
     _check_scores(examples.labels, path, [table.lines[i] for i in kept])
   return examples
+
+
+def _plain(label: str) -> str:
+  """A class without white space around it; of a whole number that is written as a float, as pandas does beside missing ones, the number."""
+  return _WHOLE_FLOAT.sub(r"\1", label.strip())
 
 
 def notes_of(path: str, *, ragged: int = 0, unlabelled: int = 0, empty: int = 0) -> tuple[str, ...]:
@@ -266,8 +276,7 @@ def _read_conll(path: str, kind: str) -> Examples:
     if len(cells) < 2:
       raise UserError(f"{path}:{number}: {line!r}: expected a word and its tag, separated by a tab or a space")
     tag = cells[-1].strip()
-    if tag != "O" and (tag[:2] not in ("B-", "I-", "E-", "S-", "M-") or len(tag) < 3):
-      raise UserError(f"{path}:{number}: the tag {tag!r}: expected O, or B, I, M, E or S with a type, as B-PER")
+    _check_tag(tag, f"{path}:{number}")
     sentences[-1][0].append(cells[0])
     sentences[-1][1].append(tag)
   sentences = [sentence for sentence in sentences if sentence[0]]
@@ -276,6 +285,33 @@ def _read_conll(path: str, kind: str) -> Examples:
   if all(len(word) >= 2 and word[-1].isdigit() for words, _ in sentences for word in words):
     sentences = [([word[:-1] for word in words], tags) for words, tags in sentences]
   return Examples([words for words, _ in sentences], None, [_iob2(tags) for _, tags in sentences], kind)
+
+
+def _read_tagged(path: str, row: TaskRow) -> Examples:
+  """Objects with a list of words and a list of tags, as Hugging Face's datasets write them; tags become IOB2."""
+  words, tags = [], []
+  for line, record in read_records(path):
+    columns = [next((name for name in names if name in record), None) for names in (row.text, row.label)]
+    if None in columns:
+      raise UserError(f"{path}:{line}: expected a list of words and one of their tags, called {row.text[0]} and {row.label[0]}; there are: {', '.join(record)}; "
+                      "say which are meant, --text=… --label=…")  # fmt: skip
+    own = [record[name] for name in columns]
+    if not all(isinstance(one, list) and all(isinstance(cell, str) for cell in one) for one in own) or len(own[0]) != len(own[1]):
+      raise UserError(f"{path}:{line}: expected as many tags in {columns[1]} as words in {columns[0]}, all of them texts; of tags that are numbers "
+                      "write the names, as B-PER")  # fmt: skip
+    for tag in own[1]:
+      _check_tag(tag, f"{path}:{line}")
+    if own[0]:
+      words.append(own[0])
+      tags.append(_iob2(own[1]))
+  if not words:
+    raise UserError(f"{path} holds no words")
+  return Examples(words, None, tags, row.kind)
+
+
+def _check_tag(tag: str, where: str) -> None:
+  if tag != "O" and (tag[:2] not in ("B-", "I-", "E-", "S-", "M-") or len(tag) < 3):
+    raise UserError(f"{where}: the tag {tag!r}: expected O, or B, I, M, E or S with a type, as B-PER")
 
 
 def _iob2(tags: list[str]) -> list[str]:

@@ -125,7 +125,7 @@ def _scored(path: str, columns: str) -> TextGroups:
 
 def _of_columns(path: str, columns: Sequence[str]) -> TextGroups:
   table = read_table(path, columns)
-  rows = list(zip(*(map(str.strip, table.column(name)) for name in columns)))
+  rows = list(zip(*(map(str.strip, table.texts(name)) for name in columns)))
   return _without_empty([list(column) for column in zip(*rows)], path, ragged=table.ragged)
 
 

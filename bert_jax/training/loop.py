@@ -196,6 +196,9 @@ class _Trainer:
           self._log_window()
         self._around.writer.scalars(self.step, self.evaluation)
         self._around.progress.evaluation(self.step, self.evaluation)
+        if self._early.is_over and self.step < self.end:
+          judge = self._run.judge
+          self._around.progress.line(f"{judge.metric} was not better in {judge.patience} evaluations: the run ends here, {self.end - self.step:,} steps early")
 
   def _log_window(self) -> None:
     self._read_reports()

@@ -128,6 +128,24 @@ def test_a_context_without_a_token_has_no_answer():
   assert answers_of(windows, [one], [np.zeros((int(windows.features.lengths[0]), 2))])[0].text == ""
 
 
+FLAT = [{"id": "a", "title": "t", "context": "the cat sat", "question": "who", "answers": {"text": ["cat", "the cat"], "answer_start": [4, 0]}},
+        {"id": "b", "context": "the cat sat", "question": "where", "answers": {"text": [], "answer_start": []}}]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [json.dumps(FLAT), json.dumps({"data": FLAT}, indent=1), "\n".join(map(json.dumps, FLAT)) + "\n"])
+def test_the_flat_format_of_hugging_face_s_datasets_is_read(tmp_path, content):
+  (tmp_path / "x.json").write_text(content)
+  first, second = questions.read_squad(str(tmp_path / "x.json"))
+  assert first == Question("a", "who", "the cat sat", (("cat", 4), ("the cat", 0))) and second.answers == ()
+  assert [one.answers for one in questions.read_squad(str(tmp_path / "x.json"), answered=False)] == [(), ()]
+
+
+def test_a_flat_question_that_lacks_something_is_named(tmp_path):
+  (tmp_path / "x.jsonl").write_text("\n".join(json.dumps(one) for one in (FLAT[0], {"id": "c", "context": "a", "question": "b"})))
+  with pytest.raises(UserError, match=r"x.jsonl, at data\[1\]: KeyError 'answers'; expected the format of SQuAD"):
+    questions.read_squad(str(tmp_path / "x.jsonl"))
+
+
 @pytest.mark.parametrize("field", ["question", "context"])
 def test_what_is_no_text_is_an_error_that_says_where(tmp_path, field):
   qa = {"id": "1", "question": "who", "answers": []}

@@ -111,5 +111,35 @@ def test_an_error_does_not_offer_what_only_preparing_a_corpus_has(file):
   assert "skip_bad" not in str(error.value) and "iconv" in str(error.value)
 
 
+@pytest.mark.parametrize("header, names", [("0,1", ["0", "1"]), (",0,1", ["0", "1"]), ("1,2", ["1", "2"])])
+def test_numbers_are_names_where_all_of_them_stand_in_the_first_line(file, header, names):
+  """As pandas writes a table whose columns were never given a name."""
+  cells = [f"text {n},{n % 2}" for n in range(3)]
+  table = read_table(file("a.csv", "\n".join([header, *(f"{n},{cell}" if header.startswith(",") else cell for n, cell in enumerate(cells))])), names)
+  assert table.column(names[0]) == ["text 0", "text 1", "text 2"] and table.column(names[1]) == ["0", "1", "0"]
+
+
+def test_two_columns_of_one_name_are_not_chosen_between(file):
+  table = read_table(file("a.csv", "text,label,label\na,0,1\n"), ["text", "label"])
+  assert table.column("text") == ["a"]
+  with pytest.raises(UserError, match="has more than one column 'label'; it has: text, label, label"):
+    table.column("label")
+
+
+def test_what_has_no_value_in_json_is_empty_and_what_is_no_text_is_not_read_as_one(file):
+  table = read_table(file("a.jsonl", '{"t": NaN, "l": null, "words": ["a", "b"], "more": {"a": 1}}\n{"t": "x", "l": 1.0}\n'))
+  assert table.column("t") == ["", "x"] and table.column("l") == ["", "1.0"]
+  for column in ("words", "more"):
+    with pytest.raises(UserError, match=f"the column '{column}' holds lists or objects, and texts are expected"):
+      table.texts(column)
+  assert table.column("words") == ["a|b", ""] and table.texts("t")  # several labels may be a list
+
+
+@pytest.mark.parametrize("mark, said", [(";", "semicolons, not by commas: save the table with commas"), ("\t", "tabs, not by commas: call the file .tsv")])
+def test_columns_of_a_csv_that_stand_apart_otherwise_are_named(file, mark, said):
+  with pytest.raises(UserError, match=f"a.csv:1: columns stand apart by {said}"):
+    read_table(file("a.csv", f"text{mark}label\na, b{mark}1\n"), ["text", "label"])
+
+
 def test_cells_of_a_csv_may_be_long(file):
   assert len(read_table(file("a.csv", f"text,label\n\"{'word, ' * 50_000}\",1\n"), ["text"]).column("text")[0]) == 300_000

@@ -132,6 +132,35 @@ def test_a_header_that_is_read_as_an_example_is_asked_about(folder, first, noted
   assert found.kind == "multi-label" and any("is that line a header?" in note for note in found.train.notes) is noted
 
 
+def test_a_class_written_as_a_whole_float_is_the_number(folder):
+  path = folder(train__csv="t,l\na,0.0\nb,1.0\nc,\nd,1\n", dev__csv="t,l\na,0\nb,1\n")
+  found = load_splits(data=f"{path}/train.csv", dev=f"{path}/dev.csv", text="t", label="l")
+  assert found.kind == "classification" and found.train.labels == ["0", "1", "1"] and found.dev.labels == ["0", "1"]
+
+
+@pytest.mark.parametrize("names, given", [(("tokens", "ner_tags"), {}), (("w", "t"), {"text": "w", "label": "t"})])
+def test_lists_of_words_and_tags_are_read_from_json(folder, names, given):
+  lines = [json.dumps({names[0]: ["EU", "rejects"], names[1]: ["I-ORG", "O"]}), json.dumps({names[0]: [], names[1]: []})] * 30
+  path = folder(own__jsonl="\n".join(lines)) + "/own.jsonl"
+  found = load_splits(data=path, dev=path, kind="token-classification", **given)
+  assert found.train.first[0] == ["EU", "rejects"] and found.train.labels[0] == ["B-ORG", "O"] and len(found.train.first) == 30
+  if given:
+    with pytest.raises(UserError, match="the column 'w' holds lists or objects, and texts are expected; lists of words .* --kind=token-classification"):
+      load_splits(data=path, **given)
+
+
+@pytest.mark.parametrize("record, words", [
+    ({"tokens": ["a"], "ner_tags": [3]}, "own.jsonl:1: expected as many tags in ner_tags as words in tokens, all of them texts; of tags that are numbers"),
+    ({"tokens": ["a", "b"], "tags": ["O"]}, "expected as many tags in tags as words in tokens"),
+    ({"tokens": ["a"], "tags": ["PER"]}, "own.jsonl:1: the tag 'PER'"),
+    ({"sentence": ["a"], "tags": ["O"]}, "expected a list of words and one of their tags, called tokens and ner_tags; there are: sentence, tags"),
+])  # fmt: skip
+def test_lists_that_are_no_words_and_tags_are_told_with_their_line(folder, record, words):
+  path = folder(own__jsonl=json.dumps(record)) + "/own.jsonl"
+  with pytest.raises(UserError, match=words):
+    load_splits(data=path, dev=path, kind="token-classification")
+
+
 def test_most_labels_being_numbers_the_one_that_is_none_is_a_mistake(folder):
   rows = "\n".join(f"text {number}\t{number / 7:.2f}" for number in range(30))
   with pytest.raises(UserError, match="own.tsv:32: the score 'high' is not a number"):
