@@ -86,6 +86,8 @@ def load_model(path: str | pathlib.Path) -> Model:
     raise UserError(f"no folder {str(path)!r}; --model takes a run folder (--workdir of pretrain) or a Hugging Face BERT folder")
   if (folder / "checkpoints").is_dir():
     return load_checkpoint(folder / "checkpoints")
+  if _is_run(folder):
+    raise UserError(f"{path} is a run folder without checkpoints: none was saved before the run was stopped, or they have been removed")
   folder = storage.fetch(folder)
   config, params, heads = hf_folder.read_folder(folder)
   tokenizer = load_tokenizer(folder)
@@ -94,6 +96,14 @@ def load_model(path: str | pathlib.Path) -> Model:
   limit = read_limit(folder, config)
   labels, encoding = hf_folder.read_labels(folder), read_encoding(folder, lowercase=tokenizer.lowercase)
   return Model(config, params, tokenizer, heads & frozenset(SUBTREES), str(path), limit, folder, labels, encoding=encoding)
+
+
+def _is_run(folder) -> bool:
+  """Whether a folder holds the config of a run."""
+  try:
+    return bool(read_run_config(folder))
+  except UserError:
+    return False
 
 
 def load_checkpoint(path: str | pathlib.Path) -> Model:

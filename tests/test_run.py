@@ -211,6 +211,12 @@ def test_init_from_something_that_does_not_fit_is_refused_by_name(finished, tmp_
   assert not (tmp_path / "run").exists()
 
 
+def test_a_run_that_has_saved_nothing_yet_is_no_model_and_is_called_what_it_is(finished, tmp_path):
+  shutil.copytree(finished[1], tmp_path / "begun", ignore=shutil.ignore_patterns("checkpoints"))
+  with pytest.raises(UserError, match="begun is a run folder without checkpoints: none was saved before the run was stopped"):
+    inference.load_model(tmp_path / "begun")
+
+
 def test_another_tokenizer_does_not_fit(finished, tmp_path):
   text = write_text(tmp_path / "text.txt")
   other = prepare(f"text:{text}", tmp_path / "other", vocab_size=100)

@@ -78,8 +78,8 @@ def read_table(path: str, names: Sequence[str] = ()) -> Table:
   Args:
     path: the file.
     names: columns that will be asked for, or ways to call them; numbers are those of a table without a header. The first line of a
-      CSV or TSV is its header where one of the names stands in it, or where none of them is a number; numbers are names where all of them,
-      and more than one, stand in it.
+      CSV or TSV is its header where one of the names stands in it, or where none of them is a number; numbers are names where all of them
+      stand in it, and more than one is asked for or it holds nothing but numbers.
 
   Raises:
     UserError: naming file and line: it cannot be read, is not UTF-8, not CSV or JSON, has no rows, or too many with other columns.
@@ -99,7 +99,9 @@ def read_table(path: str, names: Sequence[str] = ()) -> Table:
     raise UserError(f"{path}:{found[0][0]}: columns stand apart by {'tabs' if other == chr(9) else 'semicolons'}, not by commas: "
                     f"{'call the file .tsv' if other == chr(9) else 'save the table with commas, or with tabs as .tsv'}")  # fmt: skip
   named = [name for name in names if not name.isdigit()]
-  has_header = any(name in first for name in named) or bool(named) and len(named) == len(names) or len(names) > 1 and set(names) <= set(first)
+  are_numbers = all(cell.isdigit() or not cell for cell in first)
+  has_header = (any(name in first for name in named) or bool(named) and len(named) == len(names)
+                or bool(names) and set(names) <= set(first) and (len(names) > 1 or are_numbers))  # fmt: skip
   columns = tuple(first) if has_header else tuple(map(str, range(len(first))))
   rows = found[1:] if has_header else found
   return _checked(path, columns, rows)

@@ -117,6 +117,8 @@ def test_numbers_are_names_where_all_of_them_stand_in_the_first_line(file, heade
   cells = [f"text {n},{n % 2}" for n in range(3)]
   table = read_table(file("a.csv", "\n".join([header, *(f"{n},{cell}" if header.startswith(",") else cell for n, cell in enumerate(cells))])), names)
   assert table.column(names[0]) == ["text 0", "text 1", "text 2"] and table.column(names[1]) == ["0", "1", "0"]
+  assert read_table(table.path, names[:1]).column(names[0]) == ["text 0", "text 1", "text 2"]
+  assert read_table(file("b.csv", "a film,0\nanother,1\n"), ["0"]).column("0") == ["a film", "another"]  # a label is no name
 
 
 def test_two_columns_of_one_name_are_not_chosen_between(file):
