@@ -1,5 +1,6 @@
 """Strict JAX for every test: eight virtual CPU devices, and no silent rank promotion."""
 
+import gc
 import os
 import pathlib
 
@@ -26,3 +27,11 @@ def shared_data() -> pathlib.Path:
   if not folder.is_dir():
     pytest.skip(f"the shared data folder is not at {folder}")
   return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_a_file_leaves_behind_is_not_searched_for_garbage_again():
+  """Compiled programs and imported libraries are a million objects, which every full collection of the next files would walk through."""
+  yield
+  gc.collect()
+  gc.freeze()
