@@ -7,7 +7,7 @@ from etils import epath
 from bert_jax import inference, model_card
 from bert_jax.cluster import agreement
 from bert_jax.convert import folder as hf_folder
-from bert_jax.convert.sentence_folder import Encoding
+from bert_jax.convert.sentence_folder import POOLINGS, Encoding
 from bert_jax.errors import UserError
 from bert_jax.inference import Model
 
@@ -46,6 +46,11 @@ def export_run(root: epath.Path, format: str) -> None:
   if format:
     model = inference.load_model(root)  # on every process: Orbax waits for all of them, also where one would do
     agreement.on_first(lambda: export_model(model, root / "export", format=format, workdir=str(root)))
+
+
+def format_of(model: Model) -> str:
+  """The layout that loses nothing of a model."""
+  return "sentence-transformers" if model.encoding and model.encoding.pooling in POOLINGS else "transformers"
 
 
 def head_of(model: Model, format: str) -> str:

@@ -208,6 +208,8 @@ def find_masks(model: Model, text: str, purpose: str) -> tuple[list[int], list[i
     UserError: no [MASK] in the text, a text longer than the model, a model without an MLM head, which `purpose` needs.
   """
   _require_head(model, "mlm", f"{purpose} needs the masked-language-model head")
+  if not isinstance(text, str):
+    raise UserError(f"expected one text, got {text!r:.60}, a {type(text).__name__}")
   ids = encode_batch(model.tokenizer, [text])[0]
   limit = model.config.max_position_embeddings
   if len(ids) + 2 > limit:

@@ -88,7 +88,7 @@ def classify(model: Model, texts: Sequence[str], pairs: Sequence[str] | None = N
   if pairs is not None and len(pairs) != len(texts):
     raise UserError(f"{len(texts)} texts and {len(pairs)} second texts; expected as many")
   if labels.pairs not in (None, pairs is not None):
-    raise UserError(f"{model.origin} was fine-tuned on {'pairs of texts: give the second text of each' if labels.pairs else 'single texts, not on pairs'}")
+    raise UserError(f"{model.origin} was fine-tuned on {'pairs of texts: give the second text of each (--text_pair)' if labels.pairs else 'single texts, not on pairs'}")
   result = []
   for scores in _in_batches(model, [(a, b) for a, b, _ in _cut(model, texts, pairs)]):
     if labels.kind == "regression":

@@ -35,7 +35,8 @@ def make_card(model: Model, *, head: str, encoding: Encoding | None, workdir: st
   run = read_run_config(workdir) if workdir else None
   how = "trained" if run is not None else "converted"
   parts = [_metadata(head, encoding), f"# {hf_folder.ARCHITECTURES[head]}, {how} with bert_jax", _model_table(model)]
-  parts += ([_training(workdir, f"step {model.step:,}"), _evaluation(workdir, run, model.step)] if run is not None else
+  as_trained = encoding is None or model.encoding in (None, encoding)  # what was measured is that of the pooling that was trained
+  parts += ([_training(workdir, f"step {model.step:,}"), _evaluation(workdir, run, model.step) if as_trained else ""] if run is not None else
             [f"Converted from `{model.origin}`; how that was trained is not known here."])  # fmt: skip
   if model.labels is not None and head == hf_folder.head_of(model.labels):
     parts.append(f"Labels ({model.labels.kind}): {', '.join(map(_verbatim, model.labels.names))}")
@@ -113,7 +114,8 @@ def _evaluation(workdir: str, run: Any, step: int) -> str:
     return ""
   result = read_result(workdir)
   best = f", the best by {result['metric']}" if result and result["step"] == step else ""
-  where = f"step {step:,}{best}, on the {'dev examples' if run.finetune.data else 'validation split of its corpus'}, seed {run.seed}"
+  judged_by = "examples held out of the training file" if result and result["held_out"] else "dev examples" if run.finetune.data else "validation split of its corpus"
+  where = f"step {step:,}{best}, on the {judged_by}, seed {run.seed}"
   table = "\n".join(f"| {name} | {value:,.4f} |" for name, value in found.items())
   return f"## Evaluation\n\nMeasured at {where}; one run, so nothing is said about the spread between seeds.\n\n| metric | value |\n|---|---|\n{table}"
 

@@ -57,8 +57,9 @@ def read_source(folder: str | os.PathLike) -> dict[str, str]:
 def read_result(folder: str | os.PathLike) -> dict[str, Any] | None:
   """What a fine-tuning has written at its end; None before that, and once it has gone on since.
 
-  "step" is that of the best checkpoint, "metric" what that was picked by, "metrics" what was measured at it, "held_out" whether that was
-  on a part of the training file, and "last_step" the newest checkpoint.
+  "step" is that of the best checkpoint, "metric" what that was picked by, "metrics" what was measured at it, "examples" the files that was
+  trained on and judged by with their digests, "held_out" whether the model was judged by a part of the training file, and "last_step"
+  the newest checkpoint.
   """
   folder = storage.folder(folder)
   result = _read_json(folder / RESULT_FILE)

@@ -73,6 +73,10 @@ def check_same(config: ml_collections.ConfigDict, workdir: str, state: str) -> N
   if began != state:
     changed["init_from"] = f"{held.init_from} at {began}", f"{config.init_from} at {state}"
   changed = {key: values for key, values in changed.items() if not is_resolved(key, *values)}
+  examples = read_result(workdir)["examples"]
+  for file, digest in tuning.digests_of(examples).items():
+    if digest != examples[file]:
+      changed[file] = examples[file], digest
   if changed:
     listed = "; ".join(f"{key}: {before!r} there, {now!r} now" for key, (before, now) in changed.items())
     raise UserError(f"{workdir} holds a result of other settings: {listed}. Give another folder, or remove this one")
@@ -103,6 +107,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   tuning.begin(root, config.init_from, source)
   chinese = labels.kind == "question-answering" and _are_chinese(splits)
   _describe(splits, labels, train, dev, max_length, say)
+  tuning.note_unknown(train.features, source, say)
   tuning.note_sizes(asked, config, train.features.num_rows, say)
   if chinese:
     say("answers are compared as CMRC 2018 does it, by characters")
@@ -123,7 +128,8 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
       start=tuning.start_from(source, say), judge=judge, peak_flops=run.peak_flops(),
       flops_per_token=flops.train_flops_per_token(encoder, sequence_length=float(train.features.lengths.mean()), predicted_share=0.0),
   )  # fmt: skip
-  return run.Setup(trained, lambda: tuning.finish(root, judge, config.export.format, held_out=splits.held_out))
+  examples = tuning.digests_of(splits.files)
+  return run.Setup(trained, lambda: tuning.finish(root, judge, config.export.format, examples=examples, held_out=splits.held_out))
 
 
 def _keep_labels(root: epath.Path, labels: Labels) -> None:
@@ -162,7 +168,9 @@ def _describe(splits: Splits, labels: Labels, train: Labelled, dev: Labelled, ma
   counts = [len(part.gold) for part in (train, dev)]
   say(f"{counts[0]:,} training examples, {counts[1]:,} to judge by, {what}, from {', '.join(splits.files)}")
   if splits.held_out:
-    say("a tenth of the file is held out to judge by, chosen by the content of the (first) text; --dev=FILE gives a file of its own")
+    say("a tenth of the different (first) texts is held out to judge by, chosen by their content; --dev=FILE gives a file of its own")
+  elif len(splits.files) == 2 and storage.are_same(*splits.files):
+    say("note: the model is judged by the examples that it is trained on")
   long = [part.features.truncated for part in (train, dev)]
   if labels.kind == "question-answering":
     say(f"{long[0]:,} and {long[1]:,} of them have a text that needs several windows; with these there are {train.features.num_rows:,} rows to train on")

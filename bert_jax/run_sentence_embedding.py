@@ -61,6 +61,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   prepare = lambda groups: features.of_texts_apart(
       source.tokenizer, groups.texts, None if objective in sentence_embedding.RANKING else _labels(groups), max_length=max_length)
   rows = prepare(train)
+  _check_differ(train, objective)
   asked, config = config, tuning.resolve(config, source, rows.num_rows, max_length)
   encoder, mesh = configs.encoder_of(config), sharding.make_mesh(config)
   if objective == "simcse" and not (encoder.hidden_dropout_prob or encoder.attention_probs_dropout_prob):
@@ -68,6 +69,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   agreement.on_first(lambda: run.adopt(root, config, source.tokenizer_folder))
   tuning.begin(root, config.init_from, source)
   _describe(train, dev, rows, objective, max_length, say)
+  tuning.note_unknown(rows, source, say)
   tuning.note_sizes(asked, config, rows.num_rows, say)
 
   model = SentenceModel(
@@ -92,7 +94,8 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
       flops_per_token=flops.train_flops_per_token(encoder, sequence_length=float(rows.lengths.mean() / texts), predicted_share=0.0),
   )  # fmt: skip
   held_out = dev is not None and dev.files == train.files
-  return run.Setup(trained, lambda: tuning.finish(root, judge, config.export.format, held_out=held_out))
+  examples = tuning.digests_of((*train.files, *(dev.files if dev else ())))
+  return run.Setup(trained, lambda: tuning.finish(root, judge, config.export.format, examples=examples, held_out=held_out))
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
@@ -113,6 +116,12 @@ def _check(config: ml_collections.ConfigDict) -> None:
     raise UserError(f"sentence-transformers has no pooling {settings.pooling!r}: take {', '.join(POOLINGS)}, or --config.export.format=transformers")
 
 
+def _check_differ(train: TextGroups, objective: str) -> None:
+  """Raises UserError where all examples are the same, for those objectives that learn by the others of a batch."""
+  if objective in sentence_embedding.RANKING and len(set(zip(*train.texts))) < 2:
+    raise UserError(f"{', '.join(train.files)}: {objective} learns to tell the examples of a batch apart, and all {len(train.texts[0]):,} are the same")
+
+
 def _load(config: ml_collections.ConfigDict) -> tuple[TextGroups, TextGroups | None]:
   settings, wanted = config.finetune, config.embedding
   given = {name: getattr(settings, name) for name in ("task", "data", "dev", "text", "text_pair", "label")}
@@ -128,7 +137,8 @@ def _describe(train: TextGroups, dev: TextGroups | None, rows: Features, objecti
   for note in (*train.notes, *(dev.notes if dev else ())):
     say(f"note: {note}")
   judged = f"{len(dev.texts[0]):,} scored pairs to judge by, from {', '.join(dev.files)}" if dev else "nothing to judge by: --dev=FILE takes scored pairs"
-  say(f"{rows.num_rows:,} training examples from {', '.join(train.files)}; {judged}")
+  classes = f" with {len(train.classes)} classes ({', '.join(train.classes[:10])}{' …' if len(train.classes) > 10 else ''})" if train.classes else ""
+  say(f"{rows.num_rows:,} training examples{classes} from {', '.join(train.files)}; {judged}")
   if rows.truncated:
     say(f"{rows.truncated:,} training texts are longer than {max_length} tokens and lose their end")
   if objective in sentence_embedding.RANKING:

@@ -90,13 +90,14 @@ def tasks_of(suite: str) -> list[str]:
   return list(dict.fromkeys(wanted))
 
 
-def find_data(task: str, places: Sequence[str]) -> Found:
+def find_data(task: str, places: Sequence[str], dev_alone: bool = False) -> Found:
   """Where a task's examples lie.
 
   Args:
     task: its name.
     places: TASK=FOLDER, TASK=TRAIN_FILE,DEV_FILE, or a folder below which folders are called as tasks are ("sst2", "SST-2").
       A folder of another name counts where it holds a file that only this task has.
+    dev_alone: a folder without a training file will do.
 
   Raises:
     UserError: a place that is not there, a task that is not known.
@@ -112,8 +113,9 @@ def find_data(task: str, places: Sequence[str]) -> Found:
       raise UserError(f"--data={place}: there is no such folder; expected a folder of tasks, or TASK=FOLDER")
   row = TASKS[task]
   folders = [folder for place in places if "=" not in place for folder in _folders(pathlib.Path(place), _DEPTH)]
-  named = [folder for folder in folders if _plain(folder.name).startswith(_plain(task)) and _has(folder, row.train)]
-  telling = tuple(name for name in row.train if sum(name in other.train for other in TASKS.values()) == 1)
+  wanted = lambda row: (*row.train, *row.dev) if dev_alone else row.train
+  named = [folder for folder in folders if _plain(folder.name).startswith(_plain(task)) and _has(folder, wanted(row))]
+  telling = tuple(name for name in wanted(row) if sum(name in wanted(other) for other in TASKS.values()) == 1)
   found = named or [folder for folder in folders if _has(folder, telling)]
   return Found(str(found[0]) if found else "")
 
@@ -173,6 +175,10 @@ def run_suite(
     except UserError as error:
       refused[task] = error
       say(f"{task} is left out: {error}")
+      continue
+    if any(set(one["examples"].values()) != set(done[0]["examples"].values()) or one["held_out"] != done[0]["held_out"] for one in done):
+      refused[task] = UserError(f"its seeds in {jobs}/{task} were trained or judged on different examples, so their mean says nothing: remove that folder")
+      say(f"{task} is left out: {refused[task]}")
       continue
     results[task] = TaskResult(task, done[0]["metric"], [one["metrics"][one["metric"]] for one in done], [one["metrics"] for one in done],
                                sum(one["seconds"] for one in done), done[0]["held_out"])  # fmt: skip

@@ -137,8 +137,8 @@ def _same_chinese(gold: str, predicted: str) -> float:
 
 def _f1_chinese(gold: str, predicted: str) -> float:
   gold_parts, parts = _segments(gold), _segments(predicted)
-  if not gold_parts or not parts:
-    return float(gold_parts == parts)
+  if not gold_parts or not parts:  # of "no answer" both are empty; what is left of nothing but punctuation is worth nothing there
+    return float(gold == predicted == "")
   return _harmonic(_longest_run(gold_parts, parts), len(gold_parts), len(parts))
 
 

@@ -5,11 +5,16 @@
 """
 
 import dataclasses
+import hashlib
 import json
 import math
+import os
+import pathlib
+from typing import Iterable
 
 import jax
 import ml_collections
+import numpy as np
 from etils import epath
 
 from bert_jax import config as configs
@@ -109,6 +114,13 @@ def note_sizes(asked: ml_collections.ConfigDict, config: ml_collections.ConfigDi
     say(f"note: data.batch_size={config.data.batch_size} is more than there are examples: every step sees all of them, some more than once")
 
 
+def note_unknown(part: Features, source: Model, say) -> None:
+  """Says so where the model's tokenizer does not know most of what the examples are made of."""
+  share = float(np.mean(part.tokens == source.tokenizer.special.unk))
+  if share > 0.5:
+    say(f"note: {share:.0%} of the tokens are [UNK]: the vocabulary of {source.origin} does not know such text")
+
+
 def start_from(source: Model, say):
   """Run.start: the encoder, and the pooler where it is read, of the source; the head is new."""
 
@@ -132,17 +144,31 @@ def batches_from(position: int, train: Features, config: ml_collections.ConfigDi
   )  # fmt: skip
 
 
-def finish(root: epath.Path, judge: Judge, export_format: str, *, held_out: bool) -> None:
-  """Writes RESULT_FILE, and exports the checkpoint that it names; called on every process."""
-  agreement.on_first(lambda: write_result(root, judge, held_out=held_out))
+def digests_of(files: Iterable[str]) -> dict[str, str]:
+  """{file: the beginning of its SHA-256}, of those of some names that are files here."""
+  here = [file for file in dict.fromkeys(files) if os.path.isfile(file)]
+  return {file: hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()[:16] for file in here}
+
+
+def finish(root: epath.Path, judge: Judge, export_format: str, *, examples: dict[str, str], held_out: bool) -> None:
+  """Writes RESULT_FILE, and exports the checkpoint that it names; called on every process.
+
+  Args:
+    root: the run folder.
+    judge: what makes a checkpoint the best.
+    export_format: see exporting.export_run.
+    examples: files and digests, as they were when the run began or went on.
+    held_out: whether the model was judged by a part of the training file.
+  """
+  agreement.on_first(lambda: write_result(root, judge, examples=examples, held_out=held_out))
   exporting.export_run(root, export_format)
 
 
-def write_result(root: epath.Path, judge: Judge, *, held_out: bool) -> None:
+def write_result(root: epath.Path, judge: Judge, *, examples: dict[str, str], held_out: bool) -> None:
   """Says in RESULT_FILE which checkpoint is the best, how good it is, and on what."""
   step, metrics = best_checkpoint(root, judge)
   result = {"step": step, "metric": judge.metric.removeprefix("eval/"), "metrics": {name.removeprefix("eval/"): value for name, value in metrics.items()},
-            "held_out": held_out, "last_step": max(checkpoint_folder.committed_steps(root / "checkpoints"))}  # fmt: skip
+            "examples": examples, "held_out": held_out, "last_step": max(checkpoint_folder.committed_steps(root / "checkpoints"))}  # fmt: skip
   storage.write_text(root / RESULT_FILE, json.dumps(result, indent=2) + "\n")
 
 

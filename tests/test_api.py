@@ -95,6 +95,12 @@ def test_what_is_no_text_is_named(model, model_of, texts, said):  # noqa: F811
       call(texts)
 
 
+@pytest.mark.parametrize("text", [["the [MASK] sat", "a mat"], ("the [MASK]",), None])
+def test_masks_are_filled_in_one_text(model, text):
+  with pytest.raises(UserError, match="expected one text, got"):
+    model.fill_mask(text)
+
+
 def test_texts_come_in_anything_that_yields_them(model, model_of):  # noqa: F811
   labelled, texts = api.LoadedModel(*model_of("classification")), ["the cat", "a mat"]
   for given in (lambda: np.array(texts), lambda: (text for text in texts), lambda: tuple(texts)):

@@ -90,6 +90,25 @@ def test_every_objective_runs_from_the_command_line_without_pairs_to_judge_by(so
   assert model.step == 4 and model.encoding.pooling == (columns[-1].removeprefix("finetune.pooling=") if "pooling" in columns[-1] else model.encoding.pooling)
 
 
+@pytest.mark.parametrize("objective, content", [("simcse", "the cat\n" * 20), ("simcse", "one line\n"), ("in-batch", "a,b\n" + "the cat,a mat\n" * 20)])
+def test_what_all_say_the_same_cannot_be_told_apart(source, tmp_path, objective, content):
+  (tmp_path / ("x.csv" if "," in content else "x.txt")).write_text(content)
+  columns = ("finetune.text=a", "finetune.text_pair=b") if "," in content else ()
+  (file,) = tmp_path.glob("x.*")
+  with pytest.raises(UserError, match=f"{objective} learns to tell the examples of a batch apart, and all [0-9]+ are the same"):
+    train(source, file, tmp_path / "run", *columns, f"embedding.objective={objective}")
+  assert not (tmp_path / "run").exists()
+
+
+def test_export_keeps_how_vectors_are_made_and_no_figure_of_another_way(source, pairs, tmp_path, capsys):
+  train(source, pairs, tmp_path / "run", *COLUMNS, "finetune.label=score", "embedding.objective=cosine", "embedding.normalize=True", "finetune.pooling=cls", "finetune.epochs=0.4")
+  assert command_line.main(["export", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'own'}"]) == 0
+  assert "for sentence-transformers" in capsys.readouterr().out and inference.load_model(tmp_path / "own").encoding == ("cls", True)
+  assert command_line.main(["export", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'mean'}", "--format=sentence-transformers", "--pooling=mean"]) == 0
+  cards = [(tmp_path / name / "README.md").read_text() for name in ("own", "mean")]
+  assert "## Evaluation" in cards[0] and "## Evaluation" not in cards[1]
+
+
 def test_patience_without_anything_to_judge_by_ends_nothing_early(source, pairs, tmp_path):
   train(source, pairs, tmp_path / "run", *COLUMNS, "embedding.objective=in-batch", "finetune.epochs=3", "finetune.patience=1")
   assert inference.load_model(tmp_path / "run").step == 30

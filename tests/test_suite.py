@@ -116,6 +116,19 @@ def test_a_job_that_is_stopped_while_its_checkpoints_are_removed_keeps_its_resul
   assert sorted(path.name for path in (tmp_path / "jobs" / "rte" / "seed-0").glob("*checkpoints*")) == []
 
 
+def test_seeds_of_different_examples_have_no_mean(model, data, tmp_path):
+  jobs, same, folder = str(tmp_path / "jobs"), dict(overrides=FEW, say=lambda text: None), tmp_path / "glue" / "SST-2"
+  (folder / "train.tsv").write_text("\n".join(["sentence\tlabel", *(f"the array {n}\t{n % 2}" for n in range(80))]) + "\n")
+  suite.run_suite(model, ["sst2"], [data], jobs, seeds=1, **same)
+  whole = (folder / "dev.tsv").read_text()
+  (folder / "dev.tsv").write_text(whole + "one more\t1\n")
+  with pytest.raises(UserError, match=r"result of other settings: .*dev.tsv: '[0-9a-f]{16}' there, '[0-9a-f]{16}' now"):
+    suite.run_suite(model, ["sst2"], [data], jobs, seeds=2, **same)
+  (folder / "dev.tsv").unlink()
+  with pytest.raises(UserError, match="sst2: its seeds in .* were trained or judged on different examples, so their mean says nothing"):
+    suite.run_suite(model, ["sst2"], [data], jobs, seeds=2, **same)
+
+
 def test_what_a_figure_was_measured_by_and_on_decides_what_stands_beside_it(model, data, tmp_path):
   jobs, same = str(tmp_path / "jobs"), dict(seeds=1, say=lambda text: None)
   (one,) = suite.run_suite(model, ["rte"], [data], jobs, overrides=(*FEW, "finetune.metric=mcc"), **same)

@@ -157,6 +157,8 @@ def test_answers_in_english(gold, found, exact, f1):
         (["北京大学"], "在北京", 0.0, 2 * 2 / 7),  # the longest run that both have: 北京
         (["1998年5月"], "1998年", 0.0, 2 * 2 / 6),  # numbers are words: 1998, 年
         (["BERT模型"], "bert", 0.0, 2 * 1 / 4),
+        (["。"], "，", 1.0, 0.0),  # CMRC's script counts no run of nothing
+        ([], "", 1.0, 1.0),
     ],
 )
 def test_answers_in_chinese(gold, found, exact, f1):

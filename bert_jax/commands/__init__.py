@@ -111,8 +111,12 @@ def trained(cluster, train: Callable[[], dict[str, float]]) -> tuple[dict[str, f
     peers.leave(EXIT_PEER_LOST if lost else 1)
 
 
-def read_lines(path: str) -> list[str]:
-  """The lines of a UTF-8 file, or of standard input for "-". Raises UserError naming the file and line."""
+def read_lines(path: str, remedy: str = "") -> list[str]:
+  """The lines of a UTF-8 file, or of standard input for "-"; of a table it is noted that they are, and the remedy.
+
+  Raises UserError naming the file and line.
+  """
+  from bert_jax.data.tables import is_table
   from bert_jax.errors import UserError
 
   try:
@@ -124,9 +128,11 @@ def read_lines(path: str) -> list[str]:
     try:
       lines.append(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:
-      raise UserError(f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); convert the file first") from error
+      raise UserError(f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); convert the file first, as with `iconv -f gb18030 -t utf-8 FILE > NEW`") from error
   if not lines:
     raise UserError(f"--input={path} is empty: a text in each line is expected")
+  if is_table(path):
+    print(f"note: every line of {path} is read as a text{f'; {remedy}' if remedy else ''}", file=sys.stderr)
   return lines
 
 

@@ -73,7 +73,7 @@ def _read(options: argparse.Namespace, kind: str) -> _Asked:
   from bert_jax.errors import UserError
 
   if kind == "question-answering" and not options.question:
-    if not options.input or options.text or not is_table(options.input, (".json",)):
+    if not options.input or options.text or not is_table(options.input, (".json", ".jsonl")):
       raise UserError("--question=TEXT is missing: this model answers questions about texts; or give --input=FILE.json, questions in the format of SQuAD")
     every = read_squad(options.input, answered=False)
     questions = [one.text for one in every]
@@ -88,10 +88,8 @@ def _read(options: argparse.Namespace, kind: str) -> _Asked:
     texts, pairs = table.texts(options.text), table.texts(pairs[0]) if pairs else None
     told = [{"line": line, "text": text} for line, text in zip(table.lines, texts)]
   else:
-    texts = options.texts or read_lines(options.input)
+    texts = options.texts or read_lines(options.input, "--text=COLUMN reads a column")
     told = [{"text": text} for text in texts]
-    if options.input and is_table(options.input):
-      print(f"note: every line of {options.input} is read as a text; --text=COLUMN reads a column", file=sys.stderr)
   if options.question:
     return _Asked([options.question] * len(texts), texts, texts, told)
   return _Asked(texts, pairs, texts, told)

@@ -5,14 +5,13 @@ too long is read in windows that overlap; each says for itself where the answer 
 by pointing at [CLS]; the best window wins, as in Devlin et al. 2018, section 4.2 and 4.3.
 """
 
-import collections
 import json
 from typing import Any, Iterable, NamedTuple, Sequence
 
 import numpy as np
 
 from bert_jax.data.features import Features, make_features
-from bert_jax.data.text_files import read_lines
+from bert_jax.data.text_files import read_whole
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.data.vocabulary import CHINESE
 from bert_jax.errors import UserError
@@ -89,7 +88,7 @@ def read_squad(path: str, answered: bool = True) -> list[Question]:
 
 def _json_of(path: str) -> Any:
   """The JSON value of a file; of JSON lines a list of them."""
-  lines = [text for _, text in read_lines(path, skip_bad=False, counts=collections.Counter(), whole=True) if text.strip()]
+  lines = [text for _, text in read_whole(path) if text.strip()]
   try:
     return [json.loads(line) for line in lines] if len(lines) > 1 and lines[0].endswith("}") else json.loads("\n".join(lines))
   except ValueError as error:

@@ -14,8 +14,8 @@ import json
 import pathlib
 from typing import Any, NamedTuple, Sequence
 
-from bert_jax.data.files import SKIP_REMEDY, compression
-from bert_jax.data.text_files import MAX_RECORD_BYTES, read_lines
+from bert_jax.data.files import compression
+from bert_jax.data.text_files import MAX_RECORD_BYTES, read_whole
 from bert_jax.errors import UserError
 
 # Lines with too few or too many columns are left out and counted, as long as they are no more than this share: QQP has some.
@@ -89,7 +89,7 @@ def read_table(path: str, names: Sequence[str] = ()) -> Table:
     return _read_json(path)
   if suffix in _NO_TEXT:
     raise UserError(f"{path}: a {suffix} is not read; write the table as .csv, .tsv or .jsonl")
-  lines = _lines(path)
+  lines = read_whole(path)
   found = _read_csv(path, lines) if suffix == ".csv" else [(number, text.split("\t")) for number, text in lines]
   found = [(number, row) for number, row in found if any(row)]
   if not found:
@@ -105,14 +105,6 @@ def read_table(path: str, names: Sequence[str] = ()) -> Table:
   columns = tuple(first) if has_header else tuple(map(str, range(len(first))))
   rows = found[1:] if has_header else found
   return _checked(path, columns, rows)
-
-
-def _lines(path: str) -> list[tuple[int, str]]:
-  """The lines of a file with their numbers. Raises UserError."""
-  try:
-    return list(read_lines(path, skip_bad=False, counts=collections.Counter(), whole=True))
-  except UserError as error:
-    raise UserError(str(error).removesuffix(SKIP_REMEDY)) from error  # nothing is skipped here
 
 
 def _read_csv(path: str, lines: list[tuple[int, str]]) -> list[tuple[int, list[str]]]:
@@ -148,7 +140,7 @@ def _checked(path: str, columns: tuple[str, ...], rows: Sequence[tuple[int, list
 
 def read_records(path: str) -> list[tuple[int, dict[str, Any]]]:
   """The objects of a file of JSON lines, or of one array or object of them, with their lines or numbers. Raises UserError."""
-  lines = [(number, text) for number, text in _lines(path) if text.strip()]
+  lines = [(number, text) for number, text in read_whole(path) if text.strip()]
   records: list[tuple[int, Any]] = []
   for number, text in lines:
     try:

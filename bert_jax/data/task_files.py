@@ -15,7 +15,7 @@ from bert_jax.data import tfds_texts
 from bert_jax.data.questions import Question, answers_stand, answers_with_text, read_squad
 from bert_jax.data.tables import Table, is_table, read_records, read_table
 from bert_jax.data.tasks import TASKS, TaskRow
-from bert_jax.data.text_files import read_lines
+from bert_jax.data.text_files import read_whole
 from bert_jax.errors import UserError
 
 _NO_AGREEMENT = "-"  # SNLI, MNLI, OCNLI; in somebody's own file it is a label like any other
@@ -100,6 +100,22 @@ def load_splits(
   if not dev_path or (not dev and dev_path == train_path):  # CMRC's trial file is both where it is alone
     return Splits(*_hold_out(train), train.kind, True, (train_path,))
   return Splits(train, read_examples(dev_path, row._replace(kind=train.kind)), train.kind, False, (train_path, dev_path))
+
+
+def read_dev(task: str, data: str, dev: str = "") -> tuple[Examples, str]:
+  """All examples of the file that a task is judged by, for what is judged without training; and that file.
+
+  Args:
+    task: one of TASKS.
+    data: its folder, or a file.
+    dev: a file to judge by instead.
+
+  Raises:
+    UserError: as load_splits.
+  """
+  row = TASKS[task]
+  file = dev or (find_file(data, (*row.dev, *row.train), task) if os.path.isdir(data) else data)
+  return read_examples(file, row), file
 
 
 def _from_tfds(task: str, dev: str) -> Splits:
@@ -266,7 +282,7 @@ def _read_conll(path: str, kind: str) -> Examples:
   Weibo's files number the characters of a word behind each of them ("口0"): told by a digit behind every single one.
   """
   sentences: list[tuple[list[str], list[str]]] = [([], [])]
-  for number, line in read_lines(path, skip_bad=False, counts=collections.Counter(), whole=True):
+  for number, line in read_whole(path):
     # Of spaces only the plain one separates: the word may be a wide one, as in Chinese texts.
     cells = line.split("\t") if "\t" in line else [cell for cell in line.split(" ") if cell]
     if not line.strip() or cells[0] == "-DOCSTART-":

@@ -15,7 +15,7 @@ import re
 import zlib
 from typing import BinaryIO, Iterator
 
-from bert_jax.data.files import compression, note_bad, open_file, reading
+from bert_jax.data.files import SKIP_REMEDY, compression, note_bad, open_file, reading
 from bert_jax.errors import UserError
 
 # A longer line is cut at the end of a sentence.
@@ -100,7 +100,7 @@ def read_lines(
           except UnicodeDecodeError as error:
             hint = " (it begins like UTF-16)" if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
             note_bad(f"{path}:{number}: not UTF-8{hint}: byte 0x{raw[error.start]:02x} at byte {error.start + 1} "
-                     "of the line; convert the file with `iconv -t utf-8`",
+                     f"of the line; convert the file, as with `iconv -f {'utf-16' if hint else 'gb18030'} -t utf-8 FILE > NEW`, -f being what it is in",
                      skip_bad=skip_bad, counts=counts, key="bad_lines")
             continue
           if not clean:
@@ -196,3 +196,11 @@ def _zst_blocks(path: str, stored: BinaryIO) -> Iterator[bytes]:
       frame = None if frame.eof else frame
   if frame is not None:
     raise _Damaged("the last frame is not complete")
+
+
+def read_whole(path: str) -> list[tuple[int, str]]:
+  """All lines of a file with their numbers, as of `read_lines`; nothing is skipped. Raises UserError naming the line."""
+  try:
+    return list(read_lines(path, skip_bad=False, counts=collections.Counter(), whole=True))
+  except UserError as error:
+    raise UserError(str(error).removesuffix(SKIP_REMEDY)) from error

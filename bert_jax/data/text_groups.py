@@ -3,7 +3,6 @@
 Examples with an empty text are left out and counted.
 """
 
-import collections
 import os
 import pathlib
 from typing import NamedTuple, Sequence
@@ -15,7 +14,7 @@ from bert_jax.data.files import compression
 from bert_jax.data.tables import read_table
 from bert_jax.data.task_files import Examples, Splits, find_file, load_splits, notes_of, read_examples
 from bert_jax.data.tasks import TASKS, TaskRow
-from bert_jax.data.text_files import read_lines
+from bert_jax.data.text_files import read_whole
 from bert_jax.errors import UserError
 
 TABLES = (".csv", ".tsv", ".json", ".jsonl")
@@ -67,7 +66,7 @@ def load_groups(objective: str, where: Where) -> tuple[TextGroups, TextGroups | 
   task, data, dev, text, text_pair, label, negative, dev_columns = where
   if objective == "cosine" and not (dev and dev_columns):
     splits = load_splits(task=task, data=data, dev=dev, kind="" if task else "regression", text=text, text_pair=text_pair, label=label)
-    return _of_examples(splits.train, splits.files, "regression"), _of_examples(splits.dev, splits.files[-1:], "regression")
+    return _of_examples(splits.train, splits.files[:1], "regression"), _of_examples(splits.dev, splits.files[-1:], "regression")
   if not data or not os.path.exists(data):
     raise UserError(f"--data={data}: there is no such file" if data else "finetune.data is empty: give a file of texts, --data=FILE")
   if os.path.isdir(data) and not task:
@@ -75,7 +74,12 @@ def load_groups(objective: str, where: Where) -> tuple[TextGroups, TextGroups | 
   row = TASKS.get(task) or TaskRow((), _LABELLED.get(objective, ""), "", (), text=(text,), text_pair=(text_pair,), label=(label,))
   path = find_file(data, row.train, task) if os.path.isdir(data) else data
   if objective in _LABELLED:
-    train = _of_examples(read_examples(path, row), (path,), _LABELLED[objective])
+    kind = _LABELLED[objective]
+    examples = read_examples(path, row if task or kind == "regression" else row._replace(kind=""))
+    if examples.kind != kind:
+      raise UserError(f"{path}: {objective} learns from one class for each pair; the column {label!r} reads as {examples.kind}"
+                      f"{', which --objective=cosine learns from' if examples.kind == 'regression' else ''}")  # fmt: skip
+    train = _of_examples(examples, (path,), kind)
   elif objective == "simcse":
     train = _of_columns(path, [text]) if text else _of_lines(path)
     train = train._replace(texts=train.texts * 2)
@@ -120,7 +124,11 @@ def _scored(path: str, columns: str) -> TextGroups:
   row = TASKS["stsb"]
   if columns:
     row = row._replace(text=(names[0],), text_pair=(names[1],), label=(names[2],))
-  return _of_examples(read_examples(path, row), (path,), "regression")
+  try:
+    return _of_examples(read_examples(path, row), (path,), "regression")
+  except UserError as error:
+    raise UserError(f"{str(error).partition(';')[0]}; pairs to judge by have columns sentence1, sentence2 and score, or "
+                    "--config.embedding.dev_columns=FIRST,SECOND,SCORE names them") from error  # fmt: skip
 
 
 def _of_columns(path: str, columns: Sequence[str]) -> TextGroups:
@@ -133,7 +141,7 @@ def _of_lines(path: str) -> TextGroups:
   """A text per line; empty lines say nothing."""
   if pathlib.PurePath(path.removesuffix(compression(path) or "")).suffix.lower() in TABLES:
     raise UserError(f"{path} is a table: say which column holds the text, --text=…; it has: {', '.join(read_table(path, ['?']).columns)}")
-  lines = [text.strip() for _, text in read_lines(path, skip_bad=False, counts=collections.Counter(), whole=True)]
+  lines = [text.strip() for _, text in read_whole(path)]
   return _without_empty([lines], path)
 
 

@@ -124,6 +124,24 @@ def test_every_sentence_of_ones_own_has_a_pseudo_perplexity(call, model, tmp_pat
   assert code == 0 and shown.splitlines()[1].strip() == "no known word" and shown.splitlines()[2].endswith("    the mat sat")
 
 
+def test_similarity_is_that_of_all_pairs_of_the_file_that_a_task_is_judged_by(call, model, tmp_path):
+  (tmp_path / "stsb").mkdir()
+  pairs = "\n".join(f"the cat,the {'mat ' * n}sat,{n / 7:.2f}" for n in range(30))
+  (tmp_path / "stsb" / "stsb-en-dev.csv").write_text(f"sentence1,sentence2,score\n{pairs}\nthe {'cat ' * 99},a,5.0\n")
+  expected = None
+  for data in (f"stsb={tmp_path / 'stsb' / 'stsb-en-dev.csv'}", f"stsb={tmp_path / 'stsb'}", str(tmp_path)):
+    code, shown, err = call("evaluate", f"--model={model}", "--zero_shot", f"--data={data}", "--json")
+    assert code == 0 and "stsb: 31 pairs of" in err and "note: 1 of 62 texts are longer than" in err
+    expected = expected or json.loads(shown)
+    assert json.loads(shown) == expected and -1 <= expected["stsb/spearman_mean"] <= 1
+
+
+def test_lines_of_a_table_are_noted_to_be_texts(call, model, tmp_path):
+  (tmp_path / "x.csv").write_text("text,label\nthe cat,1\n")
+  code, _, err = call("encode", f"--model={model}", f"--input={tmp_path / 'x.csv'}", f"--out={tmp_path / 'x.npy'}")
+  assert code == 0 and "x.csv is read as a text" in err
+
+
 def test_sentence_transformers_get_the_encoder_alone_and_transformers_all_heads(call, model, tmp_path):
   architecture = lambda folder: json.loads((folder / "config.json").read_text())["architectures"]
   code, shown, _ = call("export", f"--model={model}", f"--out={tmp_path / 'st'}", "--format=sentence-transformers")

@@ -83,6 +83,21 @@ def test_what_cannot_be_learned_from_is_refused(pairs, objective, given, message
     load_groups(objective, Where(**{"data": str(pairs), **given}))
 
 
+def test_classes_of_pairs_are_no_texts_and_no_scores(tmp_path):
+  own = lambda label: Where(data=str(tmp_path / "x.csv"), text="a", text_pair="b", label=label)
+  (tmp_path / "x.csv").write_text("a,b,score,class\n" + "".join(f"text {n},other {n},{n / 7:.2f},{'yes' if n % 3 else 'no'}\n" for n in range(60)))
+  assert load_groups("softmax", own("class"))[0].classes == ("no", "yes")
+  with pytest.raises(UserError, match="softmax learns from one class for each pair; the column 'score' reads as regression, which --objective=cosine"):
+    load_groups("softmax", own("score"))
+  with pytest.raises(UserError, match="60 different labels, such as 'other 0'; is that the right column"):
+    load_groups("softmax", own("b"))
+
+
+def test_pairs_to_judge_by_with_other_columns_name_the_key(pairs, tmp_path):
+  with pytest.raises(UserError, match="pairs to judge by have columns sentence1, sentence2 and score, or --config.embedding.dev_columns=FIRST,SECOND,SCORE"):
+    load_groups("simcse", Where(data=str(pairs), text="question", dev=str(tmp_path / "dev.csv")))
+
+
 def test_a_file_of_nothing_but_empty_texts_is_refused(tmp_path):
   (tmp_path / "empty.txt").write_text("\n \n\n")
   with pytest.raises(UserError, match=re.escape("holds no example all of whose texts are there")):
