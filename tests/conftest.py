@@ -3,7 +3,10 @@
 import gc
 import os
 import pathlib
+import signal
 
+# A shell starts what runs in the background with SIGINT ignored, and every child inherits that; behind a handler they have the default.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -190,7 +190,7 @@ def test_with_layer_decay_a_layer_moves_by_its_share_of_the_rate():
 def test_what_is_frozen_has_no_gradients_and_the_rest_has_its_own():
   """So nothing of it enters the global norm that gradients are clipped by."""
   task, params = task_and_params("classification")
-  gradients = lambda frozen: make_gradients(task, seed=0, microbatches=1, frozen_layers=frozen)(params, 0, batch_of("classification", 0))[1]
+  gradients = lambda frozen: jax.jit(make_gradients(task, seed=0, microbatches=1, frozen_layers=frozen))(params, 0, batch_of("classification", 0))[1]
 
   def check(path, held, whole):
     np.testing.assert_allclose(held, 0 * whole if optimizers.depth_of(path, 2) <= 1 else whole, atol=1e-6)

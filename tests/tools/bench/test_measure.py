@@ -70,6 +70,7 @@ class Wrong(Own):
     return loss, 1.1 * norm
 
 
+@pytest.mark.slow
 def test_a_step_that_differs_from_float32_is_not_timed(tmp_path, monkeypatch):
   question = asked(tmp_path, against=["model.remat=full"])
   monkeypatch.setattr(measure, "Own", lambda config, data: (Wrong if config.model.remat == "full" else Own)(config, data))
