@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import os
-import pathlib
 from typing import Iterable
 
 import jax
@@ -146,8 +145,12 @@ def batches_from(position: int, train: Features, config: ml_collections.ConfigDi
 
 def digests_of(files: Iterable[str]) -> dict[str, str]:
   """{file: the beginning of its SHA-256}, of those of some names that are files here."""
-  here = [file for file in dict.fromkeys(files) if os.path.isfile(file)]
-  return {file: hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()[:16] for file in here}
+  found = {}
+  for file in files:
+    if os.path.isfile(file):
+      with open(file, "rb") as content:
+        found[file] = hashlib.file_digest(content, "sha256").hexdigest()[:16]
+  return found
 
 
 def finish(root: epath.Path, judge: Judge, export_format: str, *, examples: dict[str, str], held_out: bool) -> None:
