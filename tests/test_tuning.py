@@ -1,9 +1,11 @@
 """tuning.py: the settings of training a pretrained model on. What becomes of them in a run: test_run_finetuning.py and test_run_sentence_embedding.py."""
 
+import numpy as np
 import pytest
 from tests.label_fixtures import CONFIG, label_tokenizer, model_of  # noqa: F401  (fixtures)
 
 from bert_jax import tuning
+from bert_jax.data import features
 from bert_jax.errors import UserError
 
 
@@ -32,3 +34,11 @@ def test_texts_have_as_many_tokens_as_the_kind_wants_and_the_model_reads(given, 
   assert tuning.max_length_of(config, 1000, kind) == (given or (384 if kind == "question-answering" else 128))
   with pytest.raises(UserError, match="leaves no room for a text"):
     tuning.max_length_of(config_of("finetune.max_length=7"), 100)
+
+
+@pytest.mark.parametrize("text, noted", [("the cat sat on a mat", False), ("北京大学在哪里 the cat", True)])
+def test_a_vocabulary_that_does_not_know_most_of_the_examples_is_noted(model_of, text, noted):  # noqa: F811
+  model, said = model_of("classification"), []
+  part = features.of_texts(model.tokenizer, [text] * 3, None, np.zeros(3, np.int32), max_length=32)
+  tuning.note_unknown(part, model, said.append)
+  assert any("of the tokens are [UNK]: the vocabulary of drawn does not know such text" in line for line in said) is noted
