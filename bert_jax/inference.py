@@ -25,7 +25,7 @@ from bert_jax.errors import UserError
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pooling import POOLINGS, pool
 from bert_jax.models.pretraining import SUBTREES, ModelOutput, PretrainingModel
-from bert_jax.resolve import read_labels, read_result, read_run_config
+from bert_jax.resolve import find_run_config, read_labels, read_result, read_run_config
 from bert_jax.training import checkpoint_reading
 from bert_jax.training.checkpoint_folder import committed_steps
 
@@ -86,7 +86,7 @@ def load_model(path: str | pathlib.Path) -> Model:
     raise UserError(f"no folder {str(path)!r}; --model takes a run folder (--workdir of pretrain) or a Hugging Face BERT folder")
   if (folder / "checkpoints").is_dir():
     return load_checkpoint(folder / "checkpoints")
-  if _is_run(folder):
+  if find_run_config(folder) is not None:
     raise UserError(f"{path} is a run folder without checkpoints: none was saved before the run was stopped, or they have been removed")
   folder = storage.fetch(folder)
   config, params, heads = hf_folder.read_folder(folder)
@@ -96,14 +96,6 @@ def load_model(path: str | pathlib.Path) -> Model:
   limit = read_limit(folder, config)
   labels, encoding = hf_folder.read_labels(folder), read_encoding(folder, lowercase=tokenizer.lowercase)
   return Model(config, params, tokenizer, heads & frozenset(SUBTREES), str(path), limit, folder, labels, encoding=encoding)
-
-
-def _is_run(folder) -> bool:
-  """Whether a folder holds the config of a run."""
-  try:
-    return bool(read_run_config(folder))
-  except UserError:
-    return False
 
 
 def load_checkpoint(path: str | pathlib.Path) -> Model:

@@ -11,7 +11,7 @@ from bert_jax.convert.sentence_folder import Encoding
 from bert_jax.data.corpus import read_manifest
 from bert_jax.errors import UserError
 from bert_jax.inference import Model
-from bert_jax.resolve import read_result, read_run_config, read_source
+from bert_jax.resolve import find_run_config, read_result, read_run_config, read_source
 from bert_jax.training import metrics
 
 _LOAD = {
@@ -68,7 +68,7 @@ def _training(workdir: str, state: str) -> str:
   """What was done to make the model of a run at a state (see inference.state_of), from the last run back to the first that is found."""
   lines, seen = ["## Training"], set()
   while True:
-    run = _run_in(workdir) if workdir not in seen else None
+    run = find_run_config(workdir) if workdir not in seen else None
     if run is None:
       lines.append("Of how that was trained nothing is known here.")
       break
@@ -80,14 +80,6 @@ def _training(workdir: str, state: str) -> str:
       break
     lines.append(f"That began with `{workdir}`, {state}.")
   return "\n\n".join(lines)
-
-
-def _run_in(folder: str) -> Any:
-  """The config of a run folder; None for a folder of another kind, or one that has gone."""
-  try:
-    return read_run_config(folder)
-  except UserError:
-    return None
 
 
 def _training_of(run: Any, state: str) -> list[str]:

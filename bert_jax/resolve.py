@@ -40,13 +40,18 @@ def read_run_config(folder: str | os.PathLike):
     raise UserError(f"{path}: {error}") from error
 
 
+def find_run_config(folder: str | os.PathLike):
+  """The resolved config of a run folder; None for a folder of another kind, or one that is not there."""
+  try:
+    return read_run_config(folder)
+  except UserError:
+    return None
+
+
 def read_labels(folder: str | os.PathLike) -> Labels | None:
   """What the outputs of a fine-tuned model mean, from its run folder; None for a run of another kind."""
-  path = storage.folder(folder) / LABELS_FILE
-  if not path.exists():
-    return None
-  content = json.loads(path.read_text(encoding="utf-8"))
-  return Labels(content["kind"], tuple(content["names"]), content["scale"], content.get("pairs"))
+  content = _read_json(storage.folder(folder) / LABELS_FILE)
+  return content and Labels(content["kind"], tuple(content["names"]), content["scale"], content.get("pairs"))
 
 
 def read_source(folder: str | os.PathLike) -> dict[str, str]:

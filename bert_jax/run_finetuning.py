@@ -144,7 +144,7 @@ def _keep_labels(root: epath.Path, labels: Labels) -> None:
 def _shown(labels: Labels) -> str:
   if labels.kind == "regression":
     return f"scores up to {labels.scale:g}"
-  return ", ".join(labels.names[:10]) + (" …" if len(labels.names) > 10 else "")
+  return tuning.shown(labels.names)
 
 
 def _are_chinese(splits: Splits) -> bool:

@@ -137,7 +137,7 @@ def _describe(train: TextGroups, dev: TextGroups | None, rows: Features, objecti
   for note in (*train.notes, *(dev.notes if dev else ())):
     say(f"note: {note}")
   judged = f"{len(dev.texts[0]):,} scored pairs to judge by, from {', '.join(dev.files)}" if dev else "nothing to judge by: --dev=FILE takes scored pairs"
-  classes = f" with {len(train.classes)} classes ({', '.join(train.classes[:10])}{' …' if len(train.classes) > 10 else ''})" if train.classes else ""
+  classes = f" with {len(train.classes)} classes ({tuning.shown(train.classes)})" if train.classes else ""
   say(f"{rows.num_rows:,} training examples{classes} from {', '.join(train.files)}; {judged}")
   if rows.truncated:
     say(f"{rows.truncated:,} training texts are longer than {max_length} tokens and lose their end")

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from typing import Iterable
+from typing import Iterable, Sequence
 
 import jax
 import ml_collections
@@ -96,6 +96,11 @@ def begin(root: epath.Path, init_from: str, source: Model) -> None:
       storage.write_text(root / SOURCE_FILE, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
   agreement.on_first(write)
+
+
+def shown(names: Sequence[str]) -> str:
+  """The first names of labels, for a line of text."""
+  return ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
 
 
 def note_sizes(asked: ml_collections.ConfigDict, config: ml_collections.ConfigDict, rows: int, say) -> None:

@@ -167,6 +167,16 @@ def run_or_model(workdir: str | None, model: str | None) -> str:
   return workdir or model
 
 
+def note_cut(model, texts: Sequence[str], pairs: Sequence[str] | None = None) -> None:
+  """Says how many texts, or pairs, are longer than the model takes."""
+  from bert_jax import labelling
+
+  cut = labelling.count_cut(model, texts, pairs)
+  if cut:
+    print(f"note: {cut:,} of {len(texts):,} {'pairs' if pairs else 'texts'} are longer than the {model.max_length} tokens that the model takes, [CLS] and "
+          "[SEP] included, and lost their end", file=sys.stderr)  # fmt: skip
+
+
 def note_unknown_words(model, texts: Sequence[str]) -> None:
   """Says so where the tokenizer knows less than half of what some texts are made of: another language, most likely."""
   from bert_jax.data.tokenizer import encode_batch

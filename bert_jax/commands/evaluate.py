@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from typing import Sequence
 
 HELP = "MLM and NSP metrics on a validation split; a suite of tasks by fine-tuning; similarity and likelihood of sentences"
 EXAMPLE = """  python -m bert_jax evaluate --workdir=runs/quickstart
@@ -112,7 +111,7 @@ def evaluate_zero_shot(options: argparse.Namespace, folder: str) -> None:
   import numpy as np
 
   from bert_jax import inference, suite, zero_shot
-  from bert_jax.commands import note_unknown_words
+  from bert_jax.commands import note_cut, note_unknown_words
   from bert_jax.data.task_files import read_dev
   from bert_jax.errors import UserError
 
@@ -127,7 +126,7 @@ def evaluate_zero_shot(options: argparse.Namespace, folder: str) -> None:
     print(f"{task}: {len(dev.first):,} pairs of {file}", file=sys.stderr)
     both = [*dev.first, *dev.second]
     note_unknown_words(model, both[:1000])
-    _note_cut(model, both)
+    note_cut(model, both)
     figures |= {f"{task}/spearman_{name}": value for name, value in
                 zero_shot.similarity(model, dev.first, dev.second, np.array(dev.labels, float)).items()}  # fmt: skip
     if "mlm" in model.heads:
@@ -142,24 +141,16 @@ def evaluate_zero_shot(options: argparse.Namespace, folder: str) -> None:
     print(f"{name:<34} {value:.4f}")
 
 
-def _note_cut(model, texts: Sequence[str]) -> None:
-  from bert_jax import labelling
-
-  cut = labelling.count_cut(model, texts)
-  if cut:
-    print(f"note: {cut:,} of {len(texts):,} texts are longer than the {model.max_length} tokens that the model takes, and lost their end", file=sys.stderr)
-
-
 def evaluate_sentences(options: argparse.Namespace, folder: str) -> None:
   """The pseudo-perplexity of each sentence of a file."""
   import math
 
   from bert_jax import inference, zero_shot
-  from bert_jax.commands import note_unknown_words, read_lines
+  from bert_jax.commands import note_cut, note_unknown_words, read_lines
 
   lines, model = read_lines(options.input)[: options.rows or None], inference.load_model(folder)
   note_unknown_words(model, lines[:1000])
-  _note_cut(model, lines)
+  note_cut(model, lines)
   for line, value in zip(lines, map(float, zero_shot.pseudo_perplexity(model, lines))):
     known = not math.isnan(value)
     if options.json:

@@ -98,6 +98,7 @@ def _read(options: argparse.Namespace, kind: str) -> _Asked:
 def _ask(model, kind: str, asked: _Asked) -> tuple[list, Callable[[Any], str]]:
   """What the model says of each text as JSON has it, and how a line for people says it."""
   from bert_jax import labelling
+  from bert_jax.commands import note_cut
 
   if kind == "question-answering":
     answers = labelling.answer(model, list(zip(asked.first, asked.second)))
@@ -108,11 +109,7 @@ def _ask(model, kind: str, asked: _Asked) -> tuple[list, Callable[[Any], str]]:
   else:
     found = [[label._asdict() for label in labels] for labels in labelling.classify(model, asked.first, asked.second)]
     line_of = line_of_labels
-  cut = labelling.count_cut(model, asked.first, asked.second)
-  if cut:
-    what = "pairs" if asked.second else "texts"
-    print(f"note: {cut:,} of {len(asked.first):,} {what} are longer than the {model.max_length} tokens that the model takes, [CLS] and [SEP] included, "
-          "and lost their end", file=sys.stderr)  # fmt: skip
+  note_cut(model, asked.first, asked.second)
   return found, line_of
 
 

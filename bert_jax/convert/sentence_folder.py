@@ -13,8 +13,8 @@ from bert_jax.errors import UserError
 from bert_jax.models.config import EncoderConfig
 
 POOLINGS = ("cls", "max", "mean")
-# Where a limit of tokens may stand: until version 5, and since 6.
 _TRANSFORMER, _SETTINGS = "sentence_bert_config.json", "config_sentence_transformers.json"
+# Where a limit of tokens may stand: until version 5, and since 6.
 _LIMITS = ((_TRANSFORMER, "max_seq_length"), ("tokenizer_config.json", "model_max_length"))
 
 

@@ -68,11 +68,8 @@ def read_squad(path: str, answered: bool = True) -> list[Question]:
   try:
     for number, article in enumerate(content["data"] if isinstance(content, dict) and "data" in content else content):
       where = f"data[{number}]"
-      if "context" in article:  # flat: one question, and of its answers lists of texts and places
-        answers = article["answers"] if answered else []
-        if isinstance(answers, dict):
-          answers = [{"text": text, "answer_start": begin} for text, begin in zip(answers["text"], answers["answer_start"], strict=True)]
-        questions.append(_question(article | {"answers": answers}, article["context"], answered))
+      if "context" in article:  # the flat format
+        questions.append(_question(article, article["context"], answered))
         continue
       for part, paragraph in enumerate(article["paragraphs"]):
         for place, asked in enumerate(paragraph["qas"]):
@@ -97,8 +94,11 @@ def _json_of(path: str) -> Any:
 
 def _question(asked: dict, context: Any, answered: bool) -> Question:
   answers = [] if asked.get("is_impossible") or not answered else asked["answers"]
-  answers = answers_with_text((str(answer["text"]), int(answer["answer_start"])) for answer in answers)
-  return Question(str(asked["id"]), _text(asked["question"]), _text(context), answers)
+  if isinstance(answers, dict):  # the flat format has a list of texts and one of places
+    said = zip(answers["text"], answers["answer_start"], strict=True)
+  else:
+    said = ((answer["text"], answer["answer_start"]) for answer in answers)
+  return Question(str(asked["id"]), _text(asked["question"]), _text(context), answers_with_text((str(text), int(begin)) for text, begin in said))
 
 
 def answers_with_text(answers: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:

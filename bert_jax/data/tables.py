@@ -7,7 +7,6 @@
 Compressed by suffix and decoded as everywhere (text_files.py). Columns are told by name or, without a header, by number.
 """
 
-import collections
 import csv
 import itertools
 import json

@@ -4,20 +4,17 @@ Examples with an empty text are left out and counted.
 """
 
 import os
-import pathlib
 from typing import NamedTuple, Sequence
 
 import numpy as np
 
 from bert_jax.data import labelled
-from bert_jax.data.files import compression
-from bert_jax.data.tables import read_table
+from bert_jax.data.tables import is_table, read_table
 from bert_jax.data.task_files import Examples, Splits, find_file, load_splits, notes_of, read_examples
 from bert_jax.data.tasks import TASKS, TaskRow
 from bert_jax.data.text_files import read_whole
 from bert_jax.errors import UserError
 
-TABLES = (".csv", ".tsv", ".json", ".jsonl")
 _LABELLED = {"cosine": "regression", "softmax": "classification"}  # objectives that read a label, and its kind
 
 
@@ -71,11 +68,12 @@ def load_groups(objective: str, where: Where) -> tuple[TextGroups, TextGroups | 
     raise UserError(f"--data={data}: there is no such file" if data else "finetune.data is empty: give a file of texts, --data=FILE")
   if os.path.isdir(data) and not task:
     raise UserError(f"--data={data} is a folder; give a file in it")
-  row = TASKS.get(task) or TaskRow((), _LABELLED.get(objective, ""), "", (), text=(text,), text_pair=(text_pair,), label=(label,))
+  own_kind = "regression" if objective == "cosine" else ""  # that labels are classes has to show
+  row = TASKS.get(task) or TaskRow((), own_kind, "", (), text=(text,), text_pair=(text_pair,), label=(label,))
   path = find_file(data, row.train, task) if os.path.isdir(data) else data
   if objective in _LABELLED:
     kind = _LABELLED[objective]
-    examples = read_examples(path, row if task or kind == "regression" else row._replace(kind=""))
+    examples = read_examples(path, row)
     if examples.kind != kind:
       raise UserError(f"{path}: {objective} learns from one class for each pair; the column {label!r} reads as {examples.kind}"
                       f"{', which --objective=cosine learns from' if examples.kind == 'regression' else ''}")  # fmt: skip
@@ -139,7 +137,7 @@ def _of_columns(path: str, columns: Sequence[str]) -> TextGroups:
 
 def _of_lines(path: str) -> TextGroups:
   """A text per line; empty lines say nothing."""
-  if pathlib.PurePath(path.removesuffix(compression(path) or "")).suffix.lower() in TABLES:
+  if is_table(path):
     raise UserError(f"{path} is a table: say which column holds the text, --text=…; it has: {', '.join(read_table(path, ['?']).columns)}")
   lines = [text.strip() for _, text in read_whole(path)]
   return _without_empty([lines], path)
