@@ -2,10 +2,10 @@
 
     python benchmarks/kernels.py
 
-Every implementation that the device has, in bfloat16 (and float32 where it can), on rows of 128 and 512 tokens: ragged with a
-padded tail, one sequence, many short ones, nothing but padding. Outputs at real tokens and the gradients of queries, keys and values
-are held against plain attention in float32 on the same numbers. A kernel may be as far from that as twice plain attention in
-its own dtype is, which is what rounding costs. Exit code 1 where one is further away.
+Every implementation that the device has, in bfloat16 (and float32 where it can), on rows of 128 and 512 tokens: ragged
+with a padded tail, one sequence, many short ones, nothing but padding. Outputs at real tokens and the gradients of
+queries, keys and values are held against plain attention in float32 on the same numbers. A kernel may be as far from
+that as twice plain attention in its own dtype is, which is what rounding costs. Exit code 1 where one is further away.
 """
 
 import sys
@@ -34,16 +34,24 @@ def rows_of(length: int) -> np.ndarray:
 
 
 def outputs_and_gradients(implementation: str, lengths: np.ndarray, length: int, dtype: str) -> list[np.ndarray]:
-  """Outputs at real tokens, and the gradients of a weighted sum over them, in float32; the same numbers go in for every dtype."""
+  """Outputs at real tokens, and the gradients of a weighted sum over them, in float32; the same numbers go in for
+  every dtype.
+  """
   numbers = [np.repeat([*range(1, SLOTS + 1), 0], [*row, length - row.sum()]) for row in lengths]
   segments = jnp.asarray(np.stack(numbers), jnp.int32)
   shape = (*segments.shape, HEADS, WIDTH)
   # Rounded to bfloat16 first, so that float32 gets what bfloat16 gets.
   draw = lambda number: jax.random.normal(jax.random.key(number), shape, jnp.bfloat16)
-  operands, weights, real = [draw(number).astype(dtype) for number in range(3)], draw(3), (segments > 0)[:, :, None, None]
+  operands, weights, real = (
+    [draw(number).astype(dtype) for number in range(3)],
+    draw(3),
+    (segments > 0)[:, :, None, None],
+  )
 
   def loss(query, key, value):
-    output = attention.dot_product_attention(query, key, value, segments, jnp.asarray(lengths), implementation=implementation)
+    output = attention.dot_product_attention(
+      query, key, value, segments, jnp.asarray(lengths), implementation=implementation
+    )
     output = jnp.where(real, output, 0).astype(jnp.float32)
     return jnp.sum(output * weights), output
 
@@ -53,8 +61,12 @@ def outputs_and_gradients(implementation: str, lengths: np.ndarray, length: int,
 
 def main() -> int:
   platform = jax.default_backend()
-  print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {HEADS} heads of {WIDTH}; largest difference from float32, over the largest number\n"
-        f"\n{'':24}{'length':>8}" + "".join(f"{name:>12}" for name in NAMES))  # fmt: skip
+  print(
+    f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {HEADS} heads of {WIDTH}; largest difference from "
+    "float32, over the largest "
+    "number\n"
+    f"\n{'':24}{'length':>8}" + "".join(f"{name:>12}" for name in NAMES)
+  )
   wrong = 0
   for length in LENGTHS:
     lengths = rows_of(length)
@@ -69,7 +81,12 @@ def main() -> int:
         found = _distances(outputs_and_gradients(name, lengths, length, dtype), truth)
         bad = [not distance <= 2 * limit + _SLACK for distance, limit in zip(found, allowed)]
         wrong += any(bad)
-        print(f"{f'{name}, {dtype}':<24}{length:>8}" + "".join(f"{distance:>12.2e}" for distance in found) + ("   WRONG" if any(bad) else ""), flush=True)
+        print(
+          f"{f'{name}, {dtype}':<24}{length:>8}"
+          + "".join(f"{distance:>12.2e}" for distance in found)
+          + ("   WRONG" if any(bad) else ""),
+          flush=True,
+        )
   return 1 if wrong else 0
 
 

@@ -51,15 +51,31 @@ def main() -> None:
     _measure(open_corpus(options.corpus), options)
     return
   with tempfile.TemporaryDirectory() as scratch:
-    subprocess.run([sys.executable, "-m", "bert_jax", "prepare", "--source=docstrings:", "--vocab_size=8192",
-                    "--seq_length=512", f"--out={scratch}/corpus"], stdout=subprocess.DEVNULL, check=True)  # fmt: skip
+    subprocess.run(
+      [
+        sys.executable,
+        "-m",
+        "bert_jax",
+        "prepare",
+        "--source=docstrings:",
+        "--vocab_size=8192",
+        "--seq_length=512",
+        f"--out={scratch}/corpus",
+      ],
+      stdout=subprocess.DEVNULL,
+      check=True,
+    )
     _measure(open_corpus(f"{scratch}/corpus"), options)
 
 
 def _parse_arguments() -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--corpus", default="", metavar="DIR",
-                      help="a corpus folder (default: one of docstrings:, in rows of 512, made before the first round)")
+  parser.add_argument(
+    "--corpus",
+    default="",
+    metavar="DIR",
+    help="a corpus folder (default: one of docstrings:, in rows of 512, made before the first round)",
+  )
   parser.add_argument("--batch_size", type=int, default=256, help="rows in a batch (default: %(default)s)")
   parser.add_argument("--seconds", type=float, default=3, help="of one loader in a round (default: %(default)s)")
   parser.add_argument("--rounds", type=int, default=3, help="how often both are measured (default: %(default)s)")
@@ -69,9 +85,12 @@ def _parse_arguments() -> argparse.Namespace:
 def _measure(corpus: Corpus, options: argparse.Namespace) -> None:
   """Measures, and prints as it goes."""
   split = corpus.train
-  print(f"{split.num_rows:,} rows of {split.seq_length} tokens, batches of {options.batch_size} rows\n"
-        f"{num_cores()} cores, load average {os.getloadavg()[0]:.1f} at the start\n\n"
-        f"{'':20}{'million tokens/s':>18}{'CPU s/million':>16}{'first batch':>14}{'at step 10 M':>14}", flush=True)
+  print(
+    f"{split.num_rows:,} rows of {split.seq_length} tokens, batches of {options.batch_size} rows\n"
+    f"{num_cores()} cores, load average {os.getloadavg()[0]:.1f} at the start\n\n"
+    f"{'':20}{'million tokens/s':>18}{'CPU s/million':>16}{'first batch':>14}{'at step 10 M':>14}",
+    flush=True,
+  )
   tensorflow_in_background().result()
   for loader in _LOADERS:
     _time_to_first_batch(split, options, loader, step=0)  # the first of a process takes longer
@@ -86,8 +105,11 @@ def _measure(corpus: Corpus, options: argparse.Namespace) -> None:
 
 
 def _print_row(name: str, one: Measured) -> None:
-  print(f"{name:20}{one.million_tokens:18.1f}{one.cpu_seconds:16.4f}{1000 * one.first_seconds:11.0f} ms"
-        f"{1000 * one.late_seconds:11.0f} ms", flush=True)
+  print(
+    f"{name:20}{one.million_tokens:18.1f}{one.cpu_seconds:16.4f}{1000 * one.first_seconds:11.0f} ms"
+    f"{1000 * one.late_seconds:11.0f} ms",
+    flush=True,
+  )
 
 
 def _run(split: Split, options: argparse.Namespace, loader: str) -> Measured:

@@ -57,8 +57,12 @@ def main() -> None:
   data = bench_data(config, sequences=options.sequences)
   config = data.resolved(config)
   parts = _parts(config, data)
-  print(f"{config.model.preset}, {config.model.dtype}, {config.data.batch_size} rows ({data.facts.source}), {jax.devices()[0].device_kind}\n"
-        f"\n{'':34}{'ms':>10}{'from-to':>20}{'TFLOP/s':>10}", flush=True)  # fmt: skip
+  print(
+    f"{config.model.preset}, {config.model.dtype}, {config.data.batch_size} rows ({data.facts.source}), "
+    f"{jax.devices()[0].device_kind}\n"
+    f"\n{'':34}{'ms':>10}{'from-to':>20}{'TFLOP/s':>10}",
+    flush=True,
+  )
   found = in_turn({name: part.run for name, part in parts.items()}, rounds=options.rounds, seconds=options.seconds)
   for name, part in parts.items():
     took = spread(found[name])
@@ -68,8 +72,12 @@ def main() -> None:
 
 def _parse_arguments() -> tuple[argparse.Namespace, list[str]]:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--config", default="configs/bert_base.py:local", metavar="FILE.py[:variant]", help="default: %(default)s")
-  parser.add_argument("--sequences", type=int, default=1, metavar="N", help="in a row that is made up (default: %(default)s)")
+  parser.add_argument(
+    "--config", default="configs/bert_base.py:local", metavar="FILE.py[:variant]", help="default: %(default)s"
+  )
+  parser.add_argument(
+    "--sequences", type=int, default=1, metavar="N", help="in a row that is made up (default: %(default)s)"
+  )
   parser.add_argument("--rounds", type=int, default=5, help="how often all are measured (default: %(default)s)")
   parser.add_argument("--seconds", type=float, default=0.5, help="of one turn (default: %(default)s)")
   return parser.parse_known_args()
@@ -83,18 +91,22 @@ def _parts(config, data: BenchData) -> dict[str, Part]:
   rows, length, hidden = *inputs.input_ids.shape, encoder.hidden_size
   x = jax.random.normal(jax.random.key(0), (rows, length, hidden), dtypes["dtype"])
   parts = {
-      "loader: one batch": Part(repeated(lambda: load_batch(data.rows, np.arange(rows), seed=0))),
-      "masking, positions, segments": Part(_prepare(config, data, batch)),
+    "loader: one batch": Part(repeated(lambda: load_batch(data.rows, np.arange(rows), seed=0))),
+    "masking, positions, segments": Part(_prepare(config, data, batch)),
   }
   embeddings = Embeddings(encoder, **dtypes)
   ids = inputs.input_ids, inputs.token_type_ids, inputs.position_ids
-  parts |= _both_ways("embeddings", lambda params: embeddings.apply(params, *ids, None), embeddings.init(jax.random.key(0), *ids, None))
+  parts |= _both_ways(
+    "embeddings", lambda params: embeddings.apply(params, *ids, None), embeddings.init(jax.random.key(0), *ids, None)
+  )
   parts |= _attention(encoder, inputs, dtypes["dtype"], config)
   feed_forward = FeedForward(encoder, **dtypes)
   parts |= _both_ways(
-      "feed-forward, residual, LayerNorm", lambda both: feed_forward.apply(both[0], both[1], None),
-      (feed_forward.init(jax.random.key(0), x, None), x), 4 * rows * length * hidden * encoder.intermediate_size,
-  )  # fmt: skip
+    "feed-forward, residual, LayerNorm",
+    lambda both: feed_forward.apply(both[0], both[1], None),
+    (feed_forward.init(jax.random.key(0), x, None), x),
+    4 * rows * length * hidden * encoder.intermediate_size,
+  )
   norm = layer_norm(feed_forward)
   parts |= _both_ways("LayerNorm", lambda both: norm.apply(both[0], both[1]), (norm.init(jax.random.key(0), x), x))
   keys = jax.random.split(jax.random.key(6), rows)
@@ -113,7 +125,9 @@ def _attention(encoder, inputs: ModelInputs, dtype, config) -> dict[str, Part]:
   parts = {}
   for name in attention.IMPLEMENTATIONS:
     if not attention.obstacle(name, use):
-      attend = lambda qkv, name=name: attention.dot_product_attention(*qkv, inputs.segment_ids, inputs.sequence_lengths, implementation=name)
+      attend = lambda qkv, name=name: attention.dot_product_attention(
+        *qkv, inputs.segment_ids, inputs.sequence_lengths, implementation=name
+      )
       parts |= _both_ways(f"attention, {name}", attend, operands, 4 * rows * length**2 * encoder.hidden_size)
   return parts
 
@@ -138,14 +152,18 @@ def _both_ways(name: str, fn: Callable[[Any], jax.Array], operands: Any, flops: 
   """fn forward, and with the gradients of all operands."""
   forward = jax.jit(fn)
   both = jax.jit(jax.grad(lambda operands: jnp.sum(fn(operands).astype(jnp.float32) ** 2)))
-  return {name: Part(repeated(functools.partial(forward, operands)), flops),
-          f"{name}, gradients": Part(repeated(functools.partial(both, operands)), 3 * flops)}  # fmt: skip
+  return {
+    name: Part(repeated(functools.partial(forward, operands)), flops),
+    f"{name}, gradients": Part(repeated(functools.partial(both, operands)), 3 * flops),
+  }
 
 
 def _prepare(config, data: BenchData, batch) -> Run:
   """What is done to rows on the device before the model sees them."""
   task = data.task(config, jax.default_backend())
-  return repeated(functools.partial(jax.jit(lambda batch: prepare_rows(task, config.seed, batch, 0)[0]), jax.device_put(batch)))
+  return repeated(
+    functools.partial(jax.jit(lambda batch: prepare_rows(task, config.seed, batch, 0)[0]), jax.device_put(batch))
+  )
 
 
 def _optimizer(config, data: BenchData) -> Run:

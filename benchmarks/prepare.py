@@ -71,14 +71,22 @@ def main() -> None:
 def _parse_arguments() -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--source", default="docstrings:", metavar="SPEC", help="as for prepare (default: %(default)s)")
-  parser.add_argument("--tokenizer", default="", metavar="DIR_OR_VOCAB",
-                      help=f"as for prepare (default: one of {_VOCAB_SIZE:,} entries, trained before the first round)")
+  parser.add_argument(
+    "--tokenizer",
+    default="",
+    metavar="DIR_OR_VOCAB",
+    help=f"as for prepare (default: one of {_VOCAB_SIZE:,} entries, trained before the first round)",
+  )
   parser.add_argument("--workers", type=int, default=num_cores(), help="processes, or threads (default: one per core)")
   parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: %(default)s)")
   parser.add_argument("--seq_length", type=int, default=512, help="tokens in a row (default: %(default)s)")
   parser.add_argument("--objective", default="nsp", help="nsp, sop or none (default: %(default)s)")
-  parser.add_argument("--scratch", default="", metavar="DIR",
-                      help="where corpora are made and deleted (default: the system's place for that)")
+  parser.add_argument(
+    "--scratch",
+    default="",
+    metavar="DIR",
+    help="where corpora are made and deleted (default: the system's place for that)",
+  )
   return parser.parse_args()
 
 
@@ -87,9 +95,13 @@ def _measure(options: argparse.Namespace, scratch: pathlib.Path) -> None:
   load_before = os.getloadavg()[0]
   tokenizer = options.tokenizer or _train(options.source, scratch / "tokenizer")
   megabytes = sum(len(text.encode("utf-8")) for text in _texts(options.source)) / 1e6
-  print(f"{options.source}: {megabytes:.1f} MB of text, rows of {options.seq_length} tokens, objective {options.objective}\n"
-        f"workers: {options.workers}, cores: {num_cores()}, load average {load_before:.1f} at the start\n\n"
-        f"{'MB/s':10}{'threads':>14}{'processes':>14}{'prepare':>14}{'share':>10}", flush=True)
+  print(
+    f"{options.source}: {megabytes:.1f} MB of text, rows of {options.seq_length} tokens, objective "
+    f"{options.objective}\n"
+    f"workers: {options.workers}, cores: {num_cores()}, load average {load_before:.1f} at the start\n\n"
+    f"{'MB/s':10}{'threads':>14}{'processes':>14}{'prepare':>14}{'share':>10}",
+    flush=True,
+  )
   rounds: list[tuple[Measured, ...]] = []
   peaks: Counter = Counter()
   for number in range(options.rounds):
@@ -101,13 +113,14 @@ def _measure(options: argparse.Namespace, scratch: pathlib.Path) -> None:
     _print_row(f"round {number + 1}", [f"{one.rate:.2f}" for one in rounds[-1]], _share(rounds[-1]))
   columns = list(zip(*rounds))
   rates = [sorted(one.rate for one in column) for column in columns]
-  _print_row("median", [f"{statistics.median(rate):.2f}" for rate in rates],
-             statistics.median(map(_share, rounds)))
+  _print_row("median", [f"{statistics.median(rate):.2f}" for rate in rates], statistics.median(map(_share, rounds)))
   _print_row("from–to", [f"{rate[0]:.2f}–{rate[-1]:.2f}" for rate in rates])
   costs = [statistics.median(one.cpu_seconds / one.megabytes for one in column) for column in columns]
   _print_row("CPU s/MB", [f"{cost:.3f}" for cost in costs], min(costs[:2]) / costs[2])
-  print("\npeak memory of prepare: " + (", ".join(f"{name} {peak >> 10:,} MiB" for name, peak in peaks.items())
-                                        or "not measured (there is no /proc)"))
+  print(
+    "\npeak memory of prepare: "
+    + (", ".join(f"{name} {peak >> 10:,} MiB" for name, peak in peaks.items()) or "not measured (there is no /proc)")
+  )
   print(f"load average {os.getloadavg()[0]:.1f} at the end, this benchmark included")
 
 
@@ -134,8 +147,10 @@ def _train(source: str, folder: pathlib.Path) -> str:
 def _tokenizers_alone(source: str, tokenizer: str, *, processes: int, threads: int) -> Measured:
   context = multiprocessing.get_context("spawn")
   barrier, results = context.Barrier(processes), context.Queue()
-  workers = [context.Process(target=_encode, args=(source, tokenizer, index, processes, threads, barrier, results))
-             for index in range(processes)]
+  workers = [
+    context.Process(target=_encode, args=(source, tokenizer, index, processes, threads, barrier, results))
+    for index in range(processes)
+  ]
   for worker in workers:
     worker.start()
   began, ended, cpu_seconds, num_bytes = zip(*[results.get() for _ in workers])
@@ -145,7 +160,10 @@ def _tokenizers_alone(source: str, tokenizer: str, *, processes: int, threads: i
 
 
 def _encode(source: str, tokenizer: str, index: int, count: int, threads: int, barrier, results) -> None:
-  """Runs in a process of its own, as the tokenizer makes its threads once. Puts (begin, end, CPU seconds, bytes of text)."""
+  """Runs in a process of its own, as the tokenizer makes its threads once.
+
+  Puts (begin, end, CPU seconds, bytes of text).
+  """
   os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
   os.environ["RAYON_NUM_THREADS"] = str(threads)
   backend = load_tokenizer(tokenizer).plain
@@ -167,13 +185,23 @@ def _encode(source: str, tokenizer: str, index: int, count: int, threads: int, b
 
 
 def _prepare(
-    options: argparse.Namespace, tokenizer: str, megabytes: float, out: pathlib.Path
+  options: argparse.Namespace, tokenizer: str, megabytes: float, out: pathlib.Path
 ) -> tuple[Measured, Counter]:
   """Runs the command and removes what it made. Also gives the peak memory, in KiB, by kind of process."""
   command = [
-      sys.executable, "-m", "bert_jax", "prepare", f"--source={options.source}", f"--tokenizer={tokenizer}",
-      f"--out={out}", f"--documents={out}-documents", f"--workers={options.workers}",
-      f"--seq_length={options.seq_length}", f"--objective={options.objective}", "--skip_bad"]  # fmt: skip
+    sys.executable,
+    "-m",
+    "bert_jax",
+    "prepare",
+    f"--source={options.source}",
+    f"--tokenizer={tokenizer}",
+    f"--out={out}",
+    f"--documents={out}-documents",
+    f"--workers={options.workers}",
+    f"--seq_length={options.seq_length}",
+    f"--objective={options.objective}",
+    "--skip_bad",
+  ]
   began, cpu_seconds = time.monotonic(), _cpu_seconds_of_children()
   process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
   peaks: Counter = Counter()

@@ -1,4 +1,5 @@
-"""What a plain transformers script makes of the same rows: BertForPreTraining under PyTorch, to be compared with `pretrain`.
+"""What a plain transformers script makes of the same rows: BertForPreTraining under PyTorch, to be compared with
+`pretrain`.
 
     python benchmarks/transformers_pretrain.py --corpus=data/wiki --start=FOLDER --steps=4000 --out=runs/peer
 
@@ -6,7 +7,8 @@ The rows are those of `pretrain` with the same seed and batch size, in the same 
 Hugging Face folder, so from the same weights where that folder was exported from ours. All else is as its users write
 it: DataCollatorForLanguageModeling draws the masks, the model computes logits of all tokens, AdamW with a linear
 schedule and gradients clipped to 1. Decay for matrices alone, as in ours. The corpus must hold one sequence per row
-(`prepare --max_sequences=1`): transformers knows no packed rows. It saves its state now and then, and goes on from there.
+(`prepare --max_sequences=1`): transformers knows no packed rows. It saves its state now and then, and goes on from
+there.
 """
 
 import argparse
@@ -31,15 +33,23 @@ def main() -> None:
   tokenizer = transformers.AutoTokenizer.from_pretrained(corpus.folder / "tokenizer")
   collate = transformers.DataCollatorForLanguageModeling(tokenizer, mlm_probability=options.mlm_probability)
   model = transformers.BertForPreTraining.from_pretrained(options.start, attn_implementation="sdpa").train()
-  groups = [{"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.01},
-            {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0}]  # fmt: skip
+  groups = [
+    {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.01},
+    {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
+  ]
   optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98), eps=1e-8)
   schedule = transformers.get_linear_schedule_with_warmup(optimizer, options.warmup_steps, options.steps)
   step, spent = _restore(out / "state.pt", model, optimizer, schedule)
   torch.manual_seed(options.seed + step)
 
-  rows = train_batches(corpus.train, batch_size=options.batch_size, seed=options.seed, start=step * options.batch_size,
-                       steps=options.steps - step, loader="threads")  # fmt: skip
+  rows = train_batches(
+    corpus.train,
+    batch_size=options.batch_size,
+    seed=options.seed,
+    start=step * options.batch_size,
+    steps=options.steps - step,
+    loader="threads",
+  )
   for step, batch in zip(itertools.count(step + 1), rows):
     began = time.process_time()
     loss = model(**_inputs(collate, batch)).loss
@@ -52,7 +62,13 @@ def main() -> None:
     if step % options.save_steps == 0 or step == options.steps:
       with (out / "log.jsonl").open("a") as log:
         print(json.dumps({"step": step, "loss": round(loss.item(), 4), "cpu_seconds": round(spent, 1)}), file=log)
-      state = {"step": step, "spent": spent, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+      state = {
+        "step": step,
+        "spent": spent,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+      }
       torch.save(state, out / "state.partial")
       (out / "state.partial").replace(out / "state.pt")
   model.save_pretrained(out / "export")
@@ -67,7 +83,9 @@ def _parse_arguments() -> argparse.Namespace:
   parser.add_argument("--steps", type=int, required=True)
   parser.add_argument("--batch_size", type=int, default=32, help="rows in a batch")
   parser.add_argument("--learning_rate", type=float, default=1e-3)
-  parser.add_argument("--mlm_probability", type=float, default=0.15, help="share of the tokens that are predicted; masking.rate in ours")
+  parser.add_argument(
+    "--mlm_probability", type=float, default=0.15, help="share of the tokens that are predicted; masking.rate in ours"
+  )
   parser.add_argument("--warmup_steps", type=int, default=300)
   parser.add_argument("--save_steps", type=int, default=250, help="steps between two savings")
   parser.add_argument("--seed", type=int, default=0)
@@ -81,9 +99,14 @@ def _inputs(collate, batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
   length, first, label = batch["sequences"][:, 0].T[:, :, None]
   place = np.arange(batch["tokens"].shape[1])[None, :]
   real = place < length
-  masked = collate([{"input_ids": row, "attention_mask": mask} for row, mask in zip(batch["tokens"], real.astype(np.int64))])
-  return {**masked, "token_type_ids": torch.from_numpy((real & (place >= first)).astype(np.int64)),
-          "next_sentence_label": torch.from_numpy(label[:, 0].astype(np.int64))}  # fmt: skip
+  masked = collate(
+    [{"input_ids": row, "attention_mask": mask} for row, mask in zip(batch["tokens"], real.astype(np.int64))]
+  )
+  return {
+    **masked,
+    "token_type_ids": torch.from_numpy((real & (place >= first)).astype(np.int64)),
+    "next_sentence_label": torch.from_numpy(label[:, 0].astype(np.int64)),
+  }
 
 
 def _restore(path: pathlib.Path, model, optimizer, schedule) -> tuple[int, float]:

@@ -11,17 +11,20 @@ import os
 
 __version__ = "0.1.0"
 
-# Paths of etils, Orbax's too, take TensorFlow as their client for gs:// wherever it is installed: it keeps lists for seconds,
-# raises errors of its own, and costs seconds to import. It has to be said before the first path is asked for anything.
+# Paths of etils, Orbax's too, take TensorFlow as their client for gs:// wherever it is installed: it keeps lists for
+# seconds, raises errors of its own, and costs seconds to import. It has to be said before the first path is asked for
+# anything.
 if importlib.util.find_spec("gcsfs") is not None:
   os.environ.setdefault("EPATH_USE_TF", "false")
 
 
 def load(path: "str | os.PathLike") -> "bert_jax.api.LoadedModel":
-  """A model ready for use: `config`, `params`, `tokenizer`, and the pure functions `encode`, `fill_mask`, `classify`, `tokenize`, `apply`.
+  """A model ready for use: `config`, `params`, `tokenizer`, and the pure functions `encode`, `fill_mask`, `classify`,
+  `tokenize`, `apply`.
 
   Args:
-    path: a run folder of `pretrain` or `finetune` (its newest good checkpoint, or its best), or a Hugging Face BERT folder.
+    path: a run folder of `pretrain` or `finetune` (its newest good checkpoint, or its best), or a Hugging Face BERT
+      folder.
 
   Returns:
     api.LoadedModel; its parameters are a nested dict of float32 arrays.

@@ -15,9 +15,28 @@ from bert_jax import __version__
 from bert_jax.errors import UserError, refusal_of_disk
 
 # In the order in which a newcomer meets them; each is a module of bert_jax.commands.
-COMMANDS = ("prepare", "inspect", "plan", "bench", "doctor", "pretrain", "report", "finetune", "sentence-embedding", "predict", "evaluate", "export", "fill-mask", "look", "probe", "next-sentence", "encode")
+COMMANDS = (
+  "prepare",
+  "inspect",
+  "plan",
+  "bench",
+  "doctor",
+  "pretrain",
+  "report",
+  "finetune",
+  "sentence-embedding",
+  "predict",
+  "evaluate",
+  "export",
+  "fill-mask",
+  "look",
+  "probe",
+  "next-sentence",
+  "encode",
+)
 # Those that keep what they have finished, and find it again.
 RESUMABLE = ("prepare", "pretrain", "finetune", "sentence-embedding")
+
 
 def main(argv: list[str] | None = None) -> int:
   """Runs a command. Returns the exit code: 0 done, 1 the user's mistake, 2 usage, 130 interrupted by Ctrl-C."""
@@ -44,7 +63,9 @@ def main(argv: list[str] | None = None) -> int:
     print(f"error: {error}", file=sys.stderr)
     return 1
   except KeyboardInterrupt:
-    print("interrupted" + ("; the same command goes on from what is finished" if name in RESUMABLE else ""), file=sys.stderr)
+    print(
+      "interrupted" + ("; the same command goes on from what is finished" if name in RESUMABLE else ""), file=sys.stderr
+    )
     if argv is None:
       leave(130)
     return 130
@@ -70,8 +91,11 @@ def with_underscores(word: str) -> str:
 
 def refusal(command: argparse.ArgumentParser, words: list[str]) -> str:
   """What is said of words that a command does not take, with the flag that may have been meant."""
-  near = [difflib.get_close_matches(word.partition("=")[0], list(command._option_string_actions), n=1)
-          for word in words if word.startswith("-")]
+  near = [
+    difflib.get_close_matches(word.partition("=")[0], list(command._option_string_actions), n=1)
+    for word in words
+    if word.startswith("-")
+  ]
   meant = " ".join(dict.fromkeys(flag for match in near for flag in match))
   return f"unexpected {' '.join(words)}" + (f"; did you mean {meant}?" if meant else "")
 
@@ -112,16 +136,20 @@ def keep_interrupts() -> None:
 def make_parser(only: str | None = None) -> argparse.ArgumentParser:
   """The parser of all commands; with `only`, of that one alone, so that nothing else is imported."""
   parser = argparse.ArgumentParser(
-      prog="bert_jax", description="Pretrain BERT encoders from raw text in JAX, and hand them to PyTorch."
+    prog="bert_jax", description="Pretrain BERT encoders from raw text in JAX, and hand them to PyTorch."
   )
   parser.add_argument("--version", action="version", version=f"bert_jax {__version__}")
   commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
   for name in (only,) if only else COMMANDS:
     module = importlib.import_module(f"bert_jax.commands.{name.replace('-', '_')}")
     command = commands.add_parser(
-        name, help=module.HELP, description=module.HELP, epilog=f"example:\n{module.EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+      name,
+      help=module.HELP,
+      description=module.HELP,
+      epilog=f"example:\n{module.EXAMPLE}",
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False,
+    )
     module.add_arguments(command)
     command.set_defaults(run=module.run, parser=command)
   return parser

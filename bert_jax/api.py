@@ -27,10 +27,15 @@ class LoadedModel(inference.Model):
     """One line: a notebook would else print every parameter."""
     sizes, heads = self.config, ", ".join(sorted(self.heads)) or "none"
     count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
-    return (f"LoadedModel({self.origin!r}: {sizes.num_hidden_layers} layers of {sizes.hidden_size}, {sizes.vocab_size:,} words, "
-            f"{count:,} parameters; heads: {heads}{f'; {self.labels.kind}' if self.labels else ''})")  # fmt: skip
+    return (
+      f"LoadedModel({self.origin!r}: {sizes.num_hidden_layers} layers of {sizes.hidden_size}, {sizes.vocab_size:,} "
+      "words, "
+      f"{count:,} parameters; heads: {heads}{f'; {self.labels.kind}' if self.labels else ''})"
+    )
 
-  def encode(self, texts: Iterable[str], pooling: str | None = None, *, normalize: bool = False, batch_size: int = 32) -> inference.Encoded:
+  def encode(
+    self, texts: Iterable[str], pooling: str | None = None, *, normalize: bool = False, batch_size: int = 32
+  ) -> inference.Encoded:
     """Vectors of texts: `.vectors` is float32 NumPy [B, H]; arguments, results and errors as of `inference.encode`."""
     return inference.encode(self, texts, pooling, normalize=normalize, batch_size=batch_size)
 
@@ -43,7 +48,8 @@ class LoadedModel(inference.Model):
     return labelling.classify(self, texts, pairs)
 
   def tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> ModelInputs:
-    """What `apply` takes, made of texts: int32 NumPy [B, L], [CLS] text [SEP] in each row, and pair [SEP] where there are pairs.
+    """What `apply` takes, made of texts: int32 NumPy [B, L], [CLS] text [SEP] in each row, and pair [SEP] where there
+    are pairs.
 
     Args:
       texts: may hold [MASK]; where they are too long for the model they lose their end.
@@ -57,7 +63,10 @@ class LoadedModel(inference.Model):
     """
     texts, pairs = inference.list_of(texts), None if pairs is None else inference.list_of(pairs)
     if not texts or (pairs is not None and len(pairs) != len(texts)):
-      raise UserError(f"expected a list of texts, and as many second texts or none; got {len(texts)} and {'none' if pairs is None else len(pairs)}")
+      raise UserError(
+        f"expected a list of texts, and as many second texts or none; got {len(texts)} and "
+        f"{'none' if pairs is None else len(pairs)}"
+      )
     ids = encode_batch(self.tokenizer, [*texts, *(pairs or ())])
     first, second = ids[: len(texts)], ids[len(texts) :] or [[]] * len(texts)
     return inference.make_inputs(self, [truncate(a, b, self.max_length)[:2] for a, b in zip(first, second)])
@@ -72,7 +81,8 @@ class LoadedModel(inference.Model):
 
     Returns:
       ModelOutput, float32: `sequence_output` [B, L, H], `hidden_states` (layers + 1) x [B, L, H], `pooled_output`
-      [B, 1, H], `masked_output` [B, K, H], `mlm_logits` [B, K, V], `nsp_logits` [B, 1, 2]; None where the model lacks the head.
+      [B, 1, H], `masked_output` [B, K, H], `mlm_logits` [B, K, V], `nsp_logits` [B, 1, 2]; None where the model lacks
+      the head.
     """
     return inference.apply(self._replace(params=params), inputs, masked_positions)
 
@@ -84,7 +94,8 @@ class LoadedModel(inference.Model):
       inputs: see `tokenize`.
 
     Returns:
-      float32 [B, C], a score for each of `self.labels.names`; [B, L, C] of every token, where labels are of tokens or answers.
+      float32 [B, C], a score for each of `self.labels.names`; [B, L, C] of every token, where labels are of tokens or
+      answers.
 
     Raises:
       UserError: a model that is not fine-tuned.

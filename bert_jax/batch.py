@@ -31,10 +31,10 @@ EVALUATION_EPOCH = 2**32 - 1
 
 # Host batch, as the loaders yield it: name -> (dtype, shape in B, L, S).
 HOST_BATCH = {
-    "tokens": ("int32", "B L"),
-    "sequences": ("int32", "B S 3"),  # length, length of [CLS] A [SEP], NSP label
-    "epoch": ("uint32", "B"),  # which pass over the corpus
-    "index": ("uint32", "B"),  # which row of the corpus
+  "tokens": ("int32", "B L"),
+  "sequences": ("int32", "B S 3"),  # length, length of [CLS] A [SEP], NSP label
+  "epoch": ("uint32", "B"),  # which pass over the corpus
+  "index": ("uint32", "B"),  # which row of the corpus
 }
 
 # Only where the corpus has it; W = ceil(L / 8). Bits, the lowest first: 1 where a word begins.
@@ -121,12 +121,12 @@ def model_inputs(tokens: jax.Array, sequences: jax.Array) -> ModelInputs:
   offset_BxL = position_L[None, :] - start_BxL
 
   return ModelInputs(
-      input_ids=tokens.astype(jnp.int32),
-      token_type_ids=(is_token_BxL & (offset_BxL >= first_BxL)).astype(jnp.int32),
-      position_ids=offset_BxL,
-      segment_ids=jnp.where(is_token_BxL, last_BxL + 1, 0),
-      cls_positions=jnp.where(filled_BxS, starts_BxS, 0),
-      sequence_lengths=lengths_BxS,
-      sequence_weights=filled_BxS.astype(jnp.float32),
-      sequence_labels=sequences[:, :, LABEL],
+    input_ids=tokens.astype(jnp.int32),
+    token_type_ids=(is_token_BxL & (offset_BxL >= first_BxL)).astype(jnp.int32),
+    position_ids=offset_BxL,
+    segment_ids=jnp.where(is_token_BxL, last_BxL + 1, 0),
+    cls_positions=jnp.where(filled_BxS, starts_BxS, 0),
+    sequence_lengths=lengths_BxS,
+    sequence_weights=filled_BxS.astype(jnp.float32),
+    sequence_labels=sequences[:, :, LABEL],
   )

@@ -50,29 +50,83 @@ class Chip(NamedTuple):
 _TPU = "docs.cloud.google.com/tpu/docs"
 _BOOK = "jax-ml.github.io/scaling-book"  # Austin et al., "How to Scale Your Model"
 _DGX = "docs.nvidia.com/dgx-basepod/reference-architecture-infrastructure-foundation-enterprise-ai"
-# TPU: Google gives the links of a chip in both directions together: 4 of them (2 dimensions) or 6 (3 dimensions), and the
-# network of v5e and v6e by the pod of 256 chips. Of a v4 it gives what all links carry in an all-reduce: 1.1 PB/s / 4096 / 6.
-# GPU: the SXM form, memory as sold (GB); NVIDIA gives peaks with sparsity, which is half of them without, and NVLink in
-# both directions together; one network card per GPU as in NVIDIA's DGX systems.
+# TPU: Google gives the links of a chip in both directions together: 4 of them (2 dimensions) or 6 (3 dimensions), and
+# the network of v5e and v6e by the pod of 256 chips. Of a v4 it gives what all links carry in an all-reduce: 1.1 PB/s
+# / 4096 / 6. GPU: the SXM form, memory as sold (GB); NVIDIA gives peaks with sparsity, which is half of them without,
+# and NVLink in both directions together; one network card per GPU as in NVIDIA's DGX systems.
 CHIPS = {
-    chip.name: chip
-    for chip in (
-        Chip("v4", ("TPU v4",), 275e12, 32 * GIB, 1200e9, 45e9, 6.25e9, 3, 4, f"{_TPU}/v4; network: {_BOOK}/tpus"),
-        Chip("v5e", ("TPU v5 lite", "TPU v5e"), 197e12, 16 * GIB, 819e9, 50e9, 3.1e9, 2, 4, f"{_TPU}/v5e"),
-        Chip("v5p", ("TPU v5", "TPU v5p"), 459e12, 95 * GIB, 2765e9, 100e9, 6.25e9, 3, 4, f"{_TPU}/v5p"),
-        Chip("v6e", ("TPU v6 lite", "TPU v6e"), 918e12, 32 * GIB, 1638e9, 100e9, 12.5e9, 2, 4, f"{_TPU}/v6e"),
-        Chip("a100-40gb", ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE-40GB"), 312e12, 40e9, 1555e9, 300e9, 25e9, 0, 8,
-             f"glennklockwood.com/garden/processors/A100 (after NVIDIA's datasheet); NVLink: {_BOOK}/gpus; network: system specifications of the DGX A100"),
-        Chip("a100-80gb", ("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe"), 312e12, 80e9, 2039e9, 300e9, 25e9, 0, 8,
-             f"glennklockwood.com/garden/processors/A100 (after NVIDIA's datasheet); NVLink: {_BOOK}/gpus; network: system specifications of the DGX A100"),
-        Chip("h100", ("NVIDIA H100 80GB HBM3",), 989e12, 80e9, 3350e9, 450e9, 50e9, 0, 8,
-             f"archive-lib.hpctech.co.jp/gpuproduct/nvidia-h100.html (NVIDIA's table); network: {_DGX}"),
-        Chip("h200", ("NVIDIA H200",), 989e12, 141e9, 4800e9, 450e9, 50e9, 0, 8,
-             f"{_BOOK}/gpus; NVLink: github.com/mlcommons/inference_results_v4.1, H200-SXM-141GBx8; network: {_DGX}"),
-        Chip("b200", ("NVIDIA B200",), 2250e12, 180e9, 8000e9, 900e9, 50e9, 0, 8,
-             f"{_BOOK}/gpus; memory, NVLink, network: docs.nvidia.com/dgx/dgxb200-user-guide"),
-    )
-}  # fmt: skip
+  chip.name: chip
+  for chip in (
+    Chip("v4", ("TPU v4",), 275e12, 32 * GIB, 1200e9, 45e9, 6.25e9, 3, 4, f"{_TPU}/v4; network: {_BOOK}/tpus"),
+    Chip("v5e", ("TPU v5 lite", "TPU v5e"), 197e12, 16 * GIB, 819e9, 50e9, 3.1e9, 2, 4, f"{_TPU}/v5e"),
+    Chip("v5p", ("TPU v5", "TPU v5p"), 459e12, 95 * GIB, 2765e9, 100e9, 6.25e9, 3, 4, f"{_TPU}/v5p"),
+    Chip("v6e", ("TPU v6 lite", "TPU v6e"), 918e12, 32 * GIB, 1638e9, 100e9, 12.5e9, 2, 4, f"{_TPU}/v6e"),
+    Chip(
+      "a100-40gb",
+      ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE-40GB"),
+      312e12,
+      40e9,
+      1555e9,
+      300e9,
+      25e9,
+      0,
+      8,
+      f"glennklockwood.com/garden/processors/A100 (after NVIDIA's datasheet); NVLink: {_BOOK}/gpus; network: system "
+      "specifications of the DGX "
+      "A100",
+    ),
+    Chip(
+      "a100-80gb",
+      ("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe"),
+      312e12,
+      80e9,
+      2039e9,
+      300e9,
+      25e9,
+      0,
+      8,
+      f"glennklockwood.com/garden/processors/A100 (after NVIDIA's datasheet); NVLink: {_BOOK}/gpus; network: system "
+      "specifications of the DGX "
+      "A100",
+    ),
+    Chip(
+      "h100",
+      ("NVIDIA H100 80GB HBM3",),
+      989e12,
+      80e9,
+      3350e9,
+      450e9,
+      50e9,
+      0,
+      8,
+      f"archive-lib.hpctech.co.jp/gpuproduct/nvidia-h100.html (NVIDIA's table); network: {_DGX}",
+    ),
+    Chip(
+      "h200",
+      ("NVIDIA H200",),
+      989e12,
+      141e9,
+      4800e9,
+      450e9,
+      50e9,
+      0,
+      8,
+      f"{_BOOK}/gpus; NVLink: github.com/mlcommons/inference_results_v4.1, H200-SXM-141GBx8; network: {_DGX}",
+    ),
+    Chip(
+      "b200",
+      ("NVIDIA B200",),
+      2250e12,
+      180e9,
+      8000e9,
+      900e9,
+      50e9,
+      0,
+      8,
+      f"{_BOOK}/gpus; memory, NVLink, network: docs.nvidia.com/dgx/dgxb200-user-guide",
+    ),
+  )
+}
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
@@ -112,13 +166,17 @@ class Topology(NamedTuple):
 
   @property
   def accelerator_type(self) -> str:
-    """What one slice is called where it is rented, e.g. "v5litepod-256"; "" for GPUs. v4 and v5p count cores, two per chip."""
+    """What one slice is called where it is rented, e.g. "v5litepod-256"; "" for GPUs.
+
+    v4 and v5p count cores, two per chip.
+    """
     count = math.prod(self.shape)
     names = {"v4": f"v4-{2 * count}", "v5e": f"v5litepod-{count}", "v5p": f"v5p-{2 * count}", "v6e": f"v6e-{count}"}
     return names.get(self.chip.name, "")
 
   def wraps(self, dimension: int) -> bool:
-    """Whether the links of a dimension of the torus close to a ring: 16 chips of a v5e or v6e, whole cubes of 4 of a v4 or v5p.
+    """Whether the links of a dimension of the torus close to a ring: 16 chips of a v5e or v6e, whole cubes of 4 of a v4
+    or v5p.
 
     Source: How to Scale Your Model, part 2 (jax-ml.github.io/scaling-book/tpus).
     """
@@ -138,8 +196,13 @@ def parse_topology(name: str) -> Topology:
     raise UserError(f"--topology={name}: unknown chip {chip_name!r}; {_known()}")
   chip = CHIPS[chip_name]
   numbers = shape.split("x")
-  if not all(number.isdigit() and int(number) for number in numbers) or (star and not (slices.isdigit() and int(slices))):
-    raise UserError(f"--topology={name}: expected {'CHIP:XxY or CHIP:XxY*SLICES' if chip.is_tpu else 'CHIP:COUNT'}; {_known(chip_name)}")
+  if not all(number.isdigit() and int(number) for number in numbers) or (
+    star and not (slices.isdigit() and int(slices))
+  ):
+    raise UserError(
+      f"--topology={name}: expected {'CHIP:XxY or CHIP:XxY*SLICES' if chip.is_tpu else 'CHIP:COUNT'}; "
+      f"{_known(chip_name)}"
+    )
   if chip.is_tpu and shape not in SHAPES[chip_name] or not chip.is_tpu and (len(numbers) > 1 or star):
     raise UserError(f"--topology={name}: there is no such slice; {_known(chip_name)}")
   return Topology(name, chip, tuple(map(int, numbers)), int(slices or 1))

@@ -4,7 +4,9 @@ import errno
 import sys
 
 # A scheduler starts the same command again after any of these, and the run goes on from its newest checkpoint.
-EXIT_PREEMPTED = 75  # the machine is about to be taken away (SIGTERM), and the step was saved; EX_TEMPFAIL of sysexits.h
+EXIT_PREEMPTED = (
+  75  # the machine is about to be taken away (SIGTERM), and the step was saved; EX_TEMPFAIL of sysexits.h
+)
 EXIT_PEER_LOST = 76  # another process of the run has died or gone silent
 EXIT_STALLED = 77  # the watchdog ended a run that stood still
 
@@ -19,21 +21,23 @@ class UserError(Exception):
 
 
 def print_at_once(message: str) -> None:
-  """Writes a message to standard error at once: print() may write the end of its line apart, and JAX's own log comes between."""
+  """Writes a message to standard error at once: print() may write the end of its line apart, and JAX's own log comes
+  between.
+  """
   sys.stderr.write(message + "\n")
   sys.stderr.flush()
 
 
 _FULL, _FORBIDDEN, _MISPLACED = (
-    "make room, then run the same command again",
-    "choose a place that you may read and write",
-    "there is a file where a folder belongs, or the other way round: choose another name",
+  "make room, then run the same command again",
+  "choose a place that you may read and write",
+  "there is a file where a folder belongs, or the other way round: choose another name",
 )
 _DISK_REMEDIES = (
-    dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FULL)
-    | dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _FORBIDDEN)
-    | dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST), _MISPLACED)
-    | {errno.ENAMETOOLONG: "choose a shorter name"}
+  dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FULL)
+  | dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _FORBIDDEN)
+  | dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST), _MISPLACED)
+  | {errno.ENAMETOOLONG: "choose a shorter name"}
 )
 
 

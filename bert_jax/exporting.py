@@ -15,9 +15,14 @@ _LABEL_HEADS = frozenset(hf_folder.ARCHITECTURES) - {"pretraining", "mlm", "enco
 
 
 def export_model(
-    model: Model, out: str | pathlib.Path, *, format: str = "transformers", head: str | None = None, pooling: str | None = None,
-    workdir: str | None = None,
-) -> str:  # fmt: skip
+  model: Model,
+  out: str | pathlib.Path,
+  *,
+  format: str = "transformers",
+  head: str | None = None,
+  pooling: str | None = None,
+  workdir: str | None = None,
+) -> str:
   """Writes a model and its card as `out`; returns the head that was written.
 
   Args:
@@ -25,7 +30,8 @@ def export_model(
     out: the folder to make.
     format: "transformers", or "sentence-transformers" with what that library needs besides.
     head: one of convert.folder.ARCHITECTURES; None: what the model was trained with.
-    pooling: how sentence-transformers makes one vector of many; None: as the model was trained to, mean where it was not.
+    pooling: how sentence-transformers makes one vector of many; None: as the model was trained to, mean where it was
+      not.
     workdir: the run folder that the model comes from, for the card; None: not from one.
 
   Raises:
@@ -36,13 +42,24 @@ def export_model(
   encoding = _encoding_of(model, pooling) if format == "sentence-transformers" else None
   card = model_card.make_card(model, head=head, encoding=encoding, workdir=workdir)
   labels = model.labels if head in _LABEL_HEADS else None
-  hf_folder.write_folder(out, model.params, model.config, model.tokenizer_folder, head=head, encoding=encoding, labels=labels,
-                         max_length=model.max_length, card=card)  # fmt: skip
+  hf_folder.write_folder(
+    out,
+    model.params,
+    model.config,
+    model.tokenizer_folder,
+    head=head,
+    encoding=encoding,
+    labels=labels,
+    max_length=model.max_length,
+    card=card,
+  )
   return head
 
 
 def export_run(root: epath.Path, format: str) -> None:
-  """Writes ROOT/export, the model that a finished run has come to; called on every process. An empty format: nothing is written."""
+  """Writes ROOT/export, the model that a finished run has come to; called on every process. An empty format: nothing
+  is written.
+  """
   if format:
     model = inference.load_model(root)  # on every process: Orbax waits for all of them, also where one would do
     agreement.on_first(lambda: export_model(model, root / "export", format=format, workdir=str(root)))
@@ -69,10 +86,14 @@ def _encoding_of(model: Model, pooling: str | None) -> Encoding:
 
 
 def check_class_is_of_pooler(pooling: str, origin: str, remedy: str) -> None:
-  """Raises UserError where BertForSequenceClassification would read the class of a text from another vector than the model does."""
+  """Raises UserError where BertForSequenceClassification would read the class of a text from another vector than the
+  model does.
+  """
   if pooling != "pooler":
-    raise UserError(f"BertForSequenceClassification reads a text's class from the pooler, {origin} from {pooling}: fine-tune with "
-                    f"--pooling=pooler to export it, or {remedy}")  # fmt: skip
+    raise UserError(
+      f"BertForSequenceClassification reads a text's class from the pooler, {origin} from {pooling}: fine-tune with "
+      f"--pooling=pooler to export it, or {remedy}"
+    )
 
 
 def _check_trained(model: Model, head: str) -> None:

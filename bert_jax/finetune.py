@@ -1,8 +1,8 @@
 """Fine-tuning: a pretrained encoder learns labels, the algorithm on one page.
 
-Devlin et al. 2018, arXiv 1810.04805, section 4: one dense layer is put on the encoder, and everything is trained on. What
-the labels belong to makes the kinds: a text or a pair of texts has one class of several, several classes at once, or a
-score; every word has a class; or an answer to a question has its first and its last token in a text.
+Devlin et al. 2018, arXiv 1810.04805, section 4: one dense layer is put on the encoder, and everything is trained on.
+What the labels belong to makes the kinds: a text or a pair of texts has one class of several, several classes at once,
+or a score; every word has a class; or an answer to a question has its first and its last token in a text.
 """
 
 from typing import Callable, NamedTuple
@@ -15,7 +15,8 @@ from bert_jax.batch import ModelInputs, model_inputs
 from bert_jax.models.finetuning import SEQUENCE, SPAN, TOKENS, FinetuningModel
 from bert_jax.training.train_step import Sums, Task
 
-# (scores, labels, weights [B]) -> Sums with "loss" among them. The loss of a batch is its sum over its weight in the whole global batch.
+# (scores, labels, weights [B]) -> Sums with "loss" among them. The loss of a batch is its sum over its weight in the
+# whole global batch.
 Loss = Callable[[jax.Array, jax.Array, jax.Array], Sums]
 
 
@@ -39,7 +40,9 @@ def _tokens(scores_BxLxC, labels_BxL, weights_B) -> Sums:
 def _span(scores_BxLx2, labels_Bx2, weights_B) -> Sums:
   """The mean of two cross-entropies over the tokens of a row, one for the beginning, one for the end."""
   scores_2BxL = jnp.concatenate([scores_BxLx2[:, :, 0], scores_BxLx2[:, :, 1]])
-  term = losses.cross_entropy(scores_2BxL, jnp.concatenate([labels_Bx2[:, 0], labels_Bx2[:, 1]]), jnp.tile(weights_B, 2))
+  term = losses.cross_entropy(
+    scores_2BxL, jnp.concatenate([labels_Bx2[:, 0], labels_Bx2[:, 1]]), jnp.tile(weights_B, 2)
+  )
   return term.sums()
 
 
@@ -56,11 +59,11 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "classification": Kind(SEQUENCE, _classification),
-    "multi-label": Kind(SEQUENCE, _multi_label),
-    "regression": Kind(SEQUENCE, _regression),
-    "token-classification": Kind(TOKENS, _tokens),
-    "question-answering": Kind(SPAN, _span),
+  "classification": Kind(SEQUENCE, _classification),
+  "multi-label": Kind(SEQUENCE, _multi_label),
+  "regression": Kind(SEQUENCE, _regression),
+  "token-classification": Kind(TOKENS, _tokens),
+  "question-answering": Kind(SPAN, _span),
 }
 
 
@@ -81,7 +84,9 @@ def make_task(model: FinetuningModel, kind: str) -> Task:
     total = jnp.sum(counted) * (2 if kind == "question-answering" else 1)  # a beginning and an end
     return (inputs, labels, weights), {"labels": total}, jnp.sum(inputs.segment_ids > 0).astype(jnp.float32)
 
-  def loss(params, rows: tuple[ModelInputs, jax.Array, jax.Array], global_weights, dropout_keys) -> tuple[jax.Array, Sums]:
+  def loss(
+    params, rows: tuple[ModelInputs, jax.Array, jax.Array], global_weights, dropout_keys
+  ) -> tuple[jax.Array, Sums]:
     inputs, labels, weights = rows
     scores = scores_of_tokens(model.apply({"params": params}, inputs, dropout_keys), inputs, kind)
     sums = loss_of(scores, labels, weights)

@@ -43,14 +43,15 @@ class Model(NamedTuple):
     tokenizer: its tokenizer.
     heads: those of "mlm", "nsp", "pooler" that have trained parameters.
     origin: the folder that it was loaded from.
-    max_length: tokens of a text or pair that are read, [CLS] and [SEP] included: as many as in fine-tuning, or as a Hugging Face folder
-      says of its tokenizer; as many as the model has positions where nothing is said.
+    max_length: tokens of a text or pair that are read, [CLS] and [SEP] included: as many as in fine-tuning, or as a
+      Hugging Face folder says of its tokenizer; as many as the model has positions where nothing is said.
     tokenizer_folder: where the tokenizer's files lie.
     labels: what the outputs of a fine-tuned model mean; None for one that is not.
     pooling: what the class of a text is read from, where the labels are of texts.
     step: of the checkpoint; None for a Hugging Face folder.
     encoding: how it makes one vector of a text, where it was trained for that; None where it was not.
-    stride: from one window of a long text to the next, in tokens, where questions about it are answered; see questions.make_windows.
+    stride: from one window of a long text to the next, in tokens, where questions about it are answered; see
+      questions.make_windows.
   """
 
   config: EncoderConfig
@@ -83,11 +84,16 @@ def load_model(path: str | pathlib.Path) -> Model:
   """
   folder = storage.folder(path)
   if not folder.is_dir():
-    raise UserError(f"no folder {str(path)!r}; --model takes a run folder (--workdir of pretrain) or a Hugging Face BERT folder")
+    raise UserError(
+      f"no folder {str(path)!r}; --model takes a run folder (--workdir of pretrain) or a Hugging Face BERT folder"
+    )
   if (folder / "checkpoints").is_dir():
     return load_checkpoint(folder / "checkpoints")
   if find_run_config(folder) is not None:
-    raise UserError(f"{path} is a run folder without checkpoints: none was saved before the run was stopped, or they have been removed")
+    raise UserError(
+      f"{path} is a run folder without checkpoints: none was saved before the run was stopped, or they have been "
+      "removed"
+    )
   folder = storage.fetch(folder)
   config, params, heads = hf_folder.read_folder(folder)
   tokenizer = load_tokenizer(folder)
@@ -95,7 +101,9 @@ def load_model(path: str | pathlib.Path) -> Model:
     raise UserError(f"{path}: the tokenizer has {tokenizer.vocab_size} entries, the model only {config.vocab_size}")
   limit = read_limit(folder, config)
   labels, encoding = hf_folder.read_labels(folder), read_encoding(folder, lowercase=tokenizer.lowercase)
-  return Model(config, params, tokenizer, heads & frozenset(SUBTREES), str(path), limit, folder, labels, encoding=encoding)
+  return Model(
+    config, params, tokenizer, heads & frozenset(SUBTREES), str(path), limit, folder, labels, encoding=encoding
+  )
 
 
 def load_checkpoint(path: str | pathlib.Path) -> Model:
@@ -118,7 +126,20 @@ def load_checkpoint(path: str | pathlib.Path) -> Model:
   encoder, labels, pooling = encoder_of(config), read_labels(folder), config.finetune.pooling
   encoding = Encoding(pooling, config.embedding.normalize) if config.embedding.objective else None
   limit = config.finetune.max_length if labels or encoding else encoder.max_position_embeddings
-  return Model(encoder, params, load_tokenizer(tokenizer), heads, str(path), limit, tokenizer, labels, pooling, host["step"], encoding, config.finetune.stride)
+  return Model(
+    encoder,
+    params,
+    load_tokenizer(tokenizer),
+    heads,
+    str(path),
+    limit,
+    tokenizer,
+    labels,
+    pooling,
+    host["step"],
+    encoding,
+    config.finetune.stride,
+  )
 
 
 def state_of(path: str | pathlib.Path, step: int | None = None) -> str:
@@ -175,21 +196,29 @@ def make_inputs(model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[
   segments = pad([[1] * len(row) for row in rows], 0)
   first_column = np.zeros((len(rows), 1), np.int32)
   return ModelInputs(
-      input_ids=pad(rows, special.pad), token_type_ids=pad(types, 0),
-      position_ids=np.broadcast_to(np.arange(length, dtype=np.int32), segments.shape), segment_ids=segments,
-      cls_positions=first_column, sequence_lengths=np.array([[len(row)] for row in rows], np.int32),
-      sequence_weights=np.ones((len(rows), 1), np.float32), sequence_labels=first_column,
-  )  # fmt: skip
+    input_ids=pad(rows, special.pad),
+    token_type_ids=pad(types, 0),
+    position_ids=np.broadcast_to(np.arange(length, dtype=np.int32), segments.shape),
+    segment_ids=segments,
+    cls_positions=first_column,
+    sequence_lengths=np.array([[len(row)] for row in rows], np.int32),
+    sequence_weights=np.ones((len(rows), 1), np.float32),
+    sequence_labels=first_column,
+  )
 
 
 def list_of(texts: Iterable[str]) -> list[str]:
-  """Texts as a list. Raises UserError for one text, which would be read as a list of characters, and for what is no text."""
+  """Texts as a list. Raises UserError for one text, which would be read as a list of characters, and for what is no
+  text.
+  """
   if isinstance(texts, str):
     raise UserError(f"expected a list of texts, got one text: [{texts[:40]!r}]")
   texts = list(texts)
   odd = next((number for number, text in enumerate(texts) if not isinstance(text, str)), None)
   if odd is not None:
-    raise UserError(f"expected texts; number {odd} of {len(texts)} is {texts[odd]!r:.60}, a {type(texts[odd]).__name__}")
+    raise UserError(
+      f"expected texts; number {odd} of {len(texts)} is {texts[odd]!r:.60}, a {type(texts[odd]).__name__}"
+    )
   return texts
 
 
@@ -223,7 +252,10 @@ def fill_mask(model: Model, text: str, top_k: int = 5) -> list[list[Completion]]
   probabilities = np.asarray(jax.nn.softmax(output.mlm_logits[0], axis=-1))
   best = np.argsort(-probabilities, axis=-1, kind="stable")[:, :top_k]
   name = model.tokenizer.backend.id_to_token
-  return [[Completion(name(int(i)) or f"[id {i}]", int(i), float(row[i])) for i in ids] for row, ids in zip(probabilities, best)]
+  return [
+    [Completion(name(int(i)) or f"[id {i}]", int(i), float(row[i])) for i in ids]
+    for row, ids in zip(probabilities, best)
+  ]
 
 
 def next_sentence(model: Model, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
@@ -242,7 +274,9 @@ def next_sentence(model: Model, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
 
 
 def batches_by_length(lengths: Sequence[int], size: int) -> Iterator[tuple[list[int], list[int]]]:
-  """Batches of texts of about one length, the shortest first: (which texts, the same filled up to `size`, so that there is one batch shape only)."""
+  """Batches of texts of about one length, the shortest first: (which texts, the same filled up to `size`, so that
+  there is one batch shape only).
+  """
   by_length = sorted(range(len(lengths)), key=lambda i: lengths[i])
   for begin in range(0, len(by_length), size):
     members = by_length[begin : begin + size]
@@ -265,7 +299,9 @@ class Encoded(NamedTuple):
   pooling: str
 
 
-def encode(model: Model, texts: Iterable[str], pooling: str | None = None, *, normalize: bool = False, batch_size: int = 32) -> Encoded:
+def encode(
+  model: Model, texts: Iterable[str], pooling: str | None = None, *, normalize: bool = False, batch_size: int = 32
+) -> Encoded:
   """Turns texts into vectors.
 
   Args:
@@ -273,7 +309,8 @@ def encode(model: Model, texts: Iterable[str], pooling: str | None = None, *, no
     texts: the texts; an empty one is just "[CLS] [SEP]".
     pooling: cls (the last layer's vector at [CLS]), pooler (that vector through the pooler: dense and
       tanh), mean or max (over all tokens but padding), tokens (no pooling: the sequence output). None:
-      as the model was trained to make one vector of a text (Model.encoding), normalisation included; mean where it was not.
+      as the model was trained to make one vector of a text (Model.encoding), normalisation included; mean where it was
+      not.
     normalize: scale each vector to length 1.
     batch_size: texts in one call of the model.
 
@@ -290,13 +327,19 @@ def encode(model: Model, texts: Iterable[str], pooling: str | None = None, *, no
     raise UserError(f"unknown pooling {pooling!r}; one of {', '.join(ENCODINGS)}")
   if pooling == "pooler":
     _require_head(model, "pooler", "--pooling=pooler needs the pooler")
-  model = model._replace(heads=model.heads & {"pooler"})  # scores of words are not asked for, and would be most of the memory
+  model = model._replace(
+    heads=model.heads & {"pooler"}
+  )  # scores of words are not asked for, and would be most of the memory
   cut = [truncate(ids, [], model.max_length) for ids in encode_batch(model.tokenizer, texts)]
   vectors: list[Any] = [None] * len(cut)
   for members, filled in batches_by_length([len(ids) for ids, _, _ in cut], batch_size):
     inputs = make_inputs(model, [cut[i][:2] for i in filled])
     output = apply(model, inputs)
-    pooled = output.sequence_output if pooling == "tokens" else pool(output.sequence_output, output.pooled_output, inputs, pooling)
+    pooled = (
+      output.sequence_output
+      if pooling == "tokens"
+      else pool(output.sequence_output, output.pooled_output, inputs, pooling)
+    )
     pooled = np.asarray(pooled)
     if normalize:
       pooled = pooled / np.maximum(np.linalg.norm(pooled, axis=-1, keepdims=True), 1e-12)
@@ -304,7 +347,9 @@ def encode(model: Model, texts: Iterable[str], pooling: str | None = None, *, no
       vectors[i] = vector
   truncated = sum(was_cut for _, _, was_cut in cut)
   if pooling != "tokens":
-    return Encoded(np.stack(vectors) if vectors else np.zeros((0, model.config.hidden_size), np.float32), None, truncated, pooling)
+    return Encoded(
+      np.stack(vectors) if vectors else np.zeros((0, model.config.hidden_size), np.float32), None, truncated, pooling
+    )
   name = model.tokenizer.backend.id_to_token
   tokens = [["[CLS]", *map(name, first), "[SEP]"] for first, _, _ in cut]
   longest = max(map(len, tokens), default=0)

@@ -63,7 +63,8 @@ def _apply(config: EncoderConfig, kind: str, num_labels: int, pooling: str, para
 
 
 def scores_of(model: Model, inputs: ModelInputs) -> jax.Array:
-  """The scores of a fine-tuned model, before any softmax: float32 [B, C] of texts, [B, L, C] of tokens, [B, L, 2] of answers.
+  """The scores of a fine-tuned model, before any softmax: float32 [B, C] of texts, [B, L, C] of tokens, [B, L, 2] of
+  answers.
 
   Pure, differentiable in model.params, compiled once per shape. Raises UserError for a model that is not fine-tuned.
   """
@@ -75,8 +76,8 @@ def classify(model: Model, texts: Sequence[str], pairs: Sequence[str] | None = N
   """The labels of each text, the likeliest first.
 
   Args:
-    model: fine-tuned with classification (probabilities of all classes, which add up to 1), multi-label (of each class by
-      itself) or regression (one score).
+    model: fine-tuned with classification (probabilities of all classes, which add up to 1), multi-label (of each class
+      by itself) or regression (one score).
     texts: those longer than Model.max_length lose their end.
     pairs: the second text of each, where the model was trained on pairs.
 
@@ -88,7 +89,10 @@ def classify(model: Model, texts: Sequence[str], pairs: Sequence[str] | None = N
   if pairs is not None and len(pairs) != len(texts):
     raise UserError(f"{len(texts)} texts and {len(pairs)} second texts; expected as many")
   if labels.pairs not in (None, pairs is not None):
-    raise UserError(f"{model.origin} was fine-tuned on {'pairs of texts: give the second text of each (--text_pair)' if labels.pairs else 'single texts, not on pairs'}")
+    raise UserError(
+      f"{model.origin} was fine-tuned on "
+      f"{'pairs of texts: give the second text of each (--text_pair)' if labels.pairs else 'single texts, not on pairs'}"
+    )
   result = []
   for scores in _in_batches(model, [(a, b) for a, b, _ in _cut(model, texts, pairs)]):
     if labels.kind == "regression":
@@ -101,18 +105,23 @@ def classify(model: Model, texts: Sequence[str], pairs: Sequence[str] | None = N
 
 
 def count_cut(model: Model, texts: Sequence[str], pairs: Sequence[str] | None = None) -> int:
-  """How many texts, or pairs, are longer than Model.max_length, so that `classify` and `find_entities` do not see their end."""
+  """How many texts, or pairs, are longer than Model.max_length, so that `classify` and `find_entities` do not see
+  their end.
+  """
   return sum(was_cut for _, _, was_cut in _cut(model, texts, pairs))
 
 
 def _cut(model: Model, texts: Sequence[str], pairs: Sequence[str] | None) -> list[tuple[list[int], list[int], bool]]:
   """What `truncate` makes of each text or pair."""
   ids = encode_batch(model.tokenizer, [*texts, *(pairs or ())])
-  return [truncate(a, b, model.max_length) for a, b in zip(ids, ids[len(texts) :] if pairs is not None else [[]] * len(texts))]
+  return [
+    truncate(a, b, model.max_length) for a, b in zip(ids, ids[len(texts) :] if pairs is not None else [[]] * len(texts))
+  ]
 
 
 def find_entities(model: Model, texts: Sequence[str]) -> list[list[Entity]]:
-  """The entities in each text, in order; texts are split into words as BERT does; those longer than Model.max_length lose their end.
+  """The entities in each text, in order; texts are split into words as BERT does; those longer than Model.max_length
+  lose their end.
 
   Raises:
     UserError: a model that was not fine-tuned with token-classification.
@@ -124,14 +133,18 @@ def find_entities(model: Model, texts: Sequence[str]) -> list[list[Entity]]:
   encodings = model.tokenizer.backend.encode_batch(texts, add_special_tokens=False)
   scores = _in_batches(model, [(encoding.ids[:room], []) for encoding in encodings])
   for text, encoding, one in zip(texts, encodings, scores):
-    firsts = [place for place, word in enumerate(encoding.word_ids[:room]) if place == 0 or word != encoding.word_ids[place - 1]]
+    firsts = [
+      place for place, word in enumerate(encoding.word_ids[:room]) if place == 0 or word != encoding.word_ids[place - 1]
+    ]
     ends = [*(first - 1 for first in firsts[1:]), min(len(encoding.ids), room) - 1] if firsts else []
     probabilities = special.softmax(one[1:][firsts], axis=-1)
     tags = [_with_prefix(labels.names[index]) for index in np.argmax(probabilities, axis=-1)]
     entities = []
     for kind, first, last in task_metrics.spans_of(tags):
       begin, end = encoding.offsets[firsts[first]][0], encoding.offsets[ends[last]][1]
-      entities.append(Entity(kind, text[begin:end], begin, end, float(probabilities[first : last + 1].max(axis=-1).mean())))
+      entities.append(
+        Entity(kind, text[begin:end], begin, end, float(probabilities[first : last + 1].max(axis=-1).mean()))
+      )
     result.append(entities)
   return result
 
@@ -168,9 +181,10 @@ def _labels(model: Model, *kinds: str):
 def _in_batches(model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]):
   """Scores of each sequence of ids, float32 NumPy [C] or [L, C], in their order, padding of the row included."""
   found = [None] * len(sequences)
-  for members, filled in batches_by_length([len(a) + len(b) for a, b in sequences], min(_BATCH, max(len(sequences), 1))):
+  for members, filled in batches_by_length(
+    [len(a) + len(b) for a, b in sequences], min(_BATCH, max(len(sequences), 1))
+  ):
     scores = np.asarray(scores_of(model, make_inputs(model, [sequences[i] for i in filled])), np.float32)
     for i, one in zip(members, scores):
       found[i] = one
   return found
-

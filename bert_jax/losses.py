@@ -63,6 +63,8 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Arra
 
 
 def squared_error(scores: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """(Σ weight · (score - label)², Σ weight), float32 at least; scores, labels and weights [...], ignored where a weight is 0."""
+  """(Σ weight · (score - label)², Σ weight), float32 at least; scores, labels and weights [...], ignored where a
+  weight is 0.
+  """
   error = jnp.where(weights > 0, scores.astype(jnp.promote_types(scores.dtype, jnp.float32)) - labels, 0.0)
   return jnp.sum(error**2 * weights), jnp.sum(weights)

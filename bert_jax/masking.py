@@ -116,9 +116,15 @@ def settings_of(group) -> MaskSettings:
 
 
 def mask_tokens(
-    keys: jax.Array, inputs: ModelInputs, settings: MaskSettings, *, special: SpecialIds, vocab_size: int,
-    word_starts: jax.Array | None = None, rate: jax.Array | float | None = None,
-) -> Masked:  # fmt: skip
+  keys: jax.Array,
+  inputs: ModelInputs,
+  settings: MaskSettings,
+  *,
+  special: SpecialIds,
+  vocab_size: int,
+  word_starts: jax.Array | None = None,
+  rate: jax.Array | float | None = None,
+) -> Masked:
   """Selects tokens for prediction and replaces most of them.
 
   [CLS], [SEP], padding and [UNK] are never selected, and a random replacement
@@ -154,7 +160,9 @@ def mask_tokens(
   def mask_row(key, input_ids_L, segment_ids_L, word_starts_L):
     # All the row's randomness in one draw, since each draw costs compile time: an order, an action, a word.
     bits = jax.random.bits(key, (input_ids_L.shape[0] + 2 * max_predictions,), jnp.uint32)
-    order_bits_L, action_bits_K, word_bits_K = jnp.split(bits, [bits.size - 2 * max_predictions, bits.size - max_predictions])
+    order_bits_L, action_bits_K, word_bits_K = jnp.split(
+      bits, [bits.size - 2 * max_predictions, bits.size - max_predictions]
+    )
     maskable_L = segment_ids_L > 0
     for token in special:
       maskable_L &= input_ids_L != token
@@ -184,7 +192,7 @@ def mask_tokens(
     target_K = jnp.where(chosen_K, positions_K, input_ids_L.shape[0])
     masked_L = input_ids_L.at[target_K].set(replaced_K, mode="drop")
     return Masked(
-        masked_L, jnp.where(chosen_K, positions_K, 0), jnp.where(chosen_K, labels_K, 0), chosen_K.astype(jnp.float32)
+      masked_L, jnp.where(chosen_K, positions_K, 0), jnp.where(chosen_K, labels_K, 0), chosen_K.astype(jnp.float32)
     )
 
   return jax.vmap(mask_row)(keys, inputs.input_ids, inputs.segment_ids, word_starts)

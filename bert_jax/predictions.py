@@ -18,14 +18,20 @@ from bert_jax.training import sharding
 
 # What picks the best checkpoint where neither task nor user says so.
 METRIC = {
-    "classification": "accuracy", "multi-label": "micro_f1", "regression": "spearman", "token-classification": "f1", "question-answering": "f1",
-}  # fmt: skip
+  "classification": "accuracy",
+  "multi-label": "micro_f1",
+  "regression": "spearman",
+  "token-classification": "f1",
+  "question-answering": "f1",
+}
 LOWER_IS_BETTER = ("mse",)
 _MEASURED = {
-    "classification": ("accuracy", "macro_f1", "mcc"), "multi-label": ("micro_f1", "macro_f1", "accuracy"),
-    "regression": ("pearson", "spearman", "mse"), "token-classification": ("f1", "precision", "recall", "accuracy"),
-    "question-answering": ("exact_match", "f1"),
-}  # fmt: skip
+  "classification": ("accuracy", "macro_f1", "mcc"),
+  "multi-label": ("micro_f1", "macro_f1", "accuracy"),
+  "regression": ("pearson", "spearman", "mse"),
+  "token-classification": ("f1", "precision", "recall", "accuracy"),
+  "question-answering": ("exact_match", "f1"),
+}
 
 
 def metrics_of(labels: Labels) -> tuple[str, ...]:
@@ -34,9 +40,11 @@ def metrics_of(labels: Labels) -> tuple[str, ...]:
 
 
 def make_predictor(model: FinetuningModel, kind: str, mesh: Mesh) -> Callable:
-  """Returns predict(params, features, batch_size=…, max_length=…, after_batch=…) -> scores of every example in order, or None.
+  """Returns predict(params, features, batch_size=…, max_length=…, after_batch=…) -> scores of every example in order,
+  or None.
 
-  Scores are float32 arrays: [C] of a sequence, [L, C] of its tokens, padding left out. `after_batch()` is called after every
+  Scores are float32 arrays: [C] of a sequence, [L, C] of its tokens, padding left out. `after_batch()` is called after
+    every
   batch; where it returns True, all is given up, and None returned. One program is compiled for each length of rows.
   """
 
@@ -57,17 +65,23 @@ def make_predictor(model: FinetuningModel, kind: str, mesh: Mesh) -> Callable:
 
 
 def for_each_example(fn: Callable, mesh: Mesh) -> Callable:
-  """Returns run(params, features, batch_size=…, max_length=…, after_batch=…) -> fn's result for every example, in order, as NumPy.
+  """Returns run(params, features, batch_size=…, max_length=…, after_batch=…) -> fn's result for every example, in
+  order, as NumPy.
 
-  fn: (params, batch as of data/features.py) -> array [B, …]; compiled once for each length of rows. `after_batch()` is called after every
+  fn: (params, batch as of data/features.py) -> array [B, …]; compiled once for each length of rows. `after_batch()` is
+    called after every
   batch; where it returns True, all is given up, and None returned.
   """
   step = jax.jit(fn, out_shardings=sharding.replicated(mesh))
 
-  def run(params, features: Features, *, batch_size: int, max_length: int, after_batch: Callable[[], bool] = lambda: False):
+  def run(
+    params, features: Features, *, batch_size: int, max_length: int, after_batch: Callable[[], bool] = lambda: False
+  ):
     found: list[np.ndarray | None] = [None] * features.num_rows
     own = sharding.rows_of_process(mesh, batch_size)
-    for rows, batch in data.evaluation_batches(features, batch_size=batch_size, max_length=max_length, process_rows=own):
+    for rows, batch in data.evaluation_batches(
+      features, batch_size=batch_size, max_length=max_length, process_rows=own
+    ):
       for row, one in zip(rows, jax.device_get(step(params, sharding.put_batch(batch, mesh)))):
         if row >= 0:
           found[row] = one

@@ -22,7 +22,7 @@ from bert_jax.training.train_step import Sums, Task
 
 
 def make_task(
-    model: PretrainingModel, masking_config, *, special: SpecialIds, continuation, pairs: str, total_steps: int
+  model: PretrainingModel, masking_config, *, special: SpecialIds, continuation, pairs: str, total_steps: int
 ) -> Task:
   """The pretraining task for a model.
 
@@ -60,8 +60,11 @@ def make_task(
     if pairs:
       pair = losses.cross_entropy(output.nsp_logits, inputs.sequence_labels, inputs.sequence_weights)
       ones = jnp.sum(inputs.sequence_labels * inputs.sequence_weights)
-      sums |= {f"{pairs}_loss": (pair.loss, pair.weight), f"{pairs}_accuracy": (pair.correct, pair.weight),
-               f"{pairs}_ones": (ones, pair.weight)}  # fmt: skip
+      sums |= {
+        f"{pairs}_loss": (pair.loss, pair.weight),
+        f"{pairs}_accuracy": (pair.correct, pair.weight),
+        f"{pairs}_ones": (ones, pair.weight),
+      }
       total += pair.loss / jnp.maximum(global_weights["pairs"], 1.0)
     return total, sums
 

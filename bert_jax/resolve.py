@@ -23,7 +23,8 @@ from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.training.checkpoint_folder import committed_steps
 from bert_jax.training.train_step import Task
 
-# Of a fine-tuned run: what its outputs mean, what model it began with, and, once it has come to its end, how good its best checkpoint is.
+# Of a fine-tuned run: what its outputs mean, what model it began with, and, once it has come to its end, how good its
+# best checkpoint is.
 LABELS_FILE, SOURCE_FILE, RESULT_FILE = "labels.json", "source.json", "result.json"
 
 
@@ -55,16 +56,18 @@ def read_labels(folder: str | os.PathLike) -> Labels | None:
 
 
 def read_source(folder: str | os.PathLike) -> dict[str, str]:
-  """The model that a fine-tuning began with: {"model": its folder, "state": see inference.state_of}; empty for a run of another kind."""
+  """The model that a fine-tuning began with: {"model": its folder, "state": see inference.state_of}; empty for a run
+  of another kind.
+  """
   return _read_json(storage.folder(folder) / SOURCE_FILE) or {}
 
 
 def read_result(folder: str | os.PathLike) -> dict[str, Any] | None:
   """What a fine-tuning has written at its end; None before that, and once it has gone on since.
 
-  "step" is that of the best checkpoint, "metric" what that was picked by, "metrics" what was measured at it, "examples" the files that was
-  trained on and judged by with their digests, "held_out" whether the model was judged by a part of the training file, and "last_step"
-  the newest checkpoint.
+  "step" is that of the best checkpoint, "metric" what that was picked by, "metrics" what was measured at it, "examples"
+  the files that was trained on and judged by with their digests, "held_out" whether the model was judged by a part of
+  the training file, and "last_step" the newest checkpoint.
   """
   folder = storage.folder(folder)
   result = _read_json(folder / RESULT_FILE)
@@ -83,24 +86,29 @@ def resolve(config: ml_collections.ConfigDict, corpus: Corpus, tokenizer: Tokeni
     config.model.vocab_size = tokenizer.vocab_size
   if config.model.vocab_size != tokenizer.vocab_size:
     raise UserError(
-        f"model.vocab_size={config.model.vocab_size}, but the tokenizer of {corpus.folder} has {tokenizer.vocab_size} entries; "
-        "leave model.vocab_size out, or prepare the corpus with the model's own tokenizer"
+      f"model.vocab_size={config.model.vocab_size}, but the tokenizer of {corpus.folder} has {tokenizer.vocab_size} "
+      "entries; "
+      "leave model.vocab_size out, or prepare the corpus with the model's own tokenizer"
     )
   length = corpus.train.seq_length
   if config.masking.max_predictions is None:
     config.masking.max_predictions = default_max_predictions(settings_of(config.masking).highest_rate, length)
   if not 1 <= config.masking.max_predictions <= length:
-    raise UserError(f"masking.max_predictions={config.masking.max_predictions} must lie between 1 and the row length {length}")
+    raise UserError(
+      f"masking.max_predictions={config.masking.max_predictions} must lie between 1 and the row length {length}"
+    )
   positions = encoder_of(config).max_position_embeddings
   if length > positions:
     raise UserError(
-        f"rows of {corpus.folder} have {length} tokens, the model has {positions} positions; raise "
-        f"model.max_position_embeddings to {length} or prepare the corpus with --seq_length={positions}"
+      f"rows of {corpus.folder} have {length} tokens, the model has {positions} positions; raise "
+      f"model.max_position_embeddings to {length} or prepare the corpus with --seq_length={positions}"
     )
   return config
 
 
-def model_of(config: ml_collections.ConfigDict, encoder: EncoderConfig, platform: str = "", *, seq_length: int = 0) -> PretrainingModel:
+def model_of(
+  config: ml_collections.ConfigDict, encoder: EncoderConfig, platform: str = "", *, seq_length: int = 0
+) -> PretrainingModel:
   """The Flax module of a config. Raises UserError for an attention that cannot be used.
 
   Args:
@@ -110,7 +118,9 @@ def model_of(config: ml_collections.ConfigDict, encoder: EncoderConfig, platform
     seq_length: tokens in a row; 0: any.
   """
   dtypes = {name: jnp.dtype(config.model[name]) for name in ("dtype", "param_dtype")}
-  return PretrainingModel(encoder, **dtypes, remat=config.model.remat, attention=attention_of(config, encoder, platform, seq_length))
+  return PretrainingModel(
+    encoder, **dtypes, remat=config.model.remat, attention=attention_of(config, encoder, platform, seq_length)
+  )
 
 
 def attention_of(config: ml_collections.ConfigDict, encoder: EncoderConfig, platform: str, seq_length: int) -> str:
@@ -118,19 +128,29 @@ def attention_of(config: ml_collections.ConfigDict, encoder: EncoderConfig, plat
   if config.deterministic:
     return "xla"
   use = attention.Use(
-      platform, seq_length, encoder.head_dim, config.model.dtype, dropout=encoder.attention_probs_dropout_prob > 0,
-      split_heads=config.mesh.tensor != 1,
-  )  # fmt: skip
+    platform,
+    seq_length,
+    encoder.head_dim,
+    config.model.dtype,
+    dropout=encoder.attention_probs_dropout_prob > 0,
+    split_heads=config.mesh.tensor != 1,
+  )
   return attention.choose(config.model.attention, use)
 
 
-def pretraining_task(config: ml_collections.ConfigDict, module: PretrainingModel, corpus: Corpus, tokenizer: Tokenizer) -> Task:
+def pretraining_task(
+  config: ml_collections.ConfigDict, module: PretrainingModel, corpus: Corpus, tokenizer: Tokenizer
+) -> Task:
   """The pretraining task of a module on a corpus; without a loss on pairs where either of them has none."""
   objective = corpus.manifest["objective"]
   return pretrain.make_task(
-      module, config.masking, special=tokenizer.special, continuation=continuation(tokenizer),
-      pairs=objective if "nsp" in module.heads and objective in PAIR_OBJECTIVES else "", total_steps=config.total_steps,
-  )  # fmt: skip
+    module,
+    config.masking,
+    special=tokenizer.special,
+    continuation=continuation(tokenizer),
+    pairs=objective if "nsp" in module.heads and objective in PAIR_OBJECTIVES else "",
+    total_steps=config.total_steps,
+  )
 
 
 def continuation(tokenizer: Tokenizer) -> np.ndarray:

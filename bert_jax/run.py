@@ -1,4 +1,5 @@
-"""The life of a run folder, whatever is trained in it: processes meet, the run is set up, the loop turns, the result is written.
+"""The life of a run folder, whatever is trained in it: processes meet, the run is set up, the loop turns, the result is
+written.
 
     WORKDIR/config.json   the resolved config; a resume compares against it
     WORKDIR/tokenizer/    a copy, so that a run can be used alone
@@ -41,7 +42,8 @@ class Setup(NamedTuple):
 
   Attributes:
     run: what the loop needs.
-    finish: called on every process when training has ended and its last checkpoint is on disk: writes what the run is for.
+    finish: called on every process when training has ended and its last checkpoint is on disk: writes what the run is
+      for.
   """
 
   run: loop.Run
@@ -49,17 +51,23 @@ class Setup(NamedTuple):
 
 
 def conduct(
-    config: ml_collections.ConfigDict, workdir: str, set_up: Callable[[epath.Path, Say], Setup], *, cluster: Cluster | None = None,
-    profile: tuple[int, int] | None = None, say: Say = print,
-) -> dict[str, float]:  # fmt: skip
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  set_up: Callable[[epath.Path, Say], Setup],
+  *,
+  cluster: Cluster | None = None,
+  profile: tuple[int, int] | None = None,
+  say: Say = print,
+) -> dict[str, float]:
   """Trains in `workdir`, from where it stands there; called by every process of the run.
 
   Args:
     config: see `config.KEYS`; not resolved.
     workdir: the run folder; made if missing.
-    set_up: (the run folder, say) -> Setup; called on every process once they have met, raises UserError on all of them alike. It
-      takes the folder for its run, see `adopt`.
-    cluster: the processes of the run, which then meet here, before JAX's first use; None: JAX is started already, or this one is alone.
+    set_up: (the run folder, say) -> Setup; called on every process once they have met, raises UserError on all of them
+      alike. It takes the folder for its run, see `adopt`.
+    cluster: the processes of the run, which then meet here, before JAX's first use; None: JAX is started already, or
+      this one is alone.
     profile: the first step to trace, and the first one not to.
     say: takes one line of text for the user; only the first process says anything.
 
@@ -73,9 +81,17 @@ def conduct(
   """
   with _meet(config, str(workdir), cluster) as peers:
     if cluster is not None:
-      distributed.initialize(cluster, connect_seconds=config.cluster.connect_seconds, heartbeat_seconds=config.cluster.heartbeat_seconds,
-                             on_lost=peers.on_lost if cluster.num_processes > 1 else None)  # fmt: skip
-    speaks, preemption, root = jax.process_index() == 0, Preemption(), storage.folder(workdir)  # one process reports for all
+      distributed.initialize(
+        cluster,
+        connect_seconds=config.cluster.connect_seconds,
+        heartbeat_seconds=config.cluster.heartbeat_seconds,
+        on_lost=peers.on_lost if cluster.num_processes > 1 else None,
+      )
+    speaks, preemption, root = (
+      jax.process_index() == 0,
+      Preemption(),
+      storage.folder(workdir),
+    )  # one process reports for all
     try:
       with _starting(peers, preemption):
         if root.exists() and not root.is_dir():
@@ -134,9 +150,17 @@ def _train(run: loop.Run, root: epath.Path, peers: Peers, preemption: Preemption
     attempt = agreement.from_first(metrics.next_attempt(root))
     name = f"attempt-{attempt:04d}-process-{jax.process_index():04d}"
     writer = stack.enter_context(metrics.MetricsWriter(root, attempt, active=speaks))
-    writer.event("start", attempt=attempt, processes=jax.process_count(), devices=jax.device_count(),
-                 device_kind=jax.devices()[0].device_kind, jax=jax.__version__, python=platform.python_version(),
-                 host=distributed.host_name(), code=rendezvous.code_fingerprint())  # fmt: skip
+    writer.event(
+      "start",
+      attempt=attempt,
+      processes=jax.process_count(),
+      devices=jax.device_count(),
+      device_kind=jax.devices()[0].device_kind,
+      jax=jax.__version__,
+      python=platform.python_version(),
+      host=distributed.host_name(),
+      code=rendezvous.code_fingerprint(),
+    )
 
     peers.on_told = lambda message: writer.event("fail", message=message)
     # The stacks of a run that stands still must not wait for a store that may be what stands still.
@@ -145,21 +169,35 @@ def _train(run: loop.Run, root: epath.Path, peers: Peers, preemption: Preemption
     def on_stall(seconds: float) -> None:
       if speaks:
         writer.event("stall", seconds=round(seconds, 1), process=jax.process_index())
-      peers.tell(f"nothing has happened for {seconds:.0f} s; it was ended, and its stacks are in {stalls}", EXIT_STALLED)
+      peers.tell(
+        f"nothing has happened for {seconds:.0f} s; it was ended, and its stacks are in {stalls}", EXIT_STALLED
+      )
 
     around = loop.Around(
-        checkpoints=stack.enter_context(checkpoint.Checkpoints(
-            root / "checkpoints", every_steps=config.checkpoint.every_steps, keep_last=config.checkpoint.keep_last,
-            keep_best=config.checkpoint.keep_best, judge=run.judge, on_event=writer.event)),
-        writer=writer,
-        progress=stack.enter_context(progress.Progress(end, active=speaks)),
-        watchdog=stack.enter_context(Watchdog(
-            start_seconds=config.watchdog.start_seconds, step_seconds=config.watchdog.step_seconds,
-            dump=stalls / f"{name}.txt", on_stall=on_stall)),
-        preemption=preemption,
-        jumps=Jumps(root, agreement.on_first(lambda: read_jumps(root))),
-        profile=Profile(profile, root / "profile" / name),
-    )  # fmt: skip
+      checkpoints=stack.enter_context(
+        checkpoint.Checkpoints(
+          root / "checkpoints",
+          every_steps=config.checkpoint.every_steps,
+          keep_last=config.checkpoint.keep_last,
+          keep_best=config.checkpoint.keep_best,
+          judge=run.judge,
+          on_event=writer.event,
+        )
+      ),
+      writer=writer,
+      progress=stack.enter_context(progress.Progress(end, active=speaks)),
+      watchdog=stack.enter_context(
+        Watchdog(
+          start_seconds=config.watchdog.start_seconds,
+          step_seconds=config.watchdog.step_seconds,
+          dump=stalls / f"{name}.txt",
+          on_stall=on_stall,
+        )
+      ),
+      preemption=preemption,
+      jumps=Jumps(root, agreement.on_first(lambda: read_jumps(root))),
+      profile=Profile(profile, root / "profile" / name),
+    )
     try:
       _, last, step = loop.train(run, around)
     except Preempted:
@@ -179,8 +217,11 @@ def _take(lock: locks.FolderLock, root: pathlib.Path, *, seconds: float) -> None
   deadline = time.monotonic() + seconds
   while not lock.take(alone=True):
     if time.monotonic() > deadline:
-      raise UserError(f"another process has been training in {root} for the last {seconds:.0f} s, on this machine or on one that shares the "
-                      "folder; let it end, or give another --workdir. Processes that belong together are started with --coordinator")  # fmt: skip
+      raise UserError(
+        f"another process has been training in {root} for the last {seconds:.0f} s, on this machine or on one that "
+        "shares the "
+        "folder; let it end, or give another --workdir. Processes that belong together are started with --coordinator"
+      )
     time.sleep(0.2)
 
 
@@ -191,26 +232,34 @@ def is_finished(workdir: str, config: ml_collections.ConfigDict) -> bool:
 
 
 def check_source(root: epath.Path, config: ml_collections.ConfigDict) -> None:
-  """Raises UserError where the run in `root`, which would be gone on with, began with another model than the one that is named now, if one is."""
+  """Raises UserError where the run in `root`, which would be gone on with, began with another model than the one that
+  is named now, if one is.
+  """
   if not config.init_from or not (root / "config.json").exists():
     return
   before = read_run_config(root).init_from
   if before and not storage.are_same(before, config.init_from):
-    raise UserError(f"{root} holds a run that began with the model {before}, and now {config.init_from} is given: give another --workdir; or, "
-                    f"if that model has only moved, say so in {root / 'config.json'}")  # fmt: skip
+    raise UserError(
+      f"{root} holds a run that began with the model {before}, and now {config.init_from} is given: give another "
+      "--workdir; or, "
+      f"if that model has only moved, say so in {root / 'config.json'}"
+    )
 
 
 def adopt(root: epath.Path, config: ml_collections.ConfigDict, tokenizer_folder: pathlib.Path) -> None:
-  """Takes `root` as the folder of this run, or as the place where it goes on. Raises UserError for another run's folder."""
+  """Takes `root` as the folder of this run, or as the place where it goes on.
+
+  Raises UserError for another run's folder.
+  """
   path = root / "config.json"
   if path.exists():
     changed = configs.changed_keys(read_run_config(root), config)
     if changed:
       listed = "\n".join(f"  {key}: {before!r} there, {now!r} now" for key, (before, now) in changed.items())
       raise UserError(
-          f"{root} holds a run with another config:\n{listed}\n"
-          "Give the keys their old values to go on with it, or another --workdir to start a new run"
-          " (--config.init_from takes over the parameters)"
+        f"{root} holds a run with another config:\n{listed}\n"
+        "Give the keys their old values to go on with it, or another --workdir to start a new run"
+        " (--config.init_from takes over the parameters)"
       )
     check_source(root, config)
   elif root.exists() and any(".partial" not in entry.name for entry in root.iterdir()):

@@ -1,6 +1,6 @@
 """Fine-tuning in a run folder: from a config to the examples, the model and what the loop needs.
 
-    WORKDIR/labels.json    what the outputs of the model mean; the rest is as in tuning.py
+WORKDIR/labels.json    what the outputs of the model mean; the rest is as in tuning.py
 """
 
 import json
@@ -32,22 +32,32 @@ def finetuning_config(overrides: list[str] = ()) -> ml_collections.ConfigDict:
 
 
 def finetune_run(
-    config: ml_collections.ConfigDict, workdir: str, *, cluster: Cluster | None = None, profile: tuple[int, int] | None = None,
-    say: run.Say = print,
-) -> dict[str, float]:  # fmt: skip
-  """Fine-tunes the model of config.init_from in `workdir`; see `run.conduct`. Returns the metrics of the best checkpoint.
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  *,
+  cluster: Cluster | None = None,
+  profile: tuple[int, int] | None = None,
+  say: run.Say = print,
+) -> dict[str, float]:
+  """Fine-tunes the model of config.init_from in `workdir`; see `run.conduct`. Returns the metrics of the best
+  checkpoint.
 
   Raises:
     UserError: model, data, devices or an earlier run in `workdir` do not fit the config.
   """
   if config.embedding.objective:
-    raise UserError(f"embedding.objective={config.embedding.objective}: labels are what is learned by here; `bert_jax sentence-embedding` reads that key")
+    raise UserError(
+      f"embedding.objective={config.embedding.objective}: labels are what is learned by here; `bert_jax "
+      "sentence-embedding` reads that "
+      "key"
+    )
   run.conduct(config, workdir, lambda root, say: _set_up(config, root, say), cluster=cluster, profile=profile, say=say)
   return read_result(workdir)["metrics"]
 
 
 def check_same(config: ml_collections.ConfigDict, workdir: str, state: str) -> None:
-  """Raises UserError where a finished run in `workdir` was of another model, other examples or other settings, naming the keys.
+  """Raises UserError where a finished run in `workdir` was of another model, other examples or other settings, naming
+  the keys.
 
   Args:
     config: not resolved.
@@ -85,21 +95,29 @@ def check_same(config: ml_collections.ConfigDict, workdir: str, state: str) -> N
 def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Setup:
   """Everything before training. Raises UserError, the same on every process."""
   if not config.init_from:
-    raise UserError("init_from is empty: give the model to fine-tune, --model=DIR, a run folder or a Hugging Face folder")
+    raise UserError(
+      "init_from is empty: give the model to fine-tune, --model=DIR, a run folder or a Hugging Face folder"
+    )
   run.check_source(root, config)
   source = load_model(config.init_from)
   splits = agreement.together(lambda: _splits(config))
   labels = labelled.labels_of(splits)
-  settings, max_length = config.finetune, tuning.max_length_of(config, source.config.max_position_embeddings, labels.kind)
+  settings, max_length = (
+    config.finetune,
+    tuning.max_length_of(config, source.config.max_position_embeddings, labels.kind),
+  )
   prepare = lambda examples, training: labelled.prepare(
-      examples, labels, source.tokenizer, max_length=max_length, stride=settings.stride, training=training)
+    examples, labels, source.tokenizer, max_length=max_length, stride=settings.stride, training=training
+  )
   train, dev = prepare(splits.train, True), prepare(splits.dev, False)
   if config.export.format == "transformers" and finetune.KINDS[labels.kind].target == SEQUENCE:
     exporting.check_class_is_of_pooler(settings.pooling, "this run", "leave export.format empty")
   row = TASKS.get(settings.task)
   metric = settings.metric or (row.metric if row else "") or predictions.METRIC[labels.kind]
   if metric not in predictions.metrics_of(labels):
-    raise UserError(f"finetune.metric={metric!r} is not measured here; there are {', '.join(predictions.metrics_of(labels))}")
+    raise UserError(
+      f"finetune.metric={metric!r} is not measured here; there are {', '.join(predictions.metrics_of(labels))}"
+    )
   asked, config = config, tuning.resolve(config, source, train.features.num_rows, max_length)
   mesh = sharding.make_mesh(config)
   agreement.on_first(lambda: run.adopt(root, config, source.tokenizer_folder))
@@ -114,30 +132,58 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
 
   encoder, target = configs.encoder_of(config), finetune.KINDS[labels.kind].target
   if target != SEQUENCE and settings.pooling != "pooler":
-    say(f"note: finetune.pooling={settings.pooling} means nothing here: what is learned are labels of tokens, not of whole texts")
+    say(
+      f"note: finetune.pooling={settings.pooling} means nothing here: what is learned are labels of tokens, not of "
+      "whole texts"
+    )
   judge = Judge(f"eval/{metric}", metric not in predictions.LOWER_IS_BETTER, settings.patience)
   model = FinetuningModel(
-      encoder, target, len(labels.names), settings.pooling, jnp.dtype(config.model.dtype),
-      jnp.dtype(config.model.param_dtype), config.model.remat, attention_of(config, encoder, jax.default_backend(), 0),
-  )  # fmt: skip
+    encoder,
+    target,
+    len(labels.names),
+    settings.pooling,
+    jnp.dtype(config.model.dtype),
+    jnp.dtype(config.model.param_dtype),
+    config.model.remat,
+    attention_of(config, encoder, jax.default_backend(), 0),
+  )
   evaluate = _make_evaluator(model, labels, dev, config, mesh, chinese=chinese)
   trained = loop.Run(
-      finetune.make_task(model, labels.kind), config, mesh, lambda position: tuning.batches_from(position, train.features, config, mesh), evaluate,
-      identity={"examples": labelled.fingerprint(train.features), "rows": train.features.num_rows, "seed": config.seed,
-                "batch_size": config.data.batch_size},
-      start=tuning.start_from(source, say), judge=judge, peak_flops=run.peak_flops(),
-      flops_per_token=flops.train_flops_per_token(encoder, sequence_length=float(train.features.lengths.mean()), predicted_share=0.0),
-  )  # fmt: skip
+    finetune.make_task(model, labels.kind),
+    config,
+    mesh,
+    lambda position: tuning.batches_from(position, train.features, config, mesh),
+    evaluate,
+    identity={
+      "examples": labelled.fingerprint(train.features),
+      "rows": train.features.num_rows,
+      "seed": config.seed,
+      "batch_size": config.data.batch_size,
+    },
+    start=tuning.start_from(source, say),
+    judge=judge,
+    peak_flops=run.peak_flops(),
+    flops_per_token=flops.train_flops_per_token(
+      encoder, sequence_length=float(train.features.lengths.mean()), predicted_share=0.0
+    ),
+  )
   examples = tuning.digests_of(splits.files)
-  return run.Setup(trained, lambda: tuning.finish(root, judge, config.export.format, examples=examples, held_out=splits.held_out))
+  return run.Setup(
+    trained, lambda: tuning.finish(root, judge, config.export.format, examples=examples, held_out=splits.held_out)
+  )
 
 
 def _keep_labels(root: epath.Path, labels: Labels) -> None:
-  """Writes what the outputs mean. Raises UserError where those of a run in `root` mean something else: it would be spoiled."""
+  """Writes what the outputs mean. Raises UserError where those of a run in `root` mean something else: it would be
+  spoiled.
+  """
   before = read_labels(root)
   if before is not None and before._replace(pairs=labels.pairs) != labels:
-    raise UserError(f"{root} holds a run with other labels, {_shown(before)}; now they are {_shown(labels)}: give back the examples that it had, or "
-                    "another --workdir")  # fmt: skip
+    raise UserError(
+      f"{root} holds a run with other labels, {_shown(before)}; now they are {_shown(labels)}: give back the examples "
+      "that it had, or "
+      "another --workdir"
+    )
   storage.write_text(root / LABELS_FILE, json.dumps(labels._asdict(), ensure_ascii=False, indent=2) + "\n")
 
 
@@ -155,7 +201,15 @@ def _are_chinese(splits: Splits) -> bool:
 
 def _splits(config: ml_collections.ConfigDict) -> Splits:
   wanted = config.finetune
-  return load_splits(task=wanted.task, data=wanted.data, dev=wanted.dev, kind=wanted.kind, text=wanted.text, text_pair=wanted.text_pair, label=wanted.label)
+  return load_splits(
+    task=wanted.task,
+    data=wanted.data,
+    dev=wanted.dev,
+    kind=wanted.kind,
+    text=wanted.text,
+    text_pair=wanted.text_pair,
+    label=wanted.label,
+  )
 
 
 def _describe(splits: Splits, labels: Labels, train: Labelled, dev: Labelled, max_length: int, say) -> None:
@@ -168,12 +222,20 @@ def _describe(splits: Splits, labels: Labels, train: Labelled, dev: Labelled, ma
   counts = [len(part.gold) for part in (train, dev)]
   say(f"{counts[0]:,} training examples, {counts[1]:,} to judge by, {what}, from {', '.join(splits.files)}")
   if splits.held_out:
-    say("a tenth of the different (first) texts is held out to judge by, chosen by their content; --dev=FILE gives a file of its own")
+    say(
+      "a tenth of the different (first) texts is held out to judge by, chosen by their content; --dev=FILE gives a "
+      "file of its "
+      "own"
+    )
   elif len(splits.files) == 2 and storage.are_same(*splits.files):
     say("note: the model is judged by the examples that it is trained on")
   long = [part.features.truncated for part in (train, dev)]
   if labels.kind == "question-answering":
-    say(f"{long[0]:,} and {long[1]:,} of them have a text that needs several windows; with these there are {train.features.num_rows:,} rows to train on")
+    say(
+      f"{long[0]:,} and {long[1]:,} of them have a text that needs several windows; with these there are "
+      f"{train.features.num_rows:,} rows to train "
+      "on"
+    )
   elif any(long):
     say(f"{long[0]:,} and {long[1]:,} of them are longer than {max_length} tokens and lose their end")
   balance = labelled.describe_balance(splits.train, labels.kind)
@@ -185,7 +247,13 @@ def _make_evaluator(model, labels: Labels, dev: Labelled, config, mesh, *, chine
   predict = predictions.make_predictor(model, labels.kind, mesh)
 
   def evaluate(params, after_batch=lambda: False):
-    scores = predict(params, dev.features, batch_size=config.data.batch_size, max_length=config.finetune.max_length, after_batch=after_batch)
+    scores = predict(
+      params,
+      dev.features,
+      batch_size=config.data.batch_size,
+      max_length=config.finetune.max_length,
+      after_batch=after_batch,
+    )
     return None if scores is None else predictions.score(labels, dev, scores, chinese=chinese)
 
   return evaluate

@@ -1,4 +1,6 @@
-"""Pretraining in a run folder: from a config to the corpus, the model and what the loop needs; and its evaluation afterwards."""
+"""Pretraining in a run folder: from a config to the corpus, the model and what the loop needs; and its evaluation
+afterwards.
+"""
 
 import contextlib
 from typing import Callable, ContextManager
@@ -29,14 +31,20 @@ Preparing = Callable[[], ContextManager[Progress | None]]
 
 
 def pretrain_run(
-    config: ml_collections.ConfigDict, workdir: str, *, cluster: Cluster | None = None, profile: tuple[int, int] | None = None,
-    say: run.Say = print, preparing: Preparing = contextlib.nullcontext,
-) -> dict[str, float]:  # fmt: skip
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  *,
+  cluster: Cluster | None = None,
+  profile: tuple[int, int] | None = None,
+  say: run.Say = print,
+  preparing: Preparing = contextlib.nullcontext,
+) -> dict[str, float]:
   """Trains what `config` says in `workdir`; see `run.conduct`.
 
   Args:
     config, workdir, cluster, profile, say: as there.
-    preparing: entered for as long as the corpus is prepared, should that be needed; its value is the `progress` of `prepare_corpus`.
+    preparing: entered for as long as the corpus is prepared, should that be needed; its value is the `progress` of
+      `prepare_corpus`.
 
   Raises:
     UserError: corpus, tokenizer, devices or an earlier run in `workdir` do not fit the config.
@@ -58,19 +66,33 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say, preparing)
   start = _initial_parameters(config, encoder, tokenizer, say)
   agreement.on_first(lambda: run.adopt(root, config, corpus.folder / "tokenizer"))
   if run.is_finished(root, config):
-    say(f"{root} has already trained its {configs.last_step(config):,} steps; evaluating it again.\n"
-        "To train anew, give another --workdir or remove this one.")  # fmt: skip
+    say(
+      f"{root} has already trained its {configs.last_step(config):,} steps; evaluating it again.\n"
+      "To train anew, give another --workdir or remove this one."
+    )
   if run.peak_flops() is None and metrics.next_attempt(root) == 0:  # said once
     say(f"MFU is not reported: the peak of {jax.devices()[0].device_kind!r} is not known here")
 
-  task = pretraining_task(config, model_of(config, encoder, jax.default_backend(), seq_length=corpus.train.seq_length), corpus, tokenizer)
+  task = pretraining_task(
+    config, model_of(config, encoder, jax.default_backend(), seq_length=corpus.train.seq_length), corpus, tokenizer
+  )
   evaluate = evaluation.make_evaluator(task, mesh, lambda: validation_batches(corpus, config))
   trained = loop.Run(
-      task, config, mesh, lambda position: training_batches(corpus, config, position), evaluate,
-      identity={"corpus_id": corpus.manifest["corpus_id"], "rows": corpus.train.num_rows, "seed": config.seed,
-                "batch_size": config.data.batch_size},
-      start=start, flops_per_token=flops_per_token(encoder, config, corpus), peak_flops=run.peak_flops(),
-  )  # fmt: skip
+    task,
+    config,
+    mesh,
+    lambda position: training_batches(corpus, config, position),
+    evaluate,
+    identity={
+      "corpus_id": corpus.manifest["corpus_id"],
+      "rows": corpus.train.num_rows,
+      "seed": config.seed,
+      "batch_size": config.data.batch_size,
+    },
+    start=start,
+    flops_per_token=flops_per_token(encoder, config, corpus),
+    peak_flops=run.peak_flops(),
+  )
   return run.Setup(trained, lambda: exporting.export_run(root, config.export.format))
 
 
@@ -79,8 +101,13 @@ def open_data(config: ml_collections.ConfigDict) -> Corpus:
   here = lambda folder: stage(folder, config.data.cache_dir) if config.data.cache_dir else folder
   if config.data.mixture:
     if config.data.corpus:
-      raise UserError(f"data.corpus={config.data.corpus} and data.mixture={config.data.mixture}: give one of them, and the other empty")
-    return mixture.open_mixture({str(here(folder)): weight for folder, weight in mixture.parse(config.data.mixture).items()})
+      raise UserError(
+        f"data.corpus={config.data.corpus} and data.mixture={config.data.mixture}: give one of them, and the other "
+        "empty"
+      )
+    return mixture.open_mixture(
+      {str(here(folder)): weight for folder, weight in mixture.parse(config.data.mixture).items()}
+    )
   return open_corpus(here(config.data.corpus))
 
 
@@ -88,7 +115,9 @@ def _prepare_if_missing(config: ml_collections.ConfigDict, say, preparing) -> No
   """Prepares the corpus where the config names a source for it, and it is not there."""
   folder = config.data.corpus
   if not (folder or config.data.mixture):
-    raise UserError("data.corpus is empty: name a corpus folder, --config.data.corpus=DIR; `bert_jax prepare` makes one from raw text")
+    raise UserError(
+      "data.corpus is empty: name a corpus folder, --config.data.corpus=DIR; `bert_jax prepare` makes one from raw text"
+    )
   if folder and config.data.source and not config.data.mixture and not epath.Path(folder).exists():
     say(f"Preparing the corpus {folder} from {config.data.source}")
     settings = PrepareSettings(**{name: config.prepare[name] for name in PrepareSettings._fields})
@@ -102,11 +131,16 @@ def _corpus_and_tokenizer(config: ml_collections.ConfigDict) -> tuple[Corpus, To
 
 
 def _tokenizer(corpus: Corpus) -> Tokenizer:
-  """The tokenizer in the folder of a corpus. Raises UserError for one that did not make it: its ids mean other words."""
+  """The tokenizer in the folder of a corpus. Raises UserError for one that did not make it: its ids mean other
+  words.
+  """
   tokenizer = load_tokenizer(corpus.folder / "tokenizer")
   if tokenizer.fingerprint != corpus.manifest["tokenizer_fingerprint"]:
-    raise UserError(f"{corpus.folder / 'tokenizer'} is not the tokenizer that made this corpus (fingerprint {tokenizer.fingerprint}, "
-                    f"expected {corpus.manifest['tokenizer_fingerprint']}); put that one back, or prepare the corpus anew with this one")  # fmt: skip
+    raise UserError(
+      f"{corpus.folder / 'tokenizer'} is not the tokenizer that made this corpus (fingerprint {tokenizer.fingerprint}, "
+      f"expected {corpus.manifest['tokenizer_fingerprint']}); put that one back, or prepare the corpus anew with this "
+      "one"
+    )
   return tokenizer
 
 
@@ -130,7 +164,10 @@ def evaluate_model(path: str, corpus_folder: str | None, *, batch_size: int, row
   corpus = open_corpus(corpus_folder) if corpus_folder else open_data(own)
   tokenizer = _tokenizer(corpus)
   if tokenizer.fingerprint != model.tokenizer.fingerprint:
-    raise UserError(f"{corpus.folder} was made with another tokenizer than {path}; prepare it with --tokenizer={model.tokenizer_folder}")
+    raise UserError(
+      f"{corpus.folder} was made with another tokenizer than {path}; prepare it with "
+      f"--tokenizer={model.tokenizer_folder}"
+    )
 
   config = configs.default_config()
   for name in own.masking:
@@ -151,17 +188,24 @@ def training_batches(corpus: Corpus, config: ml_collections.ConfigDict, position
   """Host batches from a global position to the end of the run."""
   size = config.data.batch_size
   return input_pipeline.train_batches(
-      corpus.train, batch_size=size, seed=config.seed, start=position, steps=config.total_steps, loader=config.data.loader,
-      process_rows=sharding.rows_of_process(sharding.make_mesh(config), config.data.batch_size),
-  )  # fmt: skip
+    corpus.train,
+    batch_size=size,
+    seed=config.seed,
+    start=position,
+    steps=config.total_steps,
+    loader=config.data.loader,
+    process_rows=sharding.rows_of_process(sharding.make_mesh(config), config.data.batch_size),
+  )
 
 
 def validation_batches(corpus: Corpus, config: ml_collections.ConfigDict):
   """Host batches of the validation split, in order, the last one filled up."""
   return input_pipeline.evaluation_batches(
-      corpus.validation, batch_size=config.data.batch_size, max_rows=config.eval_rows,
-      process_rows=sharding.rows_of_process(sharding.make_mesh(config), config.data.batch_size),
-  )  # fmt: skip
+    corpus.validation,
+    batch_size=config.data.batch_size,
+    max_rows=config.eval_rows,
+    process_rows=sharding.rows_of_process(sharding.make_mesh(config), config.data.batch_size),
+  )
 
 
 def flops_per_token(encoder: EncoderConfig, config: ml_collections.ConfigDict, corpus: Corpus) -> float:
@@ -186,20 +230,37 @@ def _initial_parameters(config: ml_collections.ConfigDict, encoder: EncoderConfi
       return state
     missing = sorted(set(fresh.params) - set(source.params))
     say(f"Starting from the parameters of {config.init_from}" + (f"; new: {', '.join(missing)}" if missing else ""))
-    return fresh._replace(params=jax.device_put(fresh.params | source.params, jax.tree.map(lambda x: x.sharding, fresh.params)))
+    return fresh._replace(
+      params=jax.device_put(fresh.params | source.params, jax.tree.map(lambda x: x.sharding, fresh.params))
+    )
 
   return start
 
 
 def _check_fits(source: Model, encoder: EncoderConfig, tokenizer: Tokenizer) -> None:
   """Raises UserError where the parameters of `source` cannot start a model of this encoder and tokenizer."""
-  shapes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-            "max_position_embeddings", "type_vocab_size", "hidden_act", "layer_norm_eps")  # fmt: skip
+  shapes = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "hidden_act",
+    "layer_norm_eps",
+  )
   for name in shapes:
     theirs, ours = getattr(source.config, name), getattr(encoder, name)
     if theirs != ours:
-      remedy = f"prepare the corpus with --tokenizer={source.tokenizer_folder}" if name == "vocab_size" else f"set model.{name}={theirs}"
+      remedy = (
+        f"prepare the corpus with --tokenizer={source.tokenizer_folder}"
+        if name == "vocab_size"
+        else f"set model.{name}={theirs}"
+      )
       raise UserError(f"init_from={source.origin} has {name}={theirs}, this run {ours}; {remedy}")
   if source.tokenizer.fingerprint != tokenizer.fingerprint:
-    raise UserError(f"init_from={source.origin} was trained with another tokenizer than the corpus; "
-                    f"prepare the corpus with --tokenizer={source.tokenizer_folder}")  # fmt: skip
+    raise UserError(
+      f"init_from={source.origin} was trained with another tokenizer than the corpus; "
+      f"prepare the corpus with --tokenizer={source.tokenizer_folder}"
+    )

@@ -1,7 +1,10 @@
-"""Sentence embeddings in a run folder: from a config to texts, model and loop; at the end the best checkpoint, for sentence-transformers.
+"""Sentence embeddings in a run folder: from a config to texts, model and loop; at the end the best checkpoint, for
+sentence-transformers.
 
-    WORKDIR/result.json    the metrics of the best checkpoint, and which that is; without scored pairs to judge by, the newest
-    WORKDIR/export/        that checkpoint in the layout of sentence-transformers, with pooling and normalisation as trained
+    WORKDIR/result.json    the metrics of the best checkpoint, and which that is; without scored pairs to judge by, the
+                           newest
+    WORKDIR/export/        that checkpoint in the layout of sentence-transformers, with pooling and normalisation as
+                           trained
 
 What it shares with fine-tuning stands in tuning.py, settings too: the keys finetune.* hold here as there.
 """
@@ -27,11 +30,15 @@ from bert_jax.resolve import attention_of, read_result
 from bert_jax.training import loop, sharding
 from bert_jax.training.judging import Judge
 
-# Where sentence embedding starts from otherwise than fine-tuning: Reimers & Gurevych 2019, section 3.1 (one epoch, mean pooling),
-# Gao et al. 2021, table D.1 (batches of 64, learning rate 3e-5).
+# Where sentence embedding starts from otherwise than fine-tuning: Reimers & Gurevych 2019, section 3.1 (one epoch,
+# mean pooling), Gao et al. 2021, table D.1 (batches of 64, learning rate 3e-5).
 DEFAULTS = tuning.DEFAULTS | {
-    "finetune.pooling": "mean", "finetune.epochs": 1.0, "data.batch_size": 64, "optimizer.learning_rate": 3e-5, "export.format": "sentence-transformers",
-}  # fmt: skip
+  "finetune.pooling": "mean",
+  "finetune.epochs": 1.0,
+  "data.batch_size": 64,
+  "optimizer.learning_rate": 3e-5,
+  "export.format": "sentence-transformers",
+}
 METRICS = ("spearman", "pearson")  # of the cosine with the scores of the dev pairs
 
 
@@ -40,7 +47,9 @@ def sentence_embedding_config(overrides: list[str] = ()) -> ml_collections.Confi
   return tuning.config_of(overrides, DEFAULTS)
 
 
-def sentence_embedding_run(config: ml_collections.ConfigDict, workdir: str, *, cluster: Cluster | None = None, say: run.Say = print) -> dict[str, float]:
+def sentence_embedding_run(
+  config: ml_collections.ConfigDict, workdir: str, *, cluster: Cluster | None = None, say: run.Say = print
+) -> dict[str, float]:
   """Trains the model of config.init_from in `workdir`; see `run.conduct`. Returns the metrics of the best checkpoint.
 
   Raises:
@@ -59,13 +68,20 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   train, dev = agreement.together(lambda: _load(config))
   max_length = tuning.max_length_of(config, source.config.max_position_embeddings)
   prepare = lambda groups: features.of_texts_apart(
-      source.tokenizer, groups.texts, None if objective in sentence_embedding.RANKING else _labels(groups), max_length=max_length)
+    source.tokenizer,
+    groups.texts,
+    None if objective in sentence_embedding.RANKING else _labels(groups),
+    max_length=max_length,
+  )
   rows = prepare(train)
   _check_differ(train, objective)
   asked, config = config, tuning.resolve(config, source, rows.num_rows, max_length)
   encoder, mesh = configs.encoder_of(config), sharding.make_mesh(config)
   if objective == "simcse" and not (encoder.hidden_dropout_prob or encoder.attention_probs_dropout_prob):
-    raise UserError("simcse tells two readings of a text apart by dropout, and there is none: set model.hidden_dropout_prob (BERT has 0.1)")
+    raise UserError(
+      "simcse tells two readings of a text apart by dropout, and there is none: set model.hidden_dropout_prob (BERT "
+      "has 0.1)"
+    )
   agreement.on_first(lambda: run.adopt(root, config, source.tokenizer_folder))
   tuning.begin(root, config.init_from, source)
   _describe(train, dev, rows, objective, max_length, say)
@@ -73,10 +89,18 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
   tuning.note_sizes(asked, config, rows.num_rows, say)
 
   model = SentenceModel(
-      encoder, settings.pooling, config.embedding.normalize, len(train.classes), jnp.dtype(config.model.dtype), jnp.dtype(config.model.param_dtype),
-      config.model.remat, attention_of(config, encoder, jax.default_backend(), 0),
-  )  # fmt: skip
-  task = sentence_embedding.make_task(model, objective, temperature=config.embedding.temperature, margin=config.embedding.margin, mesh=mesh)
+    encoder,
+    settings.pooling,
+    config.embedding.normalize,
+    len(train.classes),
+    jnp.dtype(config.model.dtype),
+    jnp.dtype(config.model.param_dtype),
+    config.model.remat,
+    attention_of(config, encoder, jax.default_backend(), 0),
+  )
+  task = sentence_embedding.make_task(
+    model, objective, temperature=config.embedding.temperature, margin=config.embedding.margin, mesh=mesh
+  )
   evaluate = _make_evaluator(model, dev and prepare(dev)._replace(labels=dev.labels), config, mesh)
   judge, texts = Judge(f"eval/{settings.metric or METRICS[0]}", True, settings.patience if dev else 0), len(train.texts)
   take_over = tuning.start_from(source, say)
@@ -88,14 +112,29 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> run.Set
     return state
 
   trained = loop.Run(
-      task, config, mesh, lambda position: tuning.batches_from(position, rows, config, mesh, texts=texts), evaluate,
-      identity={"examples": labelled.fingerprint(rows), "rows": rows.num_rows, "seed": config.seed, "batch_size": config.data.batch_size},
-      start=start, judge=judge, peak_flops=run.peak_flops(),
-      flops_per_token=flops.train_flops_per_token(encoder, sequence_length=float(rows.lengths.mean() / texts), predicted_share=0.0),
-  )  # fmt: skip
+    task,
+    config,
+    mesh,
+    lambda position: tuning.batches_from(position, rows, config, mesh, texts=texts),
+    evaluate,
+    identity={
+      "examples": labelled.fingerprint(rows),
+      "rows": rows.num_rows,
+      "seed": config.seed,
+      "batch_size": config.data.batch_size,
+    },
+    start=start,
+    judge=judge,
+    peak_flops=run.peak_flops(),
+    flops_per_token=flops.train_flops_per_token(
+      encoder, sequence_length=float(rows.lengths.mean() / texts), predicted_share=0.0
+    ),
+  )
   held_out = dev is not None and dev.files == train.files
   examples = tuning.digests_of((*train.files, *(dev.files if dev else ())))
-  return run.Setup(trained, lambda: tuning.finish(root, judge, config.export.format, examples=examples, held_out=held_out))
+  return run.Setup(
+    trained, lambda: tuning.finish(root, judge, config.export.format, examples=examples, held_out=held_out)
+  )
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
@@ -104,28 +143,47 @@ def _check(config: ml_collections.ConfigDict) -> None:
   if not config.init_from:
     raise UserError("init_from is empty: give the model to train, --model=DIR, a run folder or a Hugging Face folder")
   if not wanted.objective:
-    raise UserError(f"embedding.objective is empty: say what is to be learned by, --objective={'|'.join(sentence_embedding.OBJECTIVES)}")
+    raise UserError(
+      "embedding.objective is empty: say what is to be learned by, "
+      f"--objective={'|'.join(sentence_embedding.OBJECTIVES)}"
+    )
   if settings.metric and settings.metric not in METRICS:
     raise UserError(f"finetune.metric={settings.metric!r} is not measured here; there are {', '.join(METRICS)}")
   alone = wanted.objective == "simcse" or (wanted.objective == "in-batch" and not wanted.negative)
   if alone and config.data.batch_size < 2:
-    raise UserError(f"data.batch_size=1: {wanted.objective} learns by the other examples of a batch, and there are none; give at least 2, better 64")
+    raise UserError(
+      f"data.batch_size=1: {wanted.objective} learns by the other examples of a batch, and there are none; give at "
+      "least 2, better "
+      "64"
+    )
   if wanted.normalize and wanted.objective == "triplet" and wanted.margin >= 2:
-    raise UserError(f"embedding.margin={wanted.margin:g}: vectors of length 1 are at most 2 apart; give less, such as 0.5, or embedding.normalize=False")
+    raise UserError(
+      f"embedding.margin={wanted.margin:g}: vectors of length 1 are at most 2 apart; give less, such as 0.5, or "
+      "embedding.normalize=False"
+    )
   if config.export.format == "sentence-transformers" and settings.pooling not in POOLINGS:
-    raise UserError(f"sentence-transformers has no pooling {settings.pooling!r}: take {', '.join(POOLINGS)}, or --config.export.format=transformers")
+    raise UserError(
+      f"sentence-transformers has no pooling {settings.pooling!r}: take {', '.join(POOLINGS)}, or "
+      "--config.export.format=transformers"
+    )
 
 
 def _check_differ(train: TextGroups, objective: str) -> None:
   """Raises UserError where all examples are the same, for those objectives that learn by the others of a batch."""
   if objective in sentence_embedding.RANKING and len(set(zip(*train.texts))) < 2:
-    raise UserError(f"{', '.join(train.files)}: {objective} learns to tell the examples of a batch apart, and all {len(train.texts[0]):,} are the same")
+    raise UserError(
+      f"{', '.join(train.files)}: {objective} learns to tell the examples of a batch apart, and all "
+      f"{len(train.texts[0]):,} are the "
+      "same"
+    )
 
 
 def _load(config: ml_collections.ConfigDict) -> tuple[TextGroups, TextGroups | None]:
   settings, wanted = config.finetune, config.embedding
   given = {name: getattr(settings, name) for name in ("task", "data", "dev", "text", "text_pair", "label")}
-  return text_groups.load_groups(wanted.objective, Where(**given, negative=wanted.negative, dev_columns=wanted.dev_columns))
+  return text_groups.load_groups(
+    wanted.objective, Where(**given, negative=wanted.negative, dev_columns=wanted.dev_columns)
+  )
 
 
 def _labels(groups: TextGroups) -> np.ndarray:
@@ -136,7 +194,11 @@ def _describe(train: TextGroups, dev: TextGroups | None, rows: Features, objecti
   """What a user should know of the examples before they are trained on."""
   for note in (*train.notes, *(dev.notes if dev else ())):
     say(f"note: {note}")
-  judged = f"{len(dev.texts[0]):,} scored pairs to judge by, from {', '.join(dev.files)}" if dev else "nothing to judge by: --dev=FILE takes scored pairs"
+  judged = (
+    f"{len(dev.texts[0]):,} scored pairs to judge by, from {', '.join(dev.files)}"
+    if dev
+    else "nothing to judge by: --dev=FILE takes scored pairs"
+  )
   classes = f" with {len(train.classes)} classes ({tuning.shown(train.classes)})" if train.classes else ""
   say(f"{rows.num_rows:,} training examples{classes} from {', '.join(train.files)}; {judged}")
   if rows.truncated:
@@ -152,7 +214,9 @@ def _make_evaluator(model: SentenceModel, dev: Features | None, config: ml_colle
   """Run.evaluate: METRICS of the cosine on scored pairs; without any, no metrics."""
 
   def cosines_of(params, batch):
-    vectors_BxSxH = unit(model.clone(attention="xla").apply({"params": params}, model_inputs(batch["tokens"], batch["sequences"])))
+    vectors_BxSxH = unit(
+      model.clone(attention="xla").apply({"params": params}, model_inputs(batch["tokens"], batch["sequences"]))
+    )
     return jnp.sum(vectors_BxSxH[:, 0] * vectors_BxSxH[:, 1], axis=-1)
 
   cosines = predictions.for_each_example(cosines_of, mesh)
@@ -160,7 +224,9 @@ def _make_evaluator(model: SentenceModel, dev: Features | None, config: ml_colle
   def evaluate(params, after_batch=lambda: False):
     if dev is None:
       return {}
-    found = cosines(params, dev, batch_size=config.data.batch_size, max_length=2 * config.finetune.max_length, after_batch=after_batch)
+    found = cosines(
+      params, dev, batch_size=config.data.batch_size, max_length=2 * config.finetune.max_length, after_batch=after_batch
+    )
     if found is None:
       return None
     scores = task_metrics.scores(dev.labels, np.array(found, np.float64))

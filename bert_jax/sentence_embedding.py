@@ -1,16 +1,19 @@
 """Sentence embeddings: an encoder learns vectors whose closeness means something, the algorithm on one page.
 
-A row holds the texts of one example, and one encoder reads each of them by itself (models/sentence.py). What it learns by:
+A row holds the texts of one example, and one encoder reads each of them by itself (models/sentence.py). What it learns
+by:
 
-    in-batch  texts that belong together: the second is to be found among the seconds of the whole batch, and hard negatives where the
-              row has a third text. Henderson et al. 2017, arXiv 1705.00652; sentence-transformers' MultipleNegativesRankingLoss
+    in-batch  texts that belong together: the second is to be found among the seconds of the whole batch, and hard
+              negatives where the row has a third text. Henderson et al. 2017, arXiv 1705.00652; sentence-transformers'
+              MultipleNegativesRankingLoss
     simcse    the same with one text twice, told apart by dropout alone. Gao et al. 2021, arXiv 2104.08821
     cosine    pairs with a score, which their cosine is to be. Reimers & Gurevych 2019, arXiv 1908.10084, section 3
     triplet   the second text is to be nearer to the first than the third is, by a margin. The same
     softmax   pairs with a class, read from (u, v, |u - v|). The same
 
-The batch of in-batch and simcse is the global one: vectors are gathered from all devices, and with optimizer.microbatches
-all vectors come before the loss (train_step.make_gradients). A text that stands in a batch twice is no negative of itself.
+The batch of in-batch and simcse is the global one: vectors are gathered from all devices, and with
+optimizer.microbatches all vectors come before the loss (train_step.make_gradients). A text that stands in a batch twice
+is no negative of itself.
 
 Shape legend: B rows of a device, N rows of all devices, S texts in a row, H hidden width.
 """
@@ -36,7 +39,8 @@ class Rows(NamedTuple):
 
   Attributes:
     inputs: S texts in each row.
-    labels: as objectives need them: int32 [B, S] which text each is, for RANKING; float32 [B] scores; int32 [B] classes.
+    labels: as objectives need them: int32 [B, S] which text each is, for RANKING; float32 [B] scores; int32 [B]
+      classes.
     weights: float32 [B].
     number: int32 [B], the row's place in the global batch.
   """
@@ -50,7 +54,8 @@ class Rows(NamedTuple):
 def ranking_loss(vectors_BxSxH: jax.Array, rows: Rows, temperature: float, mesh: Mesh | None = None) -> Sums:
   """Cross-entropy of the own second text among the second and third texts of the whole batch, by cosine / temperature.
 
-  Left out of the candidates: texts equal to one of the row's first two, and second texts of rows that have the same first.
+  Left out of the candidates: texts equal to one of the row's first two, and second texts of rows that have the same
+    first.
   """
   unit_BxSxH = unit(vectors_BxSxH)
   unit_NxSxH, texts_NxS = all_rows((unit_BxSxH, rows.labels), mesh)
@@ -70,7 +75,9 @@ def ranking_loss(vectors_BxSxH: jax.Array, rows: Rows, temperature: float, mesh:
 def cosine_loss(vectors_BxSxH: jax.Array, rows: Rows) -> Sums:
   """Squared error of the cosine of the first two texts."""
   unit_BxSxH = unit(vectors_BxSxH)
-  return {"loss": losses.squared_error(jnp.sum(unit_BxSxH[:, 0] * unit_BxSxH[:, 1], axis=-1), rows.labels, rows.weights)}
+  return {
+    "loss": losses.squared_error(jnp.sum(unit_BxSxH[:, 0] * unit_BxSxH[:, 1], axis=-1), rows.labels, rows.weights)
+  }
 
 
 def triplet_loss(vectors_BxSxH: jax.Array, rows: Rows, margin: float) -> Sums:
@@ -82,8 +89,11 @@ def triplet_loss(vectors_BxSxH: jax.Array, rows: Rows, margin: float) -> Sums:
   return {"loss": total(jnp.maximum(further + margin, 0.0)), "accuracy": total((further < 0).astype(further.dtype))}
 
 
-def make_task(model: SentenceModel, objective: str, *, temperature: float = 0.05, margin: float = 5.0, mesh: Mesh | None = None) -> Task:
-  """The task of learning sentence embeddings by one of OBJECTIVES; batches are those of data/features.py with packed texts.
+def make_task(
+  model: SentenceModel, objective: str, *, temperature: float = 0.05, margin: float = 5.0, mesh: Mesh | None = None
+) -> Task:
+  """The task of learning sentence embeddings by one of OBJECTIVES; batches are those of data/features.py with packed
+  texts.
 
   Args:
     model: with num_labels for softmax.
@@ -112,7 +122,9 @@ def make_task(model: SentenceModel, objective: str, *, temperature: float = 0.05
     if objective == "triplet":
       return triplet_loss(vectors, rows, margin)
     if objective == "softmax":
-      return losses.cross_entropy(model.apply({"params": params}, vectors, method="classify"), rows.labels, rows.weights).sums()
+      return losses.cross_entropy(
+        model.apply({"params": params}, vectors, method="classify"), rows.labels, rows.weights
+      ).sums()
     return cosine_loss(vectors, rows)
 
   def mean(sums: Sums, global_weights) -> tuple[jax.Array, Sums]:

@@ -48,15 +48,20 @@ def folder(path: str | os.PathLike) -> epath.Path:
   if not is_remote(text):
     return epath.Path(text)
   if not text.startswith(REMOTE):
-    raise UserError(f"{text}: a run folder may lie on a file system or in {REMOTE}; mount other stores as a folder (s3fs, a volume of the "
-                    "pod) and give that")  # fmt: skip
+    raise UserError(
+      f"{text}: a run folder may lie on a file system or in {REMOTE}; mount other stores as a folder (s3fs, a volume "
+      "of the "
+      "pod) and give that"
+    )
   _connect()
   place = epath.Path(text)
   try:
     place.exists()
   except Exception as error:
-    raise UserError(f"{text} cannot be reached: {_what(error)}; check the address and this machine's credentials "
-                    "(`gcloud auth application-default login`)") from error  # fmt: skip
+    raise UserError(
+      f"{text} cannot be reached: {_what(error)}; check the address and this machine's credentials "
+      "(`gcloud auth application-default login`)"
+    ) from error
   return place
 
 

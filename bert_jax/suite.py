@@ -28,7 +28,8 @@ from bert_jax.resolve import read_result
 from bert_jax.tools.svg import escape, picture
 from bert_jax.training import metrics
 
-# What is still to be removed of a job that has finished: called so in one move, for a part of the checkpoints would tell another result.
+# What is still to be removed of a job that has finished: called so in one move, for a part of the checkpoints would
+# tell another result.
 _DONE = "checkpoints.done"
 _DEPTH = 2  # folders below the one that is given, in which tasks are looked for
 
@@ -76,7 +77,10 @@ class TaskResult(NamedTuple):
 
 
 def tasks_of(suite: str) -> list[str]:
-  """Names of the tasks in a suite, or in several separated by commas; a task counts as a suite of one. Raises UserError."""
+  """Names of the tasks in a suite, or in several separated by commas; a task counts as a suite of one.
+
+  Raises UserError.
+  """
   wanted = []
   for name in suite.split(","):
     if name == "all":
@@ -95,8 +99,8 @@ def find_data(task: str, places: Sequence[str], dev_alone: bool = False) -> Foun
 
   Args:
     task: its name.
-    places: TASK=FOLDER, TASK=TRAIN_FILE,DEV_FILE, or a folder below which folders are called as tasks are ("sst2", "SST-2").
-      A folder of another name counts where it holds a file that only this task has.
+    places: TASK=FOLDER, TASK=TRAIN_FILE,DEV_FILE, or a folder below which folders are called as tasks are ("sst2",
+      "SST-2"). A folder of another name counts where it holds a file that only this task has.
     dev_alone: a folder without a training file will do.
 
   Raises:
@@ -134,9 +138,15 @@ def _has(folder: pathlib.Path, names: tuple[str, ...]) -> bool:
 
 
 def run_suite(
-    model: str, tasks: Sequence[str], places: Sequence[str], jobs: str, *, seeds: int, overrides: Sequence[str] = (),
-    say: Callable[[str], None] = print,
-) -> list[TaskResult]:  # fmt: skip
+  model: str,
+  tasks: Sequence[str],
+  places: Sequence[str],
+  jobs: str,
+  *,
+  seeds: int,
+  overrides: Sequence[str] = (),
+  say: Callable[[str], None] = print,
+) -> list[TaskResult]:
   """Fine-tunes a model on tasks under seeds 0, 1, …, and writes what came out into `jobs` after every task.
 
   Args:
@@ -152,15 +162,17 @@ def run_suite(
     The results of `tasks`, without those that have no data.
 
   Raises:
-    UserError: no data for any task; a seed among the overrides; results of another model in `jobs`. When all tasks have had their turn: what kept some from
-      running, such as a job of other settings, or labels that only dev has.
+    UserError: no data for any task; a seed among the overrides; results of another model in `jobs`. When all tasks have
+      had their turn: what kept some from running, such as a job of other settings, or labels that only dev has.
   """
   data = {task: find_data(task, places) for task in tasks}
   missing = [task for task in tasks if not data[task].data]
   if missing:
     say(f"no data for {', '.join(missing)}: left out")
   if len(missing) == len(tasks):
-    raise UserError(f"no data for any of {', '.join(tasks)} in {', '.join(places)}; say where a task lies: --data=TASK=FOLDER")
+    raise UserError(
+      f"no data for any of {', '.join(tasks)} in {', '.join(places)}; say where a task lies: --data=TASK=FOLDER"
+    )
   if any(override.partition("=")[0] == "seed" for override in overrides):
     raise UserError("seed: a suite trains under the seeds 0, 1, …; --seeds says how many")
   run_finetuning.finetuning_config(list(overrides))  # what is wrong with them is wrong for every task
@@ -176,14 +188,30 @@ def run_suite(
       refused[task] = error
       say(f"{task} is left out: {error}")
       continue
-    if any(set(one["examples"].values()) != set(done[0]["examples"].values()) or one["held_out"] != done[0]["held_out"] for one in done):
-      refused[task] = UserError(f"its seeds in {jobs}/{task} were trained or judged on different examples, so their mean says nothing: remove that folder")
+    if any(
+      set(one["examples"].values()) != set(done[0]["examples"].values()) or one["held_out"] != done[0]["held_out"]
+      for one in done
+    ):
+      refused[task] = UserError(
+        f"its seeds in {jobs}/{task} were trained or judged on different examples, so their mean says nothing: remove "
+        "that folder"
+      )
       say(f"{task} is left out: {refused[task]}")
       continue
-    results[task] = TaskResult(task, done[0]["metric"], [one["metrics"][one["metric"]] for one in done], [one["metrics"] for one in done],
-                               sum(one["seconds"] for one in done), done[0]["held_out"])  # fmt: skip
+    results[task] = TaskResult(
+      task,
+      done[0]["metric"],
+      [one["metrics"][one["metric"]] for one in done],
+      [one["metrics"] for one in done],
+      sum(one["seconds"] for one in done),
+      done[0]["held_out"],
+    )
     write_results([results[name] for name in TASKS if name in results], model, state, pathlib.Path(jobs))
-    say(f"{task}: {results[task].metric} {_percent(results[task])} over {number} seeds, {time.perf_counter() - began:.0f} s")
+    say(
+      f"{task}: {results[task].metric} {_percent(results[task])} over {number} seeds, "
+      f"{time.perf_counter() - began:.0f} "
+      "s"
+    )
   if refused:
     others = f"; the others are in {jobs}/results.md" if len(refused) < len(tasks) else ""
     raise UserError("\n".join(f"{task}: {error}" for task, error in refused.items()) + others)
@@ -197,21 +225,39 @@ def _earlier_results(model: str, state: str, jobs: pathlib.Path) -> dict[str, Ta
     return {}
   content = json.loads(path.read_text(encoding="utf-8"))
   if not storage.are_same(content["model"], model) or content.get("state") != state:
-    raise UserError(f"{jobs} holds results of the model {content['model']} at {content.get('state')}, and now {model} at {state} is given: give another --jobs")
-  return {task: TaskResult(task, *(one[name] for name in TaskResult._fields[1:])) for task, one in content["tasks"].items()}
+    raise UserError(
+      f"{jobs} holds results of the model {content['model']} at {content.get('state')}, and now {model} at {state} is "
+      "given: give another "
+      "--jobs"
+    )
+  return {
+    task: TaskResult(task, *(one[name] for name in TaskResult._fields[1:])) for task, one in content["tasks"].items()
+  }
 
 
 def _finished(folder: pathlib.Path) -> int:
   """How many of the seeds 0, 1, … of a task have a result."""
-  is_finished = lambda seed: read_result(folder / f"seed-{seed}") is not None and not (folder / f"seed-{seed}" / "checkpoints").exists()
+  is_finished = lambda seed: (
+    read_result(folder / f"seed-{seed}") is not None and not (folder / f"seed-{seed}" / "checkpoints").exists()
+  )
   return next(seed for seed in itertools.count() if not is_finished(seed))
 
 
-def _job(model: str, state: str, task: str, found: Found, jobs: pathlib.Path, seed: int, overrides: Sequence[str], say) -> dict[str, Any]:
+def _job(
+  model: str, state: str, task: str, found: Found, jobs: pathlib.Path, seed: int, overrides: Sequence[str], say
+) -> dict[str, Any]:
   """The result of one fine-tuning, trained now or before."""
   workdir = jobs / task / f"seed-{seed}"
-  config = run_finetuning.finetuning_config([
-      f"init_from={model}", f"finetune.task={task}", f"finetune.data={found.data}", f"finetune.dev={found.dev}", *overrides, f"seed={seed}"])  # fmt: skip
+  config = run_finetuning.finetuning_config(
+    [
+      f"init_from={model}",
+      f"finetune.task={task}",
+      f"finetune.data={found.data}",
+      f"finetune.dev={found.dev}",
+      *overrides,
+      f"seed={seed}",
+    ]
+  )
   if (workdir / "checkpoints").exists() or read_result(workdir) is None:
     say(f"== {task}, seed {seed}")
     run_finetuning.finetune_run(config, str(workdir), say=say)
@@ -243,7 +289,11 @@ def table(results: Sequence[TaskResult]) -> str:
     published = result.published
     known = f"{100 * published.value:.1f} ({published.split}; {published.source})" if published else ""
     mark = "*" if result.held_out else ""
-    lines.append(f"| {result.task} | {result.metric}{mark} | {_percent(result)} | {len(result.values)} | {known} | {result.seconds:.0f} |")
+    lines.append(
+      f"| {result.task} | {result.metric}{mark} | {_percent(result)} | {len(result.values)} | {known} | "
+      f"{result.seconds:.0f} "
+      "|"
+    )
   if any(result.held_out for result in results):
     lines += ["", "\\* on a tenth of the training file, held out from training: there was no file to judge by"]
   return "\n".join(lines) + "\n"
@@ -251,9 +301,22 @@ def table(results: Sequence[TaskResult]) -> str:
 
 def write_results(results: Sequence[TaskResult], model: str, state: str, jobs: pathlib.Path) -> None:
   """results.json, results.md and results.svg in the folder of the jobs."""
-  content = {"model": model, "state": state, "tasks": {
-      one.task: {"metric": one.metric, "mean": one.mean, "standard_error": None if math.isnan(one.error) else one.error,
-                 "values": one.values, "metrics": one.metrics, "seconds": round(one.seconds, 1), "held_out": one.held_out} for one in results}}  # fmt: skip
+  content = {
+    "model": model,
+    "state": state,
+    "tasks": {
+      one.task: {
+        "metric": one.metric,
+        "mean": one.mean,
+        "standard_error": None if math.isnan(one.error) else one.error,
+        "values": one.values,
+        "metrics": one.metrics,
+        "seconds": round(one.seconds, 1),
+        "held_out": one.held_out,
+      }
+      for one in results
+    },
+  }
   atomic.write_text(jobs / "results.json", json.dumps(content, indent=2) + "\n")
   atomic.write_text(jobs / "results.md", f"{model}; mean ± standard error, in percent\n\n{table(results)}")
   atomic.write_text(jobs / "results.svg", plot(results, model))
@@ -264,17 +327,35 @@ def plot(results: Sequence[TaskResult], model: str) -> str:
   row_height, left, width = 30, 150, 640
   height = 60 + row_height * len(results)
   across = lambda share: left + (width - left - 90) * min(max(share, 0.0), 1.0)
-  parts = [f'<text x="12" y="24" font-size="15" font-weight="600">{escape(pathlib.PurePath(model).name)}, fine-tuned: mean ± standard error, in percent</text>']
+  parts = [
+    f'<text x="12" y="24" font-size="15" font-weight="600">{escape(pathlib.PurePath(model).name)}, fine-tuned: mean ± '
+    "standard error, in "
+    "percent</text>"
+  ]
   for number, one in enumerate(results):
     y, published = 44 + row_height * number, one.published
-    parts.append(f'<text x="{left - 8}" y="{y + 15}" text-anchor="end">{escape(one.task)} <tspan fill="#777" font-size="11">{escape(one.metric)}</tspan></text>')
+    parts.append(
+      f'<text x="{left - 8}" y="{y + 15}" text-anchor="end">{escape(one.task)} <tspan fill="#777" '
+      f'font-size="11">{escape(one.metric)}</tspan></text>'
+    )
     parts.append(f'<rect x="{left}" y="{y}" width="{across(one.mean) - left:.1f}" height="20" rx="2" fill="#8fb4d9"/>')
     if not math.isnan(one.error):
       low, high = across(one.mean - one.error), across(one.mean + one.error)
-      parts.append(f'<path d="M{low:.1f} {y + 10}H{high:.1f}M{low:.1f} {y + 5}v10M{high:.1f} {y + 5}v10" stroke="#1a4e8a" stroke-width="1.6"/>')
+      parts.append(
+        f'<path d="M{low:.1f} {y + 10}H{high:.1f}M{low:.1f} {y + 5}v10M{high:.1f} {y + 5}v10" stroke="#1a4e8a" '
+        'stroke-width="1.6"/>'
+      )
     if published:
       at = across(published.value)
-      parts.append(f'<path d="M{at:.1f} {y - 2}v24" stroke="#c0392b" stroke-width="2"><title>BERT-base {100 * published.value:.1f} ({published.split})</title></path>')
+      parts.append(
+        f'<path d="M{at:.1f} {y - 2}v24" stroke="#c0392b" stroke-width="2"><title>BERT-base '
+        f"{100 * published.value:.1f} "
+        f"({published.split})</title></path>"
+      )
     parts.append(f'<text x="{width - 78}" y="{y + 15}">{_percent(one)}</text>')
-  parts.append(f'<text x="{left}" y="{height - 6}" font-size="11" fill="#777">red: BERT-base as published, mostly on test splits that are not public</text>')
+  parts.append(
+    f'<text x="{left}" y="{height - 6}" font-size="11" fill="#777">red: BERT-base as published, mostly on test splits '
+    "that are not "
+    "public</text>"
+  )
   return picture(width, height, parts)

@@ -1,4 +1,5 @@
-"""How good predictions are, as the leaderboards define it: scikit-learn, SciPy, and the definitions of conlleval and SQuAD.
+"""How good predictions are, as the leaderboards define it: scikit-learn, SciPy, and the definitions of conlleval and
+SQuAD.
 
 Every function takes gold and predicted values of all examples of a split, and returns {metric: value}, shares between 0
 and 1 and correlations between -1 and 1, for people to multiply by 100.
@@ -20,16 +21,20 @@ _WORDS = re.compile(r"\d+(?:[.,]\d+)+|\w+|[^\w\s]")
 
 
 def classes(gold: np.ndarray, predicted: np.ndarray, *, count: int) -> dict[str, float]:
-  """accuracy, macro_f1, mcc (Matthews' correlation); f1 of label 1 where the classes are two (`count`). int [N] each."""
+  """accuracy, macro_f1, mcc (Matthews' correlation); f1 of label 1 where the classes are two (`count`).
+
+  int [N] each.
+  """
   from sklearn import metrics
 
   with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)  # that all of them are of one class
     mcc = float(metrics.matthews_corrcoef(gold, predicted))
   result = {
-      "accuracy": float(np.mean(gold == predicted)), "mcc": mcc,
-      "macro_f1": float(metrics.f1_score(gold, predicted, average="macro", zero_division=0)),
-  }  # fmt: skip
+    "accuracy": float(np.mean(gold == predicted)),
+    "mcc": mcc,
+    "macro_f1": float(metrics.f1_score(gold, predicted, average="macro", zero_division=0)),
+  }
   if count == 2:
     result["f1"] = float(metrics.f1_score(gold, predicted, zero_division=0))
   return result
@@ -42,13 +47,17 @@ def several_classes(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]
   """
   counts = [np.sum(part, axis=0) for part in (np.logical_and(gold, predicted), gold, predicted)]
   return {
-      "micro_f1": _harmonic(*(float(part.sum()) for part in counts)), "macro_f1": float(np.mean([_harmonic(*own) for own in zip(*counts)])),
-      "accuracy": float(np.mean(np.all(gold == predicted, axis=1))),
-  }  # fmt: skip
+    "micro_f1": _harmonic(*(float(part.sum()) for part in counts)),
+    "macro_f1": float(np.mean([_harmonic(*own) for own in zip(*counts)])),
+    "accuracy": float(np.mean(np.all(gold == predicted, axis=1))),
+  }
 
 
 def scores(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-  """pearson, spearman, and mse. float [N] each. A constant prediction correlates with nothing, and so does one score alone: 0."""
+  """pearson, spearman, and mse. float [N] each.
+
+  A constant prediction correlates with nothing, and so does one score alone: 0.
+  """
   from scipy import stats
 
   mse = float(np.mean((gold - predicted) ** 2))
@@ -61,19 +70,24 @@ def scores(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 
 
 def entities(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, float]:
-  """f1, precision and recall of entities as conlleval (and seqeval) counts them, type and both ends have to be right; accuracy of tags.
+  """f1, precision and recall of entities as conlleval (and seqeval) counts them, type and both ends have to be right;
+  accuracy of tags.
 
   Args:
-    gold, predicted: for each text its tags: O, or a letter and a type, B-PER. B begins an entity, I and M go on, E ends one, S is
-      one; what goes on from nothing begins, so that IOB1, IOB2, BIOES and BMES are all read right.
+    gold, predicted: for each text its tags: O, or a letter and a type, B-PER. B begins an entity, I and M go on, E ends
+      one, S is one; what goes on from nothing begins, so that IOB1, IOB2, BIOES and BMES are all read right.
   """
-  found = [{(number, *span) for number, tags in enumerate(texts) for span in spans_of(tags)} for texts in (gold, predicted)]
+  found = [
+    {(number, *span) for number, tags in enumerate(texts) for span in spans_of(tags)} for texts in (gold, predicted)
+  ]
   right, of_gold, of_predicted = len(found[0] & found[1]), len(found[0]), len(found[1])
   pairs = [pair for a, b in zip(gold, predicted) for pair in zip(a, b)]
   return {
-      "f1": _harmonic(right, of_gold, of_predicted), "precision": right / max(of_predicted, 1),
-      "recall": right / max(of_gold, 1), "accuracy": float(np.mean([a == b for a, b in pairs])) if pairs else 0.0,
-  }  # fmt: skip
+    "f1": _harmonic(right, of_gold, of_predicted),
+    "precision": right / max(of_predicted, 1),
+    "recall": right / max(of_gold, 1),
+    "accuracy": float(np.mean([a == b for a, b in pairs])) if pairs else 0.0,
+  }
 
 
 def spans_of(tags: Sequence[str]) -> list[tuple[str, int, int]]:
@@ -96,13 +110,16 @@ def spans_of(tags: Sequence[str]) -> list[tuple[str, int, int]]:
 def answers(gold: Sequence[Sequence[str]], predicted: Sequence[str], *, chinese: bool = False) -> dict[str, float]:
   """exact_match and f1 of answers: the best over the gold ones of each question; none is "", and so is its prediction.
 
-  English: SQuAD's definition (of 2.0; 1.1's says 0 where nothing is left of both), lower case, without punctuation and articles,
+  English: SQuAD's definition (of 2.0; 1.1's says 0 where nothing is left of both), lower case, without punctuation and
+    articles,
   F1 of words. Chinese: CMRC 2018's, without most punctuation, F1 of the longest run of characters that both have.
   """
   exact, f1 = (_same_chinese, _f1_chinese) if chinese else (_same, _f1)
   if not chinese:  # an answer that nothing is left of is none
     gold = [[one for one in asked if _normal(one)] for asked in gold]
-  best = lambda score: float(np.mean([max(score(one, found) for one in (asked or [""])) for asked, found in zip(gold, predicted)]))
+  best = lambda score: float(
+    np.mean([max(score(one, found) for one in (asked or [""])) for asked, found in zip(gold, predicted)])
+  )
   return {"exact_match": best(exact), "f1": best(f1)}
 
 
@@ -119,7 +136,9 @@ def _f1(gold: str, predicted: str) -> float:
   gold_words, words = _normal(gold).split(), _normal(predicted).split()
   if not gold_words or not words:
     return float(gold_words == words)
-  return _harmonic(sum((collections.Counter(gold_words) & collections.Counter(words)).values()), len(gold_words), len(words))
+  return _harmonic(
+    sum((collections.Counter(gold_words) & collections.Counter(words)).values()), len(gold_words), len(words)
+  )
 
 
 def _normal_chinese(text: str) -> str:
@@ -137,7 +156,9 @@ def _same_chinese(gold: str, predicted: str) -> float:
 
 def _f1_chinese(gold: str, predicted: str) -> float:
   gold_parts, parts = _segments(gold), _segments(predicted)
-  if not gold_parts or not parts:  # of "no answer" both are empty; what is left of nothing but punctuation is worth nothing there
+  if (
+    not gold_parts or not parts
+  ):  # of "no answer" both are empty; what is left of nothing but punctuation is worth nothing there
     return float(gold == predicted == "")
   return _harmonic(_longest_run(gold_parts, parts), len(gold_parts), len(parts))
 

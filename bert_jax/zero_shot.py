@@ -1,4 +1,6 @@
-"""What can be said of a pretrained model without training it: how likely sentences are to it, and whether its cosines mean similarity."""
+"""What can be said of a pretrained model without training it: how likely sentences are to it, and whether its cosines
+mean similarity.
+"""
 
 from typing import Sequence
 
@@ -17,8 +19,9 @@ _BATCH = 64
 def pseudo_perplexity(model: Model, texts: Sequence[str]) -> np.ndarray:
   """float64 [B]: exp of the mean surprise of a text's tokens, each hidden in turn and predicted from all others.
 
-  Salazar et al. 2020, arXiv 1910.14659. Not comparable between vocabularies: a token is not a word. [UNK] is not counted, since no
-  model learns to predict it; texts longer than Model.max_length lose their end. NaN for a text without a known token.
+  Salazar et al. 2020, arXiv 1910.14659. Not comparable between vocabularies: a token is not a word. [UNK] is not
+  counted, since no model learns to predict it; texts longer than Model.max_length lose their end. NaN for a text
+  without a known token.
 
   Raises:
     UserError: a model without an MLM head.
@@ -27,10 +30,15 @@ def pseudo_perplexity(model: Model, texts: Sequence[str]) -> np.ndarray:
     raise UserError(f"pseudo-perplexity needs the masked-language-model head, which {model.origin} does not have")
   special = model.tokenizer.special
   ids = [truncate(one, [], model.max_length)[0] for one in encode_batch(model.tokenizer, list(texts))]
-  hidden = [(number, place) for number, one in enumerate(ids) for place, token in enumerate(one) if token != special.unk]
+  hidden = [
+    (number, place) for number, one in enumerate(ids) for place, token in enumerate(one) if token != special.unk
+  ]
   surprise = np.zeros(len(ids))
   for members, filled in inference.batches_by_length([len(ids[number]) for number, _ in hidden], _BATCH):
-    rows = [([*ids[number][:place], special.mask, *ids[number][place + 1 :]], []) for number, place in (hidden[i] for i in filled)]
+    rows = [
+      ([*ids[number][:place], special.mask, *ids[number][place + 1 :]], [])
+      for number, place in (hidden[i] for i in filled)
+    ]
     places = np.array([[hidden[i][1] + 1] for i in filled], np.int32)
     output = inference.apply(model, inference.make_inputs(model, rows), places)
     log_probabilities = np.asarray(jax.nn.log_softmax(output.mlm_logits[:, 0], axis=-1))

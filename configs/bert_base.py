@@ -12,9 +12,10 @@ Hardware:  not run yet. By `plan`, which compiles the step for a TPU pod (times:
            python -m bert_jax plan --config=configs/bert_base.py:phase2 --topology=v5e:4x4 --steps=100000
                5.6 of 16.0 GiB a chip, 26.1 to 48.4 ms a step, 12 to 22 chip-hours
            By its formula one GPU of 80 GB also holds phase 1, and phase 2 with optimizer.microbatches=2.
-Cost:      expected, not run: 42.6 G tokens (29.5 G of them in rows of 128) and 2.4e19 FLOPs by the formula of bert_jax/flops.py.
-           At 40 % of the bf16 peak that is 84 chip-hours of TPU v5e (plan, for both phases: 45 if everything overlaps, 98 if
-           nothing does) or 17 hours on one H200.
+Cost:      expected, not run: 42.6 G tokens (29.5 G of them in rows of 128) and 2.4e19 FLOPs by the formula of
+bert_jax/flops.py.
+           At 40 % of the bf16 peak that is 84 chip-hours of TPU v5e (plan, for both phases: 45 if everything overlaps,
+           98 if nothing does) or 17 hours on one H200.
 Result:    expected from the paper's release: masked-LM accuracy about 0.70, NSP accuracy above 0.97. Not run.
 
 Batch sizes are in rows, and a row of this corpus may hold several packed pairs: 256 rows hold at least the
@@ -28,7 +29,9 @@ from bert_jax.config import default_config
 def get_config(variant: str = "phase1"):
   variant = variant or "phase1"
   if variant not in ("phase1", "phase2", "local"):
-    raise ValueError(f"no variant {variant!r}; there are phase1 (length 128), phase2 (length 512) and local (a try on a CPU)")
+    raise ValueError(
+      f"no variant {variant!r}; there are phase1 (length 128), phase2 (length 512) and local (a try on a CPU)"
+    )
   config = default_config()
   config.total_steps = 1_000_000
   config.log_every_steps = 100

@@ -12,9 +12,10 @@ Hardware:  not run yet. By `plan`, which compiles the step for a TPU pod (times:
            python -m bert_jax plan --config=configs/bert_large.py:phase2 --topology=v5e:8x8 --steps=100000
                7.9 of 16.0 GiB a chip, 26.5 to 67.8 ms a step, 47 to 121 chip-hours
            By its formula eight GPUs of 80 GB hold both phases.
-Cost:      expected, not run: 42.6 G tokens (29.5 G of them in rows of 128) and 8.2e19 FLOPs by the formula of bert_jax/flops.py.
-           At 40 % of the bf16 peak that is 290 chip-hours of TPU v5e (plan, for both phases: 148 if everything overlaps, 366 if
-           nothing does) or 57 hours on one H200.
+Cost:      expected, not run: 42.6 G tokens (29.5 G of them in rows of 128) and 8.2e19 FLOPs by the formula of
+bert_jax/flops.py.
+           At 40 % of the bf16 peak that is 290 chip-hours of TPU v5e (plan, for both phases: 148 if everything
+           overlaps, 366 if nothing does) or 57 hours on one H200.
 Result:    expected from the paper's release: masked-LM accuracy about 0.72 or more, NSP accuracy above 0.97. Not run.
 
 Batch sizes are in rows, and a row of this corpus may hold several packed pairs: 256 rows hold at least the

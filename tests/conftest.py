@@ -5,7 +5,8 @@ import os
 import pathlib
 import signal
 
-# A shell starts what runs in the background with SIGINT ignored, and every child inherits that; behind a handler they have the default.
+# A shell starts what runs in the background with SIGINT ignored, and every child inherits that; behind a handler they
+# have the default.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -19,7 +20,9 @@ import pytest  # noqa: E402
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Many tests compile the same tiny programs; compiling is most of what they cost.
-jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).resolve().parents[1] / ".pytest_cache" / "compiled"))
+jax.config.update(
+  "jax_compilation_cache_dir", str(pathlib.Path(__file__).resolve().parents[1] / ".pytest_cache" / "compiled")
+)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
@@ -34,7 +37,9 @@ def shared_data() -> pathlib.Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def what_a_file_leaves_behind_is_not_searched_for_garbage_again():
-  """Compiled programs and imported libraries are a million objects, which every full collection of the next files would walk through."""
+  """Compiled programs and imported libraries are a million objects, which every full collection of the next files
+  would walk through.
+  """
   yield
   gc.collect()
   gc.freeze()

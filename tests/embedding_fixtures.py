@@ -9,16 +9,24 @@ from bert_jax.models.config import EncoderConfig
 from bert_jax.models.sentence import SentenceModel
 
 CONFIG = EncoderConfig(
-    vocab_size=60, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64, max_position_embeddings=16,
-    hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1,
-)  # fmt: skip
+  vocab_size=60,
+  hidden_size=32,
+  num_hidden_layers=1,
+  num_attention_heads=4,
+  intermediate_size=64,
+  max_position_embeddings=16,
+  hidden_dropout_prob=0.1,
+  attention_probs_dropout_prob=0.1,
+)
 
 
 def drawn(model: SentenceModel, objective: str):
   """(params of a model, its task for one device)."""
   task = sentence_embedding.make_task(model, objective)
   shapes, rng = jax.eval_shape(task.init, jax.random.key(0)), np.random.default_rng(5)
-  return jax.tree_util.tree_map_with_path(lambda path, leaf: draw_weights(rng, leaf.shape, scale=path[-1].key == "scale"), shapes), task
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: draw_weights(rng, leaf.shape, scale=path[-1].key == "scale"), shapes
+  ), task
 
 
 def packed_batch(texts: int, labels: np.ndarray | None = None, rows: int = 16, seed: int = 0) -> dict[str, np.ndarray]:
@@ -32,6 +40,10 @@ def packed_batch(texts: int, labels: np.ndarray | None = None, rows: int = 16, s
     labels = np.arange(rows * texts, dtype=np.int32).reshape(rows, texts)
     labels[2, -1] = labels[3, -1]
   return {
-      "tokens": tokens, "sequences": np.stack([lengths, lengths, 0 * lengths], axis=-1).astype(np.int32), "epoch": np.zeros(rows, np.uint32),
-      "index": np.arange(rows, dtype=np.uint32), "labels": labels, "weights": np.ones(rows, np.float32),
-  }  # fmt: skip
+    "tokens": tokens,
+    "sequences": np.stack([lengths, lengths, 0 * lengths], axis=-1).astype(np.int32),
+    "epoch": np.zeros(rows, np.uint32),
+    "index": np.arange(rows, dtype=np.uint32),
+    "labels": labels,
+    "weights": np.ones(rows, np.float32),
+  }

@@ -16,15 +16,21 @@ from bert_jax.models.config import EncoderConfig
 from bert_jax.models.finetuning import FinetuningModel
 
 CONFIG = EncoderConfig(
-    vocab_size=130, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, max_position_embeddings=100,
-    hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-)  # fmt: skip
+  vocab_size=130,
+  hidden_size=32,
+  num_hidden_layers=2,
+  num_attention_heads=4,
+  intermediate_size=64,
+  max_position_embeddings=100,
+  hidden_dropout_prob=0.0,
+  attention_probs_dropout_prob=0.0,
+)
 LABELS = {
-    "classification": Labels("classification", ("negative", "neutral", "positive")),
-    "multi-label": Labels("multi-label", ("red", "green", "blue", "round")),
-    "regression": Labels("regression", ("score",), 5.0),
-    "token-classification": Labels("token-classification", ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")),
-    "question-answering": Labels("question-answering", ("begin", "end")),
+  "classification": Labels("classification", ("negative", "neutral", "positive")),
+  "multi-label": Labels("multi-label", ("red", "green", "blue", "round")),
+  "regression": Labels("regression", ("score",), 5.0),
+  "token-classification": Labels("token-classification", ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")),
+  "question-answering": Labels("question-answering", ("begin", "end")),
 }
 
 
@@ -47,9 +53,21 @@ def model_of(label_tokenizer):
     module = FinetuningModel(CONFIG, finetune.KINDS[kind].target, len(LABELS[kind].names), pooling)
     shapes = jax.eval_shape(finetune.make_task(module, kind).init, jax.random.key(0))
     rng = np.random.default_rng(len(kind))
-    params = jax.tree_util.tree_map_with_path(lambda path, leaf: draw_weights(rng, leaf.shape, scale=path[-1].key == "scale"), shapes)
+    params = jax.tree_util.tree_map_with_path(
+      lambda path, leaf: draw_weights(rng, leaf.shape, scale=path[-1].key == "scale"), shapes
+    )
     heads = frozenset({"pooler"} if "pooler" in params else ())
-    return Model(CONFIG, params, tokenizers.load_tokenizer(label_tokenizer), heads, "drawn", CONFIG.max_position_embeddings, label_tokenizer, LABELS[kind], pooling)
+    return Model(
+      CONFIG,
+      params,
+      tokenizers.load_tokenizer(label_tokenizer),
+      heads,
+      "drawn",
+      CONFIG.max_position_embeddings,
+      label_tokenizer,
+      LABELS[kind],
+      pooling,
+    )
 
   return make
 

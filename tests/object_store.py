@@ -42,8 +42,13 @@ class ObjectStore:
   @property
   def environment(self) -> dict[str, str]:
     """What makes gcsfs, google-cloud-storage and TensorStore take this store for Google's."""
-    return {"STORAGE_EMULATOR_HOST": self.url, "TENSORSTORE_GCS_HTTP_URL": self.url, "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
-            "GOOGLE_CLOUD_PROJECT": "none", "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none"}  # fmt: skip
+    return {
+      "STORAGE_EMULATOR_HOST": self.url,
+      "TENSORSTORE_GCS_HTTP_URL": self.url,
+      "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+      "GOOGLE_CLOUD_PROJECT": "none",
+      "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
+    }
 
   def names(self, prefix: str) -> list[str]:
     """The names of the objects below a prefix, without it."""
@@ -79,21 +84,39 @@ class ObjectStore:
   def resource(self, name: str) -> dict:
     data, generation = self.objects[name], str(self._generations.setdefault(name, next(self._numbers)))
     return {
-        "kind": "storage#object", "name": name, "bucket": BUCKET, "id": f"{BUCKET}/{name}/{generation}", "generation": generation,
-        "metageneration": "1", "size": str(len(data)), "updated": "2026-01-01T00:00:00.000Z", "timeCreated": "2026-01-01T00:00:00.000Z",
-        "md5Hash": base64.b64encode(hashlib.md5(data).digest()).decode(), "etag": generation,
-        "crc32c": base64.b64encode(google_crc32c.Checksum(data).digest()).decode(),
-    }  # fmt: skip
+      "kind": "storage#object",
+      "name": name,
+      "bucket": BUCKET,
+      "id": f"{BUCKET}/{name}/{generation}",
+      "generation": generation,
+      "metageneration": "1",
+      "size": str(len(data)),
+      "updated": "2026-01-01T00:00:00.000Z",
+      "timeCreated": "2026-01-01T00:00:00.000Z",
+      "md5Hash": base64.b64encode(hashlib.md5(data).digest()).decode(),
+      "etag": generation,
+      "crc32c": base64.b64encode(google_crc32c.Checksum(data).digest()).decode(),
+    }
 
   def listing(self, query: dict[str, str]) -> dict:
     prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
     start = max(query.get("startOffset", ""), query.get("pageToken", ""))
     end, limit = query.get("endOffset", ""), int(query.get("maxResults", 1000))
     with self._lock:
-      names = sorted(name for name in self.objects if name.startswith(prefix) and name >= start and (not end or name < end))
-      folders = {prefix + name[len(prefix) :].split(delimiter)[0] + delimiter for name in names if delimiter and delimiter in name[len(prefix) :]}
+      names = sorted(
+        name for name in self.objects if name.startswith(prefix) and name >= start and (not end or name < end)
+      )
+      folders = {
+        prefix + name[len(prefix) :].split(delimiter)[0] + delimiter
+        for name in names
+        if delimiter and delimiter in name[len(prefix) :]
+      }
       plain = [name for name in names if not (delimiter and delimiter in name[len(prefix) :])]
-      page = {"kind": "storage#objects", "items": [self.resource(name) for name in plain[:limit]], "prefixes": sorted(folders)}
+      page = {
+        "kind": "storage#objects",
+        "items": [self.resource(name) for name in plain[:limit]],
+        "prefixes": sorted(folders),
+      }
       return page | ({"nextPageToken": plain[limit]} if len(plain) > limit else {})
 
   def begin_upload(self, name: str, only_new: bool) -> str:
@@ -128,7 +151,10 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     import gcsfs  # it reads some of them here
     from etils.epath import backend
 
-    forget = lambda: (gcsfs.GCSFileSystem.clear_instance_cache(), backend._FileSystemSpecBackend._get_filesystem.cache_clear())
+    forget = lambda: (
+      gcsfs.GCSFileSystem.clear_instance_cache(),
+      backend._FileSystemSpecBackend._get_filesystem.cache_clear(),
+    )
     forget()
     yield store
     forget()
@@ -148,8 +174,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       self._json({"kind": "storage#bucket", "name": BUCKET, "id": BUCKET, "location": "US", "storageClass": "STANDARD"})
     elif path == f"/storage/v1/b/{BUCKET}/o":
       self._json(self.store.listing(query))
-    elif (match := re.fullmatch(rf"(?:/download)?/storage/v1/b/{BUCKET}/o/(.+)", path)) and (found := self.store.get(match[1])):
-      self._object(*found, media=query.get("alt") == "media" or path.startswith("/download"), unless=query.get("ifGenerationNotMatch"))
+    elif (match := re.fullmatch(rf"(?:/download)?/storage/v1/b/{BUCKET}/o/(.+)", path)) and (
+      found := self.store.get(match[1])
+    ):
+      self._object(
+        *found,
+        media=query.get("alt") == "media" or path.startswith("/download"),
+        unless=query.get("ifGenerationNotMatch"),
+      )
     else:
       self._json({"error": {"code": 404, "message": "No such object"}}, 404)
 
@@ -182,12 +214,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     if kind == "resumable":
       name = query.get("name") or json.loads(body)["name"]
       session = self.store.begin_upload(name, generation == "0")
-      self._reply(200, b"", {"Location": f"{self.store.url}/upload/storage/v1/b/{BUCKET}/o?uploadType=resumable&upload_id={session}"})
+      self._reply(
+        200,
+        b"",
+        {"Location": f"{self.store.url}/upload/storage/v1/b/{BUCKET}/o?uploadType=resumable&upload_id={session}"},
+      )
       return
     name = query.get("name")
     if kind == "multipart":
       boundary = re.search('boundary="?([^";]+)', self.headers["Content-Type"])[1].encode()
-      about, body = (part.split(b"\r\n\r\n" if b"\r\n\r\n" in part else b"\n\n", 1)[1] for part in body.split(b"--" + boundary)[1:3])
+      about, body = (
+        part.split(b"\r\n\r\n" if b"\r\n\r\n" in part else b"\n\n", 1)[1] for part in body.split(b"--" + boundary)[1:3]
+      )
       name, body = name or json.loads(about)["name"], body[: -2 if body.endswith(b"\r\n") else -1]
     resource = self.store.put(name, body, generation=None if generation is None else int(generation))
     self._json(resource or {"error": {"code": 412, "message": "precondition"}}, 200 if resource else 412)
@@ -213,8 +251,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     if unless == resource["generation"]:
       self._reply(304, b"")
       return
-    headers = {"x-goog-generation": resource["generation"], "x-goog-hash": f"crc32c={resource['crc32c']},md5={resource['md5Hash']}",
-               "x-goog-stored-content-length": resource["size"], "ETag": resource["etag"], "Content-Type": "application/octet-stream"}  # fmt: skip
+    headers = {
+      "x-goog-generation": resource["generation"],
+      "x-goog-hash": f"crc32c={resource['crc32c']},md5={resource['md5Hash']}",
+      "x-goog-stored-content-length": resource["size"],
+      "ETag": resource["etag"],
+      "Content-Type": "application/octet-stream",
+    }
     part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
     if not part:
       self._reply(200, data, headers)

@@ -13,8 +13,19 @@ from bert_jax import config
 from bert_jax.data import prepare, splits
 
 WORDS = "the a dog cat house tree runs sleeps sees finds old small green never often and then".split()
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, ".", "document", *"0123456789", *"bcxyz",
-              *(f"##{digit}" for digit in "0123456789")]
+VOCABULARY = [
+  "[PAD]",
+  "[UNK]",
+  "[CLS]",
+  "[SEP]",
+  "[MASK]",
+  *WORDS,
+  ".",
+  "document",
+  *"0123456789",
+  *"bcxyz",
+  *(f"##{digit}" for digit in "0123456789"),
+]
 SHAPE = {"seq_length": 32, "max_sequences": 4, "validation_fraction": 0.2, "workers": 1}
 
 
@@ -74,8 +85,10 @@ def sequences_of(corpus, split):
 
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(pathlib.Path(prepare.__file__).parents[2])}
-IN_SMALL_CHUNKS = ("import sys; from bert_jax.data import splits; from bert_jax.__main__ import main; "
-                   "splits.CHUNK_BYTES = 6000; sys.exit(main(['prepare'] + sys.argv[1:]))")
+IN_SMALL_CHUNKS = (
+  "import sys; from bert_jax.data import splits; from bert_jax.__main__ import main; "
+  "splits.CHUNK_BYTES = 6000; sys.exit(main(['prepare'] + sys.argv[1:]))"
+)
 
 
 def arguments(source: str, out: pathlib.Path | str, vocab: pathlib.Path, *more: str) -> list[str]:
@@ -86,8 +99,15 @@ def arguments(source: str, out: pathlib.Path | str, vocab: pathlib.Path, *more: 
 
 def start(options: list[str], code: str = IN_SMALL_CHUNKS, **how) -> subprocess.Popen:
   """`prepare` in small chunks, in a process group of its own. What it prints is in stdout and stderr."""
-  return subprocess.Popen([sys.executable, "-c", code, *options], env=ENVIRONMENT, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True, start_new_session=True, **how)
+  return subprocess.Popen(
+    [sys.executable, "-c", code, *options],
+    env=ENVIRONMENT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+    **how,
+  )
 
 
 def run(options: list[str], code: str = IN_SMALL_CHUNKS, **how) -> tuple[int, str, str]:

@@ -21,9 +21,17 @@ def tiny_config(**overrides):
   config = configs.default_config()
   config.total_steps = 40
   config.data.batch_size = ROWS
-  config.model.update(preset="bert-tiny", vocab_size=VOCAB, hidden_size=16, num_attention_heads=2, num_hidden_layers=1,
-                      intermediate_size=32, max_position_embeddings=LENGTH, hidden_dropout_prob=0.0,
-                      attention_probs_dropout_prob=0.0)  # fmt: skip
+  config.model.update(
+    preset="bert-tiny",
+    vocab_size=VOCAB,
+    hidden_size=16,
+    num_attention_heads=2,
+    num_hidden_layers=1,
+    intermediate_size=32,
+    max_position_embeddings=LENGTH,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+  )
   config.masking.max_predictions = 6
   config.optimizer.update(learning_rate=1e-2, warmup_steps=5)
   for key, value in overrides.items():
@@ -41,7 +49,12 @@ def tiny_model(config):
 def tiny_task(config, continuation=np.zeros(VOCAB, bool)):
   """The pretraining task of `tiny_config`; `continuation` says which ids are ## pieces."""
   return pretrain.make_task(
-      tiny_model(config), config.masking, special=SPECIAL, continuation=continuation, pairs="nsp", total_steps=config.total_steps
+    tiny_model(config),
+    config.masking,
+    special=SPECIAL,
+    continuation=continuation,
+    pairs="nsp",
+    total_steps=config.total_steps,
   )
 
 
@@ -72,10 +85,17 @@ def run_steps(config, steps, devices=1, change=lambda step, batch: batch):
   shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
   state = train_state.fresh(task.init, optimizer, abstract, config.seed)
   step = jax.jit(
-      make_train_step(task, optimizer, optimizers.make_schedule(config), seed=config.seed, microbatches=config.optimizer.microbatches,
-                      mesh=mesh),
-      in_shardings=(shardings, sharding.batch_sharding(mesh)), out_shardings=(shardings, sharding.replicated(mesh)),
-  )  # fmt: skip
+    make_train_step(
+      task,
+      optimizer,
+      optimizers.make_schedule(config),
+      seed=config.seed,
+      microbatches=config.optimizer.microbatches,
+      mesh=mesh,
+    ),
+    in_shardings=(shardings, sharding.batch_sharding(mesh)),
+    out_shardings=(shardings, sharding.replicated(mesh)),
+  )
   reports = []
   for number in range(steps):
     state, report = step(state, sharding.put_batch(change(number, tiny_batch(number)), mesh))

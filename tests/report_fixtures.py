@@ -10,8 +10,16 @@ from bert_jax.tools import goodput
 from bert_jax.training import metrics as metrics_module
 from bert_jax.training.metrics import MetricsWriter
 
-CONFIG = {"data.corpus": "", "data.batch_size": 8, "total_steps": 400, "stop_at_step": 0, "log_every_steps": 50,
-          "model.preset": "bert-tiny", "optimizer.name": "adamw", "seed": 3}  # fmt: skip
+CONFIG = {
+  "data.corpus": "",
+  "data.batch_size": 8,
+  "total_steps": 400,
+  "stop_at_step": 0,
+  "log_every_steps": 50,
+  "model.preset": "bert-tiny",
+  "optimizer.name": "adamw",
+  "seed": 3,
+}
 
 
 class Log:
@@ -38,7 +46,11 @@ class Log:
     for kind, records in (("events", self.events), ("metrics", self.lines)):
       (folder / kind).mkdir(parents=True, exist_ok=True)
       for attempt in {record["attempt"] for record in records}:
-        lines = [json.dumps({k: v for k, v in record.items() if k != "attempt"}) for record in records if record["attempt"] == attempt]
+        lines = [
+          json.dumps({k: v for k, v in record.items() if k != "attempt"})
+          for record in records
+          if record["attempt"] == attempt
+        ]
         (folder / kind / f"attempt-{attempt:04d}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(CONFIG | config), encoding="utf-8")
     return folder
@@ -85,16 +97,27 @@ def run_folder(tmp_path, monkeypatch):
   now = [1000.0]
   monkeypatch.setattr(metrics_module.time, "time", lambda: now[0])
   counts = {"rows": 1000, "row_tokens": 100_000}
-  manifest = {"format": "bert_jax corpus", "format_version": 2, "unigram_entropy": 6.75,
-              "splits": {"train": {"counts": counts}}}  # fmt: skip
+  manifest = {
+    "format": "bert_jax corpus",
+    "format_version": 2,
+    "unigram_entropy": 6.75,
+    "splits": {"train": {"counts": counts}},
+  }
   manifest["corpus_id"] = canonical_id(manifest)
   (tmp_path / "corpus").mkdir()
   (tmp_path / "corpus" / "manifest.json").write_text(json.dumps(manifest))
   run = tmp_path / "run"
   (run / "checkpoints" / "400").mkdir(parents=True)
-  config = {"data.corpus": str(tmp_path / "corpus"), "data.batch_size": 8, "total_steps": 400,
-            "stop_at_step": 0, "log_every_steps": 50, "model.preset": "bert-tiny", "optimizer.name": "adamw",
-            "seed": 3}  # fmt: skip
+  config = {
+    "data.corpus": str(tmp_path / "corpus"),
+    "data.batch_size": 8,
+    "total_steps": 400,
+    "stop_at_step": 0,
+    "log_every_steps": 50,
+    "model.preset": "bert-tiny",
+    "optimizer.name": "adamw",
+    "seed": 3,
+  }
   (run / "config.json").write_text(json.dumps(config))
   for attempt, steps in enumerate([range(50, 301, 50), range(250, 401, 50)]):
     with MetricsWriter(run, attempt) as writer:
@@ -107,10 +130,9 @@ def run_folder(tmp_path, monkeypatch):
         if step == 350:
           writer.event("skip", step=340, in_a_row=1)
         now[0] += 1
-        writer.scalars(step, {
-            "train/mlm_loss": 9 - step / 100, "train/nsp_accuracy": 0.5 + step / 2000,
-            "tokens_per_second": 5000.0,
-        })  # fmt: skip
+        writer.scalars(
+          step, {"train/mlm_loss": 9 - step / 100, "train/nsp_accuracy": 0.5 + step / 2000, "tokens_per_second": 5000.0}
+        )
         if step % 100 == 0:
           # The best evaluation is not the last one.
           loss = math.nan if step == 100 else 5.5 if step == 300 else 6.0

@@ -8,8 +8,10 @@ import pytest
 from bert_jax import config as configs
 from bert_jax.data.prepare import PrepareSettings, prepare_corpus
 
-WORDS = ("the a one this that small large old new array file value list name key error function returns reads writes opens "
-         "closes raises takes gives holds makes finds keeps first last next other same many few").split()  # fmt: skip
+WORDS = (
+  "the a one this that small large old new array file value list name key error function returns reads writes opens "
+  "closes raises takes gives holds makes finds keeps first last next other same many few"
+).split()
 
 
 def write_text(path: pathlib.Path, documents: int = 60, seed: int = 0) -> pathlib.Path:

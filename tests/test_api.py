@@ -27,7 +27,9 @@ def model(exported):  # noqa: F811
 
 
 def test_importing_the_package_imports_neither_jax_nor_numpy():
-  code = "import bert_jax, sys; bert_jax.load; sys.exit(bool({'jax', 'numpy', 'flax', 'tokenizers'} & set(sys.modules)))"
+  code = (
+    "import bert_jax, sys; bert_jax.load; sys.exit(bool({'jax', 'numpy', 'flax', 'tokenizers'} & set(sys.modules)))"
+  )
   assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
@@ -41,7 +43,9 @@ def test_a_loaded_model_does_what_the_commands_do(model):
 
 def test_a_model_is_one_line_in_a_notebook(model, model_of, params):  # noqa: F811
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
-  assert repr(model).endswith(f"pretraining': 3 layers of 32, 130 words, {count:,} parameters; heads: mlm, nsp, pooler)")
+  assert repr(model).endswith(
+    f"pretraining': 3 layers of 32, 130 words, {count:,} parameters; heads: mlm, nsp, pooler)"
+  )
   assert repr(api.LoadedModel(*model_of("classification"))).endswith("heads: pooler; classification)")
 
 
@@ -56,9 +60,15 @@ def test_a_fine_tuned_model_classifies_and_another_says_that_it_cannot(model_of,
 def test_an_export_of_a_fine_tuned_model_has_outputs_and_scores(exported_labels, model_of, kind):  # noqa: F811
   tuned = bert_jax.load(exported_labels(kind))
   inputs = tuned.tokenize(["the cat", "a mat"])
-  assert tuned.apply(tuned.params, inputs).sequence_output.shape == (2, 32, 32) and tuned.heads <= {"mlm", "nsp", "pooler"}
+  assert tuned.apply(tuned.params, inputs).sequence_output.shape == (2, 32, 32) and tuned.heads <= {
+    "mlm",
+    "nsp",
+    "pooler",
+  }
   scores, before = tuned.scores(tuned.params, inputs), labelling.scores_of(model_of(kind), inputs)
-  assert scores.shape == ((2,) if kind in ("classification", "multi-label", "regression") else (2, 32)) + (len(LABELS[kind].names),)
+  assert scores.shape == ((2,) if kind in ("classification", "multi-label", "regression") else (2, 32)) + (
+    len(LABELS[kind].names),
+  )
   np.testing.assert_allclose(scores, before * LABELS[kind].scale, rtol=1e-4, atol=1e-4)
 
 
@@ -88,7 +98,9 @@ def test_one_text_in_place_of_a_list_is_not_read_as_characters(model, model_of):
       call("the cat")
 
 
-@pytest.mark.parametrize("texts, said", [(["a", None], "number 1 of 2 is None, a NoneType"), ([b"a"], "is b'a', a bytes")])
+@pytest.mark.parametrize(
+  "texts, said", [(["a", None], "number 1 of 2 is None, a NoneType"), ([b"a"], "is b'a', a bytes")]
+)
 def test_what_is_no_text_is_named(model, model_of, texts, said):  # noqa: F811
   for call in (model.encode, model.tokenize, api.LoadedModel(*model_of("classification")).classify):
     with pytest.raises(UserError, match=said):
@@ -115,9 +127,18 @@ def test_texts_come_in_anything_that_yields_them(model, model_of):  # noqa: F811
 
 def test_outputs_have_the_shapes_that_are_promised(model):
   output = model.apply(model.params, model.tokenize(["the cat", "a mat"]), jnp.array([[1, 2], [1, 3]]))
-  shapes = {name: value.shape for name, value in output._asdict().items() if not isinstance(value, tuple) and name != "padded_mlm_logits"}
-  assert shapes == {"sequence_output": (2, 32, 32), "pooled_output": (2, 1, 32), "masked_output": (2, 2, 32),
-                    "mlm_logits": (2, 2, 130), "nsp_logits": (2, 1, 2)}  # fmt: skip
+  shapes = {
+    name: value.shape
+    for name, value in output._asdict().items()
+    if not isinstance(value, tuple) and name != "padded_mlm_logits"
+  }
+  assert shapes == {
+    "sequence_output": (2, 32, 32),
+    "pooled_output": (2, 1, 32),
+    "masked_output": (2, 2, 32),
+    "mlm_logits": (2, 2, 130),
+    "nsp_logits": (2, 1, 2),
+  }
   assert [state.shape for state in output.hidden_states] == 4 * [(2, 32, 32)]
   assert model.apply(model.params, model.tokenize(["the cat"])).mlm_logits.shape == (1, 32, 130)
   assert {leaf.dtype for leaf in jax.tree.leaves(output)} == {np.dtype(np.float32)}
@@ -134,8 +155,11 @@ def test_gradients_through_apply_are_those_of_finite_differences_and_of_jit(mode
   gradients = jax.grad(distance)(model.params)
   compiled = jax.jit(jax.grad(distance))(model.params)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradients, compiled)
-  assert all(np.any(np.asarray(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)
-             if "key" not in str(path) or "bias" not in str(path))  # softmax does not see a bias of the keys
+  assert all(
+    np.any(np.asarray(leaf))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)
+    if "key" not in str(path) or "bias" not in str(path)
+  )  # softmax does not see a bias of the keys
   rng = np.random.default_rng(0)
   direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), model.params)
   along = lambda t: distance(jax.tree.map(lambda leaf, step: leaf + t * step, model.params, direction))
@@ -155,17 +179,27 @@ def test_apply_itself_can_be_jitted_and_changes_nothing(model):
 
 @pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
 def test_the_examples_of_the_readme_run(page, exported, tmp_path, monkeypatch, capsys):  # noqa: F811
-  blocks = [text for text in re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text("utf-8"), re.S | re.M) if "bert_jax.load(" in text]
+  blocks = [
+    text
+    for text in re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text("utf-8"), re.S | re.M)
+    if "bert_jax.load(" in text
+  ]
   assert len(blocks) == 2
   (tmp_path / "runs").mkdir()
   (tmp_path / "runs" / "quickstart").symlink_to(exported / "pretraining")
   monkeypatch.chdir(tmp_path)
   for code in blocks:
     exec(compile(code, page, "exec"), {"__name__": "example"})
-  cosines = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines() if "cosine" in line and "step" in line]
+  cosines = [
+    float(line.split()[-1]) for line in capsys.readouterr().out.splitlines() if "cosine" in line and "step" in line
+  ]
   assert cosines[-1] > cosines[0]  # the second one pulls two vectors together
 
 
 def test_vectors_need_no_scores_of_words(model):
-  without = model._replace(params={name: tree for name, tree in model.params.items() if name not in ("mlm_head", "nsp_head")})
-  np.testing.assert_array_equal(without.encode(["the cat"], "pooler").vectors, model.encode(["the cat"], "pooler").vectors)
+  without = model._replace(
+    params={name: tree for name, tree in model.params.items() if name not in ("mlm_head", "nsp_head")}
+  )
+  np.testing.assert_array_equal(
+    without.encode(["the cat"], "pooler").vectors, model.encode(["the cat"], "pooler").vectors
+  )

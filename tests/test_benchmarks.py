@@ -82,13 +82,17 @@ def with_kernel(monkeypatch, attend):
   monkeypatch.setattr(attention, "IMPLEMENTATIONS", ("xla", "mine"))
 
 
-def test_the_check_of_kernels_passes_one_that_computes_the_rule_and_fails_one_that_sees_a_neighbour(monkeypatch, capsys):
+def test_the_check_of_kernels_passes_one_that_computes_the_rule_and_fails_one_that_sees_a_neighbour(
+  monkeypatch, capsys
+):
   kernels = script("kernels")
   monkeypatch.setattr(kernels, "LENGTHS", (128,))
   rule = lambda query, key, value, segments, lengths, window: attention.xla_attention(query, key, value, segments)
   with_kernel(monkeypatch, rule)
   assert kernels.main() == 0 and "mine, bfloat16" in capsys.readouterr().out
-  with_kernel(monkeypatch, lambda query, key, value, segments, *_: rule(query, key, value, segments.at[:, 50].set(1), None, None))
+  with_kernel(
+    monkeypatch, lambda query, key, value, segments, *_: rule(query, key, value, segments.at[:, 50].set(1), None, None)
+  )
   assert kernels.main() == 1 and "WRONG" in capsys.readouterr().out
 
 
@@ -116,5 +120,10 @@ def test_an_accelerator_is_measured_in_one_call_and_what_there_is_no_time_for_is
   tiny = ["--config.model.preset=bert-tiny", "--config.prepare.seq_length=32", "--rounds=1", "--seconds=0.01"]
   text = output_of("accelerator", f"--out={tmp_path}", "--minutes=8", *tiny)
   assert "all done" in text and (tmp_path / "base-2.json").exists() and (tmp_path / "base-transformers.json").exists()
-  done = subprocess.run([sys.executable, "benchmarks/accelerator.py", f"--out={tmp_path}", "--minutes=0.1"], cwd=ROOT, capture_output=True, text=True)
+  done = subprocess.run(
+    [sys.executable, "benchmarks/accelerator.py", f"--out={tmp_path}", "--minutes=0.1"],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
   assert done.returncode == 1 and "kernels: left out, 0.1 minutes are over" in done.stdout

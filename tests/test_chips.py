@@ -8,20 +8,32 @@ from bert_jax.errors import UserError
 
 
 @pytest.mark.parametrize(
-    "name, chips, hosts, kind",
-    [("v5e:16x16", 256, 64, "v5litepod-256"), ("v5p:4x4x4", 64, 16, "v5p-128"), ("v5e:16x16*2", 512, 128, "v5litepod-256"),
-     ("v5e:1x1", 1, 1, "v5litepod-1"), ("h100:8", 8, 1, ""), ("H200:16", 16, 2, "")],
-)  # fmt: skip
+  "name, chips, hosts, kind",
+  [
+    ("v5e:16x16", 256, 64, "v5litepod-256"),
+    ("v5p:4x4x4", 64, 16, "v5p-128"),
+    ("v5e:16x16*2", 512, 128, "v5litepod-256"),
+    ("v5e:1x1", 1, 1, "v5litepod-1"),
+    ("h100:8", 8, 1, ""),
+    ("H200:16", 16, 2, ""),
+  ],
+)
 def test_a_topology_is_read(name, chips, hosts, kind):
   topology = parse_topology(name)
   assert (topology.chips, topology.hosts, topology.accelerator_type) == (chips, hosts, kind)
 
 
 @pytest.mark.parametrize(
-    "name, said",
-    [("v9:4x4", "unknown chip 'v9'; known: .*v5e:.*16x16.*h100:COUNT"), ("v5e:3x3", "no such slice; known: v5e:.*4x4"), ("v5e", "expected CHIP:XxY"),
-     ("h100:2x4", "no such slice; known: h100:COUNT"), ("v5e:4x4*0", "expected CHIP:XxY"), ("v5p:4x4", "no such slice")],
-)  # fmt: skip
+  "name, said",
+  [
+    ("v9:4x4", "unknown chip 'v9'; known: .*v5e:.*16x16.*h100:COUNT"),
+    ("v5e:3x3", "no such slice; known: v5e:.*4x4"),
+    ("v5e", "expected CHIP:XxY"),
+    ("h100:2x4", "no such slice; known: h100:COUNT"),
+    ("v5e:4x4*0", "expected CHIP:XxY"),
+    ("v5p:4x4", "no such slice"),
+  ],
+)
 def test_what_does_not_exist_is_refused_with_what_does(name, said):
   with pytest.raises(UserError, match=said):
     parse_topology(name)
@@ -42,10 +54,16 @@ def test_every_chip_names_where_its_figures_were_read_and_no_kind_is_two_chips()
 
 
 @pytest.mark.parametrize(
-    "name, wraps",
-    [("v5e:16x16", [True, True]), ("v5e:8x16", [False, True]), ("v6e:8x8", [False, False]),
-     ("v5p:4x4x4", [True] * 3), ("v5p:4x4x8", [True] * 3), ("v4:2x4x4", [False] * 3)],
-)  # fmt: skip
+  "name, wraps",
+  [
+    ("v5e:16x16", [True, True]),
+    ("v5e:8x16", [False, True]),
+    ("v6e:8x8", [False, False]),
+    ("v5p:4x4x4", [True] * 3),
+    ("v5p:4x4x8", [True] * 3),
+    ("v4:2x4x4", [False] * 3),
+  ],
+)
 def test_a_dimension_closes_to_a_ring_when_it_is_a_whole_side_of_the_pod_or_of_whole_cubes(name, wraps):
   topology = parse_topology(name)
   assert [topology.wraps(dimension) for dimension in range(len(topology.shape))] == wraps

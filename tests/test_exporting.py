@@ -12,8 +12,12 @@ from bert_jax.errors import UserError
 
 
 def test_the_head_is_the_one_that_was_trained(model_of, tmp_path):  # noqa: F811
-  for kind, head in (("classification", "sequence-classification"), ("regression", "sequence-classification"),
-                     ("token-classification", "token-classification"), ("question-answering", "question-answering")):  # fmt: skip
+  for kind, head in (
+    ("classification", "sequence-classification"),
+    ("regression", "sequence-classification"),
+    ("token-classification", "token-classification"),
+    ("question-answering", "question-answering"),
+  ):
     assert exporting.head_of(model_of(kind), "transformers") == head
     assert exporting.head_of(model_of(kind), "sentence-transformers") == "encoder"
   tuned = model_of("classification")
@@ -48,12 +52,12 @@ def test_sentence_transformers_have_no_pooler_and_a_model_trained_with_it_is_ref
 
 
 @pytest.mark.parametrize(
-    "kind, head, words",
-    [
-        ("classification", "token-classification", "has no such head: it was trained for sequence-classification"),
-        ("token-classification", "sequence-classification", "has no such head: it was trained for token-classification"),
-        (None, "question-answering", "has no such head: it was not fine-tuned"),
-    ],
+  "kind, head, words",
+  [
+    ("classification", "token-classification", "has no such head: it was trained for sequence-classification"),
+    ("token-classification", "sequence-classification", "has no such head: it was trained for token-classification"),
+    (None, "question-answering", "has no such head: it was not fine-tuned"),
+  ],
 )
 def test_a_head_that_was_not_trained_is_refused(model_of, tmp_path, kind, head, words):  # noqa: F811
   model = model_of(kind or "classification")
@@ -77,6 +81,11 @@ def test_the_card_says_what_the_model_is_what_its_outputs_mean_and_how_to_load_i
   exporting.export_model(model_of("token-classification"), tmp_path / "out")
   card = (tmp_path / "out" / "README.md").read_text()
   assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: token-classification\n")
-  for words in (f"| layers | {CONFIG.num_hidden_layers} |", "| tokens of a text that are read | 100 |", "how that was trained is not known here",
-                *(f"`{name}`" for name in LABELS["token-classification"].names), "AutoModelForTokenClassification"):  # fmt: skip
+  for words in (
+    f"| layers | {CONFIG.num_hidden_layers} |",
+    "| tokens of a text that are read | 100 |",
+    "how that was trained is not known here",
+    *(f"`{name}`" for name in LABELS["token-classification"].names),
+    "AutoModelForTokenClassification",
+  ):
     assert words in card, words

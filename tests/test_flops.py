@@ -14,7 +14,9 @@ def test_a_token_costs_three_times_two_flops_for_every_product_of_its_forward_pa
   layers = 12 * (attention + 2 * width * inner)
   head = width * width + width * 30522  # at a predicted position
   counted = 3 * 2 * (layers + 0.15 * head)
-  assert flops.train_flops_per_token(BASE, sequence_length=128, predicted_share=0.15) == pytest.approx(counted, rel=1e-12)
+  assert flops.train_flops_per_token(BASE, sequence_length=128, predicted_share=0.15) == pytest.approx(
+    counted, rel=1e-12
+  )
 
 
 def test_the_mean_length_is_that_of_sequences_and_not_of_rows():

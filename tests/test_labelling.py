@@ -42,8 +42,10 @@ def test_a_pipeline_finds_the_same_entities(model_of, exported_labels):  # noqa:
     tags = {one["start"]: one["entity"] for one in pipeline(text)}
     words = text.split()
     begins = np.cumsum([0, *(len(word) + 1 for word in words)])[:-1]
-    expected = [(kind, int(begins[first]), int(begins[last] + len(words[last])))
-                for kind, first, last in task_metrics.spans_of([tags.get(begin, "O") for begin in begins])]  # fmt: skip
+    expected = [
+      (kind, int(begins[first]), int(begins[last] + len(words[last])))
+      for kind, first, last in task_metrics.spans_of([tags.get(begin, "O") for begin in begins])
+    ]
     assert [(one.kind, one.begin, one.end) for one in ours] == expected
     assert all(one.text == text[one.begin : one.end] for one in ours)
     total += len(ours)
@@ -51,19 +53,28 @@ def test_a_pipeline_finds_the_same_entities(model_of, exported_labels):  # noqa:
 
 
 def test_the_line_of_the_card_finds_the_same_entities_in_words_of_many_pieces(model_of, exported_labels):  # noqa: F811
-  folder, texts = exported_labels("token-classification"), ["thecat satonthe mat, onmat", "a catmatsat (bcd) xyz.", "matthe u.s. on the catcat"]
+  folder, texts = (
+    exported_labels("token-classification"),
+    ["thecat satonthe mat, onmat", "a catmatsat (bcd) xyz.", "matthe u.s. on the catcat"],
+  )
   (line,) = (line for line in (folder / "README.md").read_text().splitlines() if line.startswith("pipeline("))
   for text in texts:
     found = eval(line.replace('"a text"', repr(text)), {"HERE": str(folder), "pipeline": transformers.pipeline})
     (ours,) = labelling.find_entities(model_of("token-classification"), [text])
-    assert [(one["entity_group"], one["start"], one["end"]) for one in found] == [(one.kind, one.begin, one.end) for one in ours] and ours
+    assert [(one["entity_group"], one["start"], one["end"]) for one in found] == [
+      (one.kind, one.begin, one.end) for one in ours
+    ] and ours
 
 
 def test_equal_tags_without_a_prefix_beside_each_other_are_one_entity(model_of, monkeypatch):  # noqa: F811
   """As models of other people have them, for parts of speech."""
   model = model_of("token-classification")
   tags = iter([["NOUN", "NOUN", "O", "VERB"]])
-  monkeypatch.setattr(labelling, "_in_batches", lambda model, sequences: [np.eye(3)[[0, *({"O": 0, "NOUN": 1, "VERB": 2}[tag] for tag in next(tags)), 0]]])
+  monkeypatch.setattr(
+    labelling,
+    "_in_batches",
+    lambda model, sequences: [np.eye(3)[[0, *({"O": 0, "NOUN": 1, "VERB": 2}[tag] for tag in next(tags)), 0]]],
+  )
   named = model._replace(labels=model.labels._replace(names=("O", "NOUN", "VERB")))
   (found,) = labelling.find_entities(named, ["a b c d"])
   assert [(one.kind, one.text) for one in found] == [("NOUN", "a b"), ("VERB", "d")]
@@ -82,7 +93,9 @@ def test_the_answers_are_those_of_transformers_scores(model_of, exported_labels)
   first, last = int(encoded["token_type_ids"][0].argmax()), encoded["input_ids"].shape[1] - 2
   best = max((begin[i] + end[j], i, j) for i in range(first, last + 1) for j in range(i, last + 1))
   (ours,) = labelling.answer(model_of("question-answering"), [(question, context)])
-  assert ours.text == context[places[best[1]][0] : places[best[2]][1]] and ours.score == pytest.approx(best[0], rel=1e-4)
+  assert ours.text == context[places[best[1]][0] : places[best[2]][1]] and ours.score == pytest.approx(
+    best[0], rel=1e-4
+  )
   assert ours.null_score == pytest.approx(begin[0] + end[0], rel=1e-3, abs=1e-3)
 
 
@@ -94,15 +107,30 @@ def test_a_text_longer_than_the_model_is_answered_from_windows(model_of):  # noq
 
 def test_windows_overlap_as_in_training(model_of):  # noqa: F811
   """Another stride is another way to cut the text, and the answers are then those of other windows."""
-  context, model = " ".join(f"the cat sat on {letter} mat ." for letter in "abcdefghijklmnop"), model_of("question-answering")
+  context, model = (
+    " ".join(f"the cat sat on {letter} mat ." for letter in "abcdefghijklmnop"),
+    model_of("question-answering"),
+  )
   examples = [Question("0", "cat", context, ())]
   for stride in (20, 60):
     windows = questions.make_windows(model.tokenizer, examples, max_length=model.max_length, stride=stride)
-    rows = [(row[1 : first - 1], row[first:-1]) for row, first in ((windows.features.tokens[begin:end].tolist(), first) for begin, end, first in zip(
-        windows.features.offsets, windows.features.offsets[1:], windows.features.first_lengths))]  # fmt: skip
+    rows = [
+      (row[1 : first - 1], row[first:-1])
+      for row, first in (
+        (windows.features.tokens[begin:end].tolist(), first)
+        for begin, end, first in zip(
+          windows.features.offsets, windows.features.offsets[1:], windows.features.first_lengths
+        )
+      )
+    ]
     scores = [np.asarray(labelling.scores_of(model, make_inputs(model, [row]))[0]) for row in rows]
-    (expected,), (found,) = questions.answers_of(windows, examples, scores), labelling.answer(model._replace(stride=stride), [("cat", context)])
-    assert (found.begin, found.text) == (expected.begin, expected.text) and found.null_score == pytest.approx(expected.null_score, abs=1e-3)
+    (expected,), (found,) = (
+      questions.answers_of(windows, examples, scores),
+      labelling.answer(model._replace(stride=stride), [("cat", context)]),
+    )
+    assert (found.begin, found.text) == (expected.begin, expected.text) and found.null_score == pytest.approx(
+      expected.null_score, abs=1e-3
+    )
 
 
 def test_scores_are_differentiable_and_jit_able(model_of):  # noqa: F811
@@ -133,13 +161,16 @@ def test_a_model_of_pairs_wants_pairs_and_one_of_texts_wants_texts(model_of):  #
 
 
 @pytest.mark.parametrize(
-    "call, words",
-    [
-        (lambda model: labelling.find_entities(model, ["a"]), "was fine-tuned for classification, not for token-classification"),
-        (lambda model: labelling.answer(model, [("a", "b")]), "not for question-answering"),
-        (lambda model: labelling.classify(model, ["a"], ["b", "c"]), "1 texts and 2 second texts"),
-        (lambda model: labelling.classify(model._replace(labels=None), ["a"]), "not fine-tuned: it has no labels"),
-    ],
+  "call, words",
+  [
+    (
+      lambda model: labelling.find_entities(model, ["a"]),
+      "was fine-tuned for classification, not for token-classification",
+    ),
+    (lambda model: labelling.answer(model, [("a", "b")]), "not for question-answering"),
+    (lambda model: labelling.classify(model, ["a"], ["b", "c"]), "1 texts and 2 second texts"),
+    (lambda model: labelling.classify(model._replace(labels=None), ["a"]), "not fine-tuned: it has no labels"),
+  ],
 )
 def test_a_model_is_asked_only_for_what_it_learned(model_of, call, words):  # noqa: F811
   with pytest.raises(UserError, match=words):

@@ -10,7 +10,11 @@ from bert_jax.losses import binary_cross_entropy, cross_entropy, squared_error
 
 def example():
   rng = np.random.default_rng(0)
-  return jnp.asarray(rng.normal(size=(4, 5, 7)), jnp.float32), jnp.asarray(rng.integers(0, 7, (4, 5))), jnp.asarray(rng.integers(0, 3, (4, 5)) / 2, jnp.float32)
+  return (
+    jnp.asarray(rng.normal(size=(4, 5, 7)), jnp.float32),
+    jnp.asarray(rng.integers(0, 7, (4, 5))),
+    jnp.asarray(rng.integers(0, 3, (4, 5)) / 2, jnp.float32),
+  )
 
 
 def test_the_sum_is_optax_cross_entropy_over_the_counted_examples():
@@ -55,12 +59,18 @@ def test_several_labels_are_optax_sigmoid_cross_entropy_the_mean_over_labels():
   term = binary_cross_entropy(logits.at[2, 3].set(jnp.nan), labels, weights)
   each = optax.sigmoid_binary_cross_entropy(logits, labels).mean(-1)
   np.testing.assert_allclose(term.loss, (each * weights).sum(), rtol=1e-6)
-  sure = binary_cross_entropy(100.0 * (2 * labels - 1).at[0, 0, 0].multiply(-1), labels, weights)  # one of 19 * 7 is wrong
+  sure = binary_cross_entropy(
+    100.0 * (2 * labels - 1).at[0, 0, 0].multiply(-1), labels, weights
+  )  # one of 19 * 7 is wrong
   assert float(sure.correct) == 18.0 and float(sure.weight) == 19.0
   np.testing.assert_allclose(sure.loss, 100.0 / 7, rtol=1e-6)
 
 
 def test_squared_error_is_a_sum_over_the_counted_scores():
-  scores, labels, weights = jnp.array([1.0, 2.0, jnp.nan], jnp.bfloat16), jnp.array([0.0, 4.5, 1.0]), jnp.array([1.0, 2.0, 0.0])
+  scores, labels, weights = (
+    jnp.array([1.0, 2.0, jnp.nan], jnp.bfloat16),
+    jnp.array([0.0, 4.5, 1.0]),
+    jnp.array([1.0, 2.0, 0.0]),
+  )
   total, weight = squared_error(scores, labels, weights)
   assert (float(total), float(weight), total.dtype) == (1.0 + 2 * 6.25, 3.0, jnp.float32)

@@ -16,15 +16,15 @@ from bert_jax.errors import UserError
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
-    [
-        ("fill-mask --model=x --topk=3 text", "unexpected --topk=3; did you mean --top_k?"),
-        ("next-sentence --model=x A B C", "unexpected C"),
-        ("report --workdir=x --config.seed=1", "unexpected --config.seed=1"),
-        ("inspect --corpus=x --config.seed=1", "--config.seed=1 changes a key of a config: give the config too"),
-        ("nonsense", "invalid choice: 'nonsense'"),
-        ("", "required: COMMAND"),
-    ],
+  "arguments, said",
+  [
+    ("fill-mask --model=x --topk=3 text", "unexpected --topk=3; did you mean --top_k?"),
+    ("next-sentence --model=x A B C", "unexpected C"),
+    ("report --workdir=x --config.seed=1", "unexpected --config.seed=1"),
+    ("inspect --corpus=x --config.seed=1", "--config.seed=1 changes a key of a config: give the config too"),
+    ("nonsense", "invalid choice: 'nonsense'"),
+    ("", "required: COMMAND"),
+  ],
 )
 def test_wrong_usage_is_exit_code_2_with_the_usage_of_that_command(arguments, said, capsys):
   with pytest.raises(SystemExit) as stopped:
@@ -45,14 +45,14 @@ def test_hyphens_in_flags_are_accepted_and_nothing_behind_two_dashes_is_touched(
 
 
 @pytest.mark.parametrize(
-    "error, said",
-    [
-        (UserError("this and that"), "error: this and that"),
-        (OSError(errno.ENOSPC, "No space left on device", "runs/x"), "error: runs/x: No space left on device; make room"),
-        (OSError(errno.EACCES, "Permission denied", "runs/x"), "error: runs/x: Permission denied; choose a place"),
-        (OSError(errno.ENOTDIR, "Not a directory", "a/b"), "error: a/b: Not a directory; there is a file where a folder"),
-        (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device; make room"),
-    ],
+  "error, said",
+  [
+    (UserError("this and that"), "error: this and that"),
+    (OSError(errno.ENOSPC, "No space left on device", "runs/x"), "error: runs/x: No space left on device; make room"),
+    (OSError(errno.EACCES, "Permission denied", "runs/x"), "error: runs/x: Permission denied; choose a place"),
+    (OSError(errno.ENOTDIR, "Not a directory", "a/b"), "error: a/b: Not a directory; there is a file where a folder"),
+    (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device; make room"),
+  ],
 )
 def test_a_mistake_or_what_the_disk_refuses_is_one_line_and_exit_code_1(error, said, monkeypatch, capsys):
   def fail(options):
@@ -81,7 +81,9 @@ def test_a_reader_that_has_gone_and_a_full_disk_behind_the_output_leave_no_trace
     report.run = lambda options: print("x" * 100)
     sys.exit(command_line.main(["report", "--workdir=x"]))
   """)
-  into = lambda stdout: subprocess.run([sys.executable, "-c", program], stdout=stdout, stderr=subprocess.PIPE, text=True)
+  into = lambda stdout: subprocess.run(
+    [sys.executable, "-c", program], stdout=stdout, stderr=subprocess.PIPE, text=True
+  )
   reader, writer = os.pipe()
   os.close(reader)
   gone = into(writer)
@@ -89,7 +91,10 @@ def test_a_reader_that_has_gone_and_a_full_disk_behind_the_output_leave_no_trace
   assert (gone.returncode, gone.stderr) == (0, "")
   with open("/dev/full", "w") as device:
     full = into(device)
-  assert (full.returncode, full.stderr) == (1, "error: No space left on device; make room, then run the same command again\n")
+  assert (full.returncode, full.stderr) == (
+    1,
+    "error: No space left on device; make room, then run the same command again\n",
+  )
 
 
 def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, capsys):

@@ -14,8 +14,17 @@ from bert_jax.batch import EVALUATION_EPOCH, SpecialIds, model_inputs
 SPECIAL = SpecialIds(pad=0, unk=5, cls=2, sep=3, mask=9)  # scattered on purpose
 VOCAB, LENGTH, K = 60, 64, 12
 N = 4096  # rows where shares are measured; one shape, so that it is compiled once
-SETTINGS = masking.MaskSettings(rate=0.15, first_rate=0.0, mask_share=0.8, random_share=0.1, unit="token", span_stop=0.2,
-                                max_span=10, max_ngram=3, max_predictions=K)  # fmt: skip
+SETTINGS = masking.MaskSettings(
+  rate=0.15,
+  first_rate=0.0,
+  mask_share=0.8,
+  random_share=0.1,
+  unit="token",
+  span_stop=0.2,
+  max_span=10,
+  max_ngram=3,
+  max_predictions=K,
+)
 ORDINARY = np.array([token for token in range(VOCAB) if token not in SPECIAL])
 
 
@@ -43,7 +52,7 @@ def keys(count, seed=3, epoch=0, first=0):
 @functools.partial(jax.jit, static_argnums=2)
 def mask(keys, inputs, settings=SETTINGS, word_starts=None, rate=None):
   return masking.mask_tokens(
-      keys, inputs, settings, special=SPECIAL, vocab_size=VOCAB, word_starts=word_starts, rate=rate
+    keys, inputs, settings, special=SPECIAL, vocab_size=VOCAB, word_starts=word_starts, rate=rate
   )
 
 
@@ -192,7 +201,9 @@ def test_a_short_row_has_one_prediction_and_a_row_with_nothing_to_mask_has_none(
 
 
 def test_a_piece_behind_a_special_token_is_a_word_of_its_own():
-  inputs = one_sequence(20, SPECIAL.unk, 50)  # 50 is a ## piece; with the token before [UNK] it would not fit the number of 1
+  inputs = one_sequence(
+    20, SPECIAL.unk, 50
+  )  # 50 is a ## piece; with the token before [UNK] it would not fit the number of 1
   masked = mask(keys(64), inputs, SETTINGS._replace(unit="word"), word_starts(inputs), jnp.float32(0.15))
   np.testing.assert_array_equal(masked.weights.sum(1), 1)
   assert set(np.asarray(masked.positions)[:, 0].tolist()) == {1, 3}
@@ -241,11 +252,19 @@ def run_lengths(masked, count):
   return np.array(lengths)
 
 
-@pytest.mark.parametrize("settings, probabilities", [
-    (SETTINGS._replace(unit="span"), 0.8 ** np.arange(10)), (SETTINGS._replace(unit="span", span_stop=0.5, max_span=4), 0.5 ** np.arange(4)),
-    (SETTINGS._replace(unit="ngram"), 1 / np.arange(1, 4)), (SETTINGS._replace(unit="ngram", max_ngram=1), np.ones(1))])
+@pytest.mark.parametrize(
+  "settings, probabilities",
+  [
+    (SETTINGS._replace(unit="span"), 0.8 ** np.arange(10)),
+    (SETTINGS._replace(unit="span", span_stop=0.5, max_span=4), 0.5 ** np.arange(4)),
+    (SETTINGS._replace(unit="ngram"), 1 / np.arange(1, 4)),
+    (SETTINGS._replace(unit="ngram", max_ngram=1), np.ones(1)),
+  ],
+)
 def test_spans_have_the_lengths_that_were_asked_for(settings, probabilities):
-  """One long row of single-token words, cut into spans; seen where they are made, before the budget cuts the last one."""
+  """One long row of single-token words, cut into spans; seen where they are made, before the budget cuts the last
+  one.
+  """
   probabilities = probabilities / probabilities.sum()
   np.testing.assert_allclose(masking._length_probabilities(settings), probabilities)
   length = 512
@@ -296,7 +315,9 @@ def test_the_rate_goes_in_a_straight_line_and_evaluation_has_the_last_one():
   assert masking.rate_at(settings, None, 100) == 0.15
   assert masking.rate_at(SETTINGS, jnp.int32(3), 100) == 0.15
   inputs = rows(64)
-  few, many = (np.asarray(mask(keys(64), inputs, SETTINGS, None, jnp.float32(rate)).weights).sum() for rate in (0.05, 0.15))
+  few, many = (
+    np.asarray(mask(keys(64), inputs, SETTINGS, None, jnp.float32(rate)).weights).sum() for rate in (0.05, 0.15)
+  )
   assert 2.5 * few < many < 3.5 * few
 
 

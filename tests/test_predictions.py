@@ -15,7 +15,19 @@ from bert_jax.data.tokenizer import load_tokenizer
 from bert_jax.models.finetuning import FinetuningModel
 from bert_jax.training import sharding
 
-TEXTS = ["the cat", "the cat sat on the mat", "a " * 40, "mat", "sat sat", "the mat, the cat.", "b c d e f g", "x", "the dog sat", "y " * 50, "cat cat"]
+TEXTS = [
+  "the cat",
+  "the cat sat on the mat",
+  "a " * 40,
+  "mat",
+  "sat sat",
+  "the mat, the cat.",
+  "b c d e f g",
+  "x",
+  "the dog sat",
+  "y " * 50,
+  "cat cat",
+]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +62,9 @@ def test_padding_can_neither_begin_nor_end_an_answer(model_of, mesh):  # noqa: F
   module = FinetuningModel(model.config, finetune.KINDS["question-answering"].target, 2)
   (_, batch), *_ = features.evaluation_batches(given, batch_size=8, max_length=64)
   inputs = finetune.model_inputs(batch["tokens"], batch["sequences"])
-  scores = jax.jit(lambda params: finetune.scores_of_tokens(module.apply({"params": params}, inputs), inputs, "question-answering"))(model.params)
+  scores = jax.jit(
+    lambda params: finetune.scores_of_tokens(module.apply({"params": params}, inputs), inputs, "question-answering")
+  )(model.params)
   padding = np.asarray(inputs.segment_ids) == 0
   assert padding.any() and np.all(np.asarray(jax.nn.softmax(scores, axis=1))[padding] == 0.0)
 
@@ -81,7 +95,10 @@ def test_certain_scores_are_perfect_by_the_metric_of_their_kind():
 
 def test_words_that_did_not_fit_are_outside_of_entities(label_tokenizer):  # noqa: F811
   labels = LABELS["token-classification"]
-  words, tags = [["the", "cat", "sat"], ["xyz", "the", "mat", "on"]], [["O", "B-PER", "I-PER"], ["B-LOC", "O", "B-PER", "O"]]
+  words, tags = (
+    [["the", "cat", "sat"], ["xyz", "the", "mat", "on"]],
+    [["O", "B-PER", "I-PER"], ["B-LOC", "O", "B-PER", "O"]],
+  )
   tokenizer = load_tokenizer(label_tokenizer)
   given = Examples(words, None, tags, labels.kind)
   made = labelled.prepare(given, labels, tokenizer, max_length=7, stride=4, training=False)
@@ -89,17 +106,30 @@ def test_words_that_did_not_fit_are_outside_of_entities(label_tokenizer):  # noq
   for row in range(2):
     own = made.features.labels[made.features.offsets[row] : made.features.offsets[row + 1]]
     scores.append(np.eye(5, dtype=np.float32)[np.maximum(own, 0)])
-  assert predictions.tags_of(labels, made.features, scores, [3, 4]) == [["O", "B-PER", "I-PER"], ["B-LOC", "O", "B-PER", "O"]]
+  assert predictions.tags_of(labels, made.features, scores, [3, 4]) == [
+    ["O", "B-PER", "I-PER"],
+    ["B-LOC", "O", "B-PER", "O"],
+  ]
   assert predictions.score(labels, made, scores)["f1"] == 1.0
   short = labelled.prepare(given, labels, tokenizer, max_length=5, stride=4, training=False)  # "xyz" is three pieces
-  scores = [np.eye(5, dtype=np.float32)[np.maximum(short.features.labels[a:b], 0)] for a, b in zip(short.features.offsets, short.features.offsets[1:])]
+  scores = [
+    np.eye(5, dtype=np.float32)[np.maximum(short.features.labels[a:b], 0)]
+    for a, b in zip(short.features.offsets, short.features.offsets[1:])
+  ]
   assert predictions.tags_of(labels, short.features, scores, [3, 4])[1] == ["B-LOC", "O", "O", "O"]
   assert predictions.score(labels, short, scores)["recall"] == pytest.approx(2 / 3)
 
 
 def questions(label_tokenizer, asked):  # noqa: F811
   labels = LABELS["question-answering"]
-  made = labelled.prepare(Examples(asked, None, [], labels.kind), labels, load_tokenizer(label_tokenizer), max_length=96, stride=40, training=False)
+  made = labelled.prepare(
+    Examples(asked, None, [], labels.kind),
+    labels,
+    load_tokenizer(label_tokenizer),
+    max_length=96,
+    stride=40,
+    training=False,
+  )
   scores = []
   for row, (begin, end) in enumerate(made.features.labels):
     one = np.zeros((int(made.features.lengths[row]), 2), np.float32)
@@ -121,7 +151,9 @@ def test_nothing_is_answered_only_where_some_question_has_no_answer(label_tokeni
 def test_chinese_answers_are_compared_by_characters(label_tokenizer):  # noqa: F811
   labels, made, scores = questions(label_tokenizer, [Question("1", "who", "a b c d", (("b c", 2),))])
   made = made._replace(gold=[["b，c"]])
-  assert predictions.score(labels, made, scores, chinese=True)["exact_match"] == 0.0  # the blank of the answer stays, as in CMRC's scorer
+  assert (
+    predictions.score(labels, made, scores, chinese=True)["exact_match"] == 0.0
+  )  # the blank of the answer stays, as in CMRC's scorer
   made = made._replace(gold=[["b c。"]])
   assert predictions.score(labels, made, scores, chinese=True)["exact_match"] == 1.0
   assert predictions.score(labels, made, scores, chinese=False)["exact_match"] == 0.0
@@ -132,15 +164,24 @@ def test_what_is_measured_is_known_before(label_tokenizer):  # noqa: F811
   two, three = Labels("classification", ("a", "b")), Labels("classification", ("a", "b", "c"))
   several = Labels("multi-label", ("a", "b"))
   found = {
-      two: predictions.score(two, Labelled(None, gold), list(classes_of(gold, 2))),
-      three: predictions.score(three, Labelled(None, gold), list(classes_of(gold, 3))),
-      several: predictions.score(several, Labelled(None, classes_of(gold, 2)), list(classes_of(gold, 2))),
-      LABELS["regression"]: predictions.score(LABELS["regression"], Labelled(None, gold), list(classes_of(gold, 2)[:, :1])),
+    two: predictions.score(two, Labelled(None, gold), list(classes_of(gold, 2))),
+    three: predictions.score(three, Labelled(None, gold), list(classes_of(gold, 3))),
+    several: predictions.score(several, Labelled(None, classes_of(gold, 2)), list(classes_of(gold, 2))),
+    LABELS["regression"]: predictions.score(
+      LABELS["regression"], Labelled(None, gold), list(classes_of(gold, 2)[:, :1])
+    ),
   }
   labels, made, scores = questions(label_tokenizer, [Question("1", "who", "the cat sat", (("cat", 4),))])
   found[labels] = predictions.score(labels, made, scores)
   words = LABELS["token-classification"]
-  made = labelled.prepare(Examples([["the"]], None, [["O"]], words.kind), words, load_tokenizer(label_tokenizer), max_length=9, stride=4, training=False)
+  made = labelled.prepare(
+    Examples([["the"]], None, [["O"]], words.kind),
+    words,
+    load_tokenizer(label_tokenizer),
+    max_length=9,
+    stride=4,
+    training=False,
+  )
   found[words] = predictions.score(words, made, [np.zeros((3, 5), np.float32)])
   assert {labels.kind for labels in found} == set(finetune.KINDS)
   for labels, measured in found.items():

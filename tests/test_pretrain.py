@@ -77,7 +77,9 @@ def test_the_majority_is_the_share_of_the_more_frequent_label():
 
 
 def test_the_masking_rate_follows_the_step_and_evaluation_has_the_last_one():
-  task = tiny_task(tiny_config(**{"masking.rate": 0.1, "masking.first_rate": 0.6, "masking.max_predictions": 20, "total_steps": 10}))
+  task = tiny_task(
+    tiny_config(**{"masking.rate": 0.1, "masking.first_rate": 0.6, "masking.max_predictions": 20, "total_steps": 10})
+  )
   count = {step: prepare(task, step=step)[1]["mlm"] for step in (0, 5, 10, None)}
   assert count[0] > 1.5 * count[5] > 2 * count[10]
   assert count[None] == count[10]
@@ -87,11 +89,18 @@ CONTINUATION = np.arange(VOCAB) >= 40
 STORED = np.broadcast_to(np.arange(LENGTH) % 2 == 0, (ROWS, LENGTH))
 
 
-@pytest.mark.parametrize("batch, starts", [
+@pytest.mark.parametrize(
+  "batch, starts",
+  [
     (BATCH, ~CONTINUATION[BATCH["tokens"]]),
-    (BATCH | {"word_starts": np.packbits(STORED, axis=1, bitorder="little")}, STORED)], ids=["vocabulary", "stored"])
+    (BATCH | {"word_starts": np.packbits(STORED, axis=1, bitorder="little")}, STORED),
+  ],
+  ids=["vocabulary", "stored"],
+)
 def test_words_are_those_of_the_vocabulary_or_those_that_the_corpus_stored(batch, starts):
-  task = tiny_task(tiny_config(**{"masking.unit": "word", "masking.rate": 0.5, "masking.max_predictions": 12}), CONTINUATION)
+  task = tiny_task(
+    tiny_config(**{"masking.unit": "word", "masking.rate": 0.5, "masking.max_predictions": 12}), CONTINUATION
+  )
   (_, masked), _, _ = prepare(task, batch)
   chosen = np.zeros((ROWS, LENGTH), bool)
   for row, used in enumerate(masked.weights == 1):

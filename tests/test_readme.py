@@ -13,7 +13,16 @@ from bert_jax import config as configs
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 READMES = ("README.md", "README.zh-CN.md")
-PAGES = (*READMES, "docs/corpus.md", "docs/run.md", "docs/report.md", "docs/plan.md", "docs/performance.md", "launch/README.md", "launch/README.zh-CN.md")
+PAGES = (
+  *READMES,
+  "docs/corpus.md",
+  "docs/run.md",
+  "docs/report.md",
+  "docs/plan.md",
+  "docs/performance.md",
+  "launch/README.md",
+  "launch/README.zh-CN.md",
+)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
 GROUPS = {key.partition(".")[0] for key in configs.KEYS if "." in key}
 NOT_CONFIG_STEPS = {"skipped_steps", "window_steps"}  # names of metrics
@@ -41,7 +50,9 @@ def commands(page):
 
 
 def bert_jax_commands(page):
-  """The words behind `python -m bert_jax`, whatever stands in front of it, up to the end of the command; a variable of the shell is a 0."""
+  """The words behind `python -m bert_jax`, whatever stands in front of it, up to the end of the command; a variable of
+  the shell is a 0.
+  """
   for words in commands(page):
     if "bert_jax" in words and words[: words.index("bert_jax")][-2:] == ["python", "-m"]:
       words = words[words.index("bert_jax") + 1 :]
@@ -143,6 +154,10 @@ def test_the_file_tree_is_that_of_the_package(page):
       folders = folders[:depth] + names[:1]
       continue
     named |= {"".join(folders[:depth]) + name for name in names}
-  there = {path.relative_to(ROOT).as_posix() for folder in ("bert_jax", "configs", "docs")
-           for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".md") and not path.name.startswith("__")}
+  there = {
+    path.relative_to(ROOT).as_posix()
+    for folder in ("bert_jax", "configs", "docs")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in (".py", ".md") and not path.name.startswith("__")
+  }
   assert named == there

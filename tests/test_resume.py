@@ -20,10 +20,20 @@ STEPS = 400
 def start(folder, corpus, name, *overrides, devices=1):  # noqa: F811
   """The command line in a process of its own; its programs are compiled once for all runs of a test."""
   environment = os.environ | {
-      "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "JAX_NUM_CPU_DEVICES": str(devices), "XLA_FLAGS": ""
-  }  # fmt: skip
-  command = [sys.executable, "-m", "bert_jax", "pretrain", f"--config={write_config(folder)}", f"--workdir={folder / name}",
-             f"--config.data.corpus={corpus}", *(f"--config.{override}" for override in overrides)]  # fmt: skip
+    "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+    "JAX_NUM_CPU_DEVICES": str(devices),
+    "XLA_FLAGS": "",
+  }
+  command = [
+    sys.executable,
+    "-m",
+    "bert_jax",
+    "pretrain",
+    f"--config={write_config(folder)}",
+    f"--workdir={folder / name}",
+    f"--config.data.corpus={corpus}",
+    *(f"--config.{override}" for override in overrides),
+  ]
   return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -103,9 +113,24 @@ def test_one_and_eight_devices_see_the_same_batches_and_losses(tmp_path, corpus)
   for devices, mesh in ((1, ()), (8, ("mesh.data=4", "mesh.fsdp=2"))):
     out = tmp_path / f"batches-{devices}.json"
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
-    overrides = ("total_steps=12", "log_every_steps=1", "model.hidden_dropout_prob=0.0", "model.attention_probs_dropout_prob=0.0", *mesh)
-    command = [sys.executable, "-c", BATCHES, str(out), "pretrain", f"--config={write_config(tmp_path)}",
-               f"--workdir={tmp_path / str(devices)}", f"--config.data.corpus={corpus}", *(f"--config.{o}" for o in overrides)]  # fmt: skip
+    overrides = (
+      "total_steps=12",
+      "log_every_steps=1",
+      "model.hidden_dropout_prob=0.0",
+      "model.attention_probs_dropout_prob=0.0",
+      *mesh,
+    )
+    command = [
+      sys.executable,
+      "-c",
+      BATCHES,
+      str(out),
+      "pretrain",
+      f"--config={write_config(tmp_path)}",
+      f"--workdir={tmp_path / str(devices)}",
+      f"--config.data.corpus={corpus}",
+      *(f"--config.{o}" for o in overrides),
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     seen.append(json.loads(out.read_text()))

@@ -1,4 +1,6 @@
-"""run.py and run_pretraining.py: one small run from corpus to export, and everything that must not go wrong on the way."""
+"""run.py and run_pretraining.py: one small run from corpus to export, and everything that must not go wrong on the
+way.
+"""
 
 import json
 import shutil
@@ -32,15 +34,34 @@ def test_a_run_trains_evaluates_saves_and_exports(finished):
   steps = metrics.read_metrics(workdir)
   assert steps[24]["train/mlm_loss"] < steps[4]["train/mlm_loss"] - 0.2
   assert steps[24]["eval/mlm_loss"] == last["eval/mlm_loss"]
-  for name in ("train/mlm_accuracy", "train/nsp_loss", "train/nsp_accuracy", "train/grad_norm", "learning_rate",
-               "tokens_per_second", "data_wait_fraction", "eval/mlm_accuracy", "eval/nsp_accuracy", "eval/perplexity"):  # fmt: skip
+  for name in (
+    "train/mlm_accuracy",
+    "train/nsp_loss",
+    "train/nsp_accuracy",
+    "train/grad_norm",
+    "learning_rate",
+    "tokens_per_second",
+    "data_wait_fraction",
+    "eval/mlm_accuracy",
+    "eval/nsp_accuracy",
+    "eval/perplexity",
+  ):
     assert name in steps[24], name
   assert last["eval/perplexity"] == pytest.approx(np.exp(last["eval/mlm_loss"]))
   assert [event["event"] for event in metrics.read_events(workdir)][0] == "start"
   assert run.is_finished(workdir, config)
-  assert {path.name for path in (workdir / "export").iterdir()} >= {"model.safetensors", "config.json", "vocab.txt", "tokenizer.json"}
+  assert {path.name for path in (workdir / "export").iterdir()} >= {
+    "model.safetensors",
+    "config.json",
+    "vocab.txt",
+    "tokenizer.json",
+  }
   card = (workdir / "export" / "README.md").read_text()
-  assert "Pretrained, step 24 of 24" in card and "corpus_id" in card and f"| mlm_loss | {last['eval/mlm_loss']:,.4f} |" in card
+  assert (
+    "Pretrained, step 24 of 24" in card
+    and "corpus_id" in card
+    and f"| mlm_loss | {last['eval/mlm_loss']:,.4f} |" in card
+  )
 
 
 def test_the_export_and_the_checkpoint_hold_the_same_model(finished):
@@ -81,7 +102,11 @@ def test_stopping_and_resuming_is_bitwise_the_undisturbed_run(finished, tmp_path
 def test_a_folder_that_somebody_else_trains_in_is_refused_and_one_that_is_just_given_up_is_waited_for(tmp_path, corpus):  # noqa: F811
   config = tiny_run_config(tmp_path, corpus, "total_steps=5", "cluster.heartbeat_seconds=1", "export.format=")
   (tmp_path / "run").mkdir()
-  hold = "import sys, time; from bert_jax.locks import FolderLock\nwith FolderLock(sys.argv[1]) as lock: print(lock.take(alone=True), flush=True); time.sleep(60)"
+  hold = (
+    "import sys, time; from bert_jax.locks import FolderLock\nwith FolderLock(sys.argv[1]) as lock: "
+    "print(lock.take(alone=True), flush=True); "
+    "time.sleep(60)"
+  )
   other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
   try:
     assert other.stdout.readline() == "True\n"
@@ -96,7 +121,10 @@ def test_a_folder_that_somebody_else_trains_in_is_refused_and_one_that_is_just_g
 
 
 def test_every_config_key_is_read_by_a_run(tmp_path, corpus, monkeypatch):  # noqa: F811
-  """Law 9: by one of the runs that there are. A key is told by its name and its neighbours, since groups do not know their own names."""
+  """Law 9: by one of the runs that there are.
+
+  A key is told by its name and its neighbours, since groups do not know their own names.
+  """
   groups = {}
   for key in configs.KEYS:
     group, _, name = key.rpartition(".")
@@ -123,26 +151,57 @@ def test_every_config_key_is_read_by_a_run(tmp_path, corpus, monkeypatch):  # no
   source = tmp_path / "text.txt"
   write_text(source)
   config = tiny_run_config(
-      tmp_path, tmp_path / "made", f"data.source=text:{source}", "prepare.vocab_size=150", "prepare.seq_length=32",
-      "prepare.validation_fraction=0.2", "prepare.workers=1", "total_steps=2", "optimizer.warmup_steps=1", "optimizer.schedule=wsd",
-      f"data.cache_dir={tmp_path / 'cache'}",
-  )  # fmt: skip
-  pretraining = keys_read(run_pretraining.pretrain_run, config, tmp_path / "run", cluster=distributed.detect(environ={}))
+    tmp_path,
+    tmp_path / "made",
+    f"data.source=text:{source}",
+    "prepare.vocab_size=150",
+    "prepare.seq_length=32",
+    "prepare.validation_fraction=0.2",
+    "prepare.workers=1",
+    "total_steps=2",
+    "optimizer.warmup_steps=1",
+    "optimizer.schedule=wsd",
+    f"data.cache_dir={tmp_path / 'cache'}",
+  )
+  pretraining = keys_read(
+    run_pretraining.pretrain_run, config, tmp_path / "run", cluster=distributed.detect(environ={})
+  )
   of_labels = {key for key in configs.KEYS if key.startswith(("finetune.", "embedding."))}
   assert set(configs.KEYS) - of_labels - pretraining == set()
 
-  (tmp_path / "labelled.tsv").write_text("text\tlabel\n" + "".join(f"the array {number} holds\t{number % 2}\n" for number in range(60)))
-  config = run_finetuning.finetuning_config([
-      f"init_from={tmp_path / 'run'}", f"finetune.data={tmp_path / 'labelled.tsv'}", "finetune.text=text", "finetune.label=label",
-      "finetune.epochs=0.2", "data.batch_size=8"])  # fmt: skip
+  (tmp_path / "labelled.tsv").write_text(
+    "text\tlabel\n" + "".join(f"the array {number} holds\t{number % 2}\n" for number in range(60))
+  )
+  config = run_finetuning.finetuning_config(
+    [
+      f"init_from={tmp_path / 'run'}",
+      f"finetune.data={tmp_path / 'labelled.tsv'}",
+      "finetune.text=text",
+      "finetune.label=label",
+      "finetune.epochs=0.2",
+      "data.batch_size=8",
+    ]
+  )
   finetuning = keys_read(run_finetuning.finetune_run, config, tmp_path / "fine-tuned")
   assert {key for key in of_labels if key.startswith("finetune.")} - finetuning == set()
   assert {"optimizer.layer_decay", "optimizer.frozen_layers"} <= finetuning
 
-  (tmp_path / "pairs.csv").write_text("a,b,score\n" + "".join(f"the array,the {word},{number}\n" for number, word in enumerate("abcdefghij")))
-  config = run_sentence_embedding.sentence_embedding_config([
-      f"init_from={tmp_path / 'run'}", f"finetune.data={tmp_path / 'pairs.csv'}", f"finetune.dev={tmp_path / 'pairs.csv'}", "finetune.text=a",
-      "finetune.text_pair=b", "embedding.objective=in-batch", "embedding.dev_columns=a,b,score", "finetune.epochs=0.2", "data.batch_size=8"])  # fmt: skip
+  (tmp_path / "pairs.csv").write_text(
+    "a,b,score\n" + "".join(f"the array,the {word},{number}\n" for number, word in enumerate("abcdefghij"))
+  )
+  config = run_sentence_embedding.sentence_embedding_config(
+    [
+      f"init_from={tmp_path / 'run'}",
+      f"finetune.data={tmp_path / 'pairs.csv'}",
+      f"finetune.dev={tmp_path / 'pairs.csv'}",
+      "finetune.text=a",
+      "finetune.text_pair=b",
+      "embedding.objective=in-batch",
+      "embedding.dev_columns=a,b,score",
+      "finetune.epochs=0.2",
+      "data.batch_size=8",
+    ]
+  )
   embedding = keys_read(run_sentence_embedding.sentence_embedding_run, config, tmp_path / "embedding")
   assert set(configs.KEYS) - pretraining - finetuning - embedding == set()
 
@@ -164,15 +223,25 @@ def _without(monkeypatch, function, plain):
 def test_init_from_takes_the_parameters_of_a_run_or_an_export_and_starts_at_step_0(finished, tmp_path, corpus, capsys):  # noqa: F811
   _, workdir, last = finished
   for name, source in (("run", workdir), ("export", workdir / "export")):
-    config = tiny_run_config(tmp_path, corpus, f"init_from={source}", "total_steps=1", "optimizer.warmup_steps=0",
-                             "optimizer.learning_rate=1e-30")  # fmt: skip
+    config = tiny_run_config(
+      tmp_path,
+      corpus,
+      f"init_from={source}",
+      "total_steps=1",
+      "optimizer.warmup_steps=0",
+      "optimizer.learning_rate=1e-30",
+    )
     again = run_pretraining.pretrain_run(config, tmp_path / name)
     assert again["eval/mlm_loss"] == pytest.approx(last["eval/mlm_loss"], rel=1e-6)
   assert "Starting from the parameters of" in capsys.readouterr().out
   same = ("total_steps=1", "optimizer.warmup_steps=0", "optimizer.learning_rate=1e-30")
   with pytest.raises(UserError, match="holds a run that began with the model .*, and now .*export is given"):
-    run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, f"init_from={workdir / 'export'}", *same), tmp_path / "run")
-  run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, *same), tmp_path / "run")  # goes on, whether or not the source is named again
+    run_pretraining.pretrain_run(
+      tiny_run_config(tmp_path, corpus, f"init_from={workdir / 'export'}", *same), tmp_path / "run"
+    )
+  run_pretraining.pretrain_run(
+    tiny_run_config(tmp_path, corpus, *same), tmp_path / "run"
+  )  # goes on, whether or not the source is named again
 
 
 def test_init_from_an_encoder_says_which_heads_are_new(finished, tmp_path, corpus, capsys):  # noqa: F811
@@ -180,7 +249,10 @@ def test_init_from_an_encoder_says_which_heads_are_new(finished, tmp_path, corpu
 
   model = inference.load_model(finished[1])
   folder.write_folder(tmp_path / "encoder", model.params, model.config, model.tokenizer_folder, head="encoder")
-  run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, f"init_from={tmp_path / 'encoder'}", "total_steps=1", "optimizer.warmup_steps=0"), tmp_path / "run")
+  run_pretraining.pretrain_run(
+    tiny_run_config(tmp_path, corpus, f"init_from={tmp_path / 'encoder'}", "total_steps=1", "optimizer.warmup_steps=0"),
+    tmp_path / "run",
+  )
   assert "new: mlm_head, nsp_head" in capsys.readouterr().out
 
 
@@ -195,25 +267,31 @@ def test_init_optimizer_takes_over_moments_and_step(finished, tmp_path, corpus):
   _, host = checkpoint_reading.restore_params(tmp_path / "two" / "checkpoints")
   assert host["position"] == 14 * 8 and host["step"] == 24
   with pytest.raises(UserError, match="already end"):
-    run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, f"init_from={tmp_path / 'two'}", "init_optimizer=true"), tmp_path / "three")
+    run_pretraining.pretrain_run(
+      tiny_run_config(tmp_path, corpus, f"init_from={tmp_path / 'two'}", "init_optimizer=true"), tmp_path / "three"
+    )
 
 
 @pytest.mark.parametrize(
-    "override, message",
-    [
-        ("model.hidden_size=32", "hidden_size=16, this run 32; set model.hidden_size=16"),
-        ("init_from=/nowhere", "no folder"),
-    ],
+  "override, message",
+  [
+    ("model.hidden_size=32", "hidden_size=16, this run 32; set model.hidden_size=16"),
+    ("init_from=/nowhere", "no folder"),
+  ],
 )
 def test_init_from_something_that_does_not_fit_is_refused_by_name(finished, tmp_path, corpus, override, message):  # noqa: F811
   with pytest.raises(UserError, match=message):
-    run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, f"init_from={finished[1]}", override), tmp_path / "run")
+    run_pretraining.pretrain_run(
+      tiny_run_config(tmp_path, corpus, f"init_from={finished[1]}", override), tmp_path / "run"
+    )
   assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_has_saved_nothing_yet_is_no_model_and_is_called_what_it_is(finished, tmp_path):
   shutil.copytree(finished[1], tmp_path / "begun", ignore=shutil.ignore_patterns("checkpoints"))
-  with pytest.raises(UserError, match="begun is a run folder without checkpoints: none was saved before the run was stopped"):
+  with pytest.raises(
+    UserError, match="begun is a run folder without checkpoints: none was saved before the run was stopped"
+  ):
     inference.load_model(tmp_path / "begun")
 
 
@@ -255,7 +333,9 @@ def test_a_start_that_was_stopped_at_once_is_taken_up(tmp_path, corpus, monkeypa
       run.adopt(root, config, corpus / "tokenizer")
   assert sorted(path.name for path in root.iterdir()) == [".config.json.partial-17-4", "config.json"]
   run.adopt(root, config, corpus / "tokenizer")
-  assert {path.name for path in (root / "tokenizer").iterdir()} == {path.name for path in (corpus / "tokenizer").iterdir()}
+  assert {path.name for path in (root / "tokenizer").iterdir()} == {
+    path.name for path in (corpus / "tokenizer").iterdir()
+  }
 
 
 def test_an_evaluation_whose_corpus_has_moved_asks_where_it_is(finished, tmp_path, corpus):  # noqa: F811
@@ -265,7 +345,9 @@ def test_an_evaluation_whose_corpus_has_moved_asks_where_it_is(finished, tmp_pat
   path.write_text(path.read_text().replace(json.dumps(str(corpus)), json.dumps(str(tmp_path / "nowhere"))))
   with pytest.raises(UserError, match="nowhere, the corpus of .*run, is not there; .*--corpus=DIR"):
     run_pretraining.evaluate_model(str(tmp_path / "run"), None, batch_size=8, rows=8)
-  assert run_pretraining.evaluate_model(str(tmp_path / "run"), str(tmp_path / "moved"), batch_size=8, rows=8)["mlm_loss"] > 0
+  assert (
+    run_pretraining.evaluate_model(str(tmp_path / "run"), str(tmp_path / "moved"), batch_size=8, rows=8)["mlm_loss"] > 0
+  )
 
 
 def test_other_data_under_the_same_name_is_refused(tmp_path):
@@ -282,7 +364,9 @@ def test_other_data_under_the_same_name_is_refused(tmp_path):
 
 def test_rows_longer_than_the_model_and_a_missing_corpus_name_the_remedy(tmp_path, corpus):  # noqa: F811
   with pytest.raises(UserError, match="rows of .* have 32 tokens, the model has 16 positions"):
-    run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, "model.max_position_embeddings=16"), tmp_path / "run")
+    run_pretraining.pretrain_run(
+      tiny_run_config(tmp_path, corpus, "model.max_position_embeddings=16"), tmp_path / "run"
+    )
   with pytest.raises(UserError, match="nowhere"):
     run_pretraining.pretrain_run(tiny_run_config(tmp_path, tmp_path / "nowhere"), tmp_path / "run")
   with pytest.raises(UserError, match="data.corpus is empty"):
@@ -300,7 +384,9 @@ def test_an_altered_shard_is_refused_before_training(tmp_path, corpus):  # noqa:
     run_pretraining.pretrain_run(tiny_run_config(tmp_path, copy), tmp_path / "run")
 
 
-def test_a_flipped_bit_in_the_newest_checkpoint_falls_back_to_the_one_before_and_ends_the_same(finished, tmp_path, corpus, capsys):  # noqa: F811
+def test_a_flipped_bit_in_the_newest_checkpoint_falls_back_to_the_one_before_and_ends_the_same(
+  finished, tmp_path, corpus, capsys
+):  # noqa: F811
   """Law 7 as a user meets it."""
   run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, "stop_at_step=18"), tmp_path / "run")
   newest = tmp_path / "run" / "checkpoints" / "18"

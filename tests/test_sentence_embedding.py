@@ -50,20 +50,26 @@ def their_loss(loss, given, labels=None):
 def test_in_batch_negatives_are_multiple_negatives_ranking(texts):
   given, every = vectors(texts), jnp.arange(6 * texts).reshape(6, texts)
   expected = their_loss(theirs.MultipleNegativesRankingLoss(Given(), scale=20.0), given)
-  np.testing.assert_allclose(mean(sentence_embedding.ranking_loss(jnp.asarray(given), rows_of(every), 0.05)), expected, rtol=1e-5)
+  np.testing.assert_allclose(
+    mean(sentence_embedding.ranking_loss(jnp.asarray(given), rows_of(every), 0.05)), expected, rtol=1e-5
+  )
 
 
 def test_cosine_is_cosine_similarity_loss():
   given, scores = vectors(2), np.linspace(0, 1, 6, dtype=np.float32)
   expected = their_loss(theirs.CosineSimilarityLoss(Given()), given, scores)
-  np.testing.assert_allclose(mean(sentence_embedding.cosine_loss(jnp.asarray(given), rows_of(scores))), expected, rtol=1e-5)
+  np.testing.assert_allclose(
+    mean(sentence_embedding.cosine_loss(jnp.asarray(given), rows_of(scores))), expected, rtol=1e-5
+  )
 
 
 def test_triplet_is_triplet_loss():
   given = vectors(3)
   expected = their_loss(theirs.TripletLoss(Given(), triplet_margin=0.7), given)
   assert 0 < expected < 5  # some triplets are within the margin, and some are not
-  np.testing.assert_allclose(mean(sentence_embedding.triplet_loss(jnp.asarray(given), rows_of(None), 0.7)), expected, rtol=1e-5)
+  np.testing.assert_allclose(
+    mean(sentence_embedding.triplet_loss(jnp.asarray(given), rows_of(None), 0.7)), expected, rtol=1e-5
+  )
 
 
 def test_triplets_of_equal_texts_have_a_gradient():
@@ -90,8 +96,16 @@ def test_softmax_is_softmax_loss():
   made = jax.jit(lambda params: task.loss(params, rows, weights, None)[0])(params)
   read = np.asarray(jax.jit(lambda params: model.apply({"params": params}, rows.inputs))(params))
   kept = lambda part: torch.tensor(read[:, part])
-  np.testing.assert_allclose(made, float(loss([{"sentence_embedding": kept(0)}, {"sentence_embedding": kept(1)}],
-                                              torch.tensor(batch["labels"], dtype=torch.int64)).detach()), rtol=1e-5)  # fmt: skip
+  np.testing.assert_allclose(
+    made,
+    float(
+      loss(
+        [{"sentence_embedding": kept(0)}, {"sentence_embedding": kept(1)}],
+        torch.tensor(batch["labels"], dtype=torch.int64),
+      ).detach()
+    ),
+    rtol=1e-5,
+  )
 
 
 def cosines(given):
@@ -100,13 +114,16 @@ def cosines(given):
 
 
 @pytest.mark.parametrize(
-    "labels, left_out",
-    [
-        ([[0, 1], [2, 1], [3, 4], [5, 6], [7, 8], [9, 10]], [(0, 1), (1, 0)]),  # one answer to two questions
-        ([[0, 1], [0, 2], [3, 4], [5, 6], [7, 8], [9, 10]], [(0, 1), (1, 0)]),  # two answers to one question
-        ([[0, 1], [1, 2], [3, 4], [5, 6], [7, 8], [9, 10]], [(1, 0)]),  # a text that is first here and second there
-        ([[0, 1, 20], [2, 3, 1], [4, 5, 21], [6, 7, 22], [8, 9, 23], [10, 11, 24]], [(0, 7)]),  # an answer that is a hard negative elsewhere
-    ],
+  "labels, left_out",
+  [
+    ([[0, 1], [2, 1], [3, 4], [5, 6], [7, 8], [9, 10]], [(0, 1), (1, 0)]),  # one answer to two questions
+    ([[0, 1], [0, 2], [3, 4], [5, 6], [7, 8], [9, 10]], [(0, 1), (1, 0)]),  # two answers to one question
+    ([[0, 1], [1, 2], [3, 4], [5, 6], [7, 8], [9, 10]], [(1, 0)]),  # a text that is first here and second there
+    (
+      [[0, 1, 20], [2, 3, 1], [4, 5, 21], [6, 7, 22], [8, 9, 23], [10, 11, 24]],
+      [(0, 7)],
+    ),  # an answer that is a hard negative elsewhere
+  ],
 )
 def test_a_text_is_no_negative_of_itself(labels, left_out):
   given = vectors(len(labels[0]), seed=1)
@@ -141,7 +158,9 @@ def distance(left, right):
 
 @pytest.fixture(scope="module")
 def in_batch():
-  """(model, params, batch, loss and gradients on one device in one part); with dropout, hard negatives, and a text twice."""
+  """(model, params, batch, loss and gradients on one device in one part); with dropout, hard negatives, and a text
+  twice.
+  """
   model, batch = SentenceModel(CONFIG), packed_batch(3)
   params, _ = drawn(model, "in-batch")
   return model, params, batch, gradients_of(model, params, batch)

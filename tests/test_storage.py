@@ -1,4 +1,6 @@
-"""Paths of run folders: whole files on a file system and in an object store, and what a user is told where one is not reached."""
+"""Paths of run folders: whole files on a file system and in an object store, and what a user is told where one is not
+reached.
+"""
 
 import errno
 import importlib.util
@@ -73,13 +75,19 @@ def test_a_folder_that_is_sent_counts_only_with_its_last_file(store, tmp_path, m
 def test_whatever_a_client_raises_is_an_error_of_the_file(tmp_path):
   with pytest.raises(OSError) as caught, storage.failures("gs://bucket/a"):
     raise RuntimeError("token expired\nmore about it")
-  assert (caught.value.errno, caught.value.strerror, caught.value.filename) == (errno.EIO, "token expired", "gs://bucket/a")
+  assert (caught.value.errno, caught.value.strerror, caught.value.filename) == (
+    errno.EIO,
+    "token expired",
+    "gs://bucket/a",
+  )
   with pytest.raises(RuntimeError), storage.failures(tmp_path):  # a mistake of ours, there
     raise RuntimeError
 
 
 def test_a_store_that_is_not_reached_or_not_known_is_a_clear_refusal(monkeypatch, store):
-  with pytest.raises(UserError, match="s3://bucket/run: a run folder may lie on a file system or in gs://; mount other stores"):
+  with pytest.raises(
+    UserError, match="s3://bucket/run: a run folder may lie on a file system or in gs://; mount other stores"
+  ):
     storage.folder("s3://bucket/run")
   from etils.epath import backend
 
@@ -87,7 +95,9 @@ def test_a_store_that_is_not_reached_or_not_known_is_a_clear_refusal(monkeypatch
     raise RuntimeError("Your default credentials were not found.")
 
   monkeypatch.setattr(backend._FileSystemSpecBackend, "exists", refuse)
-  with pytest.raises(UserError, match="gs://bucket/run cannot be reached: Your default credentials were not found.; check the address"):
+  with pytest.raises(
+    UserError, match="gs://bucket/run cannot be reached: Your default credentials were not found.; check the address"
+  ):
     storage.folder("gs://bucket/run")
 
 

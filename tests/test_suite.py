@@ -20,7 +20,9 @@ FEW = ("finetune.epochs=1", "finetune.max_length=32", "data.batch_size=8", "fine
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, corpus):  # noqa: F811
   folder = tmp_path_factory.mktemp("model")
-  run_pretraining.pretrain_run(tiny_run_config(folder, corpus, "total_steps=2", "optimizer.warmup_steps=0"), folder / "run")
+  run_pretraining.pretrain_run(
+    tiny_run_config(folder, corpus, "total_steps=2", "optimizer.warmup_steps=0"), folder / "run"
+  )
   return str(folder / "run")
 
 
@@ -28,8 +30,10 @@ def model(tmp_path_factory, corpus):  # noqa: F811
 def data(tmp_path):
   """SST-2 and RTE in their native formats, a few lines each."""
   root = tmp_path / "glue"
-  for name, header, line in (("SST-2", "sentence\tlabel", "the array {n} is small\t{y}"),
-                             ("RTE", "index\tsentence1\tsentence2\tlabel", "{n}\tthe list\tthe file {n}\t{name}")):  # fmt: skip
+  for name, header, line in (
+    ("SST-2", "sentence\tlabel", "the array {n} is small\t{y}"),
+    ("RTE", "index\tsentence1\tsentence2\tlabel", "{n}\tthe list\tthe file {n}\t{name}"),
+  ):
     (root / name).mkdir(parents=True)
     for split, count in (("train", 24), ("dev", 8)):
       lines = [line.format(n=n, y=n % 2, name=("entailment", "not_entailment")[n % 2]) for n in range(count)]
@@ -61,25 +65,49 @@ def test_a_task_is_found_by_its_folder_by_a_file_of_its_own_or_where_one_says(da
 
 def test_every_task_runs_under_every_seed_once(model, data, tmp_path, monkeypatch):
   told, ran, plain = [], [], run_finetuning.finetune_run
-  monkeypatch.setattr(run_finetuning, "finetune_run", lambda config, workdir, **more: ran.append(workdir) or plain(config, workdir, **more))
-  results = suite.run_suite(model, ["sst2", "rte", "cola"], [data], str(tmp_path / "jobs"), seeds=2, overrides=FEW, say=told.append)
+  monkeypatch.setattr(
+    run_finetuning,
+    "finetune_run",
+    lambda config, workdir, **more: ran.append(workdir) or plain(config, workdir, **more),
+  )
+  results = suite.run_suite(
+    model, ["sst2", "rte", "cola"], [data], str(tmp_path / "jobs"), seeds=2, overrides=FEW, say=told.append
+  )
   assert len(ran) == 4 and any("no data for cola" in line for line in told)
-  assert [(one.task, one.metric, len(one.values)) for one in results] == [("sst2", "accuracy", 2), ("rte", "accuracy", 2)]
+  assert [(one.task, one.metric, len(one.values)) for one in results] == [
+    ("sst2", "accuracy", 2),
+    ("rte", "accuracy", 2),
+  ]
   assert all(0 <= value <= 1 for one in results for value in one.values)
   assert not list((tmp_path / "jobs").glob("*/*/checkpoints")), "results are kept, states are not"
 
-  again = suite.run_suite(model, ["sst2", "rte"], [data], str(tmp_path / "jobs"), seeds=2, overrides=FEW, say=told.append)
+  again = suite.run_suite(
+    model, ["sst2", "rte"], [data], str(tmp_path / "jobs"), seeds=2, overrides=FEW, say=told.append
+  )
   assert len(ran) == 4 and again == results
   suite.run_suite(model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=3, overrides=FEW, say=told.append)
   assert len(ran) == 5 and ran[-1].endswith("sst2/seed-2")
   with pytest.raises(UserError, match="result of other settings: finetune.epochs: 1.0 there, 2.0 now"):
-    suite.run_suite(model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=1, overrides=(*FEW, "finetune.epochs=2"), say=told.append)
+    suite.run_suite(
+      model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=1, overrides=(*FEW, "finetune.epochs=2"), say=told.append
+    )
 
-  for key, said in (("finetune.max_length=16", "finetune.max_length: 32 there, 16 now"), ("model.hidden_dropout_prob=0.0", "hidden_dropout_prob: 0.1 there, 0.0 now")):
+  for key, said in (
+    ("finetune.max_length=16", "finetune.max_length: 32 there, 16 now"),
+    ("model.hidden_dropout_prob=0.0", "hidden_dropout_prob: 0.1 there, 0.0 now"),
+  ):
     with pytest.raises(UserError, match=said):
       suite.run_suite(model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=1, overrides=(*FEW, key), say=told.append)
   # Rows of 512 are what a model of 32 positions had at 32.
-  suite.run_suite(model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=3, overrides=(*FEW, "finetune.max_length=512"), say=told.append)
+  suite.run_suite(
+    model,
+    ["sst2"],
+    [data],
+    str(tmp_path / "jobs"),
+    seeds=3,
+    overrides=(*FEW, "finetune.max_length=512"),
+    say=told.append,
+  )
 
   (fewer,) = suite.run_suite(model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=1, overrides=FEW, say=told.append)
   assert len(ran) == 5 and len(fewer.values) == 3, "seeds that have finished stay in the figures"
@@ -94,9 +122,14 @@ def test_a_job_is_not_taken_for_one_of_a_model_that_has_trained_on_since(model, 
   jobs, same = str(tmp_path / "jobs"), dict(seeds=1, overrides=FEW, say=lambda text: None)
   shutil.copytree(model, tmp_path / "model")
   suite.run_suite(str(tmp_path / "model"), ["rte"], [data], jobs, **same)
-  suite.run_suite(str(tmp_path / "model"), ["rte"], [f"rte={data}/../glue/RTE"], jobs, **same)  # where its data lie may be said otherwise
+  suite.run_suite(
+    str(tmp_path / "model"), ["rte"], [f"rte={data}/../glue/RTE"], jobs, **same
+  )  # where its data lie may be said otherwise
   (tmp_path / "model" / "checkpoints" / "2").rename(tmp_path / "model" / "checkpoints" / "3")
-  with pytest.raises(UserError, match="holds results of the model .*model at step 2, and now .*model at step 3 is given: give another --jobs"):
+  with pytest.raises(
+    UserError,
+    match="holds results of the model .*model at step 2, and now .*model at step 3 is given: give another --jobs",
+  ):
     suite.run_suite(str(tmp_path / "model"), ["rte"], [data], jobs, **same)
   with pytest.raises(UserError, match="holds results of the model .*, and now .* is given: give another --jobs"):
     suite.run_suite(model, ["rte"], [data], jobs, **same)
@@ -118,14 +151,18 @@ def test_a_job_that_is_stopped_while_its_checkpoints_are_removed_keeps_its_resul
 
 def test_seeds_of_different_examples_have_no_mean(model, data, tmp_path):
   jobs, same, folder = str(tmp_path / "jobs"), dict(overrides=FEW, say=lambda text: None), tmp_path / "glue" / "SST-2"
-  (folder / "train.tsv").write_text("\n".join(["sentence\tlabel", *(f"the array {n}\t{n % 2}" for n in range(80))]) + "\n")
+  (folder / "train.tsv").write_text(
+    "\n".join(["sentence\tlabel", *(f"the array {n}\t{n % 2}" for n in range(80))]) + "\n"
+  )
   suite.run_suite(model, ["sst2"], [data], jobs, seeds=1, **same)
   whole = (folder / "dev.tsv").read_text()
   (folder / "dev.tsv").write_text(whole + "one more\t1\n")
   with pytest.raises(UserError, match=r"result of other settings: .*dev.tsv: '[0-9a-f]{16}' there, '[0-9a-f]{16}' now"):
     suite.run_suite(model, ["sst2"], [data], jobs, seeds=2, **same)
   (folder / "dev.tsv").unlink()
-  with pytest.raises(UserError, match="sst2: its seeds in .* were trained or judged on different examples, so their mean says nothing"):
+  with pytest.raises(
+    UserError, match="sst2: its seeds in .* were trained or judged on different examples, so their mean says nothing"
+  ):
     suite.run_suite(model, ["sst2"], [data], jobs, seeds=2, **same)
 
 
@@ -133,10 +170,14 @@ def test_what_a_figure_was_measured_by_and_on_decides_what_stands_beside_it(mode
   jobs, same = str(tmp_path / "jobs"), dict(seeds=1, say=lambda text: None)
   (one,) = suite.run_suite(model, ["rte"], [data], jobs, overrides=(*FEW, "finetune.metric=mcc"), **same)
   assert one.metric == "mcc" and one.published is None and "66.4" not in suite.table([one])
-  assert suite.TASKS["rte"].published is None or one._replace(metric="accuracy").published == suite.TASKS["rte"].published
+  assert (
+    suite.TASKS["rte"].published is None or one._replace(metric="accuracy").published == suite.TASKS["rte"].published
+  )
   (tmp_path / "glue" / "RTE" / "dev.tsv").unlink()
   table = (tmp_path / "glue" / "RTE" / "train.tsv").read_text().splitlines()
-  (tmp_path / "glue" / "RTE" / "train.tsv").write_text("\n".join(table + [f"{n}\tthe array {n}\tthe file\tentailment" for n in range(40)]) + "\n")
+  (tmp_path / "glue" / "RTE" / "train.tsv").write_text(
+    "\n".join(table + [f"{n}\tthe array {n}\tthe file\tentailment" for n in range(40)]) + "\n"
+  )
   (held,) = suite.run_suite(model, ["rte"], [data], str(tmp_path / "held"), overrides=FEW, **same)
   assert held.held_out and not one.held_out
   shown = (tmp_path / "held" / "results.md").read_text()
@@ -152,8 +193,14 @@ def test_a_job_is_not_taken_for_one_of_an_export_whose_weights_were_replaced(mod
   suite.run_suite(str(export), ["rte"], [data], jobs, **same)
   weights = safetensors.numpy.load_file(export / "model.safetensors")
   first = min(weights)
-  safetensors.numpy.save_file(weights | {first: weights[first] + 1}, export / "model.safetensors", metadata={"format": "pt"})
-  with pytest.raises(UserError, match="holds results of the model .*export at weights [0-9a-f]{16}, and now .*export at weights [0-9a-f]{16} is given"):
+  safetensors.numpy.save_file(
+    weights | {first: weights[first] + 1}, export / "model.safetensors", metadata={"format": "pt"}
+  )
+  with pytest.raises(
+    UserError,
+    match="holds results of the model .*export at weights [0-9a-f]{16}, and now .*export at weights [0-9a-f]{16} is "
+    "given",
+  ):
     suite.run_suite(str(export), ["rte"], [data], jobs, **same)
   (tmp_path / "jobs" / "results.json").unlink()
   with pytest.raises(UserError, match="init_from: '.*export at weights"):
@@ -164,7 +211,9 @@ def test_a_task_that_cannot_be_run_keeps_none_of_the_others_from_running(model, 
   dev = tmp_path / "glue" / "SST-2" / "dev.tsv"
   dev.write_text(dev.read_text() + "strange\t7\n")
   said = []
-  with pytest.raises(UserError, match=r"sst2: .*dev.tsv has labels that do not occur in .*: 7.*; the others are in .*results.md"):
+  with pytest.raises(
+    UserError, match=r"sst2: .*dev.tsv has labels that do not occur in .*: 7.*; the others are in .*results.md"
+  ):
     suite.run_suite(model, ["sst2", "rte"], [data], str(tmp_path / "jobs"), seeds=1, overrides=FEW, say=said.append)
   assert list(json.loads((tmp_path / "jobs" / "results.json").read_text())["tasks"]) == ["rte"]
   assert any(line.startswith("sst2 is left out: ") for line in said)
@@ -180,7 +229,21 @@ def test_the_time_of_a_job_is_that_of_all_its_attempts(tmp_path):
 
 def test_with_json_everything_else_goes_to_the_other_stream(model, data, tmp_path, capsys):
   flags = [f"--config.{key}" for key in FEW]
-  assert main(["evaluate", f"--model={model}", "--suite=rte", f"--data={data}", "--seeds=1", f"--jobs={tmp_path / 'jobs'}", "--json", *flags]) == 0
+  assert (
+    main(
+      [
+        "evaluate",
+        f"--model={model}",
+        "--suite=rte",
+        f"--data={data}",
+        "--seeds=1",
+        f"--jobs={tmp_path / 'jobs'}",
+        "--json",
+        *flags,
+      ]
+    )
+    == 0
+  )
   shown = capsys.readouterr()
   assert list(json.loads(shown.out)["tasks"]) == ["rte"] and "eval at" in shown.err
 

@@ -52,7 +52,11 @@ def test_words_that_the_model_does_not_know_are_not_counted(trained):
 
 def test_similarity_is_spearman_of_the_cosines(trained):
   model = inference.load_model(trained)
-  first, second, scores = ["the array", "a small file", "this list", "one key"], ["the file", "a large name", "this list", "two"], np.array([1.0, 0.5, 5.0, 2.0])
+  first, second, scores = (
+    ["the array", "a small file", "this list", "one key"],
+    ["the file", "a large name", "this list", "two"],
+    np.array([1.0, 0.5, 5.0, 2.0]),
+  )
   found = zero_shot.similarity(model, first, second, scores)
   assert set(found) == {"cls", "pooler", "mean", "max"}
   for pooling, value in found.items():

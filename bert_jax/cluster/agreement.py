@@ -1,4 +1,5 @@
-"""What several processes must decide alike, through the coordination service: no devices are needed, and nothing hangs in a collective.
+"""What several processes must decide alike, through the coordination service: no devices are needed, and nothing hangs
+in a collective.
 
 Every function here is called by all processes in the same order; the calls are
 numbered, and the number is part of the key. A process that is alone decides
@@ -70,7 +71,11 @@ def _failures(mine: Exception | None) -> dict[int, dict[str, Any]]:
   """Process number -> what failed there."""
   client, folder = distributed.client(), f"bert_jax/together/{next(_calls)}"
   if mine is not None:
-    record = {"host": distributed.host_name(), "message": str(mine) or type(mine).__name__, "user": isinstance(mine, UserError)}
+    record = {
+      "host": distributed.host_name(),
+      "message": str(mine) or type(mine).__name__,
+      "user": isinstance(mine, UserError),
+    }
     client.key_value_set(f"{folder}/{jax.process_index()}", json.dumps(record))
   client.wait_at_barrier(folder.replace("/", "-"), _TIMEOUT_MS)
   return {int(key.rpartition("/")[2]): json.loads(value) for key, value in client.key_value_dir_get(folder)}

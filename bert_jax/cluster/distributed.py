@@ -45,10 +45,10 @@ class Cluster(NamedTuple):
 
 
 def detect(
-    coordinator: str | None = None,
-    num_processes: int | None = None,
-    process_id: int | None = None,
-    environ: Mapping[str, str] = os.environ,
+  coordinator: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  environ: Mapping[str, str] = os.environ,
 ) -> Cluster:
   """Finds out who takes part: from the arguments, else from VARIABLES, else from the scheduler, else alone.
 
@@ -65,7 +65,7 @@ def detect(
 
 
 def initialize(
-    cluster: Cluster, *, connect_seconds: int, heartbeat_seconds: int, on_lost: Callable[[], None] | None = None
+  cluster: Cluster, *, connect_seconds: int, heartbeat_seconds: int, on_lost: Callable[[], None] | None = None
 ) -> None:
   """Starts JAX's coordination service among the processes; to be called before JAX's first use.
 
@@ -76,8 +76,8 @@ def initialize(
     cluster: from `detect`; with several processes, all of them have met before (rendezvous.py).
     connect_seconds: after which JAX gives up.
     heartbeat_seconds: silence after which a process counts as lost.
-    on_lost: called in a thread of JAX's when it has lost process 0, or hears from there that another one is lost; JAX ends this
-      process when it returns. None: JAX ends it at once, with a C++ stack trace and exit code 134.
+    on_lost: called in a thread of JAX's when it has lost process 0, or hears from there that another one is lost; JAX
+      ends this process when it returns. None: JAX ends it at once, with a C++ stack trace and exit code 134.
   """
   where = {}
   if cluster.num_processes == 1:
@@ -87,10 +87,15 @@ def initialize(
   already_used = contextlib.nullcontext() if cluster.num_processes > 1 else contextlib.suppress(RuntimeError)
   with already_used, _calling(on_lost) if on_lost else contextlib.nullcontext():
     jax.distributed.initialize(
-        cluster.coordinator, cluster.num_processes, cluster.process_id, local_device_ids=cluster.local_device_ids,
-        initialization_timeout=connect_seconds, heartbeat_timeout_seconds=heartbeat_seconds,
-        shutdown_timeout_seconds=heartbeat_seconds, **where,
-    )  # fmt: skip
+      cluster.coordinator,
+      cluster.num_processes,
+      cluster.process_id,
+      local_device_ids=cluster.local_device_ids,
+      initialization_timeout=connect_seconds,
+      heartbeat_timeout_seconds=heartbeat_seconds,
+      shutdown_timeout_seconds=heartbeat_seconds,
+      **where,
+    )
 
 
 @contextlib.contextmanager
@@ -98,14 +103,17 @@ def _calling(on_lost: Callable[[], None]) -> Iterator[None]:
   """A context in which JAX's client of the coordination service is made with a callback of ours.
 
   jaxlib takes a callback, but cannot hand it the status in Python (0.10.2; std::bad_cast), and that exception
-  of C++, which nobody catches, would end the process. What C++ calls then can be set, and is the second way to `on_lost`.
+  of C++, which nobody catches, would end the process. What C++ calls then can be set, and is the second way to
+  `on_lost`.
   """
   if not _before_terminate(b"St8bad_cast", on_lost):
     yield
     return
   jaxlib, make_client = jax_distributed._jax, jax_distributed._jax.get_distributed_runtime_client
   callback = lambda status: (on_lost(), os.abort())
-  jaxlib.get_distributed_runtime_client = lambda *args, **kwargs: make_client(*args, missed_heartbeat_callback=callback, **kwargs)
+  jaxlib.get_distributed_runtime_client = lambda *args, **kwargs: make_client(
+    *args, missed_heartbeat_callback=callback, **kwargs
+  )
   try:
     yield
   finally:
@@ -116,7 +124,9 @@ _terminate_handlers = []  # C++ keeps no reference
 
 
 def _before_terminate(kind: bytes, call: Callable[[], None]) -> bool:
-  """Sees to it that `call` is called where an uncaught exception of C++ of this kind ends the process, before it does. False where that cannot be."""
+  """Sees to it that `call` is called where an uncaught exception of C++ of this kind ends the process, before it does.
+  False where that cannot be.
+  """
   handler_type = ctypes.CFUNCTYPE(None)
   try:
     cxx = ctypes.CDLL("libstdc++.so.6")
@@ -138,7 +148,9 @@ def _before_terminate(kind: bytes, call: Callable[[], None]) -> bool:
 
 
 def keep_stdout_for_python() -> None:
-  """From now on nothing but Python writes to standard output: Gloo, which connects CPUs, has a line there for every connection."""
+  """From now on nothing but Python writes to standard output: Gloo, which connects CPUs, has a line there for every
+  connection.
+  """
   sys.stdout.flush()
   own = os.dup(1)
   os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -160,10 +172,14 @@ def _checked(coordinator, num_processes, process_id, source: str, names: tuple[s
   values = (coordinator, num_processes, process_id)
   missing = [name for name, value in zip(names, values) if value is None]
   if missing:
-    raise UserError(f"{', '.join(names)} belong together; {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not given")
+    raise UserError(
+      f"{', '.join(names)} belong together; {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not given"
+    )
   host, _, port = str(coordinator).rpartition(":")
   if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-    raise UserError(f"{names[0]}={coordinator}: expected HOST:PORT, a port of process 0 that the others can reach, as in node-0:8476")
+    raise UserError(
+      f"{names[0]}={coordinator}: expected HOST:PORT, a port of process 0 that the others can reach, as in node-0:8476"
+    )
   try:
     count, own = int(num_processes), int(process_id)
   except ValueError:
@@ -174,8 +190,12 @@ def _checked(coordinator, num_processes, process_id, source: str, names: tuple[s
 
 
 def _scheduled() -> Cluster | None:
-  """What Slurm, Kubernetes, Open MPI or TPU metadata say, or None where there is none of them (or only this process)."""
-  kind = next((kind for kind in clusters.ClusterEnv._cluster_types if not kind.opt_in_only_method and kind.is_env_present()), None)
+  """What Slurm, Kubernetes, Open MPI or TPU metadata say, or None where there is none of them (or only this
+  process).
+  """
+  kind = next(
+    (kind for kind in clusters.ClusterEnv._cluster_types if not kind.opt_in_only_method and kind.is_env_present()), None
+  )
   if kind is None:
     return None
   name = "tpu" if "tpu" in kind.name else {"k8s": "kubernetes"}.get(kind.name, kind.name)
@@ -183,8 +203,8 @@ def _scheduled() -> Cluster | None:
     found = clusters.ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, 60)
   except Exception as error:  # a metadata server or an API that does not answer as expected
     raise UserError(
-        f"this looks like {name}, but asking it for the processes of the run failed ({type(error).__name__}: {error}); "
-        f"say it yourself: {', '.join(VARIABLES)}"
+      f"this looks like {name}, but asking it for the processes of the run failed ({type(error).__name__}: {error}); "
+      f"say it yourself: {', '.join(VARIABLES)}"
     ) from error
   coordinator, count, own, local = found
   if count is None or count == 1:

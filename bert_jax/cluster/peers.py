@@ -37,7 +37,17 @@ _OWN_VERDICT_SECONDS = 1.0
 _FAREWELL_SECONDS = 5.0
 _EVENT_SECONDS = 2.0  # a file system may hang, too
 # How the loss of a peer reads in an error of the runtime: Gloo on CPU, NCCL on GPU, gRPC for the rest.
-_SIGNS = ("Gloo", "NCCL", "Connection closed by peer", "Connection reset", "UNAVAILABLE", "heartbeat", "Socket closed", "CANCELLED", "ABORTED")
+_SIGNS = (
+  "Gloo",
+  "NCCL",
+  "Connection closed by peer",
+  "Connection reset",
+  "UNAVAILABLE",
+  "heartbeat",
+  "Socket closed",
+  "CANCELLED",
+  "ABORTED",
+)
 _AGAIN = "Start the run again: it goes on from its newest checkpoint"
 _GONE = "another process of this run is gone"  # tools/goodput.py knows such an end by these words
 _GOODBYE = {"goodbye": True}
@@ -50,12 +60,15 @@ class PeerLost(Exception):
 class Peers:
   """Watches the other processes. Use as a context manager around a run; alone, it does nothing."""
 
-  def __init__(self, number: int = 0, hosts: Sequence[str] = (), connections: Mapping[int, socket.socket] | None = None):
+  def __init__(
+    self, number: int = 0, hosts: Sequence[str] = (), connections: Mapping[int, socket.socket] | None = None
+  ):
     """
     Args:
       number: of this process.
       hosts: the names of the machines of all processes.
-      connections: by process number, open ones (rendezvous.meet): of process 0 to all others, of the others to process 0.
+      connections: by process number, open ones (rendezvous.meet): of process 0 to all others, of the others to process
+        0.
     """
     self.on_told: Callable[[str], None] = lambda message: None  # hears why this process is about to end, before it does
     self._number, self._hosts = number, hosts
@@ -97,13 +110,22 @@ class Peers:
     self._farewell()
 
   def explain(self, error: Exception) -> Exception:
-    """PeerLost where an error of the runtime comes from a peer's death, if nobody has come to know more about it; else the error."""
-    if isinstance(error, (UserError, PeerLost)) or jax.process_count() == 1 or not any(sign in str(error) for sign in _SIGNS):
+    """PeerLost where an error of the runtime comes from a peer's death, if nobody has come to know more about it; else
+    the error.
+    """
+    if (
+      isinstance(error, (UserError, PeerLost))
+      or jax.process_count() == 1
+      or not any(sign in str(error) for sign in _SIGNS)
+    ):
       return error
     first_line = " ".join(str(error).split())[:200]
     if "context initialization failed" in first_line:
-      return UserError(f"the processes have met but cannot connect to each other ({first_line}). On CPU, each host's own name, here "
-                       f"{distributed.host_name()}, must stand for an address that the others can reach: look at /etc/hosts on all of them")  # fmt: skip
+      return UserError(
+        f"the processes have met but cannot connect to each other ({first_line}). On CPU, each host's own name, here "
+        f"{distributed.host_name()}, must stand for an address that the others can reach: look at /etc/hosts on all "
+        "of them"
+      )
     self._alarm.set()
     time.sleep(_FAREWELL_SECONDS)  # the thread ends this process here, if it finds out who is gone
     message = f"{_GONE} ({first_line}). {_AGAIN}"
@@ -111,7 +133,9 @@ class Peers:
     return PeerLost(message)
 
   def on_lost(self) -> None:
-    """For JAX, which calls it in a thread of its own when it has lost a process: ends this one, unless it is just ending anyway."""
+    """For JAX, which calls it in a thread of its own when it has lost a process: ends this one, unless it is just
+    ending anyway.
+    """
     self._alarm.set()
     time.sleep(_FAREWELL_SECONDS)  # our own thread knows more, and is given the time to say it
     self._end(f"{_GONE}, says JAX, and not which. {_AGAIN}", EXIT_PEER_LOST)
@@ -148,7 +172,10 @@ class Peers:
       if not self._stopped.wait(_OWN_VERDICT_SECONDS):
         self._end(message["message"], message["code"])
     if not received:
-      self._lost(number, "its connection closed without a word: it was killed, or has crashed, or its machine went down. Look at its log")
+      self._lost(
+        number,
+        "its connection closed without a word: it was killed, or has crashed, or its machine went down. Look at its log",
+      )
     return bool(received)
 
   def _name_the_silent(self) -> None:
@@ -211,7 +238,11 @@ def _word(line: bytes) -> dict[str, Any] | None:
   """What a line says; None for a beat, and for what none of ours would send: the listening goes on."""
   try:
     message = json.loads(line)
-    return message if message == _GOODBYE or (isinstance(message["message"], str) and isinstance(message["code"], int)) else None
+    return (
+      message
+      if message == _GOODBYE or (isinstance(message["message"], str) and isinstance(message["code"], int))
+      else None
+    )
   except (ValueError, LookupError, TypeError):
     return None
 

@@ -49,7 +49,8 @@ class Preemption:
   def while_starting(self, leave: Callable[[], None]) -> Iterator[None]:
     """Interrupts what the main thread does in this block as soon as the processes are told to stop.
 
-    A corpus may be prepared or copied here, for hours. What is under way sees a KeyboardInterrupt, and leaves what it has finished.
+    A corpus may be prepared or copied here, for hours. What is under way sees a KeyboardInterrupt, and leaves what it
+    has finished.
 
     Args:
       leave: called in a thread, and has to end the process, where that does not end the block in time.

@@ -37,11 +37,20 @@ def introduce(config: dict[str, Any], workdir: str) -> dict[str, Any]:
     workdir: the run folder as it was given.
   """
   versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
-  return {"host": host_name(), "config": config, "workdir": workdir, "code": code_fingerprint(), "versions": versions, "time": time.time()}
+  return {
+    "host": host_name(),
+    "config": config,
+    "workdir": workdir,
+    "code": code_fingerprint(),
+    "versions": versions,
+    "time": time.time(),
+  }
 
 
 def code_fingerprint() -> str:
-  """SHA-256 over the source of this package, 12 hexadecimal digits: the same code gives the same, wherever it is installed."""
+  """SHA-256 over the source of this package, 12 hexadecimal digits: the same code gives the same, wherever it is
+  installed.
+  """
   root = pathlib.Path(bert_jax.__file__).parent
   digest = hashlib.sha256()
   for path in sorted(root.rglob("*.py")):
@@ -50,7 +59,7 @@ def code_fingerprint() -> str:
 
 
 def meet(
-    cluster: Cluster, introduction: dict[str, Any], *, seconds: float, keep: dict[int, socket.socket] | None = None
+  cluster: Cluster, introduction: dict[str, Any], *, seconds: float, keep: dict[int, socket.socket] | None = None
 ) -> list[dict[str, Any]]:
   """What all processes say of themselves, in the order of their numbers.
 
@@ -58,8 +67,8 @@ def meet(
     cluster: who is expected.
     introduction: what this process says, any JSON.
     seconds: how long to wait.
-    keep: takes the open connections by process number, on process 0 those to all others, on the others that to process 0;
-      None: they are closed.
+    keep: takes the open connections by process number, on process 0 those to all others, on the others that to process
+      0; None: they are closed.
 
   Raises:
     UserError: process 0 could not be reached, or somebody did not come; the same on every process that came.
@@ -88,26 +97,35 @@ def check_alike(introductions: list[dict[str, Any]]) -> None:
     if other["workdir"] != first["workdir"]:
       different.append(f"{who} has --workdir={other['workdir']}, process 0 {first['workdir']}")
     if other["versions"] != first["versions"]:
-      packages = [f"{name} {other['versions'].get(name)} (process 0: {version})"
-                  for name, version in first["versions"].items() if other["versions"].get(name) != version]  # fmt: skip
+      packages = [
+        f"{name} {other['versions'].get(name)} (process 0: {version})"
+        for name, version in first["versions"].items()
+        if other["versions"].get(name) != version
+      ]
       different.append(f"{who} has {', '.join(packages)}")
     elif other["code"] != first["code"]:
       different.append(f"{who} runs other code of bert_jax, fingerprint {other['code']}, process 0 {first['code']}")
   if different:
     more = f"\n  … and {len(different) - 8} more" if len(different) > 8 else ""
     listed = "".join(f"\n  {line}" for line in different[:8])
-    raise UserError(f"the processes of this run were not started alike:{listed}{more}\n"
-                    "Start all of them with the same command and the same installation")  # fmt: skip
+    raise UserError(
+      f"the processes of this run were not started alike:{listed}{more}\n"
+      "Start all of them with the same command and the same installation"
+    )
 
 
-Met = tuple[list[dict[str, Any]], dict[int, socket.socket]]  # what all say of themselves, and open connections by process number
+Met = tuple[
+  list[dict[str, Any]], dict[int, socket.socket]
+]  # what all say of themselves, and open connections by process number
 
 
 def _gather(cluster: Cluster, introduction: dict[str, Any], seconds: float) -> Met:
   """Process 0: waits for everybody, then answers everybody."""
   deadline, refusal = time.monotonic() + seconds, ""
   received: dict[socket.socket, bytes] = {}  # of all that are connected, strangers among them
-  here: dict[socket.socket | None, dict[str, Any]] = {None: {"process": 0, "processes": cluster.num_processes, "about": introduction}}
+  here: dict[socket.socket | None, dict[str, Any]] = {
+    None: {"process": 0, "processes": cluster.num_processes, "about": introduction}
+  }
   with _listen(cluster, deadline) as listener, selectors.DefaultSelector() as selector:
     selector.register(listener, selectors.EVENT_READ)
     while len(here) < cluster.num_processes and not refusal and (left := deadline - time.monotonic()) > 0:
@@ -120,7 +138,9 @@ def _gather(cluster: Cluster, introduction: dict[str, Any], seconds: float) -> M
           continue
         connection, part = key.fileobj, _receive(key.fileobj)
         received[connection] += part
-        if not part or len(received[connection]) > MAX_LINE:  # a port scanner, a health check; or a process that has ended again
+        if (
+          not part or len(received[connection]) > MAX_LINE
+        ):  # a port scanner, a health check; or a process that has ended again
           selector.unregister(connection)
           connection.close()
           del received[connection]
@@ -132,8 +152,11 @@ def _gather(cluster: Cluster, introduction: dict[str, Any], seconds: float) -> M
   missing = [number for number in range(cluster.num_processes) if number not in numbers]
   if missing and not refusal:
     there = ", ".join(f"{number} ({about['host']})" for number, about in sorted(numbers.items()))
-    refusal = (f"waited {seconds:.0f} s at {cluster.coordinator} for {_numbers(missing)} of {cluster.num_processes}; {there} came. "
-               "Look at the logs of those that are missing, and whether they can reach that address")  # fmt: skip
+    refusal = (
+      f"waited {seconds:.0f} s at {cluster.coordinator} for {_numbers(missing)} of {cluster.num_processes}; {there} "
+      "came. "
+      "Look at the logs of those that are missing, and whether they can reach that address"
+    )
   introductions = [] if refusal else [numbers[number] for number in range(cluster.num_processes)]
   connections = {}
   for connection in received:
@@ -162,8 +185,11 @@ def _refusal(message: dict[str, Any], here: list[dict[str, Any]], num_processes:
   """Why process 0 cannot take a process in beside those that are here (itself the first); empty where it can."""
   number, count, host = message["process"], message["processes"], message["about"]["host"]
   if count != num_processes:
-    return (f"process {number} on {host} was told of {count} processes, process 0 on {here[0]['about']['host']} of {num_processes}; "
-            "give all of them the same number")  # fmt: skip
+    return (
+      f"process {number} on {host} was told of {count} processes, process 0 on {here[0]['about']['host']} of "
+      f"{num_processes}; "
+      "give all of them the same number"
+    )
   twin = next((other["about"]["host"] for other in here if other["process"] == number), None)
   if twin is not None:
     first, second = sorted((twin, host))  # whichever came first
@@ -192,8 +218,11 @@ def _report(cluster: Cluster, introduction: dict[str, Any], seconds: float) -> M
       reason = "what answers there is no process of this run, or ended while it waited for the others"
     time.sleep(min(0.2, max(0.0, left)))
   raise UserError(
-      f"process {cluster.process_id} of {cluster.num_processes} on {introduction['host']} waited {seconds:.0f} s for process 0 "
-      f"at {cluster.coordinator}: {reason}. Look whether process 0 runs, whether that is its address, and whether a firewall closes the port"
+    f"process {cluster.process_id} of {cluster.num_processes} on {introduction['host']} waited {seconds:.0f} s for "
+    "process 0 "
+    f"at {cluster.coordinator}: {reason}. Look whether process 0 runs, whether that is its address, and whether a "
+    "firewall closes the "
+    "port"
   )
 
 
@@ -210,7 +239,10 @@ def _listen(cluster: Cluster, deadline: float) -> socket.socket:
       return socket.create_server((where, int(port)), backlog=1024, **options)
     except OSError as error:
       if time.monotonic() > deadline:
-        raise UserError(f"process 0 cannot listen at port {port} ({error.strerror or error}); choose another port, or end what holds it") from error
+        raise UserError(
+          f"process 0 cannot listen at port {port} ({error.strerror or error}); choose another port, or end what "
+          "holds it"
+        ) from error
     time.sleep(0.2)
 
 

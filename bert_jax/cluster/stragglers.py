@@ -38,7 +38,9 @@ class HostTimes(NamedTuple):
 
 
 def share(own_seconds: float) -> HostTimes | None:
-  """Tells this process's own seconds per step; on the first process, what all have told last (None elsewhere, and alone)."""
+  """Tells this process's own seconds per step; on the first process, what all have told last (None elsewhere, and
+  alone).
+  """
   if jax.process_count() == 1:
     return None
   client = distributed.client()

@@ -18,26 +18,27 @@ from bert_jax.errors import EXIT_STALLED, print_at_once
 
 # A step may take so many times as long as the slowest so far before it counts as stuck.
 PATIENCE = 10
-# The thread needs Python's lock. Where native code holds it for ever, C code ends the process, so much later and with exit code 1.
+# The thread needs Python's lock. Where native code holds it for ever, C code ends the process, so much later and with
+# exit code 1.
 _LAST_RESORT_SECONDS = 60.0
 
 
 class Watchdog:
   """Ends the process where `beat` is not called in time. Use as a context manager around a run.
 
-      with Watchdog(start_seconds=3600, step_seconds=600, dump=path, on_stall=tell) as watchdog:
-        …                # loading, compiling: may take start_seconds
-        watchdog.beat()  # the first step is done; the next beat may take step_seconds
+  with Watchdog(start_seconds=3600, step_seconds=600, dump=path, on_stall=tell) as watchdog:
+    …                # loading, compiling: may take start_seconds
+    watchdog.beat()  # the first step is done; the next beat may take step_seconds
   """
 
   def __init__(
-      self,
-      *,
-      start_seconds: float,
-      step_seconds: float,
-      dump: pathlib.Path,
-      on_stall: Callable[[float], None] = lambda seconds: None,
-      end: Callable[[int], None] = os._exit,
+    self,
+    *,
+    start_seconds: float,
+    step_seconds: float,
+    dump: pathlib.Path,
+    on_stall: Callable[[float], None] = lambda seconds: None,
+    end: Callable[[int], None] = os._exit,
   ):
     """
     Args:
@@ -85,8 +86,12 @@ class Watchdog:
         return
 
   def _stall(self, silence: float) -> None:
-    print_at_once(f"error: nothing has happened for {silence:.0f} s (limit {self._limit:.0f} s): this process is ended, so that the run can be "
-                  f"started again. The stacks of its threads follow, and are in {self._dump}. Keys: watchdog.start_seconds, watchdog.step_seconds")  # fmt: skip
+    print_at_once(
+      f"error: nothing has happened for {silence:.0f} s (limit {self._limit:.0f} s): this process is ended, so that "
+      "the run can be "
+      f"started again. The stacks of its threads follow, and are in {self._dump}. Keys: watchdog.start_seconds, "
+      "watchdog.step_seconds"
+    )
     with contextlib.suppress(Exception):
       faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
     with contextlib.suppress(Exception):

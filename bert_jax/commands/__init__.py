@@ -22,7 +22,9 @@ def start_jax() -> None:
 
 
 def start_cluster(config, options: argparse.Namespace):
-  """JAX, ready to train what a config says: the processes of the run, found out or as the flags say (distributed.Cluster)."""
+  """JAX, ready to train what a config says: the processes of the run, found out or as the flags say
+  (distributed.Cluster).
+  """
   if config.deterministic:  # has to stand before JAX starts its GPU backend
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
 
@@ -35,10 +37,14 @@ def start_cluster(config, options: argparse.Namespace):
   return cluster
 
 
-def add_key_flags(parser: argparse.ArgumentParser, flags: dict[str, str], groups: tuple[str, ...], meanings: dict[str, str] = {}) -> None:
-  """Flags of a command that trains without a config file: --FLAG for each of `flags`, which says what key it sets; --workdir; those of processes.
+def add_key_flags(
+  parser: argparse.ArgumentParser, flags: dict[str, str], groups: tuple[str, ...], meanings: dict[str, str] = {}
+) -> None:
+  """Flags of a command that trains without a config file: --FLAG for each of `flags`, which says what key it sets;
+  --workdir; those of processes.
 
-  The help lists all keys that begin with one of `groups`; `meanings` explains a flag where it means something else than its key does elsewhere.
+  The help lists all keys that begin with one of `groups`; `meanings` explains a flag where it means something else than
+  its key does elsewhere.
   """
   from bert_jax import config as configs
 
@@ -51,7 +57,13 @@ def add_key_flags(parser: argparse.ArgumentParser, flags: dict[str, str], groups
   parser.epilog += f"\n\nconfig keys that matter here, each set by --config.KEY=VALUE:\n{keys}"
 
 
-def train_by_flags(options: argparse.Namespace, flags: dict[str, str], make_config: Callable, train: Callable, finished: Callable = lambda config: None) -> int:
+def train_by_flags(
+  options: argparse.Namespace,
+  flags: dict[str, str],
+  make_config: Callable,
+  train: Callable,
+  finished: Callable = lambda config: None,
+) -> int:
   """Trains what flags and keys say, and prints how good the best checkpoint is. Returns the exit code.
 
   Args:
@@ -78,8 +90,11 @@ def train_by_flags(options: argparse.Namespace, flags: dict[str, str], make_conf
 
 def print_best(workdir: str, result: dict) -> None:
   """The last lines of a run: how good its best checkpoint is, and where it lies."""
-  print(f"\nBest on the examples held back, by {result['metric']}: step {result['step']:,}" if result["metrics"] else
-        f"\nThe newest checkpoint, step {result['step']:,}: there was nothing to judge by")  # fmt: skip
+  print(
+    f"\nBest on the examples held back, by {result['metric']}: step {result['step']:,}"
+    if result["metrics"]
+    else f"\nThe newest checkpoint, step {result['step']:,}: there was nothing to judge by"
+  )
   for name, value in result["metrics"].items():
     print(f"  {name:<14} {value:.4f}")
   print(f"In {workdir}: checkpoints, metrics, result.json")
@@ -128,7 +143,11 @@ def read_lines(path: str, remedy: str = "") -> list[str]:
     try:
       lines.append(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:
-      raise UserError(f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); convert the file first, as with `iconv -f gb18030 -t utf-8 FILE > NEW`") from error
+      raise UserError(
+        f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); convert the file first, as with "
+        "`iconv -f gb18030 -t utf-8 FILE > "
+        "NEW`"
+      ) from error
   if not lines:
     raise UserError(f"--input={path} is empty: a text in each line is expected")
   if is_table(path):
@@ -144,14 +163,18 @@ def write_for_user(flag: str, path: str, text: str) -> None:
   try:
     atomic.write_text(path, text)
   except OSError as error:
-    raise UserError(f"cannot write {flag}={path}: {error.strerror or error}; choose another place, or make room") from error
+    raise UserError(
+      f"cannot write {flag}={path}: {error.strerror or error}; choose another place, or make room"
+    ) from error
 
 
 def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
   """The flags that say which processes make up a run; see cluster.distributed.detect."""
   group = parser.add_argument_group(
-      "several processes", "found out by itself under Slurm, on TPU pods and on Kubernetes; else by these flags, or by "
-      "BERT_JAX_COORDINATOR, BERT_JAX_NUM_PROCESSES and BERT_JAX_PROCESS_ID")  # fmt: skip
+    "several processes",
+    "found out by itself under Slurm, on TPU pods and on Kubernetes; else by these flags, or by "
+    "BERT_JAX_COORDINATOR, BERT_JAX_NUM_PROCESSES and BERT_JAX_PROCESS_ID",
+  )
   group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 can be reached")
   group.add_argument("--num_processes", type=int, metavar="N", help="how many processes there are")
   group.add_argument("--process_id", type=int, metavar="I", help="which of them this is, from 0 to N - 1")
@@ -173,8 +196,12 @@ def note_cut(model, texts: Sequence[str], pairs: Sequence[str] | None = None) ->
 
   cut = labelling.count_cut(model, texts, pairs)
   if cut:
-    print(f"note: {cut:,} of {len(texts):,} {'pairs' if pairs else 'texts'} are longer than the {model.max_length} tokens that the model takes, [CLS] and "
-          "[SEP] included, and lost their end", file=sys.stderr)  # fmt: skip
+    print(
+      f"note: {cut:,} of {len(texts):,} {'pairs' if pairs else 'texts'} are longer than the {model.max_length} tokens "
+      "that the model takes, [CLS] and "
+      "[SEP] included, and lost their end",
+      file=sys.stderr,
+    )
 
 
 def note_unknown_words(model, texts: Sequence[str]) -> None:
@@ -184,4 +211,7 @@ def note_unknown_words(model, texts: Sequence[str]) -> None:
   ids = [token for text in encode_batch(model.tokenizer, list(texts)) for token in text]
   unknown = ids.count(model.tokenizer.special.unk)
   if 2 * unknown > len(ids):
-    print(f"note: {unknown / len(ids):.0%} of the tokens are [UNK]: the vocabulary of this model does not know such text", file=sys.stderr)
+    print(
+      f"note: {unknown / len(ids):.0%} of the tokens are [UNK]: the vocabulary of this model does not know such text",
+      file=sys.stderr,
+    )

@@ -5,7 +5,11 @@ import json
 import os
 import sys
 
-HELP = "how fast a training step is on this machine: tokens/s, MFU, memory, where the time goes; beside other settings, or transformers"
+HELP = (
+  "how fast a training step is on this machine: tokens/s, MFU, memory, where the time goes; beside other "
+  "settings, or "
+  "transformers"
+)
 EXAMPLE = """  python -m bert_jax bench --config=configs/quickstart.py
   python -m bert_jax bench --config=configs/bert_base.py:local --compare=transformers
   python -m bert_jax bench --config=configs/bert_base.py:phase2 --sequences=2 --against=model.attention=cudnn --against=model.dtype=float32,optimizer.microbatches=4"""
@@ -15,12 +19,37 @@ _NO_DROPOUT = ("model.hidden_dropout_prob=0.0", "model.attention_probs_dropout_p
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("--config", required=True, metavar="FILE.py[:variant]", help="the config file; dropout is 0 unless a --config flag says otherwise")
-  parser.add_argument("--compare", choices=("transformers",), help="beside transformers under PyTorch, as it is and by torch.compile: same weights, rows and masks")
-  parser.add_argument("--against", action="append", default=[], metavar="KEY=VALUE[,KEY=VALUE]", help="beside the same config with other values; may be given more than once")
-  parser.add_argument("--sequences", type=int, default=1, metavar="N", help="in a row, where there is no corpus and rows are made up (default: %(default)s)")
-  parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often all take their turn (default: %(default)s)")
-  parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="of one turn, about (default: %(default)s)")
+  parser.add_argument(
+    "--config",
+    required=True,
+    metavar="FILE.py[:variant]",
+    help="the config file; dropout is 0 unless a --config flag says otherwise",
+  )
+  parser.add_argument(
+    "--compare",
+    choices=("transformers",),
+    help="beside transformers under PyTorch, as it is and by torch.compile: same weights, rows and masks",
+  )
+  parser.add_argument(
+    "--against",
+    action="append",
+    default=[],
+    metavar="KEY=VALUE[,KEY=VALUE]",
+    help="beside the same config with other values; may be given more than once",
+  )
+  parser.add_argument(
+    "--sequences",
+    type=int,
+    default=1,
+    metavar="N",
+    help="in a row, where there is no corpus and rows are made up (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--rounds", type=int, default=5, metavar="N", help="how often all take their turn (default: %(default)s)"
+  )
+  parser.add_argument(
+    "--seconds", type=float, default=2.0, metavar="S", help="of one turn, about (default: %(default)s)"
+  )
   parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -38,7 +67,9 @@ def run(options: argparse.Namespace) -> int:
     raise UserError(f"--seconds={options.seconds}: expected a number above 0")
   overrides = [*_NO_DROPOUT, *options.overrides]
   config = configs.load_config(options.config, overrides)
-  against = {changes: configs.load_config(options.config, [*overrides, *changes.split(",")]) for changes in options.against}
+  against = {
+    changes: configs.load_config(options.config, [*overrides, *changes.split(",")]) for changes in options.against
+  }
   start_jax()
   asked = measure.Asked(config, against, bool(options.compare), options.rounds, options.seconds, options.sequences)
   found = measure.measure(asked, lambda line: print(line, file=sys.stderr, flush=True))

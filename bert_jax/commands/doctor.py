@@ -32,7 +32,9 @@ def run(options: argparse.Namespace) -> int:
     from bert_jax.cluster import distributed
     from bert_jax.tools import doctor
   except Exception as error:  # a package that is missing, or of a version that does not fit
-    failure = row.fail(f"bert_jax cannot be imported: {type(error).__name__}: {error}", "install what is missing, then run doctor again")
+    failure = row.fail(
+      f"bert_jax cannot be imported: {type(error).__name__}: {error}", "install what is missing, then run doctor again"
+    )
     rows = row.run("versions", versions.check, "tfdata") | {"import": [failure]}
     print(row.as_json(rows) if options.json else row.table(rows, _width()))
     return 1
@@ -40,8 +42,12 @@ def run(options: argparse.Namespace) -> int:
   config = configs.load_config(options.config, options.overrides)
   taking_part = distributed.detect(options.coordinator, options.num_processes, options.process_id)
   if taking_part.num_processes > 1:
-    print(f"process {taking_part.process_id} of {taking_part.num_processes} waits up to {config.cluster.connect_seconds} s "
-          f"for the others at {taking_part.coordinator}", file=sys.stderr, flush=True)  # fmt: skip
+    print(
+      f"process {taking_part.process_id} of {taking_part.num_processes} waits up to {config.cluster.connect_seconds} s "
+      f"for the others at {taking_part.coordinator}",
+      file=sys.stderr,
+      flush=True,
+    )
   rows, status = doctor.diagnose(config, options.workdir, taking_part, quick=options.quick)
   try:
     check_source_is_meant(config, options.overrides)

@@ -12,16 +12,26 @@ EXAMPLE = """  python -m bert_jax encode --model=runs/quickstart --pooling=mean 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--model", required=True, metavar="DIR", help="a run folder or a Hugging Face BERT folder")
   parser.add_argument(
-      "--pooling", choices=("cls", "pooler", "mean", "max", "tokens"),
-      help="cls: the last layer's vector at [CLS]; pooler: that vector through a dense layer and tanh; mean, max: over "
-      "all tokens but padding; tokens: one vector per token (default: what the model was trained with by sentence-embedding, or what a folder of "
-      "sentence-transformers says, normalisation included; otherwise mean)",
-  )  # fmt: skip
+    "--pooling",
+    choices=("cls", "pooler", "mean", "max", "tokens"),
+    help="cls: the last layer's vector at [CLS]; pooler: that vector through a dense layer and tanh; mean, max: over "
+    "all tokens but padding; tokens: one vector per token (default: what the model was trained with by "
+    "sentence-embedding, or what a folder of "
+    "sentence-transformers says, normalisation included; otherwise mean)",
+  )
   parser.add_argument("--normalize", action="store_true", help="scale vectors to length 1")
-  parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="lines in one call (default: %(default)s)")
-  parser.add_argument("--input", required=True, metavar="FILE", help="UTF-8 text, one line per vector; - for standard input")
-  parser.add_argument("--out", required=True, metavar="FILE.npy",
-                      help="float32 [lines, hidden]; for tokens [lines, tokens, hidden], and the tokens beside it as JSON lines")  # fmt: skip
+  parser.add_argument(
+    "--batch_size", type=int, default=32, metavar="N", help="lines in one call (default: %(default)s)"
+  )
+  parser.add_argument(
+    "--input", required=True, metavar="FILE", help="UTF-8 text, one line per vector; - for standard input"
+  )
+  parser.add_argument(
+    "--out",
+    required=True,
+    metavar="FILE.npy",
+    help="float32 [lines, hidden]; for tokens [lines, tokens, hidden], and the tokens beside it as JSON lines",
+  )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -57,6 +67,10 @@ def run(options: argparse.Namespace) -> None:
   if encoded.tokens is not None:
     print(f"{names}: the tokens of each line")
   if encoded.truncated:
-    print(f"note: {encoded.truncated:,} of {len(lines):,} lines had more than the {model.max_length - 2} tokens that the model takes, and lost "
-          "their end", file=sys.stderr)  # fmt: skip
+    print(
+      f"note: {encoded.truncated:,} of {len(lines):,} lines had more than the {model.max_length - 2} tokens that the "
+      "model takes, and lost "
+      "their end",
+      file=sys.stderr,
+    )
   note_unknown_words(model, lines[:1000])

@@ -1,10 +1,14 @@
-"""`evaluate`: how good a model is: on a corpus's validation split, without training on scored sentences, or by fine-tuning."""
+"""`evaluate`: how good a model is: on a corpus's validation split, without training on scored sentences, or by
+fine-tuning.
+"""
 
 import argparse
 import json
 import sys
 
-HELP = "MLM and NSP metrics on a validation split; a suite of tasks by fine-tuning; similarity and likelihood of sentences"
+HELP = (
+  "MLM and NSP metrics on a validation split; a suite of tasks by fine-tuning; similarity and likelihood of sentences"
+)
 EXAMPLE = """  python -m bert_jax evaluate --workdir=runs/quickstart
   python -m bert_jax evaluate --model=my-bert --corpus=data/wiki
   python -m bert_jax evaluate --model=my-bert --suite=glue --data=glue --seeds=5 --jobs=runs/glue
@@ -12,22 +16,49 @@ EXAMPLE = """  python -m bert_jax evaluate --workdir=runs/quickstart
   python -m bert_jax evaluate --model=my-bert --zero_shot --input=sentences.txt"""
 
 # What is asked for, and the flags that it reads.
-_READS = {"--suite": ("data", "jobs", "seeds"), "--zero_shot": ("data", "input", "rows"), "a corpus": ("corpus", "batch_size", "rows")}
+_READS = {
+  "--suite": ("data", "jobs", "seeds"),
+  "--zero_shot": ("data", "input", "rows"),
+  "a corpus": ("corpus", "batch_size", "rows"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   source = parser.add_mutually_exclusive_group(required=True)
   source.add_argument("--workdir", metavar="DIR", help="a run folder; evaluates it as its own training does")
   source.add_argument("--model", metavar="DIR", help="a run folder or a Hugging Face BERT folder")
-  parser.add_argument("--corpus", metavar="DIR", help="a corpus made with the model's tokenizer (default: the run's own)")
+  parser.add_argument(
+    "--corpus", metavar="DIR", help="a corpus made with the model's tokenizer (default: the run's own)"
+  )
   parser.add_argument("--batch_size", type=int, metavar="N", help="rows in one call (default: 64)")
-  parser.add_argument("--rows", type=int, metavar="N", help="rows of the split, or pairs of STS-B, to read; 0: all (default: 0)")
-  parser.add_argument("--suite", metavar="NAME", help="fine-tune on each task of a suite instead: glue, clue, qa, ner, sts, all, or tasks separated by commas")
-  parser.add_argument("--zero_shot", action="store_true", help="without training instead: pseudo-perplexity and similarity of STS-B's sentences")
-  parser.add_argument("--data", action="append", metavar="DIR", help="with --suite or --zero_shot: folder in which the tasks lie, or TASK=DIR; may be repeated")
-  parser.add_argument("--input", metavar="FILE", help="with --zero_shot: a sentence in each line, or - for standard input; gives each one's pseudo-perplexity")
+  parser.add_argument(
+    "--rows", type=int, metavar="N", help="rows of the split, or pairs of STS-B, to read; 0: all (default: 0)"
+  )
+  parser.add_argument(
+    "--suite",
+    metavar="NAME",
+    help="fine-tune on each task of a suite instead: glue, clue, qa, ner, sts, all, or tasks separated by commas",
+  )
+  parser.add_argument(
+    "--zero_shot",
+    action="store_true",
+    help="without training instead: pseudo-perplexity and similarity of STS-B's sentences",
+  )
+  parser.add_argument(
+    "--data",
+    action="append",
+    metavar="DIR",
+    help="with --suite or --zero_shot: folder in which the tasks lie, or TASK=DIR; may be repeated",
+  )
+  parser.add_argument(
+    "--input",
+    metavar="FILE",
+    help="with --zero_shot: a sentence in each line, or - for standard input; gives each one's pseudo-perplexity",
+  )
   parser.add_argument("--seeds", type=int, metavar="N", help="with --suite: fine-tunings of each task (default: 5)")
-  parser.add_argument("--jobs", metavar="DIR", help="with --suite: where results are kept; the same command goes on where it was stopped")
+  parser.add_argument(
+    "--jobs", metavar="DIR", help="with --suite: where results are kept; the same command goes on where it was stopped"
+  )
   parser.add_argument("--json", action="store_true", help="one JSON object instead of lines for people")
   parser.set_defaults(keys_without_file=True)
 
@@ -56,13 +87,21 @@ def check_flags(options: argparse.Namespace) -> None:
   if options.suite and options.zero_shot:
     raise UserError("--suite trains and --zero_shot does not: give one of them")
   asked = "--suite" if options.suite else "--zero_shot" if options.zero_shot else "a corpus"
-  given = [name for name in ("corpus", "batch_size", "rows", "data", "input", "jobs", "seeds") if getattr(options, name) is not None]
+  given = [
+    name
+    for name in ("corpus", "batch_size", "rows", "data", "input", "jobs", "seeds")
+    if getattr(options, name) is not None
+  ]
   useless = [f"--{name}" for name in given if name not in _READS[asked]]
   if useless:
-    raise UserError(f"{', '.join(useless)} means nothing with {asked}, which takes {', '.join(f'--{name}' for name in _READS[asked])}"
-                    + (" and keys of fine-tuning, --config.data.batch_size=N" if options.suite else ""))  # fmt: skip
+    raise UserError(
+      f"{', '.join(useless)} means nothing with {asked}, which takes {', '.join(f'--{name}' for name in _READS[asked])}"
+      + (" and keys of fine-tuning, --config.data.batch_size=N" if options.suite else "")
+    )
   if options.zero_shot and (options.data is None) == (options.input is None):
-    raise UserError("--zero_shot needs --data=DIR, the folder in which STS-B lies, or --input=FILE, sentences of your own")
+    raise UserError(
+      "--zero_shot needs --data=DIR, the folder in which STS-B lies, or --input=FILE, sentences of your own"
+    )
   if options.overrides and not options.suite:
     raise UserError(f"--config.{options.overrides[0]}: keys are set for fine-tuning, --suite=NAME")
   if options.batch_size is not None and options.batch_size < 1:
@@ -94,16 +133,29 @@ def evaluate_suite(options: argparse.Namespace, folder: str) -> None:
   from bert_jax.errors import UserError
 
   if not (options.data and options.jobs):
-    raise UserError("--suite needs --data=DIR, the folder in which the tasks lie, and --jobs=DIR, the folder for its results")
+    raise UserError(
+      "--suite needs --data=DIR, the folder in which the tasks lie, and --jobs=DIR, the folder for its results"
+    )
   seeds = options.seeds or 5
   say = lambda text: print(text, flush=True)
   with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):  # the progress of training too
-    results = suite.run_suite(folder, suite.tasks_of(options.suite), options.data, options.jobs, seeds=seeds,
-                              overrides=options.overrides, say=say)  # fmt: skip
+    results = suite.run_suite(
+      folder,
+      suite.tasks_of(options.suite),
+      options.data,
+      options.jobs,
+      seeds=seeds,
+      overrides=options.overrides,
+      say=say,
+    )
   if options.json:
     print((pathlib.Path(options.jobs) / "results.json").read_text(encoding="utf-8"), end="")
     return
-  print(f"\n{suite.table(results)}\nmean ± standard error over the seeds, in percent; {options.jobs}/results.json, results.md, results.svg")
+  print(
+    f"\n{suite.table(results)}\nmean ± standard error over the seeds, in percent; {options.jobs}/results.json, "
+    "results.md, "
+    "results.svg"
+  )
 
 
 def evaluate_zero_shot(options: argparse.Namespace, folder: str) -> None:
@@ -127,8 +179,10 @@ def evaluate_zero_shot(options: argparse.Namespace, folder: str) -> None:
     both = [*dev.first, *dev.second]
     note_unknown_words(model, both[:1000])
     note_cut(model, both)
-    figures |= {f"{task}/spearman_{name}": value for name, value in
-                zero_shot.similarity(model, dev.first, dev.second, np.array(dev.labels, float)).items()}  # fmt: skip
+    figures |= {
+      f"{task}/spearman_{name}": value
+      for name, value in zero_shot.similarity(model, dev.first, dev.second, np.array(dev.labels, float)).items()
+    }
     if "mlm" in model.heads:
       perplexities = zero_shot.pseudo_perplexity(model, list(dict.fromkeys(dev.first))[:200])
       figures[f"{task}/pseudo_perplexity_median"] = float(np.nanmedian(perplexities))

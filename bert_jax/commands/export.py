@@ -12,14 +12,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   source.add_argument("--workdir", metavar="DIR", help="a run folder; its newest good checkpoint is exported")
   source.add_argument("--checkpoint", metavar="DIR", help="one checkpoint, WORKDIR/checkpoints/STEP")
   source.add_argument("--model", metavar="DIR", help="a Hugging Face BERT folder, to write it in another form")
-  parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write; it must not exist, or be an earlier export")
-  parser.add_argument("--head", choices=("pretraining", "mlm", "encoder", "sequence-classification", "token-classification", "question-answering"),
-                      help="which heads to write: MLM and NSP, MLM, none, or that of a fine-tuned model (default: what it was trained with; "
-                      "none for sentence-transformers)")  # fmt: skip
-  parser.add_argument("--format", choices=("transformers", "sentence-transformers"),
-                      help="folder layout (default: sentence-transformers for what sentence-embedding has trained, otherwise transformers)")  # fmt: skip
-  parser.add_argument("--pooling", choices=("cls", "mean", "max"),
-                      help="with --format=sentence-transformers: how token vectors become one (default: as sentence-embedding trained it, otherwise mean)")  # fmt: skip
+  parser.add_argument(
+    "--out", required=True, metavar="DIR", help="the folder to write; it must not exist, or be an earlier export"
+  )
+  parser.add_argument(
+    "--head",
+    choices=("pretraining", "mlm", "encoder", "sequence-classification", "token-classification", "question-answering"),
+    help="which heads to write: MLM and NSP, MLM, none, or that of a fine-tuned model (default: what it was trained "
+    "with; "
+    "none for sentence-transformers)",
+  )
+  parser.add_argument(
+    "--format",
+    choices=("transformers", "sentence-transformers"),
+    help="folder layout (default: sentence-transformers for what sentence-embedding has trained, otherwise "
+    "transformers)",
+  )
+  parser.add_argument(
+    "--pooling",
+    choices=("cls", "mean", "max"),
+    help="with --format=sentence-transformers: how token vectors become one (default: as sentence-embedding trained "
+    "it, otherwise "
+    "mean)",
+  )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -28,13 +43,21 @@ def run(options: argparse.Namespace) -> None:
   from bert_jax.errors import UserError
 
   if options.checkpoint:
-    model, workdir = inference.load_checkpoint(options.checkpoint), str(storage.folder(options.checkpoint).parent.parent)
+    model, workdir = (
+      inference.load_checkpoint(options.checkpoint),
+      str(storage.folder(options.checkpoint).parent.parent),
+    )
   else:
     folder = run_or_model(options.workdir, options.model)
     model = inference.load_model(folder)
     workdir = None if model.step is None else folder
   format = options.format or exporting.format_of(model)
   if options.pooling and format != "sentence-transformers":
-    raise UserError(f"--pooling={options.pooling} is stored in folders of sentence-transformers only: add --format=sentence-transformers")
-  head = exporting.export_model(model, options.out, format=format, head=options.head, pooling=options.pooling, workdir=workdir)
+    raise UserError(
+      f"--pooling={options.pooling} is stored in folders of sentence-transformers only: add "
+      "--format=sentence-transformers"
+    )
+  head = exporting.export_model(
+    model, options.out, format=format, head=options.head, pooling=options.pooling, workdir=workdir
+  )
   print(f"{options.out}: {head} weights of {model.origin}, for {format}")

@@ -11,17 +11,39 @@ EXAMPLE = """  python -m bert_jax finetune --model=runs/base --task=sst2 --data=
 
 # Flags for the keys that nearly every run sets; --config.KEY=VALUE sets any other.
 FLAGS = {
-    "model": "init_from", "task": "finetune.task", "data": "finetune.data", "dev": "finetune.dev", "kind": "finetune.kind",
-    "text": "finetune.text", "text_pair": "finetune.text_pair", "label": "finetune.label", "epochs": "finetune.epochs",
-    "max_length": "finetune.max_length", "pooling": "finetune.pooling", "learning_rate": "optimizer.learning_rate",
-    "batch_size": "data.batch_size", "seed": "seed",
-}  # fmt: skip
-GROUPS = ("finetune.", "optimizer.", "checkpoint.", "mesh.", "model.dtype", "model.remat", "model.hidden_dropout_prob", "model.attention_probs_dropout_prob", "export.")
+  "model": "init_from",
+  "task": "finetune.task",
+  "data": "finetune.data",
+  "dev": "finetune.dev",
+  "kind": "finetune.kind",
+  "text": "finetune.text",
+  "text_pair": "finetune.text_pair",
+  "label": "finetune.label",
+  "epochs": "finetune.epochs",
+  "max_length": "finetune.max_length",
+  "pooling": "finetune.pooling",
+  "learning_rate": "optimizer.learning_rate",
+  "batch_size": "data.batch_size",
+  "seed": "seed",
+}
+GROUPS = (
+  "finetune.",
+  "optimizer.",
+  "checkpoint.",
+  "mesh.",
+  "model.dtype",
+  "model.remat",
+  "model.hidden_dropout_prob",
+  "model.attention_probs_dropout_prob",
+  "export.",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   add_key_flags(parser, FLAGS, GROUPS)
-  parser.add_argument("--list", action="store_true", help="the tasks that are known, and the files that they are read from")
+  parser.add_argument(
+    "--list", action="store_true", help="the tasks that are known, and the files that they are read from"
+  )
 
 
 def run(options: argparse.Namespace) -> int | None:
@@ -40,4 +62,6 @@ def list_tasks() -> None:
 
   for name, row in TASKS.items():
     published = f"BERT-base {100 * row.published.value:.1f} ({row.published.split})" if row.published else ""
-    print(f"{name:<18} {','.join(row.suites):<8} {row.kind:<21} {row.metric:<9} {published:<23} {', '.join(row.train[:2])}")
+    print(
+      f"{name:<18} {','.join(row.suites):<8} {row.kind:<21} {row.metric:<9} {published:<23} {', '.join(row.train[:2])}"
+    )

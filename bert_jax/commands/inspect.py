@@ -12,15 +12,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
   parser.add_argument("--corpus", required=True, metavar="DIR", help="the corpus folder")
   parser.add_argument("--split", choices=SPLITS, default=SPLITS[0], help="default: %(default)s")
-  parser.add_argument("--row", type=int, action="append", metavar="N", help="show this row and nothing else; may be repeated")
-  parser.add_argument("--rows", type=int, default=3, metavar="N",
-                      help="without --row: how many, spread over the split (default: %(default)s)")
-  parser.add_argument("--masks", action="store_true",
-                      help="also show what training predicts: ⟦token→what the model sees in its place⟧")
-  parser.add_argument("--epoch", type=int, default=0, metavar="N",
-                      help="with --masks: which pass over the corpus (default: %(default)s)")
-  parser.add_argument("--config", metavar="FILE.py[:variant]",
-                      help="with --masks: whose masking and seed are meant (default: the defaults)")
+  parser.add_argument(
+    "--row", type=int, action="append", metavar="N", help="show this row and nothing else; may be repeated"
+  )
+  parser.add_argument(
+    "--rows",
+    type=int,
+    default=3,
+    metavar="N",
+    help="without --row: how many, spread over the split (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--masks", action="store_true", help="also show what training predicts: ⟦token→what the model sees in its place⟧"
+  )
+  parser.add_argument(
+    "--epoch", type=int, default=0, metavar="N", help="with --masks: which pass over the corpus (default: %(default)s)"
+  )
+  parser.add_argument(
+    "--config",
+    metavar="FILE.py[:variant]",
+    help="with --masks: whose masking and seed are meant (default: the defaults)",
+  )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -46,7 +58,7 @@ def _marks(options: argparse.Namespace, corpus, tokenizer, rows: list[int]):
   from bert_jax import config as configs
   from bert_jax.tools import inspect
 
-  config = (configs.load_config(options.config, options.overrides) if options.config
-            else configs.default_config())
-  return inspect.draw_marks(corpus, tokenizer, options.split, rows, masking=config.masking, seed=config.seed,
-                            epoch=options.epoch)
+  config = configs.load_config(options.config, options.overrides) if options.config else configs.default_config()
+  return inspect.draw_marks(
+    corpus, tokenizer, options.split, rows, masking=config.masking, seed=config.seed, epoch=options.epoch
+  )

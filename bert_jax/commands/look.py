@@ -40,7 +40,19 @@ def run(options: argparse.Namespace) -> None:
 def as_json(found) -> dict:
   """A Look in plain values; NaN becomes null."""
   numbers = lambda array: [None if value != value else round(float(value), 6) for value in array]
-  return {"text": found.text, "tokens": found.tokens, "masks": [
-      {"place": mask.place, "word": mask.word, "left_out": numbers(mask.left_out), "rollout": numbers(mask.rollout),
-       "layers": [layer._asdict() | {"completions": [c._asdict() for c in layer.completions]} for layer in mask.layers]}
-      for mask in found.masks]}  # fmt: skip
+  return {
+    "text": found.text,
+    "tokens": found.tokens,
+    "masks": [
+      {
+        "place": mask.place,
+        "word": mask.word,
+        "left_out": numbers(mask.left_out),
+        "rollout": numbers(mask.rollout),
+        "layers": [
+          layer._asdict() | {"completions": [c._asdict() for c in layer.completions]} for layer in mask.layers
+        ],
+      }
+      for mask in found.masks
+    ],
+  }

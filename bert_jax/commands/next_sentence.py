@@ -4,7 +4,9 @@ import argparse
 import sys
 
 HELP = "the probability that sentence B follows sentence A"
-EXAMPLE = """  python -m bert_jax next-sentence --model=runs/quickstart "It opens a file." "It returns a file object." """
+EXAMPLE = (
+  """  python -m bert_jax next-sentence --model=runs/quickstart "It opens a file." "It returns a file object." """
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,5 +28,8 @@ def run(options: argparse.Namespace) -> None:
   note_unknown_words(model, [options.first, options.second])
   first, second = encode_batch(model.tokenizer, [options.first, options.second])
   if truncate(first, second, model.max_length)[2]:
-    print(f"note: the two have {len(first) + len(second):,} tokens, and the model takes {model.max_length - 3}: "
-          "the longer one was cut at its end", file=sys.stderr)  # fmt: skip
+    print(
+      f"note: the two have {len(first) + len(second):,} tokens, and the model takes {model.max_length - 3}: "
+      "the longer one was cut at its end",
+      file=sys.stderr,
+    )

@@ -3,7 +3,10 @@
 import argparse
 import json
 
-HELP = "compile the training step for a TPU pod on a machine without one: does it fit, what bounds it, what does the run take"
+HELP = (
+  "compile the training step for a TPU pod on a machine without one: does it fit, what bounds it, what does the "
+  "run take"
+)
 EXAMPLE = """  python -m bert_jax plan --config=configs/bert_large.py:phase2 --topology=v5e:16x16
   python -m bert_jax plan --config=configs/bert_base.py:phase1 --topology=v5e:4x4 --sweep
   python -m bert_jax plan --config=configs/bert_base.py:phase1 --topology=h100:8        (by formula)"""
@@ -11,10 +14,20 @@ EXAMPLE = """  python -m bert_jax plan --config=configs/bert_large.py:phase2 --t
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--config", required=True, metavar="FILE.py[:variant]", help="the config file")
-  parser.add_argument("--topology", required=True, metavar="CHIP:SHAPE", help="as v5e:16x16, v5p:4x4x4, v5e:16x16*2 (two slices), h100:8")
-  parser.add_argument("--steps", type=int, metavar="N", help="updates that the run takes (default: to where the config ends it)")
+  parser.add_argument(
+    "--topology", required=True, metavar="CHIP:SHAPE", help="as v5e:16x16, v5p:4x4x4, v5e:16x16*2 (two slices), h100:8"
+  )
+  parser.add_argument(
+    "--steps", type=int, metavar="N", help="updates that the run takes (default: to where the config ends it)"
+  )
   parser.add_argument("--sweep", action="store_true", help="try meshes, microbatches and model.remat, and rank them")
-  parser.add_argument("--compile", type=int, default=4, metavar="N", help="with --sweep: how many to compile: the config as it is, and the best by formula (default: 4)")
+  parser.add_argument(
+    "--compile",
+    type=int,
+    default=4,
+    metavar="N",
+    help="with --sweep: how many to compile: the config as it is, and the best by formula (default: 4)",
+  )
   parser.add_argument("--json", action="store_true", help="for programs")
 
 

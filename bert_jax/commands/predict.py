@@ -15,14 +15,33 @@ EXAMPLE = """  python -m bert_jax predict --model=runs/sst2 "a film to remember"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("--model", required=True, metavar="DIR", help="the run folder of `finetune`, or a Hugging Face folder with a head for labels")
+  parser.add_argument(
+    "--model",
+    required=True,
+    metavar="DIR",
+    help="the run folder of `finetune`, or a Hugging Face folder with a head for labels",
+  )
   parser.add_argument("texts", nargs="*", metavar="TEXT", help="the texts")
-  parser.add_argument("--input", metavar="FILE", help="instead of them a file: a text in each line (-: standard input); with --text a table, .csv, .tsv, "
-                      ".json or .jsonl; where the model answers questions and --question is not given, questions in the format of SQuAD")  # fmt: skip
-  parser.add_argument("--text", metavar="COLUMN", help="the column of --input that holds the texts: its name or, in a file without a header, its number from 0")
-  parser.add_argument("--text_pair", action="append", metavar="TEXT", help="the second text of each, where the model takes pairs, repeated for several texts; "
-                      "with --text its column")  # fmt: skip
-  parser.add_argument("--question", metavar="TEXT", help="what is asked about the texts, where the model answers questions")
+  parser.add_argument(
+    "--input",
+    metavar="FILE",
+    help="instead of them a file: a text in each line (-: standard input); with --text a table, .csv, .tsv, "
+    ".json or .jsonl; where the model answers questions and --question is not given, questions in the format of SQuAD",
+  )
+  parser.add_argument(
+    "--text",
+    metavar="COLUMN",
+    help="the column of --input that holds the texts: its name or, in a file without a header, its number from 0",
+  )
+  parser.add_argument(
+    "--text_pair",
+    action="append",
+    metavar="TEXT",
+    help="the second text of each, where the model takes pairs, repeated for several texts; with --text its column",
+  )
+  parser.add_argument(
+    "--question", metavar="TEXT", help="what is asked about the texts, where the model answers questions"
+  )
   parser.add_argument("--json", action="store_true", help="one JSON object per text instead of lines for people")
 
 
@@ -74,10 +93,16 @@ def _read(options: argparse.Namespace, kind: str) -> _Asked:
 
   if kind == "question-answering" and not options.question:
     if not options.input or options.text or not is_table(options.input, (".json", ".jsonl")):
-      raise UserError("--question=TEXT is missing: this model answers questions about texts; or give --input=FILE.json, questions in the format of SQuAD")
+      raise UserError(
+        "--question=TEXT is missing: this model answers questions about texts; or give --input=FILE.json, questions "
+        "in the format of "
+        "SQuAD"
+      )
     every = read_squad(options.input, answered=False)
     questions = [one.text for one in every]
-    return _Asked(questions, [one.context for one in every], questions, [{"id": one.name, "question": one.text} for one in every])
+    return _Asked(
+      questions, [one.context for one in every], questions, [{"id": one.name, "question": one.text} for one in every]
+    )
   pairs = options.text_pair
   if options.text:
     if len(pairs or ()) > 1:
@@ -102,7 +127,9 @@ def _ask(model, kind: str, asked: _Asked) -> tuple[list, Callable[[Any], str]]:
 
   if kind == "question-answering":
     answers = labelling.answer(model, list(zip(asked.first, asked.second)))
-    return [one._asdict() if one.text else {"text": "", "begin": 0, "score": None, "null_score": None} for one in answers], line_of_answer
+    return [
+      one._asdict() if one.text else {"text": "", "begin": 0, "score": None, "null_score": None} for one in answers
+    ], line_of_answer
   if kind == "token-classification":
     found = [[entity._asdict() for entity in entities] for entities in labelling.find_entities(model, asked.first)]
     line_of = line_of_entities

@@ -25,9 +25,17 @@ files ending in .gz .bz2 .xz .zst are read as they are"""
 
 # Flags that are config keys `prepare.…`: their defaults, types and meanings stand in bert_jax.config.
 _KEYS = (
-    "seq_length", "objective", "max_sequences", "validation_fraction", "short_probability", "seed", "workers",
-    "text_field", "min_characters", "word_segmenter",
-)  # fmt: skip
+  "seq_length",
+  "objective",
+  "max_sequences",
+  "validation_fraction",
+  "short_probability",
+  "seed",
+  "workers",
+  "text_field",
+  "min_characters",
+  "word_segmenter",
+)
 _SWITCHES = ("deduplicate", "skip_bad")
 
 
@@ -42,14 +50,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = _help(configs.meaning(f"prepare.{name}"), defaults[name])
     target.add_argument(f"--{name}", default=defaults[name], help=meaning, **how)
 
-  parser.add_argument("--source", required=True, action="append", metavar="SPEC",
-                      help="raw text, see below; may be repeated")
+  parser.add_argument(
+    "--source", required=True, action="append", metavar="SPEC", help="raw text, see below; may be repeated"
+  )
   parser.add_argument("--out", required=True, metavar="DIR", help="the corpus folder to make")
   vocabulary = parser.add_mutually_exclusive_group()
   add(vocabulary, "tokenizer", metavar="DIR_OR_VOCAB")
   add(vocabulary, "vocab_size", metavar="N")
-  parser.add_argument("--cased", dest="lowercase", action="store_false", default=defaults.lowercase,
-                      help=f"keep capitals and accents (default: {configs.meaning('prepare.lowercase')})")
+  parser.add_argument(
+    "--cased",
+    dest="lowercase",
+    action="store_false",
+    default=defaults.lowercase,
+    help=f"keep capitals and accents (default: {configs.meaning('prepare.lowercase')})",
+  )
   for name in _KEYS:
     choices = configs.CHOICES.get(f"prepare.{name}")
     if choices:
@@ -57,16 +71,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     else:
       add(parser, name, metavar="NAME" if name == "text_field" else "N")
   for name in _SWITCHES:
-    parser.add_argument(f"--{name}", action="store_true", default=defaults[name], help=configs.meaning(f"prepare.{name}"))
-  parser.add_argument("--documents", default="", metavar="DIR",
-                      help="where tokenized documents are kept (default: beside --out, under a name of their own)")
+    parser.add_argument(
+      f"--{name}", action="store_true", default=defaults[name], help=configs.meaning(f"prepare.{name}")
+    )
+  parser.add_argument(
+    "--documents",
+    default="",
+    metavar="DIR",
+    help="where tokenized documents are kept (default: beside --out, under a name of their own)",
+  )
   where = parser.add_mutually_exclusive_group()
-  where.add_argument("--shard", type=_share, default=(0, 1), metavar="I/N", help="make every N-th shard, from shard I on")
-  where.add_argument("--runner", choices=("local", "beam"), default="local",
-                     help="beam: --workers shares as an Apache Beam pipeline; all its machines must see the same folders")
-  parser.add_argument("beam_options", nargs="*", metavar="-- BEAM_OPTION", help="options of Beam itself, for --runner=beam")
-  parser.add_argument("--overwrite", action="store_true",
-                      help="replace a finished corpus, once the new one is complete")
+  where.add_argument(
+    "--shard", type=_share, default=(0, 1), metavar="I/N", help="make every N-th shard, from shard I on"
+  )
+  where.add_argument(
+    "--runner",
+    choices=("local", "beam"),
+    default="local",
+    help="beam: --workers shares as an Apache Beam pipeline; all its machines must see the same folders",
+  )
+  parser.add_argument(
+    "beam_options", nargs="*", metavar="-- BEAM_OPTION", help="options of Beam itself, for --runner=beam"
+  )
+  parser.add_argument(
+    "--overwrite", action="store_true", help="replace a finished corpus, once the new one is complete"
+  )
 
 
 def _share(text: str) -> tuple[int, int]:
@@ -91,12 +120,22 @@ def run(options: argparse.Namespace) -> None:
 
     run_shares = beam_runner(options.beam_options)
   elif options.beam_options:
-    raise UserError(f"unexpected arguments {' '.join(options.beam_options)}: only --runner=beam takes options of its own")
+    raise UserError(
+      f"unexpected arguments {' '.join(options.beam_options)}: only --runner=beam takes options of its own"
+    )
   settings = PrepareSettings(**{name: getattr(options, name) for name in PrepareSettings._fields})
   with progress_bar() as progress:
     manifest = prepare_corpus(
-        options.source, options.out, settings, overwrite=options.overwrite, documents=options.documents,
-        share=Share(*options.shard), run_shares=run_shares, progress=progress, say=print)
+      options.source,
+      options.out,
+      settings,
+      overwrite=options.overwrite,
+      documents=options.documents,
+      share=Share(*options.shard),
+      run_shares=run_shares,
+      progress=progress,
+      say=print,
+    )
   if manifest is None:
     return
   print(summary(options.out, manifest))
@@ -115,8 +154,9 @@ def progress_bar():
       for bar in bars.values():
         bar.close()
       seconds = 0.5 if sys.stderr.isatty() else 30  # a log file needs no second-by-second account
-      bars[phase] = tqdm.tqdm(desc=f"{phase:<10}", unit="B", unit_scale=True, file=sys.stderr, mininterval=seconds,
-                              bar_format="{desc}")
+      bars[phase] = tqdm.tqdm(
+        desc=f"{phase:<10}", unit="B", unit_scale=True, file=sys.stderr, mininterval=seconds, bar_format="{desc}"
+      )
     bar = bars[phase]
     bar.total = total and max(total, bar.n + num_bytes)  # an estimate, while the text is still being read
     known = "{percentage:3.0f}%  {n_fmt} of {total_fmt}  {rate_fmt}  {elapsed}, {remaining} left"

@@ -16,8 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
   parser.add_argument("--config", required=True, metavar="FILE.py[:variant]", help="the config file")
   parser.add_argument("--workdir", required=True, metavar="DIR", help="the run folder: checkpoints, metrics, export")
-  parser.add_argument("--profile", type=steps_to_trace, metavar="START:STOP",
-                      help="trace the steps from START to before STOP into WORKDIR/profile, for xprof and Perfetto")
+  parser.add_argument(
+    "--profile",
+    type=steps_to_trace,
+    metavar="START:STOP",
+    help="trace the steps from START to before STOP into WORKDIR/profile, for xprof and Perfetto",
+  )
   add_cluster_arguments(parser)
   keys = "\n".join(f"  {key:<38} {configs.meaning(key)}" for key in configs.KEYS)
   parser.epilog += f"\n\nconfig keys, each set by --config.KEY=VALUE:\n{keys}"
@@ -33,7 +37,12 @@ def run(options: argparse.Namespace) -> int:
   from bert_jax.commands.prepare import progress_bar
 
   cluster = start_cluster(config, options)
-  metrics, code = trained(cluster, lambda: runs.pretrain_run(config, options.workdir, cluster=cluster, profile=options.profile, preparing=progress_bar))
+  metrics, code = trained(
+    cluster,
+    lambda: runs.pretrain_run(
+      config, options.workdir, cluster=cluster, profile=options.profile, preparing=progress_bar
+    ),
+  )
   if metrics is None:
     return code
   if cluster.process_id == 0:
@@ -45,7 +54,9 @@ def steps_to_trace(text: str) -> tuple[int, int]:
   """The value of --profile: "100:110" to (100, 110)."""
   start, _, stop = text.partition(":")
   if not (start.isdigit() and stop.isdigit() and 1 <= int(start) < int(stop)):
-    raise argparse.ArgumentTypeError(f"expected START:STOP, two steps with 1 <= START < STOP, as in 100:110; found {text!r}")
+    raise argparse.ArgumentTypeError(
+      f"expected START:STOP, two steps with 1 <= START < STOP, as in 100:110; found {text!r}"
+    )
   return int(start), int(stop)
 
 
@@ -64,8 +75,9 @@ def check_source_is_meant(config, overrides: list[str]) -> None:
   folder, source = config.data.corpus, config.data.source
   if folder and source and "data.corpus" in given and "data.source" not in given and not epath.Path(folder).exists():
     raise UserError(
-        f"--config.data.corpus={folder}: there is no such folder. Prepare it first, `python -m bert_jax prepare --source=… --out={folder}`; "
-        f"or, to have it made from the source that the config names, give that too: --config.data.source={source}"
+      f"--config.data.corpus={folder}: there is no such folder. Prepare it first, `python -m bert_jax prepare "
+      f"--source=… --out={folder}`; "
+      f"or, to have it made from the source that the config names, give that too: --config.data.source={source}"
     )
 
 
@@ -80,12 +92,19 @@ def print_result(workdir: str, config, metrics: dict[str, float]) -> None:
     entropy = read_manifest(config.data.corpus)["unigram_entropy"]
     side = "below" if loss <= entropy else "above"
     compared = f", {abs(entropy - loss):.2f} {side} the unigram entropy of the training split ({entropy:.3f})"
-  figures = [("mlm_loss", f"{loss:.3f} nats{compared}"),
-             ("mlm_accuracy", f"{metrics['eval/mlm_accuracy']:.3f} over {metrics['eval/predictions']:,.0f} masked tokens")]  # fmt: skip
+  figures = [
+    ("mlm_loss", f"{loss:.3f} nats{compared}"),
+    ("mlm_accuracy", f"{metrics['eval/mlm_accuracy']:.3f} over {metrics['eval/predictions']:,.0f} masked tokens"),
+  ]
   for name in PAIR_OBJECTIVES:
     if f"eval/{name}_accuracy" in metrics:
-      figures.append((f"{name}_accuracy", f"{metrics[f'eval/{name}_accuracy']:.3f} over {metrics['eval/pairs']:,.0f} pairs; "
-                      f"always giving the more frequent label: {metrics[f'eval/{name}_majority']:.3f}"))  # fmt: skip
+      figures.append(
+        (
+          f"{name}_accuracy",
+          f"{metrics[f'eval/{name}_accuracy']:.3f} over {metrics['eval/pairs']:,.0f} pairs; "
+          f"always giving the more frequent label: {metrics[f'eval/{name}_majority']:.3f}",
+        )
+      )
   print("\nOn the validation split:")
   for name, value in figures:
     print(f"  eval/{name:<14} {value}")

@@ -4,17 +4,33 @@ import argparse
 import json
 import sys
 
-HELP = "which layer and pooling tells how alike texts are: Spearman of the cosine on scored pairs, as a table and a heat map"
+HELP = (
+  "which layer and pooling tells how alike texts are: Spearman of the cosine on scored pairs, as a table and a heat map"
+)
 EXAMPLE = """  python -m bert_jax probe --model=runs/base --pairs=stsb-en-dev.csv --out=probe.svg
   python -m bert_jax probe --model=my-bert --pairs=pairs.jsonl --text=a --text_pair=b --score=alike"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--model", required=True, metavar="DIR", help="a run folder or a Hugging Face BERT folder")
-  parser.add_argument("--pairs", required=True, metavar="FILE", help="a table of pairs with scores: .csv, .tsv, .json or .jsonl")
-  parser.add_argument("--text", default="", metavar="COLUMN", help="column of the first text (default: sentence1, or else the first column)")
-  parser.add_argument("--text_pair", default="", metavar="COLUMN", help="column of the second text (default: sentence2, or else the second column)")
-  parser.add_argument("--score", default="", metavar="COLUMN", help="column of the score (default: score, or else the third column)")
+  parser.add_argument(
+    "--pairs", required=True, metavar="FILE", help="a table of pairs with scores: .csv, .tsv, .json or .jsonl"
+  )
+  parser.add_argument(
+    "--text",
+    default="",
+    metavar="COLUMN",
+    help="column of the first text (default: sentence1, or else the first column)",
+  )
+  parser.add_argument(
+    "--text_pair",
+    default="",
+    metavar="COLUMN",
+    help="column of the second text (default: sentence2, or else the second column)",
+  )
+  parser.add_argument(
+    "--score", default="", metavar="COLUMN", help="column of the score (default: score, or else the third column)"
+  )
   parser.add_argument("--out", metavar="FILE.svg", help="a heat map")
   parser.add_argument("--json", action="store_true", help="one JSON object instead of lines for people")
 
@@ -33,18 +49,37 @@ def run(options: argparse.Namespace) -> None:
   found = probe.probe(model, pairs)
   notes = list(pairs.notes)
   if found.truncated:
-    notes.append(f"{found.truncated:,} of {2 * found.pairs:,} texts had more than the {model.max_length - 2} tokens that the model takes, "
-                 "and lost their end")  # fmt: skip
+    notes.append(
+      f"{found.truncated:,} of {2 * found.pairs:,} texts had more than the {model.max_length - 2} tokens that the "
+      "model takes, "
+      "and lost their end"
+    )
   for note in notes:
     print(f"note: {note}", file=sys.stderr)
   note_unknown_words(model, pairs.first[:1000])
   if options.out:
     write_for_user("--out", options.out, probe.heat_map(found, options.model, options.pairs))
   if options.json:
-    rows = {pooling: [None if value != value else round(value, 6) for value in row] for pooling, row in found.spearman.items()}
-    print(json.dumps({"model": options.model, "file": options.pairs, "pairs": found.pairs, "truncated": found.truncated, "notes": notes,
-                      "spearman": rows, "best": {"pooling": found.best[0], "layer": found.best[1]}}))  # fmt: skip
+    rows = {
+      pooling: [None if value != value else round(value, 6) for value in row] for pooling, row in found.spearman.items()
+    }
+    print(
+      json.dumps(
+        {
+          "model": options.model,
+          "file": options.pairs,
+          "pairs": found.pairs,
+          "truncated": found.truncated,
+          "notes": notes,
+          "spearman": rows,
+          "best": {"pooling": found.best[0], "layer": found.best[1]},
+        }
+      )
+    )
     return
-  print(f"Spearman of cosine and score, {found.pairs:,} pairs\n\n{probe.table(found)}\n{probe.NO_VECTOR}\n\n{probe.verdict(found)}")
+  print(
+    f"Spearman of cosine and score, {found.pairs:,} "
+    f"pairs\n\n{probe.table(found)}\n{probe.NO_VECTOR}\n\n{probe.verdict(found)}"
+  )
   if options.out:
     print(f"heat map: {options.out}")

@@ -11,8 +11,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--workdir", required=True, metavar="DIR", help="the run folder; the run may go on")
   parser.add_argument("--html", metavar="FILE", help="where the page goes (default: report.html in the run folder)")
   parser.add_argument("--plot", metavar="FILE", help="also draw the curves into this .png, .svg or .pdf")
-  parser.add_argument("--samples", type=int, default=4, metavar="N",
-                      help="sentences that the newest checkpoint completes, on this machine's CPU; 0: none (default: %(default)s)")
+  parser.add_argument(
+    "--samples",
+    type=int,
+    default=4,
+    metavar="N",
+    help="sentences that the newest checkpoint completes, on this machine's CPU; 0: none (default: %(default)s)",
+  )
 
 
 def run(options: argparse.Namespace) -> None:

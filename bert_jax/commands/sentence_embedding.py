@@ -1,4 +1,6 @@
-"""`sentence-embedding`: trains a pretrained model to give texts vectors whose cosine means similarity; resumes by itself."""
+"""`sentence-embedding`: trains a pretrained model to give texts vectors whose cosine means similarity; resumes by
+itself.
+"""
 
 import argparse
 
@@ -11,16 +13,38 @@ EXAMPLE = """  python -m bert_jax sentence-embedding --model=runs/base --objecti
 
 # Flags for the keys that nearly every run sets; --config.KEY=VALUE sets any other.
 FLAGS = {
-    "model": "init_from", "objective": "embedding.objective", "task": "finetune.task", "data": "finetune.data", "dev": "finetune.dev",
-    "text": "finetune.text", "text_pair": "finetune.text_pair", "negative": "embedding.negative", "label": "finetune.label",
-    "pooling": "finetune.pooling", "normalize": "embedding.normalize", "epochs": "finetune.epochs", "max_length": "finetune.max_length",
-    "learning_rate": "optimizer.learning_rate", "batch_size": "data.batch_size", "seed": "seed",
-}  # fmt: skip
+  "model": "init_from",
+  "objective": "embedding.objective",
+  "task": "finetune.task",
+  "data": "finetune.data",
+  "dev": "finetune.dev",
+  "text": "finetune.text",
+  "text_pair": "finetune.text_pair",
+  "negative": "embedding.negative",
+  "label": "finetune.label",
+  "pooling": "finetune.pooling",
+  "normalize": "embedding.normalize",
+  "epochs": "finetune.epochs",
+  "max_length": "finetune.max_length",
+  "learning_rate": "optimizer.learning_rate",
+  "batch_size": "data.batch_size",
+  "seed": "seed",
+}
 MEANINGS = {
-    "data": "file of texts: CSV, TSV, JSON lines, or for simcse plain text, one per line; with --task the folder of its files",
-    "dev": "pairs of texts with a score, by which the model is judged: Spearman of the cosine", "pooling": "mean, cls, max, pooler",
-}  # fmt: skip
-GROUPS = ("embedding.", "finetune.warmup_share", "finetune.evaluations", "finetune.patience", "finetune.metric", "optimizer.", "export.")
+  "data": "file of texts: CSV, TSV, JSON lines, or for simcse plain text, one per line; with --task the folder of its "
+  "files",
+  "dev": "pairs of texts with a score, by which the model is judged: Spearman of the cosine",
+  "pooling": "mean, cls, max, pooler",
+}
+GROUPS = (
+  "embedding.",
+  "finetune.warmup_share",
+  "finetune.evaluations",
+  "finetune.patience",
+  "finetune.metric",
+  "optimizer.",
+  "export.",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

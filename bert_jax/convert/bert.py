@@ -41,13 +41,17 @@ class Entry(NamedTuple):
 
 
 def _dense(ours: str, theirs: str, dims: str, part: str = "encoder") -> tuple[Entry, Entry]:
-  return (Entry(f"{ours}/kernel", f"{theirs}.weight", dims, TRANSPOSE, part),
-          Entry(f"{ours}/bias", f"{theirs}.bias", dims[1], SAME, part))
+  return (
+    Entry(f"{ours}/kernel", f"{theirs}.weight", dims, TRANSPOSE, part),
+    Entry(f"{ours}/bias", f"{theirs}.bias", dims[1], SAME, part),
+  )
 
 
 def _layer_norm(ours: str, theirs: str, part: str = "encoder") -> tuple[Entry, Entry]:
-  return (Entry(f"{ours}/scale", f"{theirs}.weight", "H", SAME, part),
-          Entry(f"{ours}/bias", f"{theirs}.bias", "H", SAME, part))
+  return (
+    Entry(f"{ours}/scale", f"{theirs}.weight", "H", SAME, part),
+    Entry(f"{ours}/bias", f"{theirs}.bias", "H", SAME, part),
+  )
 
 
 def _table(name: str, dims: str, how: str) -> Entry:
@@ -57,39 +61,39 @@ def _table(name: str, dims: str, how: str) -> Entry:
 _OURS, _THEIRS = "encoder/layer_{n}", "bert.encoder.layer.{n}"
 
 TABLE: tuple[Entry, ...] = (
-    _table("word_embeddings", "VH", PAD_VOCAB),
-    _table("position_embeddings", "PH", SAME),
-    _table("token_type_embeddings", "TH", SAME),
-    *_layer_norm("encoder/embeddings/layer_norm", "bert.embeddings.LayerNorm"),
-    *_dense(f"{_OURS}/attention/query", f"{_THEIRS}.attention.self.query", "HH"),
-    *_dense(f"{_OURS}/attention/key", f"{_THEIRS}.attention.self.key", "HH"),
-    *_dense(f"{_OURS}/attention/value", f"{_THEIRS}.attention.self.value", "HH"),
-    *_dense(f"{_OURS}/attention/output", f"{_THEIRS}.attention.output.dense", "HH"),
-    *_layer_norm(f"{_OURS}/attention/layer_norm", f"{_THEIRS}.attention.output.LayerNorm"),
-    *_dense(f"{_OURS}/feed_forward/intermediate", f"{_THEIRS}.intermediate.dense", "HI"),
-    *_dense(f"{_OURS}/feed_forward/output", f"{_THEIRS}.output.dense", "IH"),
-    *_layer_norm(f"{_OURS}/feed_forward/layer_norm", f"{_THEIRS}.output.LayerNorm"),
-    *_dense("pooler/dense", "bert.pooler.dense", "HH", "pooler"),
-    *_dense("mlm_head/dense", "cls.predictions.transform.dense", "HH", "mlm"),
-    *_layer_norm("mlm_head/layer_norm", "cls.predictions.transform.LayerNorm", "mlm"),
-    Entry("mlm_head/bias", "cls.predictions.bias", "V", PAD_VOCAB, "mlm"),
-    *_dense("nsp_head/dense", "cls.seq_relationship", "H2", "nsp"),
+  _table("word_embeddings", "VH", PAD_VOCAB),
+  _table("position_embeddings", "PH", SAME),
+  _table("token_type_embeddings", "TH", SAME),
+  *_layer_norm("encoder/embeddings/layer_norm", "bert.embeddings.LayerNorm"),
+  *_dense(f"{_OURS}/attention/query", f"{_THEIRS}.attention.self.query", "HH"),
+  *_dense(f"{_OURS}/attention/key", f"{_THEIRS}.attention.self.key", "HH"),
+  *_dense(f"{_OURS}/attention/value", f"{_THEIRS}.attention.self.value", "HH"),
+  *_dense(f"{_OURS}/attention/output", f"{_THEIRS}.attention.output.dense", "HH"),
+  *_layer_norm(f"{_OURS}/attention/layer_norm", f"{_THEIRS}.attention.output.LayerNorm"),
+  *_dense(f"{_OURS}/feed_forward/intermediate", f"{_THEIRS}.intermediate.dense", "HI"),
+  *_dense(f"{_OURS}/feed_forward/output", f"{_THEIRS}.output.dense", "IH"),
+  *_layer_norm(f"{_OURS}/feed_forward/layer_norm", f"{_THEIRS}.output.LayerNorm"),
+  *_dense("pooler/dense", "bert.pooler.dense", "HH", "pooler"),
+  *_dense("mlm_head/dense", "cls.predictions.transform.dense", "HH", "mlm"),
+  *_layer_norm("mlm_head/layer_norm", "cls.predictions.transform.LayerNorm", "mlm"),
+  Entry("mlm_head/bias", "cls.predictions.bias", "V", PAD_VOCAB, "mlm"),
+  *_dense("nsp_head/dense", "cls.seq_relationship", "H2", "nsp"),
 )
 
 # What fine-tuning puts on an encoder; C is the number of labels.
 LABEL_TABLE: tuple[Entry, ...] = (
-    *_dense("classifier/dense", "classifier", "HC", "classifier"),
-    *_dense("span_head/dense", "qa_outputs", "H2", "span_head"),
+  *_dense("classifier/dense", "classifier", "HC", "classifier"),
+  *_dense("span_head/dense", "qa_outputs", "H2", "span_head"),
 )
 
 # What each export holds: the parts that must be there, and those taken along where they are.
 EXPORTS = {
-    "pretraining": (("encoder", "pooler", "mlm", "nsp"), ()),  # BertForPreTraining
-    "mlm": (("encoder", "mlm"), ()),  # BertForMaskedLM, which has no pooler
-    "encoder": (("encoder",), ("pooler",)),  # BertModel
-    "sequence-classification": (("encoder", "pooler", "classifier"), ()),  # BertForSequenceClassification
-    "token-classification": (("encoder", "classifier"), ()),  # BertForTokenClassification, which has no pooler
-    "question-answering": (("encoder", "span_head"), ()),  # BertForQuestionAnswering, neither
+  "pretraining": (("encoder", "pooler", "mlm", "nsp"), ()),  # BertForPreTraining
+  "mlm": (("encoder", "mlm"), ()),  # BertForMaskedLM, which has no pooler
+  "encoder": (("encoder",), ("pooler",)),  # BertModel
+  "sequence-classification": (("encoder", "pooler", "classifier"), ()),  # BertForSequenceClassification
+  "token-classification": (("encoder", "classifier"), ()),  # BertForTokenClassification, which has no pooler
+  "question-answering": (("encoder", "span_head"), ()),  # BertForQuestionAnswering, neither
 }
 
 
@@ -104,8 +108,15 @@ def entries(config: EncoderConfig, num_labels: int | None = None) -> list[Entry]
 
 def _sizes(config: EncoderConfig, num_labels: int | None) -> dict[str, int]:
   """What the letters of Entry.dims stand for; V is the true vocabulary."""
-  return {"C": num_labels or 0, "V": config.vocab_size, "P": config.max_position_embeddings, "T": config.type_vocab_size,
-          "H": config.hidden_size, "I": config.intermediate_size, "2": 2}
+  return {
+    "C": num_labels or 0,
+    "V": config.vocab_size,
+    "P": config.max_position_embeddings,
+    "T": config.type_vocab_size,
+    "H": config.hidden_size,
+    "I": config.intermediate_size,
+    "2": 2,
+  }
 
 
 def their_shape(entry: Entry, config: EncoderConfig, num_labels: int | None = None) -> tuple[int, ...]:
@@ -121,7 +132,7 @@ def our_shape(entry: Entry, config: EncoderConfig, num_labels: int | None = None
 
 
 def to_huggingface(
-    params: Mapping[str, Any], config: EncoderConfig, head: str = "pretraining"
+  params: Mapping[str, Any], config: EncoderConfig, head: str = "pretraining"
 ) -> dict[str, np.ndarray]:
   """Names and lays out our parameters as Hugging Face does.
 
@@ -129,7 +140,8 @@ def to_huggingface(
     params: the tree of PretrainingModel, NumPy or JAX arrays.
     config: what the parameters belong to.
     head: 'pretraining' (BertForPreTraining), 'mlm' (BertForMaskedLM), 'encoder' (BertModel, with the
-      pooler where there is one), or one for labels, see EXPORTS. The tied decoder is not written: Hugging Face ties it itself.
+      pooler where there is one), or one for labels, see EXPORTS. The tied decoder is not written: Hugging Face ties it
+      itself.
 
   Returns:
     name -> float32 array, C-contiguous (safetensors corrupts others in silence).
@@ -153,8 +165,10 @@ def to_huggingface(
     if entry.part not in required and not (entry.part in optional and entry.part in present):
       continue
     if entry.ours not in flat:
-      raise UserError(f"the {head!r} export needs parameter {entry.ours}, which this model does not have; "
-                      f"it has: {', '.join(sorted(present))}")
+      raise UserError(
+        f"the {head!r} export needs parameter {entry.ours}, which this model does not have; "
+        f"it has: {', '.join(sorted(present))}"
+      )
     array = np.asarray(flat[entry.ours], dtype=np.float32)
     _check_shape(f"parameter {entry.ours}", array.shape, our_shape(entry, config, num_labels))
     if entry.how == PAD_VOCAB:
@@ -164,9 +178,7 @@ def to_huggingface(
   return tensors
 
 
-def from_huggingface(
-    tensors: Mapping[str, np.ndarray], config: EncoderConfig
-) -> tuple[dict[str, Any], frozenset[str]]:
+def from_huggingface(tensors: Mapping[str, np.ndarray], config: EncoderConfig) -> tuple[dict[str, Any], frozenset[str]]:
   """Reads the tensors of any Hugging Face BERT pretraining class into our tree.
 
   Accepted besides TABLE: names without `bert.` (BertModel); `gamma` and `beta` for LayerNorm (files of
@@ -189,9 +201,11 @@ def from_huggingface(
   table = entries(config, num_labels)
   unknown = sorted(set(tensors) - {entry.theirs for entry in table})
   if unknown:
-    raise UserError(f"unknown tensors: {', '.join(unknown)}; expected those of a BertForPreTraining, "
-                    f"BertForMaskedLM, BertForNextSentencePrediction, BertModel, or a head for labels, with "
-                    f"{config.num_hidden_layers} layers")
+    raise UserError(
+      f"unknown tensors: {', '.join(unknown)}; expected those of a BertForPreTraining, "
+      f"BertForMaskedLM, BertForNextSentencePrediction, BertModel, or a head for labels, with "
+      f"{config.num_hidden_layers} layers"
+    )
   present = {"encoder"} | {entry.part for entry in table if entry.theirs in tensors}
   if "nsp" in present:
     present.add("pooler")  # the NSP head reads the pooler: one without the other is half a head
@@ -242,19 +256,25 @@ def _settle_ties(tensors: dict[str, np.ndarray], config: EncoderConfig) -> dict[
   if decoder is not None and words in tensors:
     _check_equal("cls.predictions.decoder.weight", decoder, words, tensors[words])
   length = config.max_position_embeddings
-  for name, expected, constant in (("position_ids", "0, 1, 2, …", np.arange(length)),
-                                   ("token_type_ids", "0, 0, 0, …", np.zeros(length))):
+  for name, expected, constant in (
+    ("position_ids", "0, 1, 2, …", np.arange(length)),
+    ("token_type_ids", "0, 0, 0, …", np.zeros(length)),
+  ):
     buffer = tensors.pop(f"bert.embeddings.{name}", None)
     if buffer is not None and not np.array_equal(np.ravel(buffer), constant):
-      raise UserError(f"buffer bert.embeddings.{name}: expected {length} values {expected}, as in BERT; got "
-                      "others: this model numbers its tokens in another way")
+      raise UserError(
+        f"buffer bert.embeddings.{name}: expected {length} values {expected}, as in BERT; got "
+        "others: this model numbers its tokens in another way"
+      )
   return tensors
 
 
 def _check_equal(name: str, tensor: np.ndarray, tied_name: str, tied: np.ndarray) -> None:
   if not np.array_equal(tensor, tied):
-    raise UserError(f"tensor {name} differs from {tied_name}; BERT ties them, and so does this model: "
-                    "an untied decoder cannot be represented")
+    raise UserError(
+      f"tensor {name} differs from {tied_name}; BERT ties them, and so does this model: "
+      "an untied decoder cannot be represented"
+    )
 
 
 def _check_shape(what: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:

@@ -33,17 +33,20 @@ from bert_jax.errors import UserError
 from bert_jax.models.config import EncoderConfig
 
 ARCHITECTURES = {
-    "pretraining": "BertForPreTraining", "mlm": "BertForMaskedLM", "encoder": "BertModel",
-    "sequence-classification": "BertForSequenceClassification", "token-classification": "BertForTokenClassification",
-    "question-answering": "BertForQuestionAnswering",
-}  # fmt: skip
+  "pretraining": "BertForPreTraining",
+  "mlm": "BertForMaskedLM",
+  "encoder": "BertModel",
+  "sequence-classification": "BertForSequenceClassification",
+  "token-classification": "BertForTokenClassification",
+  "question-answering": "BertForQuestionAnswering",
+}
 # Kind of labels -> (head of bert.EXPORTS, what transformers calls the problem).
 _LABELLED = {
-    "classification": ("sequence-classification", "single_label_classification"),
-    "multi-label": ("sequence-classification", "multi_label_classification"),
-    "regression": ("sequence-classification", "regression"),
-    "token-classification": ("token-classification", None),
-    "question-answering": ("question-answering", None),
+  "classification": ("sequence-classification", "single_label_classification"),
+  "multi-label": ("sequence-classification", "multi_label_classification"),
+  "regression": ("sequence-classification", "regression"),
+  "token-classification": ("token-classification", None),
+  "question-answering": ("question-answering", None),
 }
 
 # The mark in model.safetensors by which an earlier export is known, and the files that one may hold.
@@ -53,38 +56,53 @@ _LABELLED = {
 _METADATA = {"format": "pt"}
 _MOVE_IT = "choose another folder, or move this one away"
 _PRODUCER = "bert_jax"  # in config.json: tells our exports from folders that must not be replaced
-_OWN_FILES = frozenset({
-    "model.safetensors", "config.json", "README.md",
-    "tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json",
-    "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json",
-    "1_Pooling", "2_Normalize",
-})  # fmt: skip
+_OWN_FILES = frozenset(
+  {
+    "model.safetensors",
+    "config.json",
+    "README.md",
+    "tokenizer.json",
+    "vocab.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling",
+    "2_Normalize",
+  }
+)
 
 # What config.json says besides EncoderConfig's fields; any other value makes another model.
-_FIXED = {"model_type": "bert", "position_embedding_type": "absolute", "is_decoder": False,
-          "add_cross_attention": False, "tie_word_embeddings": True}
+_FIXED = {
+  "model_type": "bert",
+  "position_embedding_type": "absolute",
+  "is_decoder": False,
+  "add_cross_attention": False,
+  "tie_word_embeddings": True,
+}
 
 # Weights that are not read: what they are, which library converts them, and the flag that it needs. Pickle
 # runs code when it is loaded.
 _OTHER_WEIGHTS = {
-    "pytorch_model.bin": ("PyTorch pickle", "transformers", ""),
-    "pytorch_model.bin.index.json": ("PyTorch pickle", "transformers", ""),
-    "tf_model.h5": ("TensorFlow", "transformers 4", ", from_tf=True"),
-    "flax_model.msgpack": ("Flax", "transformers 4", ", from_flax=True"),
+  "pytorch_model.bin": ("PyTorch pickle", "transformers", ""),
+  "pytorch_model.bin.index.json": ("PyTorch pickle", "transformers", ""),
+  "tf_model.h5": ("TensorFlow", "transformers 4", ", from_tf=True"),
+  "flax_model.msgpack": ("Flax", "transformers 4", ", from_flax=True"),
 }
 
 
 def write_folder(
-    out: str | pathlib.Path,
-    params: Mapping[str, Any],
-    config: EncoderConfig,
-    tokenizer_dir: str | pathlib.Path,
-    *,
-    head: str = "pretraining",
-    encoding: Encoding | None = None,
-    labels: Labels | None = None,
-    max_length: int | None = None,
-    card: str = "",
+  out: str | pathlib.Path,
+  params: Mapping[str, Any],
+  config: EncoderConfig,
+  tokenizer_dir: str | pathlib.Path,
+  *,
+  head: str = "pretraining",
+  encoding: Encoding | None = None,
+  labels: Labels | None = None,
+  max_length: int | None = None,
+  card: str = "",
 ) -> None:
   """Writes a model folder that transformers or sentence-transformers loads.
 
@@ -94,11 +112,13 @@ def write_folder(
     params: the tree of PretrainingModel.
     config: what the parameters belong to.
     tokenizer_dir: a tokenizer folder or vocab.txt; all four tokenizer files are written, whichever it has.
-    head: one of ARCHITECTURES, see bert.to_huggingface. sentence-transformers has no use for MLM and NSP heads, and lists their
-      weights as unexpected.
-    encoding: how sentence-transformers makes one vector of many, pooling 'mean', 'cls' or 'max'; None: a folder for transformers alone.
+    head: one of ARCHITECTURES, see bert.to_huggingface. sentence-transformers has no use for MLM and NSP heads, and
+      lists their weights as unexpected.
+    encoding: how sentence-transformers makes one vector of many, pooling 'mean', 'cls' or 'max'; None: a folder for
+      transformers alone.
     labels: what the outputs of a head for labels mean.
-    max_length: tokens of a text that are to be read, [CLS] and [SEP] included; None: as many as the model has positions.
+    max_length: tokens of a text that are to be read, [CLS] and [SEP] included; None: as many as the model has
+      positions.
     card: the model card, README.md; empty: none.
 
   Raises:
@@ -109,16 +129,31 @@ def write_folder(
     raise UserError(f"pooling: expected one of {', '.join(POOLINGS)}; got {encoding.pooling!r}")
   if storage.is_remote(out):
     with tempfile.TemporaryDirectory() as made_in:
-      write_folder(pathlib.Path(made_in, "model"), params, config, tokenizer_dir, head=head, encoding=encoding, labels=labels, max_length=max_length, card=card)
+      write_folder(
+        pathlib.Path(made_in, "model"),
+        params,
+        config,
+        tokenizer_dir,
+        head=head,
+        encoding=encoding,
+        labels=labels,
+        max_length=max_length,
+        card=card,
+      )
       _send(pathlib.Path(made_in, "model"), storage.folder(out))
     return
   out = pathlib.Path(out)
   _check_replaceable(out)
   tokenizer = load_tokenizer(tokenizer_dir)
   if tokenizer.vocab_size > config.vocab_size:
-    raise UserError(f"{tokenizer_dir}: {tokenizer.vocab_size} tokens do not fit a model with vocab_size "
-                    f"{config.vocab_size}; export with the tokenizer that it was trained with")
-  config, max_length = dataclasses.replace(config, pad_token_id=tokenizer.special.pad), max_length or config.max_position_embeddings
+    raise UserError(
+      f"{tokenizer_dir}: {tokenizer.vocab_size} tokens do not fit a model with vocab_size "
+      f"{config.vocab_size}; export with the tokenizer that it was trained with"
+    )
+  config, max_length = (
+    dataclasses.replace(config, pad_token_id=tokenizer.special.pad),
+    max_length or config.max_position_embeddings,
+  )
   tensors = bert.to_huggingface(_with_scale(params, labels), config, head)
 
   partial = out.absolute().with_name(f".{out.absolute().name}.partial")
@@ -186,7 +221,10 @@ def _with_scale(params: Mapping[str, Any], labels: Labels | None) -> Mapping[str
   """Parameters whose head gives scores as they stand in the data: Hugging Face's models know no scale."""
   if labels is None or labels.scale == 1.0:
     return params
-  return {**params, "classifier": jax.tree.map(lambda x: np.asarray(x) * np.float32(labels.scale), params["classifier"])}
+  return {
+    **params,
+    "classifier": jax.tree.map(lambda x: np.asarray(x) * np.float32(labels.scale), params["classifier"]),
+  }
 
 
 def _about_labels(labels: Labels | None) -> dict[str, Any]:
@@ -194,21 +232,24 @@ def _about_labels(labels: Labels | None) -> dict[str, Any]:
     return {}
   names = dict(enumerate(labels.names))
   problem = _LABELLED[labels.kind][1]
-  return {"id2label": {str(number): name for number, name in names.items()}, "label2id": {name: number for number, name in names.items()},
-          **({"problem_type": problem} if problem else {})}  # fmt: skip
+  return {
+    "id2label": {str(number): name for number, name in names.items()},
+    "label2id": {name: number for number, name in names.items()},
+    **({"problem_type": problem} if problem else {}),
+  }
 
 
 def config_json(config: EncoderConfig, head: str, labels: Labels | None = None) -> dict[str, Any]:
   """What config.json says of a model with a head of bert.EXPORTS, for any version of transformers."""
   return {
-      "architectures": [ARCHITECTURES[head]],
-      **_FIXED,
-      **dataclasses.asdict(config),
-      **_about_labels(labels),
-      "classifier_dropout": None,
-      "producer": _PRODUCER,
-      "dtype": "float32",  # transformers 5
-      "torch_dtype": "float32",  # transformers 4
+    "architectures": [ARCHITECTURES[head]],
+    **_FIXED,
+    **dataclasses.asdict(config),
+    **_about_labels(labels),
+    "classifier_dropout": None,
+    "producer": _PRODUCER,
+    "dtype": "float32",  # transformers 5
+    "torch_dtype": "float32",  # transformers 4
   }
 
 
@@ -238,9 +279,10 @@ def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
   for name, (kind, where, flag) in _OTHER_WEIGHTS.items():
     if (folder / name).is_file():
       raise UserError(
-          f"{folder / name}: {kind} weights are not read, only model.safetensors. Convert them once, where "
-          f"you trust the file, in {where}: BertForPreTraining.from_pretrained({str(folder)!r}{flag})"
-          ".save_pretrained(NEW_FOLDER, safe_serialization=True)")
+        f"{folder / name}: {kind} weights are not read, only model.safetensors. Convert them once, where "
+        f"you trust the file, in {where}: BertForPreTraining.from_pretrained({str(folder)!r}{flag})"
+        ".save_pretrained(NEW_FOLDER, safe_serialization=True)"
+      )
   raise UserError(f"{folder}: no weights; expected model.safetensors or model.safetensors.index.json")
 
 
@@ -281,7 +323,9 @@ def _check_replaceable(out: pathlib.Path) -> None:
 
 
 def _check_only_ours(out: pathlib.Path | epath.Path, names: set[str], *, half: bool = False) -> None:
-  """Refuses a folder with files that are not those of an earlier export; `half`: one without its config.json was ours, too."""
+  """Refuses a folder with files that are not those of an earlier export; `half`: one without its config.json was ours,
+  too.
+  """
   if not names:
     return
   if not (_is_export(out) or half and "config.json" not in names):

@@ -1,8 +1,8 @@
 """What a model folder holds for sentence-transformers besides the model: how one vector is made of a text.
 
-    modules.json                  Transformer, Pooling and maybe Normalize, one after the other
-    1_Pooling/config.json         mean, cls or max
-    sentence_bert_config.json     how many tokens of a text are read
+modules.json                  Transformer, Pooling and maybe Normalize, one after the other
+1_Pooling/config.json         mean, cls or max
+sentence_bert_config.json     how many tokens of a text are read
 """
 
 import pathlib
@@ -31,17 +31,24 @@ class Encoding(NamedTuple):
 
 
 def write_modules(folder: pathlib.Path, config: EncoderConfig, encoding: Encoding, max_length: int) -> None:
-  """Adds what sentence-transformers reads, in the layout before its version 6, which 6 still loads; max_length: see read_limit."""
+  """Adds what sentence-transformers reads, in the layout before its version 6, which 6 still loads; max_length: see
+  read_limit.
+  """
   modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * encoding.normalize
-  write_json(folder / "modules.json", [
+  write_json(
+    folder / "modules.json",
+    [
       {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
       for index, (path, kind) in enumerate(modules)
-  ])
+    ],
+  )
   # Lower-casing is the tokenizer's own affair.
   write_json(folder / _TRANSFORMER, {"max_seq_length": max_length, "do_lower_case": False})
   write_json(folder / _SETTINGS, {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"})
   (folder / "1_Pooling").mkdir()
-  write_json(folder / "1_Pooling" / "config.json", {
+  write_json(
+    folder / "1_Pooling" / "config.json",
+    {
       "word_embedding_dimension": config.hidden_size,
       "pooling_mode_cls_token": encoding.pooling == "cls",
       "pooling_mode_mean_tokens": encoding.pooling == "mean",
@@ -50,7 +57,8 @@ def write_modules(folder: pathlib.Path, config: EncoderConfig, encoding: Encodin
       "pooling_mode_weightedmean_tokens": False,
       "pooling_mode_lasttoken": False,
       "include_prompt": True,
-  })
+    },
+  )
   if encoding.normalize:
     (folder / "2_Normalize").mkdir()
 
@@ -63,7 +71,8 @@ def read_encoding(path: str | pathlib.Path, *, lowercase: bool) -> Encoding | No
     lowercase: whether its tokenizer makes all letters small.
 
   Raises:
-    UserError: modules or a pooling that this model does not have, or something that is done to a text before the tokenizer gets it.
+    UserError: modules or a pooling that this model does not have, or something that is done to a text before the
+      tokenizer gets it.
   """
   path = pathlib.Path(path)
   if not (path / "modules.json").is_file():
@@ -71,28 +80,49 @@ def read_encoding(path: str | pathlib.Path, *, lowercase: bool) -> Encoding | No
   folders = {module["type"].rpartition(".")[2]: path / module["path"] for module in read_json(path / "modules.json")}
   unknown = sorted(set(folders) - {"Transformer", "Pooling", "Normalize"})
   if unknown or "Pooling" not in folders:
-    raise UserError(f"{path}/modules.json: expected Transformer, Pooling and maybe Normalize; it has {', '.join(folders)}, which this model cannot do. "
-                    "To use the encoder alone, copy the folder without modules.json")  # fmt: skip
+    raise UserError(
+      f"{path}/modules.json: expected Transformer, Pooling and maybe Normalize; it has {', '.join(folders)}, which "
+      "this model cannot do. "
+      "To use the encoder alone, copy the folder without modules.json"
+    )
   _check_texts_are_plain(path, lowercase)
   pooling = read_json(folders["Pooling"] / "config.json")
-  chosen = [pooling["pooling_mode"]] if "pooling_mode" in pooling else [  # version 6; before it, a flag for each
-      name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token") for name, on in pooling.items()
-      if name.startswith("pooling_mode_") and on]  # fmt: skip
+  chosen = (
+    [pooling["pooling_mode"]]
+    if "pooling_mode" in pooling
+    else [  # version 6; before it, a flag for each
+      name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
+      for name, on in pooling.items()
+      if name.startswith("pooling_mode_") and on
+    ]
+  )
   if len(chosen) != 1 or chosen[0] not in POOLINGS:
-    raise UserError(f"{folders['Pooling']}/config.json: pooling {', '.join(map(str, chosen)) or 'none'}; this model has {', '.join(POOLINGS)}, one of them")
+    raise UserError(
+      f"{folders['Pooling']}/config.json: pooling {', '.join(map(str, chosen)) or 'none'}; this model has "
+      f"{', '.join(POOLINGS)}, one of "
+      "them"
+    )
   return Encoding(chosen[0], "Normalize" in folders)
 
 
 def _check_texts_are_plain(path: pathlib.Path, lowercase: bool) -> None:
   """Raises UserError where sentence-transformers would put words in front of a text, or make its letters small."""
-  settings, transformer = (read_json(path / name) if (path / name).is_file() else {} for name in (_SETTINGS, _TRANSFORMER))
+  settings, transformer = (
+    read_json(path / name) if (path / name).is_file() else {} for name in (_SETTINGS, _TRANSFORMER)
+  )
   prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name") or "")
   if prompt:
-    raise UserError(f"{path}/{_SETTINGS}: every text gets the prompt {prompt!r} (default_prompt_name), which is not done here: put it in front of "
-                    "your texts yourself, and set default_prompt_name to null in a copy of the folder")  # fmt: skip
+    raise UserError(
+      f"{path}/{_SETTINGS}: every text gets the prompt {prompt!r} (default_prompt_name), which is not done here: put "
+      "it in front of "
+      "your texts yourself, and set default_prompt_name to null in a copy of the folder"
+    )
   if transformer.get("do_lower_case") and not lowercase:
-    raise UserError(f"{path}/{_TRANSFORMER}: do_lower_case is set, and the tokenizer is a cased one: set it to false in a copy of the folder, and "
-                    "give texts in small letters")  # fmt: skip
+    raise UserError(
+      f"{path}/{_TRANSFORMER}: do_lower_case is set, and the tokenizer is a cased one: set it to false in a copy of "
+      "the folder, and "
+      "give texts in small letters"
+    )
 
 
 def read_limit(path: str | pathlib.Path, config: EncoderConfig) -> int:

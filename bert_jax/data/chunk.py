@@ -97,9 +97,13 @@ def token_dtype(vocab_size: int) -> str:
 
 
 def tokenize(
-    backend: tokenizers.Tokenizer, chunk: Chunk, *, dtype: str, segmenter: words.Segmenter | None = None,
-    advance: Advance = lambda num_bytes: None,
-) -> Documents:  # fmt: skip
+  backend: tokenizers.Tokenizer,
+  chunk: Chunk,
+  *,
+  dtype: str,
+  segmenter: words.Segmenter | None = None,
+  advance: Advance = lambda num_bytes: None,
+) -> Documents:
   """The documents of a chunk as sentences of ids; sentences and documents without a token are left out.
 
   Args:
@@ -127,10 +131,13 @@ def tokenize(
   document_starts = filled[np.append(0, np.cumsum(counts, dtype=np.int64))]
   kept = np.flatnonzero(np.diff(document_starts))
   return Documents(
-      np.concatenate(tokens), np.append(0, np.cumsum(sizes[sizes > 0])), np.append(document_starts[kept], filled[-1]),
-      np.array(chunk.numbers, np.uint32)[kept], np.array(chunk.origins, np.uint64).reshape(-1, 2)[kept],
-      np.concatenate(starts) if segmenter else None,
-  )  # fmt: skip
+    np.concatenate(tokens),
+    np.append(0, np.cumsum(sizes[sizes > 0])),
+    np.append(document_starts[kept], filled[-1]),
+    np.array(chunk.numbers, np.uint32)[kept],
+    np.array(chunk.origins, np.uint64).reshape(-1, 2)[kept],
+    np.concatenate(starts) if segmenter else None,
+  )
 
 
 def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
@@ -184,8 +191,12 @@ def _look_up(backend: tokenizers.Tokenizer, pieces: Sequence[str], dtype: str, *
       begins.append(np.array([begin for encoding in encoded for begin, _ in encoding.offsets], np.int64))
   sizes = np.array(sizes, np.int64)
   return _Table(
-      np.concatenate(ids), np.concatenate(begins) if offsets else None, np.cumsum(sizes) - sizes, sizes,
-      np.fromiter(map(len, pieces), np.int64))  # fmt: skip
+    np.concatenate(ids),
+    np.concatenate(begins) if offsets else None,
+    np.cumsum(sizes) - sizes,
+    sizes,
+    np.fromiter(map(len, pieces), np.int64),
+  )
 
 
 def _ids(batch: _Batch, table: _Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

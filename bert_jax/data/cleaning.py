@@ -17,7 +17,7 @@ _MOVED_AT_ONCE = 2**12
 
 
 def clean(
-    documents: Iterable[Document], *, deduplicate: bool, min_characters: int, counts: collections.Counter
+  documents: Iterable[Document], *, deduplicate: bool, min_characters: int, counts: collections.Counter
 ) -> Iterator[Document]:
   """Drops documents.
 

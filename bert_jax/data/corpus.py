@@ -104,8 +104,8 @@ class Split(NamedTuple):
     """
     places = self._places(rows)
     found = {
-        "tokens": _take(self.tokens, places, (len(rows), self.seq_length), np.int32),
-        "sequences": _take(self.sequences, places, (len(rows), self.max_sequences, 3), np.int32),
+      "tokens": _take(self.tokens, places, (len(rows), self.seq_length), np.int32),
+      "sequences": _take(self.sequences, places, (len(rows), self.max_sequences, 3), np.int32),
     }
     if self.word_starts is not None:
       found["word_starts"] = _take(self.word_starts, places, (len(rows), -(-self.seq_length // 8)), np.uint8)
@@ -127,7 +127,7 @@ class Split(NamedTuple):
 
   def origins(self, row: int) -> dict[int, tuple[int, int]]:
     """Where the documents of a row's shard come from: {number: (file, position)}; files count as in `read_files`."""
-    (shard, _, _), = self._places(np.array([row]))
+    ((shard, _, _),) = self._places(np.array([row]))
     return {number: (file, position) for number, file, position in _map(self.origin_files[shard]).tolist()}
 
   def _places(self, rows: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
@@ -139,8 +139,8 @@ class Split(NamedTuple):
     order = np.argsort(shard_of_row, kind="stable")
     shards, firsts = np.unique(shard_of_row[order], return_index=True)
     return [
-        (int(shard), places, rows[places] - self.starts[shard])
-        for shard, places in zip(shards, np.split(order, firsts[1:]))
+      (int(shard), places, rows[places] - self.starts[shard])
+      for shard, places in zip(shards, np.split(order, firsts[1:]))
     ]
 
 
@@ -210,24 +210,31 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
   folder = pathlib.Path(folder)
   path = folder / "manifest.json"
   if not folder.is_dir():
-    raise UserError(f"{folder}: there is no such corpus folder; make it with "
-                    f"`python -m bert_jax prepare --source=… --out={folder}`")
+    raise UserError(
+      f"{folder}: there is no such corpus folder; make it with `python -m bert_jax prepare --source=… --out={folder}`"
+    )
   if not path.is_file():
-    raise UserError(f"{path}: expected the manifest of a corpus, found no such file; either this is no "
-                    f"corpus folder, or copying it stopped half-way: {_REMAKE}")
+    raise UserError(
+      f"{path}: expected the manifest of a corpus, found no such file; either this is no "
+      f"corpus folder, or copying it stopped half-way: {_REMAKE}"
+    )
   try:
     manifest = json.loads(path.read_text(encoding="utf-8"))
   except (ValueError, UnicodeDecodeError) as error:
     raise UserError(f"{path}: expected JSON, found {error}; {_REMAKE}") from None
   if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-    raise UserError(f"{path}: expected \"format\": \"{FORMAT}\"; this manifest belongs to something else")
+    raise UserError(f'{path}: expected "format": "{FORMAT}"; this manifest belongs to something else')
   if manifest.get("format_version") != FORMAT_VERSION:
-    raise UserError(f"{path}: expected format_version {FORMAT_VERSION}, found "
-                    f"{manifest.get('format_version')!r}: the corpus was made by another version of "
-                    "bert_jax; make it anew, or use that version")
+    raise UserError(
+      f"{path}: expected format_version {FORMAT_VERSION}, found "
+      f"{manifest.get('format_version')!r}: the corpus was made by another version of "
+      "bert_jax; make it anew, or use that version"
+    )
   if manifest.get("corpus_id") != canonical_id(manifest):
-    raise UserError(f"{path}: expected corpus_id {canonical_id(manifest)} from its contents, found "
-                    f"{manifest.get('corpus_id')}: the manifest was altered; {_REMAKE}")
+    raise UserError(
+      f"{path}: expected corpus_id {canonical_id(manifest)} from its contents, found "
+      f"{manifest.get('corpus_id')}: the manifest was altered; {_REMAKE}"
+    )
   return manifest
 
 
@@ -263,20 +270,26 @@ def _open_split(folder: pathlib.Path, manifest: dict[str, Any], split: str) -> S
   files = lambda name: tuple(folder / split / shard_name(name, index, len(shards)) for index, _ in filled)
   starts = np.cumsum([0] + [rows for _, rows in filled], dtype=np.int64)
   return Split(
-      int(starts[-1]), manifest["seq_length"], manifest["max_sequences"], starts,
-      tuple(map(_map, files("tokens"))), tuple(map(_map, files("sequences"))), files("documents"), files("origins"),
-      tuple(map(_map, files("word_starts"))) if manifest["word_segmenter"] else None,
-  )  # fmt: skip
+    int(starts[-1]),
+    manifest["seq_length"],
+    manifest["max_sequences"],
+    starts,
+    tuple(map(_map, files("tokens"))),
+    tuple(map(_map, files("sequences"))),
+    files("documents"),
+    files("origins"),
+    tuple(map(_map, files("word_starts"))) if manifest["word_segmenter"] else None,
+  )
 
 
 def _arrays(shard: dict[str, Any], manifest: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
   """The arrays of a shard: shape and dtype by name."""
   rows, length, sequences = shard["rows"], manifest["seq_length"], manifest["max_sequences"]
   arrays = {
-      "tokens": ((rows, length), manifest["token_dtype"]),
-      "sequences": ((rows, sequences, 3), "uint16"),
-      "documents": ((rows, sequences, 2), "uint32"),
-      "origins": ((shard["origins_rows"], 3), "uint64"),
+    "tokens": ((rows, length), manifest["token_dtype"]),
+    "sequences": ((rows, sequences, 3), "uint16"),
+    "documents": ((rows, sequences, 2), "uint32"),
+    "origins": ((shard["origins_rows"], 3), "uint64"),
   }
   if manifest["word_segmenter"]:
     arrays["word_starts"] = ((rows, -(-length // 8)), "uint8")
@@ -299,8 +312,7 @@ def _check_header(path: pathlib.Path, expected: tuple[int, ...], dtype: np.dtype
     raise UserError(f"{path}: expected {dtype} {list(expected)}, found {found} {list(shape)}; {_REMAKE}")
   if path.stat().st_size != size:
     fault = "truncated" if path.stat().st_size < size else "too long"
-    raise UserError(f"{path}: expected {size:,} bytes, found {path.stat().st_size:,}: "
-                    f"the shard is {fault}; {_REMAKE}")
+    raise UserError(f"{path}: expected {size:,} bytes, found {path.stat().st_size:,}: the shard is {fault}; {_REMAKE}")
 
 
 def _check_hashes(folder: pathlib.Path, manifest: dict[str, Any]):
@@ -328,6 +340,8 @@ def _allow_open_files(count: int):
   if soft == resource.RLIM_INFINITY or soft >= count:
     return
   if hard != resource.RLIM_INFINITY and hard < count:
-    raise UserError(f"this corpus needs {count:,} open files, and the system allows {hard:,}; "
-                    f"raise the limit with `ulimit -Hn {count}`")
+    raise UserError(
+      f"this corpus needs {count:,} open files, and the system allows {hard:,}; "
+      f"raise the limit with `ulimit -Hn {count}`"
+    )
   resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))

@@ -30,13 +30,40 @@ PYTHON = "python"
 
 # `docstrings:` without names. All come with bert_jax itself, so that its extras do not change the text; those
 # that are not installed are left out.
-DEFAULT_PACKAGES = (PYTHON, "numpy", "scipy", "jax", "flax", "optax", "orbax", "tensorflow", "keras",
-                    "tensorflow_datasets", "ml_collections", "absl", "h5py")
+DEFAULT_PACKAGES = (
+  PYTHON,
+  "numpy",
+  "scipy",
+  "jax",
+  "flax",
+  "optax",
+  "orbax",
+  "tensorflow",
+  "keras",
+  "tensorflow_datasets",
+  "ml_collections",
+  "absl",
+  "h5py",
+)
 
 # Folders without documentation of their own: tests, generated interfaces, copies of other packages.
-_SKIPPED_FOLDERS = frozenset((
-    "__pycache__", "site-packages", "test", "tests", "idlelib", "lib2to3", "_api", "api", "_tf_keras",
-    "_vendor", "third_party", "turtledemo", "ensurepip"))
+_SKIPPED_FOLDERS = frozenset(
+  (
+    "__pycache__",
+    "site-packages",
+    "test",
+    "tests",
+    "idlelib",
+    "lib2to3",
+    "_api",
+    "api",
+    "_tf_keras",
+    "_vendor",
+    "third_party",
+    "turtledemo",
+    "ensurepip",
+  )
+)
 
 # A module with less text than this is no document: next-sentence pairs need several sentences.
 MIN_DOCUMENT_CHARACTERS = 200
@@ -46,9 +73,7 @@ MIN_DOCUMENT_CHARACTERS = 200
 _OPENING = r'(?:[ \t]*(?:#[^\n]*)?\n)*[ \t]*([rRuU]?)("""|\'\'\')'
 _AT_TOP = re.compile(_OPENING)
 _IN_BODY = re.compile(r":[ \t]*(?:#[^\n]*)?\n" + _OPENING)
-_END = {
-    '"""': re.compile(r'(?:[^\\"]|\\.|"(?!""))*"""', re.S),
-    "'''": re.compile(r"(?:[^\\']|\\.|'(?!''))*'''", re.S)}
+_END = {'"""': re.compile(r'(?:[^\\"]|\\.|"(?!""))*"""', re.S), "'''": re.compile(r"(?:[^\\']|\\.|'(?!''))*'''", re.S)}
 
 
 class Package(NamedTuple):
@@ -74,8 +99,10 @@ def find_packages(names: str) -> list[Package]:
     if folders:
       packages.append(Package(name, folders))
     elif wanted:
-      raise UserError(f"docstrings:{names}: no package {name!r} is installed here; name importable top-level "
-                      f"packages, as in docstrings:{PYTHON},numpy ({PYTHON} is the standard library)")
+      raise UserError(
+        f"docstrings:{names}: no package {name!r} is installed here; name importable top-level "
+        f"packages, as in docstrings:{PYTHON},numpy ({PYTHON} is the standard library)"
+      )
   return packages
 
 
@@ -166,7 +193,7 @@ def find_docstrings(source: str) -> list[str]:
     end = _END[found[2]].match(source, found.end())
     if not end:
       break
-    text = source[found.end():end.end() - 3]
+    text = source[found.end() : end.end() - 3]
     if "\\" in text and found[1] not in ("r", "R"):
       text = _unescape(found[2] + text + found[2], text)
     docstrings.append(text)

@@ -89,8 +89,9 @@ def read_chunk(folder: str | os.PathLike, split: str, index: int) -> tuple[Docum
     record = json.loads((where / "chunk.json").read_text(encoding="utf-8"))
     found = {name: npy.read(where / f"{name}.npy", digest) for name, digest in record["files"].items()}
     if "word_starts" in found:
-      found["word_starts"] = np.unpackbits(
-          found["word_starts"], count=len(found["tokens"]), bitorder="little").astype(bool)
+      found["word_starts"] = np.unpackbits(found["word_starts"], count=len(found["tokens"]), bitorder="little").astype(
+        bool
+      )
     return Documents(**found), record["bytes"]
 
 
@@ -107,8 +108,9 @@ def _readable(where: pathlib.Path, folder: str | os.PathLike) -> Iterator[None]:
   try:
     yield
   except (OSError, ValueError, KeyError, TypeError) as error:
-    raise UserError(f"{where}: cannot be read ({error}); delete {folder} and prepare again: "
-                    "the text is tokenized anew") from error
+    raise UserError(
+      f"{where}: cannot be read ({error}); delete {folder} and prepare again: the text is tokenized anew"
+    ) from error
 
 
 class Contents(NamedTuple):

@@ -1,8 +1,8 @@
 """Labelled texts as token ids, and batches of them, each padded to the length that it needs.
 
-A batch is a pure function of (examples, seed, position), as in pretraining: the order of the examples is order.py's, and
-every WINDOW batches of an epoch are sorted by length, cut, and dealt out in an order that follows from the seed. So a batch
-holds texts of about one length, and few lengths are compiled: those of LENGTHS.
+A batch is a pure function of (examples, seed, position), as in pretraining: the order of the examples is order.py's,
+and every WINDOW batches of an epoch are sorted by length, cut, and dealt out in an order that follows from the seed. So
+a batch holds texts of about one length, and few lengths are compiled: those of LENGTHS.
 
 Shape legend: N examples, B rows of a batch, L tokens in a row, C labels.
 """
@@ -27,10 +27,11 @@ class Features(NamedTuple):
   Attributes:
     tokens: int32 [sum of lengths], all examples behind each other.
     offsets: int64 [N + 1], where each begins in `tokens`.
-    first_lengths: int32 [N], tokens of "[CLS] A [SEP]"; those behind belong to B. Or int32 [N, S]: a row holds S texts packed behind
-      each other, each with its own [CLS] and [SEP], and this is how many tokens each of them has.
-    labels: int32 [N] classes; float32 [N] scores; int32 [N, S] which text each is; float32 [N, C] of 0 and 1, several classes at once; int32 [N, 2] first and last
-      token of an answer, (0, 0) where there is none; int32 [sum of lengths] a class for every token, or IGNORED.
+    first_lengths: int32 [N], tokens of "[CLS] A [SEP]"; those behind belong to B. Or int32 [N, S]: a row holds S texts
+      packed behind each other, each with its own [CLS] and [SEP], and this is how many tokens each of them has.
+    labels: int32 [N] classes; float32 [N] scores; int32 [N, S] which text each is; float32 [N, C] of 0 and 1, several
+      classes at once; int32 [N, 2] first and last token of an answer, (0, 0) where there is none; int32 [sum of
+      lengths] a class for every token, or IGNORED.
     truncated: how many texts were too long, and lost their end.
   """
 
@@ -62,7 +63,9 @@ def make_features(rows: Sequence[Sequence[int]], first_lengths: Sequence[int], l
   return Features(flat(rows), offsets, np.asarray(first_lengths, np.int32), labels, truncated)
 
 
-def of_texts(tokenizer: Tokenizer, first: Sequence[str], second: Sequence[str] | None, labels: np.ndarray, *, max_length: int) -> Features:
+def of_texts(
+  tokenizer: Tokenizer, first: Sequence[str], second: Sequence[str] | None, labels: np.ndarray, *, max_length: int
+) -> Features:
   """Features of texts or pairs of texts; the longer one of a pair loses its end first."""
   special = tokenizer.special
   ids = encode_batch(tokenizer, [*first, *(second or ())])
@@ -77,7 +80,9 @@ def of_texts(tokenizer: Tokenizer, first: Sequence[str], second: Sequence[str] |
   return make_features(rows, first_lengths, labels, truncated)
 
 
-def of_texts_apart(tokenizer: Tokenizer, texts: Sequence[Sequence[str]], labels: np.ndarray | None, *, max_length: int) -> Features:
+def of_texts_apart(
+  tokenizer: Tokenizer, texts: Sequence[Sequence[str]], labels: np.ndarray | None, *, max_length: int
+) -> Features:
   """Features of examples of S texts, each a sequence of its own of at most `max_length` tokens, packed into one row.
 
   Args:
@@ -101,7 +106,9 @@ def of_texts_apart(tokenizer: Tokenizer, texts: Sequence[Sequence[str]], labels:
   return make_features([[token for text in row for token in text] for row in rows], lengths, labels, cut_texts)
 
 
-def of_words(tokenizer: Tokenizer, words: Sequence[Sequence[str]], tags: Sequence[Sequence[int]], *, max_length: int) -> Features:
+def of_words(
+  tokenizer: Tokenizer, words: Sequence[Sequence[str]], tags: Sequence[Sequence[int]], *, max_length: int
+) -> Features:
   """Features of texts in words, each with a tag: the first piece of a word has its label, the others have none.
 
   A word without any piece (control characters alone) counts as [UNK], so that none is lost.
@@ -127,7 +134,9 @@ def row_length(longest: int) -> int:
   return next((length for length in LENGTHS if length >= longest), -(-longest // LENGTHS[-1]) * LENGTHS[-1])
 
 
-def gather(features: Features, rows: np.ndarray, *, epoch: np.ndarray, max_length: int, own: np.ndarray | None = None) -> HostBatch:
+def gather(
+  features: Features, rows: np.ndarray, *, epoch: np.ndarray, max_length: int, own: np.ndarray | None = None
+) -> HostBatch:
   """A batch of examples, padded to the length that the longest of them needs.
 
   Args:
@@ -138,8 +147,8 @@ def gather(features: Features, rows: np.ndarray, *, epoch: np.ndarray, max_lengt
     own: which of the B rows are filled here; None: all. The length is that of the whole batch, on every process.
 
   Returns:
-    tokens, sequences, epoch, index as in batch.HOST_BATCH with one sequence in a row, or S packed ones; labels [B], [B, C], [B, 2] or [B, L], as
-    in Features; weights float32 [B], 0 for empty rows.
+    tokens, sequences, epoch, index as in batch.HOST_BATCH with one sequence in a row, or S packed ones; labels [B], [B,
+    C], [B, 2] or [B, L], as in Features; weights float32 [B], 0 for empty rows.
   """
   lengths = np.where(rows >= 0, features.lengths[rows], 0)
   width = min(row_length(int(lengths.max())), max_length)
@@ -153,26 +162,34 @@ def gather(features: Features, rows: np.ndarray, *, epoch: np.ndarray, max_lengt
   whole, first = (first, first) if first.ndim == 2 else (lengths[:, None], first[:, None])
   sequences = np.stack([whole, first, np.zeros_like(whole)], axis=-1)
   return {
-      "tokens": np.where(filled, features.tokens[places], 0), "sequences": sequences.astype(np.int32),
-      "epoch": epoch.astype(np.uint32), "index": np.maximum(rows, 0).astype(np.uint32), "labels": labels,
-      "weights": (rows >= 0).astype(np.float32),
-  }  # fmt: skip
+    "tokens": np.where(filled, features.tokens[places], 0),
+    "sequences": sequences.astype(np.int32),
+    "epoch": epoch.astype(np.uint32),
+    "index": np.maximum(rows, 0).astype(np.uint32),
+    "labels": labels,
+    "weights": (rows >= 0).astype(np.float32),
+  }
 
 
 def rows_of_batch(lengths: np.ndarray, number: int, *, batch_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
   """(epoch uint32 [B], row int64 [B]) of the examples in batch `number` of a run, a pure function of its arguments.
 
-  Windows end with their epoch, so that every example comes once in it and none twice in a batch. The one batch that holds the end
-  of an epoch and the beginning of the next is as order.py has it.
+  Windows end with their epoch, so that every example comes once in it and none twice in a batch. The one batch that
+  holds the end of an epoch and the beginning of the next is as order.py has it.
   """
   in_epoch = len(lengths)
   epoch = number * batch_size // in_epoch
-  first, end = -(-epoch * in_epoch // batch_size), (epoch + 1) * in_epoch // batch_size  # the batches that lie in this epoch whole
+  first, end = (
+    -(-epoch * in_epoch // batch_size),
+    (epoch + 1) * in_epoch // batch_size,
+  )  # the batches that lie in this epoch whole
   if number >= end:
     return order.rows_at(number * batch_size + np.arange(batch_size, dtype=np.int64), num_rows=in_epoch, seed=seed)
   window = first + (number - first) // WINDOW * WINDOW
   size = min(WINDOW, end - window)
-  epochs, rows = order.rows_at(window * batch_size + np.arange(size * batch_size, dtype=np.int64), num_rows=in_epoch, seed=seed)
+  epochs, rows = order.rows_at(
+    window * batch_size + np.arange(size * batch_size, dtype=np.int64), num_rows=in_epoch, seed=seed
+  )
   by_length = np.argsort(lengths[rows], kind="stable")
   dealt = order.permutation(np.array([number - window]), size, order.key_of(seed, np.array([window])))
   batch = by_length[int(dealt[0]) * batch_size :][:batch_size]
@@ -180,9 +197,18 @@ def rows_of_batch(lengths: np.ndarray, number: int, *, batch_size: int, seed: in
 
 
 def train_batches(
-    features: Features, *, batch_size: int, seed: int, start: int, steps: int, max_length: int, process_rows: np.ndarray | None = None,
-) -> Iterator[HostBatch]:  # fmt: skip
-  """This process's part of `steps` global batches, made ahead in the background; arguments as in input_pipeline.train_batches."""
+  features: Features,
+  *,
+  batch_size: int,
+  seed: int,
+  start: int,
+  steps: int,
+  max_length: int,
+  process_rows: np.ndarray | None = None,
+) -> Iterator[HostBatch]:
+  """This process's part of `steps` global batches, made ahead in the background; arguments as in
+  input_pipeline.train_batches.
+  """
 
   def load(number: int) -> HostBatch:
     epoch, rows = rows_of_batch(features.lengths, number, batch_size=batch_size, seed=seed)
@@ -193,9 +219,11 @@ def train_batches(
 
 
 def evaluation_batches(
-    features: Features, *, batch_size: int, max_length: int, process_rows: np.ndarray | None = None
+  features: Features, *, batch_size: int, max_length: int, process_rows: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, HostBatch]]:
-  """All examples once, the shortest first: (int64 [B] which, -1 for rows that fill up the last batch; this process's part of the batch)."""
+  """All examples once, the shortest first: (int64 [B] which, -1 for rows that fill up the last batch; this process's
+  part of the batch).
+  """
   by_length = np.argsort(features.lengths, kind="stable")
   filled = np.concatenate([by_length, np.full(-len(by_length) % batch_size, -1)])
 

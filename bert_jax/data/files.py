@@ -24,8 +24,21 @@ _REMOTE = re.compile(r"[A-Za-z][\w+.:-]+://")
 _BUFFER_BYTES = 2**20
 
 # What the file systems of fsspec call the mark of a file's contents, the surest first.
-_MARKS = ("etag", "md5hash", "content_md5", "blob_id", "checksum", "crc32c", "generation", "mtime", "lastmodified",
-          "last_modified", "updated", "modified", "created")
+_MARKS = (
+  "etag",
+  "md5hash",
+  "content_md5",
+  "blob_id",
+  "checksum",
+  "crc32c",
+  "generation",
+  "mtime",
+  "lastmodified",
+  "last_modified",
+  "updated",
+  "modified",
+  "created",
+)
 
 
 def matching_files(pattern: str) -> list[str]:
@@ -46,8 +59,9 @@ def matching_files(pattern: str) -> list[str]:
     raise UserError(f"{pattern}: no such file, or nothing answers there; check the address")
   if not found:
     raise UserError(
-        f"{pattern}: no such file (working folder: {os.getcwd()}); "
-        "check the path, and quote patterns so that the shell leaves them alone")
+      f"{pattern}: no such file (working folder: {os.getcwd()}); "
+      "check the path, and quote patterns so that the shell leaves them alone"
+    )
   for path in found:
     stem = path.lower()
     for suffix in COMPRESSED:
@@ -149,8 +163,10 @@ def _remote_matches(pattern: str) -> tuple[list[str], list[str]]:
   protocol = pattern.partition("://")[0]
   # Some file systems give back their addresses whole, most without the protocol.
   named = {path if is_remote(path) else f"{protocol}://{path}": info["type"] for path, info in found.items()}
-  return (sorted(path for path, kind in named.items() if kind != "directory"),
-          sorted(path for path, kind in named.items() if kind == "directory"))
+  return (
+    sorted(path for path, kind in named.items() if kind != "directory"),
+    sorted(path for path, kind in named.items() if kind == "directory"),
+  )
 
 
 def _file_system(address: str) -> tuple[Any, str]:
@@ -169,5 +185,6 @@ def _file_system(address: str) -> tuple[Any, str]:
     package = known_implementations[protocol]["class"].partition(".")[0]
     if package == "fsspec":  # the module is fsspec's own, but stands on a package that is missing
       package = getattr(error.__cause__ or error, "name", None) or protocol
-    raise UserError(f"{address}: reading {protocol}:// needs the package {package}, which is not installed: "
-                    f"pip install {package}") from error
+    raise UserError(
+      f"{address}: reading {protocol}:// needs the package {package}, which is not installed: pip install {package}"
+    ) from error

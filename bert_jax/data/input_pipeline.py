@@ -32,7 +32,9 @@ from bert_jax.imports import without
 _WORKERS = 2
 _AHEAD = 4
 _NO_TENSORFLOW = (
-    'data.loader="tfdata" needs TensorFlow, which {}; use data.loader="threads" (--config.data.loader=threads): the batches are the same'
+  'data.loader="tfdata" needs TensorFlow, which {}; use data.loader="threads" '
+  "(--config.data.loader=threads): the batches are the "
+  "same"
 )
 
 HostBatch = dict[str, np.ndarray]
@@ -67,14 +69,14 @@ def load_batch(split: Rows, positions: np.ndarray, *, seed: int) -> HostBatch:
 
 
 def train_batches(
-    split: Rows,
-    *,
-    batch_size: int,
-    seed: int,
-    start: int,
-    steps: int,
-    loader: str,
-    process_rows: np.ndarray | None = None,
+  split: Rows,
+  *,
+  batch_size: int,
+  seed: int,
+  start: int,
+  steps: int,
+  loader: str,
+  process_rows: np.ndarray | None = None,
 ) -> Iterator[HostBatch]:
   """This process's part of `steps` global batches, made ahead of time in the background.
 
@@ -110,7 +112,7 @@ def train_batches(
 
 
 def evaluation_batches(
-    split: Rows, *, batch_size: int, max_rows: int = 0, process_rows: np.ndarray | None = None
+  split: Rows, *, batch_size: int, max_rows: int = 0, process_rows: np.ndarray | None = None
 ) -> Iterator[HostBatch]:
   """This process's part of a pass over a split, in the order of its rows, at the epoch kept for evaluation.
 
@@ -151,8 +153,8 @@ def _offsets(split: Rows, batch_size: int, process_rows: np.ndarray | None) -> n
   """int64 [n]: which rows of a global batch are read here, after checking that this can work."""
   if not 1 <= split.num_rows <= 2**32:  # batch.HOST_BATCH has 32 bits for the index of a row
     raise UserError(
-        f"a corpus split must have 1 to {2**32:,} rows, this one has {split.num_rows:,}; "
-        f"prepare the corpus from {'less' if split.num_rows else 'more'} text"
+      f"a corpus split must have 1 to {2**32:,} rows, this one has {split.num_rows:,}; "
+      f"prepare the corpus from {'less' if split.num_rows else 'more'} text"
     )
   return np.arange(batch_size, dtype=np.int64) if process_rows is None else process_rows
 
@@ -179,7 +181,9 @@ def prefetched(load: Callable[[int], HostBatch], positions: range) -> Iterator[H
       future.cancel()
 
 
-def _tfdata_when_imported(load: Callable[[int], HostBatch], positions: range, split: Rows, num_rows: int) -> Iterator[HostBatch]:
+def _tfdata_when_imported(
+  load: Callable[[int], HostBatch], positions: range, split: Rows, num_rows: int
+) -> Iterator[HostBatch]:
   """The same by tf.data, as soon as TensorFlow is there; its import begins when the second batch is asked for."""
   with contextlib.closing(prefetched(load, positions)) as until_then:
     for taken, batch in enumerate(until_then):
@@ -192,7 +196,7 @@ def _tfdata_when_imported(load: Callable[[int], HostBatch], positions: range, sp
 
 
 def _tfdata(
-    tf: Any, load: Callable[[int], HostBatch], positions: range, split: Rows, num_rows: int
+  tf: Any, load: Callable[[int], HostBatch], positions: range, split: Rows, num_rows: int
 ) -> Iterator[HostBatch]:
   """The same by tf.data alone: one call of NumPy per batch, run by tf.data's threads."""
   sizes = {"B": num_rows, "L": split.seq_length, "S": split.max_sequences, "W": -(-split.seq_length // 8), "3": 3}
@@ -216,7 +220,8 @@ def _tfdata(
 
   dataset = tf.data.Dataset.range(positions.start, positions.stop, positions.step)
   dataset = dataset.map(load_tensors, num_parallel_calls=_WORKERS, deterministic=True).prefetch(_AHEAD)
-  # There is nothing to tune, and the thread that would do so sleeps up to a minute at a time: closing the stream waits for it.
+  # There is nothing to tune, and the thread that would do so sleeps up to a minute at a time: closing the stream waits
+  # for it.
   options = tf.data.Options()
   options.autotune.enabled = False
   dataset = dataset.with_options(options)
@@ -250,7 +255,9 @@ def _import_tensorflow() -> Any:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
   try:
-    with without("keras"):  # a fifth of the time, and two fifths where scikit-learn is installed; tf.keras finds it later all the same
+    with without(
+      "keras"
+    ):  # a fifth of the time, and two fifths where scikit-learn is installed; tf.keras finds it later all the same
       import tensorflow as tf
   except ImportError as error:
     raise UserError(_NO_TENSORFLOW.format(f"cannot be imported ({error})")) from error

@@ -78,7 +78,7 @@ class Share(NamedTuple):
 
 
 def plan(
-    sources: Sequence[str], out: str | os.PathLike, settings: PrepareSettings, documents: str | os.PathLike = ""
+  sources: Sequence[str], out: str | os.PathLike, settings: PrepareSettings, documents: str | os.PathLike = ""
 ) -> Job:
   """What is to be done. Raises UserError for settings and sources that cannot work."""
   check_settings(settings)
@@ -90,11 +90,11 @@ def plan(
     vocabulary = {"vocab_size": settings.vocab_size, "lowercase": settings.lowercase}
   shapes_text = ("text_field", "skip_bad", "deduplicate", "min_characters", "word_segmenter", "validation_fraction")
   documents_recipe = {
-      "sources": list(sources),
-      "files": [list(map(str, entry)) for entry in source_files(parsed, text_field=settings.text_field)],
-      "tokenizer": vocabulary,
-      "chunk_bytes": splits.CHUNK_BYTES,
-      **{name: getattr(settings, name) for name in shapes_text},
+    "sources": list(sources),
+    "files": [list(map(str, entry)) for entry in source_files(parsed, text_field=settings.text_field)],
+    "tokenizer": vocabulary,
+    "chunk_bytes": splits.CHUNK_BYTES,
+    **{name: getattr(settings, name) for name in shapes_text},
   }
   key = documents_lib.describe(documents_recipe)
   rows_recipe = {"documents": key, **{name: getattr(settings, name) for name in rows.RowSettings._fields}}
@@ -108,8 +108,10 @@ def check_settings(settings: PrepareSettings):
   if settings.max_sequences < 1:
     raise UserError(f"max_sequences: expected 1 (no packing) or more, found {settings.max_sequences}")
   if not 0 < settings.validation_fraction < 1:
-    raise UserError("validation_fraction: expected a share between 0 and 1, found "
-                    f"{settings.validation_fraction:g}: two documents are held out however small it is")
+    raise UserError(
+      "validation_fraction: expected a share between 0 and 1, found "
+      f"{settings.validation_fraction:g}: two documents are held out however small it is"
+    )
   if not 0 <= settings.short_probability <= 1:
     raise UserError(f"short_probability: expected a share from 0 to 1, found {settings.short_probability:g}")
   if not 0 <= settings.seed < 2**63:

@@ -57,19 +57,30 @@ def labels_of(splits: Splits) -> Labels:
   if kind == "regression":
     for examples, file in ((splits.train, splits.files[0]), (splits.dev, splits.files[-1])):
       if len({float(label) for label in examples.labels}) < 2:
-        raise UserError(f"{file}: all {len(examples.labels):,} scores are {examples.labels[0]}: with nothing to correlate, no model is better than "
-                        "another; is that the right column?")  # fmt: skip
+        raise UserError(
+          f"{file}: all {len(examples.labels):,} scores are {examples.labels[0]}: with nothing to correlate, no model "
+          "is better than "
+          "another; is that the right column?"
+        )
     return Labels(kind, ("score",), max(abs(float(label)) for label in splits.train.labels), pairs)
   if kind == "question-answering":
     if not any(one.answers for one in splits.train.first):
-      raise UserError(f"{splits.files[0]}: none of its {len(splits.train.first):,} questions has an answer: there is nothing to learn")
+      raise UserError(
+        f"{splits.files[0]}: none of its {len(splits.train.first):,} questions has an answer: there is nothing to learn"
+      )
     return Labels(kind, ("begin", "end"))
   known, judged = (_names(kind, examples) for examples in (splits.train, splits.dev))
   if len(known) < (1 if kind == "multi-label" else 2):
-    raise UserError(f"{splits.files[0]} has one class alone, {next(iter(known), 'none')!r}: there is nothing to learn; is that the right column?")
+    raise UserError(
+      f"{splits.files[0]} has one class alone, {next(iter(known), 'none')!r}: there is nothing to learn; is that the "
+      "right column?"
+    )
   new = sorted(set(judged) - set(known))
   if new:
-    raise UserError(f"{splits.files[-1]} has labels that do not occur in {splits.files[0]}: {', '.join(new[:10])}; the model could never say them")
+    raise UserError(
+      f"{splits.files[-1]} has labels that do not occur in {splits.files[0]}: {', '.join(new[:10])}; the model could "
+      "never say them"
+    )
   names = sorted(known, key=lambda name: (0, float(name), name) if is_number(name) else (1, 0.0, name))
   if kind == "token-classification":
     names = ["O", *(name for name in names if name != "O")]
@@ -95,7 +106,9 @@ def describe_balance(examples: Examples, kind: str) -> str:
   return told + f"always saying {most!r} would be right that often, so look at macro_f1 or mcc besides accuracy"
 
 
-def prepare(examples: Examples, labels: Labels, tokenizer: Tokenizer, *, max_length: int, stride: int, training: bool) -> Labelled:
+def prepare(
+  examples: Examples, labels: Labels, tokenizer: Tokenizer, *, max_length: int, stride: int, training: bool
+) -> Labelled:
   """Token ids, labels and gold values of a split.
 
   Args:
@@ -111,8 +124,11 @@ def prepare(examples: Examples, labels: Labels, tokenizer: Tokenizer, *, max_len
     if training:
       asked = [one for one in asked if questions.answers_stand(one)]
       if not asked:
-        raise UserError(f"not one of the {len(examples.first):,} questions has its answers where the file says (answer_start counts characters "
-                        "of the context from 0): there is nothing to train on")  # fmt: skip
+        raise UserError(
+          f"not one of the {len(examples.first):,} questions has its answers where the file says (answer_start counts "
+          "characters "
+          "of the context from 0): there is nothing to train on"
+        )
     windows = questions.make_windows(tokenizer, asked, max_length=max_length, stride=stride)
     gold = [[text for text, _ in one.answers] for one in asked]
     return Labelled(windows.features, gold, windows, asked)

@@ -124,8 +124,10 @@ def open_mixture(weights: dict[str, float], *, verify: bool = True) -> Corpus:
     for key in _COMMON:
       if one.manifest[key] != first.manifest[key]:
         remedy = f"; prepare it with --tokenizer={first_folder}/tokenizer" if key == "tokenizer_fingerprint" else ""
-        raise UserError(f"data.mixture: {folder} has {key}={one.manifest[key]!r}, {first_folder} "
-                        f"{first.manifest[key]!r}; corpora of one run must agree{remedy}")
+        raise UserError(
+          f"data.mixture: {folder} has {key}={one.manifest[key]!r}, {first_folder} "
+          f"{first.manifest[key]!r}; corpora of one run must agree{remedy}"
+        )
   places = _places(weights)
   manifest: dict[str, Any] = {key: first.manifest[key] for key in (*_COMMON, "special_ids", "vocab_size", "lowercase")}
   counts: dict[str, Any] = {}
@@ -142,8 +144,14 @@ def open_mixture(weights: dict[str, float], *, verify: bool = True) -> Corpus:
 
 def _mixed(parts: list[Split], places: np.ndarray) -> MixedSplit:
   starts = np.cumsum([0] + [part.num_rows for part in parts], dtype=np.int64)
-  return MixedSplit(tuple(parts), places, starts, parts[0].seq_length, max(part.max_sequences for part in parts),
-                    parts[0].has_word_starts)
+  return MixedSplit(
+    tuple(parts),
+    places,
+    starts,
+    parts[0].seq_length,
+    max(part.max_sequences for part in parts),
+    parts[0].has_word_starts,
+  )
 
 
 def _places(weights: dict[str, float]) -> np.ndarray:
@@ -153,6 +161,7 @@ def _places(weights: dict[str, float]) -> np.ndarray:
   places[np.argsort(places - shares, kind="stable")[: BLOCK - places.sum()]] += 1
   if not places.all():
     folder = list(weights)[int(np.argmin(places))]
-    raise UserError(f"data.mixture: {folder} has less than one part in {BLOCK} of the weights; "
-                    "raise its weight, or leave it out")
+    raise UserError(
+      f"data.mixture: {folder} has less than one part in {BLOCK} of the weights; raise its weight, or leave it out"
+    )
   return places

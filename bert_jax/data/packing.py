@@ -59,9 +59,14 @@ def assign_rows(lengths: np.ndarray, *, seq_length: int, max_sequences: int) -> 
 
 
 def fill_rows(
-    documents: Documents, sequences: pairs.Sequences, *, seq_length: int, max_sequences: int,
-    special_ids: dict[str, int], dtype: str,
-) -> dict[str, np.ndarray]:  # fmt: skip
+  documents: Documents,
+  sequences: pairs.Sequences,
+  *,
+  seq_length: int,
+  max_sequences: int,
+  special_ids: dict[str, int],
+  dtype: str,
+) -> dict[str, np.ndarray]:
   """Packs sequences and writes them out as a shard's arrays.
 
   Args:
@@ -84,8 +89,9 @@ def fill_rows(
   words = None if documents.word_starts is None else np.ones((num_rows, seq_length), bool)
   cls, sep, text = special_ids["cls"], special_ids["sep"], documents.tokens
   used, places = [0] * num_rows, [0] * num_rows
-  ranges = zip(row_of.tolist(), sequences.a.tolist(), sequences.b.tolist(), sequences.labels.tolist(),
-               sequences.documents)
+  ranges = zip(
+    row_of.tolist(), sequences.a.tolist(), sequences.b.tolist(), sequences.labels.tolist(), sequences.documents
+  )
   for row, (a, a_end), (b, b_end), label, source in ranges:
     line, start, first_length = tokens[row], used[row], a_end - a + 2
     end = start + first_length

@@ -82,7 +82,7 @@ class _Chunk(NamedTuple):
 
 
 def make_sequences(
-    documents: Documents, objective: str, *, seq_length: int, short_probability: float, seed: int
+  documents: Documents, objective: str, *, seq_length: int, short_probability: float, seed: int
 ) -> Sequences:
   """Cuts every document of a chunk into sequences.
 
@@ -102,9 +102,9 @@ def make_sequences(
   kind = check_settings(objective, seq_length)
   if 0 < len(documents.numbers) < kind.min_documents:
     raise UserError(
-        f"objective {objective} takes a random B from another document: expected at least "
-        f"{kind.min_documents} documents, found {len(documents.numbers)}; give more documents, "
-        "or use --objective=none"
+      f"objective {objective} takes a random B from another document: expected at least "
+      f"{kind.min_documents} documents, found {len(documents.numbers)}; give more documents, "
+      "or use --objective=none"
     )
   chunk = _Chunk(documents.sentence_starts.tolist(), documents.document_starts.tolist())
   room = seq_length - kind.special_tokens
@@ -116,9 +116,12 @@ def make_sequences(
   a, b = (np.array([getattr(one, side) for one in found], np.int64).reshape(-1, 2) for side in "ab")
   sources = np.array([owners, [one.document_b for one in found]], np.int64).T
   return Sequences(
-      a, b, np.array([one.label for one in found], np.int64), documents.numbers[sources].astype(np.uint32),
-      (a[:, 1] - a[:, 0]) + (b[:, 1] - b[:, 0]) + kind.special_tokens,
-  )  # fmt: skip
+    a,
+    b,
+    np.array([one.label for one in found], np.int64),
+    documents.numbers[sources].astype(np.uint32),
+    (a[:, 1] - a[:, 0]) + (b[:, 1] - b[:, 0]) + kind.special_tokens,
+  )
 
 
 def check_settings(objective: str, seq_length: int) -> Objective:
@@ -127,8 +130,8 @@ def check_settings(objective: str, seq_length: int) -> Objective:
     raise UserError(f"unknown objective {objective!r}; known are {', '.join(OBJECTIVES)}")
   if not MIN_SEQ_LENGTH <= seq_length <= MAX_SEQ_LENGTH:
     raise UserError(
-        f"seq_length: expected {MIN_SEQ_LENGTH} to {MAX_SEQ_LENGTH:,} tokens, found {seq_length}: two "
-        "sentences and three special tokens need room; BERT uses 128 and 512"
+      f"seq_length: expected {MIN_SEQ_LENGTH} to {MAX_SEQ_LENGTH:,} tokens, found {seq_length}: two "
+      "sentences and three special tokens need room; BERT uses 128 and 512"
     )
   return OBJECTIVES[objective]
 
@@ -146,8 +149,13 @@ def random_numbers(seed: int, document: int, generator: np.random.Philox | None 
   def stream():
     for counter in itertools.count(0, 16):  # each makes four words
       generator.state = {
-          "bit_generator": "Philox", "state": {"counter": [counter, 0, 0, 0], "key": [seed, document]},
-          "buffer": [0] * 4, "buffer_pos": 4, "has_uint32": 0, "uinteger": 0}  # fmt: skip
+        "bit_generator": "Philox",
+        "state": {"counter": [counter, 0, 0, 0], "key": [seed, document]},
+        "buffer": [0] * 4,
+        "buffer_pos": 4,
+        "has_uint32": 0,
+        "uinteger": 0,
+      }
       for word in generator.random_raw(64).tolist():
         yield (word >> 11) * 2.0**-53
 
@@ -266,7 +274,7 @@ def _plain_sequences(chunk, document, room, short_probability, draw) -> Iterator
 
 
 OBJECTIVES = {
-    "nsp": Objective(_sentence_pairs, special_tokens=3, min_documents=2),
-    "sop": Objective(_ordered_pairs, special_tokens=3, min_documents=1),
-    "none": Objective(_plain_sequences, special_tokens=2, min_documents=1),
+  "nsp": Objective(_sentence_pairs, special_tokens=3, min_documents=2),
+  "sop": Objective(_ordered_pairs, special_tokens=3, min_documents=1),
+  "none": Objective(_plain_sequences, special_tokens=2, min_documents=1),
 }

@@ -40,8 +40,13 @@ def read_texts(path: str, column: str, *, skip_bad: bool, counts: collections.Co
           if value is None:
             counts["empty_documents"] += 1
           elif isinstance(value, UnicodeDecodeError):
-            note_bad(f"{path}: row {row}: not UTF-8: byte 0x{value.object[value.start]:02x} at byte {value.start + 1} "
-                     "of the text", skip_bad=skip_bad, counts=counts, key="bad_documents")
+            note_bad(
+              f"{path}: row {row}: not UTF-8: byte 0x{value.object[value.start]:02x} at byte {value.start + 1} "
+              "of the text",
+              skip_bad=skip_bad,
+              counts=counts,
+              key="bad_documents",
+            )
           else:
             yield row, value
           row += 1
@@ -53,8 +58,12 @@ def read_texts(path: str, column: str, *, skip_bad: bool, counts: collections.Co
       if isinstance(error, OSError) and (error.errno is not None or is_remote(path) and type(error) is not OSError):
         raise
       where = f"damaged or cut off after row {row - 1}" if row else "not a whole Parquet file"
-      note_bad(f"{path}: {where} ({str(error).strip().partition(chr(10))[0]})",
-               skip_bad=skip_bad, counts=counts, key="bad_files")
+      note_bad(
+        f"{path}: {where} ({str(error).strip().partition(chr(10))[0]})",
+        skip_bad=skip_bad,
+        counts=counts,
+        key="bad_files",
+      )
 
 
 class _WrongColumn(Exception):
@@ -69,14 +78,17 @@ def _columns(path, stream, name):
   # Arrow reads a file of this machine by itself, faster than through Python. The buffer keeps it from reading
   # the whole column of a row group at once.
   file = parquet.ParquetFile(
-      stream if is_remote(path) else path, buffer_size=_READ_BYTES, pre_buffer=False, page_checksum_verification=True)
+    stream if is_remote(path) else path, buffer_size=_READ_BYTES, pre_buffer=False, page_checksum_verification=True
+  )
   with file:
     schema = file.schema_arrow
     place = schema.get_field_index(name)
     if place < 0:
       strings = [field.name for field in schema if _is_text(field.type)]
-      raise _WrongColumn(f"no column {name!r} (columns: {', '.join(schema.names) or 'none'}); name one of text with "
-                         f"--text_field{'=' + strings[0] if strings else ''}")
+      raise _WrongColumn(
+        f"no column {name!r} (columns: {', '.join(schema.names) or 'none'}); name one of text with "
+        f"--text_field{'=' + strings[0] if strings else ''}"
+      )
     if not _is_text(schema.field(place).type):
       raise _WrongColumn(f"column {name!r} holds {schema.field(place).type}, not text")
     for group in range(file.num_row_groups):

@@ -49,10 +49,17 @@ _VERSIONS = ("numpy", "tokenizers")  # recorded in the manifest
 
 
 def prepare_corpus(
-    sources: Sequence[str], out: str | os.PathLike, settings: PrepareSettings, *, overwrite: bool = False,
-    documents: str | os.PathLike = "", share: Share = Share(0, 1), run_shares: Callable[[Job, int], None] | None = None,
-    progress: Progress | None = None, say: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any] | None:  # fmt: skip
+  sources: Sequence[str],
+  out: str | os.PathLike,
+  settings: PrepareSettings,
+  *,
+  overwrite: bool = False,
+  documents: str | os.PathLike = "",
+  share: Share = Share(0, 1),
+  run_shares: Callable[[Job, int], None] | None = None,
+  progress: Progress | None = None,
+  say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any] | None:
   """Makes a corpus folder of raw text, or goes on with one.
 
   Args:
@@ -81,7 +88,9 @@ def prepare_corpus(
         say(f"{job.out} is complete already")
         return done
       work_folders.check_target(job.out, overwrite)
-      lock = held.enter_context(work_folders.opened(job, alone=share.count == 1, tidy=share.count == 1 and run_shares is None))
+      lock = held.enter_context(
+        work_folders.opened(job, alone=share.count == 1, tidy=share.count == 1 and run_shares is None)
+      )
     if not assemble.is_assembled(job):
       if _places(job, share, tokenized=True) is not None:
         say(f"Tokenized documents: {job.documents} (nothing is read or tokenized again)")
@@ -93,23 +102,27 @@ def prepare_corpus(
       else:
         make_share(job, share, progress)
     provenance = {
-        "sources": list(sources),
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - started, 1),
-        "workers": num_workers(settings),
-        "documents": str(job.documents),
-        "recipe": documents_lib.describe(job.rows_recipe),
-        "versions": source_versions([parse_source(spec) for spec in sources])
-                    | {name: metadata.version(name) for name in _VERSIONS},
-    }  # fmt: skip
+      "sources": list(sources),
+      "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+      "seconds": round(time.monotonic() - started, 1),
+      "workers": num_workers(settings),
+      "documents": str(job.documents),
+      "recipe": documents_lib.describe(job.rows_recipe),
+      "versions": source_versions([parse_source(spec) for spec in sources])
+      | {name: metadata.version(name) for name in _VERSIONS},
+    }
     with work_folders.one_at_a_time(job):
       if not lock.take(alone=True):
-        say(f"Share {share.index} of {share.count} is done; others are at work, and the last of them finishes the corpus")
+        say(
+          f"Share {share.index} of {share.count} is done; others are at work, and the last of them finishes the corpus"
+        )
         return None
       missing = _missing(job)
       if missing:
-        say(f"Share {share.index} of {share.count} is done; at least {missing} shards of others are missing, "
-            "and the job that makes the last of them finishes the corpus")
+        say(
+          f"Share {share.index} of {share.count} is done; at least {missing} shards of others are missing, "
+          "and the job that makes the last of them finishes the corpus"
+        )
         return None
       if not job.partial.exists():  # a job that ended in the same moment finished it
         return work_folders.made_by(job, job.out)
@@ -130,9 +143,14 @@ def make_share(job: Job, share: Share, progress: Progress | None = None) -> None
   """
   tokenizer, kept = _tokenizer(job, progress)
   work = workers.Work(
-      str(job.documents), str(job.partial), tokenizer.plain.to_str(), tokenizer.special._asdict(),
-      tokenizer.vocab_size, job.settings.word_segmenter,
-      rows.RowSettings(*(getattr(job.settings, name) for name in rows.RowSettings._fields)))
+    str(job.documents),
+    str(job.partial),
+    tokenizer.plain.to_str(),
+    tokenizer.special._asdict(),
+    tokenizer.vocab_size,
+    job.settings.word_segmenter,
+    rows.RowSettings(*(getattr(job.settings, name) for name in rows.RowSettings._fields)),
+  )
   contents = documents_lib.read_contents(job.documents)
   counts = kept.counts if kept else Counter()
   known = contents.num_bytes if contents else counts["bytes"]
@@ -176,7 +194,9 @@ def _places(job: Job, share: Share, *, tokenized: bool) -> list[tuple[str, int]]
   contents = documents_lib.read_contents(job.documents)
   if contents is None:
     return None
-  places = [(split, index) for split, count in contents.chunks.items() for index in range(share.index, count, share.count)]
+  places = [
+    (split, index) for split, count in contents.chunks.items() for index in range(share.index, count, share.count)
+  ]
   if tokenized and not all(documents_lib.chunk_folder(job.documents, *place).is_dir() for place in places):
     return None
   return places
@@ -188,8 +208,12 @@ def _read_chunks(job: Job, kept: "_Kept | None", counts: Counter) -> Iterator[ch
   num_chunks = dict.fromkeys(corpus.SPLITS, 0)
   num_bytes = 0
   made = splits.make_chunks(
-      kept.documents if kept else _read(job, counts), validation_fraction=job.settings.validation_fraction,
-      objective=job.settings.objective, chunk_bytes=splits.CHUNK_BYTES, files=files)
+    kept.documents if kept else _read(job, counts),
+    validation_fraction=job.settings.validation_fraction,
+    objective=job.settings.objective,
+    chunk_bytes=splits.CHUNK_BYTES,
+    files=files,
+  )
   for chunk in made:
     num_chunks[chunk.split] += 1
     num_bytes += chunk.num_bytes
@@ -203,7 +227,8 @@ def _read(job: Job, counts: Counter) -> Iterator[Document]:
   parsed = [parse_source(spec) for spec in job.sources]
   documents = read_documents(parsed, skip_bad=settings.skip_bad, counts=counts, text_field=settings.text_field)
   return cleaning.clean(
-      documents, deduplicate=settings.deduplicate, min_characters=settings.min_characters, counts=counts)
+    documents, deduplicate=settings.deduplicate, min_characters=settings.min_characters, counts=counts
+  )
 
 
 def _expected_bytes(job: Job, counts: Counter) -> int | None:

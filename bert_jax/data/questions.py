@@ -1,8 +1,8 @@
 """Questions about a text whose answers stand in it: SQuAD files, windows over long texts, and answers out of scores.
 
-Rajpurkar et al. 2016 (arXiv 1606.05250) and, with questions that have no answer, 2018 (arXiv 1806.03822). A text that is
-too long is read in windows that overlap; each says for itself where the answer begins and ends, or that it is not there,
-by pointing at [CLS]; the best window wins, as in Devlin et al. 2018, section 4.2 and 4.3.
+Rajpurkar et al. 2016 (arXiv 1606.05250) and, with questions that have no answer, 2018 (arXiv 1806.03822). A text that
+is too long is read in windows that overlap; each says for itself where the answer begins and ends, or that it is not
+there, by pointing at [CLS]; the best window wins, as in Devlin et al. 2018, section 4.2 and 4.3.
 """
 
 import json
@@ -18,7 +18,10 @@ from bert_jax.errors import UserError
 
 QUESTION_TOKENS = 64  # of a longer question the end is lost
 BEST = 20  # beginnings and ends that are combined, in each window
-ANSWER_TOKENS, ANSWER_CHARACTERS = 64, 128  # the longest answer that is given; where a token is a Chinese character, the second
+ANSWER_TOKENS, ANSWER_CHARACTERS = (
+  64,
+  128,
+)  # the longest answer that is given; where a token is a Chinese character, the second
 
 
 class Question(NamedTuple):
@@ -44,7 +47,8 @@ class Windows(NamedTuple):
     features: one row for every window: "[CLS] question [SEP] part of the context [SEP]"; labels int32 [N, 2].
     questions: int64 [N], which question a window belongs to.
     begins: int64 [N], the first token of the context in a window.
-    spans: for each question int64 [tokens of the context, 2], where each token begins and ends in the context, in characters.
+    spans: for each question int64 [tokens of the context, 2], where each token begins and ends in the context, in
+      characters.
   """
 
   features: Features
@@ -76,8 +80,10 @@ def read_squad(path: str, answered: bool = True) -> list[Question]:
           where = f"data[{number}].paragraphs[{part}].qas[{place}]"
           questions.append(_question(asked, paragraph["context"], answered))
   except (KeyError, TypeError, ValueError, AttributeError) as error:
-    raise UserError(f'{path}, at {where}: {type(error).__name__} {error}; expected the format of SQuAD: {{"data": [{{"paragraphs": '
-                    '[{"context", "qas": [{"id", "question", "answers": [{"text", "answer_start"}]}]}]}]}') from error  # fmt: skip
+    raise UserError(
+      f'{path}, at {where}: {type(error).__name__} {error}; expected the format of SQuAD: {{"data": [{{"paragraphs": '
+      '[{"context", "qas": [{"id", "question", "answers": [{"text", "answer_start"}]}]}]}]}'
+    ) from error
   if not questions:
     raise UserError(f"{path} holds no questions")
   return questions
@@ -87,7 +93,11 @@ def _json_of(path: str) -> Any:
   """The JSON value of a file; of JSON lines a list of them."""
   lines = [text for _, text in read_whole(path) if text.strip()]
   try:
-    return [json.loads(line) for line in lines] if len(lines) > 1 and lines[0].endswith("}") else json.loads("\n".join(lines))
+    return (
+      [json.loads(line) for line in lines]
+      if len(lines) > 1 and lines[0].endswith("}")
+      else json.loads("\n".join(lines))
+    )
   except ValueError as error:
     raise UserError(f"{path}: not JSON ({error}); expected a file in the format of SQuAD") from error
 
@@ -98,7 +108,12 @@ def _question(asked: dict, context: Any, answered: bool) -> Question:
     said = zip(answers["text"], answers["answer_start"], strict=True)
   else:
     said = ((answer["text"], answer["answer_start"]) for answer in answers)
-  return Question(str(asked["id"]), _text(asked["question"]), _text(context), answers_with_text((str(text), int(begin)) for text, begin in said))
+  return Question(
+    str(asked["id"]),
+    _text(asked["question"]),
+    _text(context),
+    answers_with_text((str(text), int(begin)) for text, begin in said),
+  )
 
 
 def answers_with_text(answers: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
@@ -114,7 +129,9 @@ def _text(value) -> str:
 
 def answers_stand(question: Question) -> bool:
   """Whether every answer stands in the context where the file says."""
-  return all(begin >= 0 and question.context[begin : begin + len(answer)] == answer for answer, begin in question.answers)
+  return all(
+    begin >= 0 and question.context[begin : begin + len(answer)] == answer for answer, begin in question.answers
+  )
 
 
 def make_windows(tokenizer: Tokenizer, questions: Sequence[Question], *, max_length: int, stride: int) -> Windows:
@@ -130,8 +147,11 @@ def make_windows(tokenizer: Tokenizer, questions: Sequence[Question], *, max_len
     UserError: rows too short for a question and a piece of text.
   """
   if max_length < 1.5 * QUESTION_TOKENS:
-    raise UserError(f"rows of {max_length} tokens: a question takes up to {QUESTION_TOKENS + 3} of them; raise finetune.max_length (BERT: 384) or "
-                    "take a model with more positions")  # fmt: skip
+    raise UserError(
+      f"rows of {max_length} tokens: a question takes up to {QUESTION_TOKENS + 3} of them; raise finetune.max_length "
+      "(BERT: 384) or "
+      "take a model with more positions"
+    )
   special = tokenizer.special
   rows, firsts, labels, of_question, begins, spans = [], [], [], [], [], []
   contexts = list(dict.fromkeys(one.context for one in questions))
@@ -222,7 +242,9 @@ def is_chinese(text: str) -> bool:
 
 
 def _best_span(scores: np.ndarray, longest: int) -> tuple[int, int, float] | None:
-  """(first token, last token, score) of the best span in the context, at most `longest` tokens long; None without any."""
+  """(first token, last token, score) of the best span in the context, at most `longest` tokens long; None without
+  any.
+  """
   begins = np.argsort(-scores[:, 0], kind="stable")[:BEST]
   ends = np.argsort(-scores[:, 1], kind="stable")[:BEST]
   total = scores[begins, 0][:, None] + scores[ends, 1][None, :]

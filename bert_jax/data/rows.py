@@ -48,7 +48,7 @@ class Counts(NamedTuple):
 
 
 def make_rows(
-    documents: Documents, settings: RowSettings, *, vocab_size: int, special_ids: dict[str, int]
+  documents: Documents, settings: RowSettings, *, vocab_size: int, special_ids: dict[str, int]
 ) -> tuple[dict[str, np.ndarray], Counts]:
   """The rows of a chunk.
 
@@ -68,20 +68,30 @@ def make_rows(
     nothing = np.zeros(1, np.int64)
     usable = documents._replace(sentence_starts=nothing, document_starts=nothing, numbers=documents.numbers[:0])
   sequences = pairs.make_sequences(
-      usable, settings.objective, seq_length=settings.seq_length, short_probability=settings.short_probability,
-      seed=settings.seed,
-  )  # fmt: skip
+    usable,
+    settings.objective,
+    seq_length=settings.seq_length,
+    short_probability=settings.short_probability,
+    seed=settings.seed,
+  )
   rows = packing.fill_rows(
-      usable, sequences, seq_length=settings.seq_length, max_sequences=settings.max_sequences,
-      special_ids=special_ids, dtype=documents.tokens.dtype.name,
-  )  # fmt: skip
+    usable,
+    sequences,
+    seq_length=settings.seq_length,
+    max_sequences=settings.max_sequences,
+    special_ids=special_ids,
+    dtype=documents.tokens.dtype.name,
+  )
   rows["origins"] = np.column_stack([documents.numbers.astype(np.uint64), documents.origins])
   unigram_counts = np.bincount(rows["tokens"].ravel(), minlength=vocab_size)
   unigram_counts[special_ids["pad"]] = 0
   return rows, Counts(
-      *counts, len(rows["tokens"]), np.bincount(sequences.labels, minlength=2),
-      np.bincount(sequences.lengths, minlength=settings.seq_length + 1), unigram_counts,
-  )  # fmt: skip
+    *counts,
+    len(rows["tokens"]),
+    np.bincount(sequences.labels, minlength=2),
+    np.bincount(sequences.lengths, minlength=settings.seq_length + 1),
+    unigram_counts,
+  )
 
 
 # A shard in the making is a folder ROWS/train/00003 with the arrays, what was counted as arrays, and record.json.
@@ -107,6 +117,8 @@ def read_shard(folder: str | os.PathLike, split: str, index: int) -> tuple[dict[
   """The entry in the manifest and the counts of a shard that `write_shard` wrote. Raises OSError."""
   made = shard_folder(folder, split, index)
   record = json.loads((made / "record.json").read_text(encoding="utf-8"))
-  tables = {name: np.load(made / f"{name}.npy", allow_pickle=False)
-            for name in ("label_counts", "length_counts", "unigram_counts")}
+  tables = {
+    name: np.load(made / f"{name}.npy", allow_pickle=False)
+    for name in ("label_counts", "length_counts", "unigram_counts")
+  }
   return record["shard"], Counts(**record["counts"], **tables)

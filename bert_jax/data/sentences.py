@@ -25,31 +25,35 @@ _CLOSERS = "\"'»)\\]}" + _CJK_CLOSERS
 # them takes quadratic time.
 _STOPS = ".!?…。！？；｡"
 _CANDIDATE = re.compile(
-    rf"[{_STOPS}](?<![{_STOPS}].)(?:"
-    rf"(?<=[.!?…])(?P<latin>[{_STOPS}]*+[{_CLOSERS}]*+)"
-    r"(?:\s++(?![a-zß-öø-ÿ,;:.!?…)\]}%，、：；])"
-    rf"|(?<=[!?…。！？；｡{_CJK_CLOSERS}])(?=[\u2e80-\u9fff“‘「『《（])(?![，、：；])"
-    r"|(?<=[\u2e80-\u9fff]\.)(?=[\u2e80-\u9fff])"
-    r"|(?<=[。！？；｡])(?![，、：,:;；]))"
-    rf"|(?<=[。！？；｡])[{_STOPS}]*+[{_CJK_CLOSERS}]*+(?P<straight>[\"']*+)\s*+(?![，、：,:;；]))")
+  rf"[{_STOPS}](?<![{_STOPS}].)(?:"
+  rf"(?<=[.!?…])(?P<latin>[{_STOPS}]*+[{_CLOSERS}]*+)"
+  r"(?:\s++(?![a-zß-öø-ÿ,;:.!?…)\]}%，、：；])"
+  rf"|(?<=[!?…。！？；｡{_CJK_CLOSERS}])(?=[\u2e80-\u9fff“‘「『《（])(?![，、：；])"
+  r"|(?<=[\u2e80-\u9fff]\.)(?=[\u2e80-\u9fff])"
+  r"|(?<=[。！？；｡])(?![，、：,:;；]))"
+  rf"|(?<=[。！？；｡])[{_STOPS}]*+[{_CJK_CLOSERS}]*+(?P<straight>[\"']*+)\s*+(?![，、：,:;；]))"
+)
 
 # Never the end of a sentence: a name or an example follows.
 _BEFORE_NAMES = frozenset(
-    "mr mrs ms mme mlle messrs dr prof rev hon gen col lt capt cmdr sgt maj adm gov sen rep pres st mt ft "
-    "e.g eg i.e ie cf vs v viz resp approx ca fig figs eq eqs sec secs ref refs ch chap tab al".split())
+  "mr mrs ms mme mlle messrs dr prof rev hon gen col lt capt cmdr sgt maj adm gov sen rep pres st mt ft "
+  "e.g eg i.e ie cf vs v viz resp approx ca fig figs eq eqs sec secs ref refs ch chap tab al".split()
+)
 
 # Not the end before a number.
 _BEFORE_NUMBERS = frozenset(
-    "no nos p pp vol vols art sect pt para jan feb mar apr jun jul aug sep sept oct nov dec nr op bk ver v "
-    "version".split())
+  "no nos p pp vol vols art sect pt para jan feb mar apr jun jul aug sep sept oct nov dec nr op bk ver v "
+  "version".split()
+)
 
 # The end only where a word follows that commonly opens a sentence.
 _MAYBE_LAST = frozenset("jr sr inc ltd co corp bros etc esq ph.d m.d b.a m.a b.sc m.sc dept univ est".split())
 _OPENERS = frozenset(
-    "the a an this that these those it its he she they we i you his her their our my your in on at by for "
-    "from with as to of when while where if after before since during there here however but and or so then "
-    "thus hence also although though because what who why how no not some many most all both each one two "
-    "such other another according despite under until".split())
+  "the a an this that these those it its he she they we i you his her their our my your in on at by for "
+  "from with as to of when while where if after before since during there here however but and or so then "
+  "thus hence also although though because what who why how no not some many most all both each one two "
+  "such other another according despite under until".split()
+)
 
 _LAST_WORD = re.compile(r"[^\s\"'“‘(\[{—–/]*$")
 _NEXT_WORD = re.compile(r"[\s\"'“‘(\[{]*([\w’']*)")
@@ -102,13 +106,13 @@ def _is_end(line: str, start: int, stop: int, end: int) -> bool:
   # An initial, or letters with stops between them; a single Chinese character is neither.
   is_initial = size == 1 and word.isalpha() and word < "\u2e80"
   if is_initial or size > 1 and word[1] == "." and _LETTERS_WITH_STOPS.match(word):
-    if lower in _BEFORE_NAMES or lower in _BEFORE_NUMBERS and line[end:end + 1].isdigit():
+    if lower in _BEFORE_NAMES or lower in _BEFORE_NUMBERS and line[end : end + 1].isdigit():
       return False
     return not _is_start(line, start, stop) and _opens_sentence(line, end)
   if lower in _BEFORE_NAMES:
     return False
   if lower in _BEFORE_NUMBERS:
-    return not line[end:end + 1].isdigit()
+    return not line[end : end + 1].isdigit()
   if lower in _MAYBE_LAST:
     return _opens_sentence(line, end)
   return not _is_start(line, start, stop)
@@ -122,7 +126,7 @@ def _is_start(line: str, start: int, stop: int) -> bool:
 def _opens_sentence(line: str, position: int) -> bool:
   word = _NEXT_WORD.match(line, position)[1]
   # "I" is an initial as often as a pronoun when a stop follows it.
-  return word.lower() in _OPENERS and line[position + len(word):position + len(word) + 1] != "."
+  return word.lower() in _OPENERS and line[position + len(word) : position + len(word) + 1] != "."
 
 
 def _after_straight_quotes(line: str, start: int, found: re.Match) -> int:

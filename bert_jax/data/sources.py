@@ -110,12 +110,12 @@ def parse_source(spec: str) -> Source:
   kind, _, option = head.partition("+")
   known = ", ".join(f"{name}:" for name in KINDS)
   if not colon or argument.startswith("//") and kind not in KINDS:  # an address, as in s3://…
-    raise UserError(f"source {spec!r}: expected KIND:ARGUMENT with one of {known}; "
-                    f"for plain text write text:{spec}")
+    raise UserError(f"source {spec!r}: expected KIND:ARGUMENT with one of {known}; for plain text write text:{spec}")
   if kind not in KINDS:
     near = difflib.get_close_matches(kind, KINDS, n=1)
-    raise UserError(f"source {spec!r}: unknown kind {kind!r}; "
-                    + (f"did you mean {near[0]}: ? " if near else "") + f"Known: {known}")
+    raise UserError(
+      f"source {spec!r}: unknown kind {kind!r}; " + (f"did you mean {near[0]}: ? " if near else "") + f"Known: {known}"
+    )
   if option and option not in KINDS[kind].options:
     allowed = ", ".join(f"{kind}+{name}:" for name in KINDS[kind].options) or "none"
     raise UserError(f"source {spec!r}: {kind}: has no option {option!r}; options: {allowed}")
@@ -154,7 +154,7 @@ def source_files(sources: Sequence[Source], *, text_field: str | None = None) ->
 
 
 def read_documents(
-    sources: Sequence[Source], *, skip_bad: bool, counts: collections.Counter, text_field: str = "text"
+  sources: Sequence[Source], *, skip_bad: bool, counts: collections.Counter, text_field: str = "text"
 ) -> Iterator[Document]:
   """Streams the documents of all sources, one source after the other.
 
@@ -203,8 +203,9 @@ def _read(sources, resolved, text_field, skip_bad, counts) -> Iterator[Document]
     if counts["documents"] == before["documents"]:
       seen = {key: n - before[key] for key, n in counts.items() if n > before[key]}
       found = ", ".join(f"{n} {key.replace('_', ' ')}" for key, n in seen.items()) or "nothing at all"
-      raise UserError(f"source {source.spec!r}: no text in it (read: {found}); "
-                      "check that it holds text and that its kind is right")
+      raise UserError(
+        f"source {source.spec!r}: no text in it (read: {found}); check that it holds text and that its kind is right"
+      )
 
 
 def _read_text(source, paths, text_field, skip_bad, counts) -> Iterator[Document]:
@@ -291,9 +292,14 @@ def _wiki_documents(path: str, skip_bad: bool, counts: collections.Counter) -> I
   dropped: it is a label, not a sentence. Section headings ("History.", "概要.")
   stay as lines. The entities of its HTML-safe output (&lt; &amp;) are decoded.
   """
+
   def unclosed(line: int, what: str):
-    note_bad(f"{path}:{opened}: <doc> is not closed before {what} at line {line}; expected </doc>",
-             skip_bad=skip_bad, counts=counts, key="bad_documents")
+    note_bad(
+      f"{path}:{opened}: <doc> is not closed before {what} at line {line}; expected </doc>",
+      skip_bad=skip_bad,
+      counts=counts,
+      key="bad_documents",
+    )
 
   lines, opened, number, title, size = [], 0, 0, None, 0
   for number, line in read_lines(path, skip_bad=skip_bad, counts=counts):
@@ -312,13 +318,22 @@ def _wiki_documents(path: str, skip_bad: bool, counts: collections.Counter) -> I
     elif line.startswith("{") and not opened:
       text, problem = _json_text(line, "text")
       if problem:
-        note_bad(f"{path}:{number}: {problem}; expected WikiExtractor's output",
-                 skip_bad=skip_bad, counts=counts, key="bad_lines")
+        note_bad(
+          f"{path}:{number}: {problem}; expected WikiExtractor's output",
+          skip_bad=skip_bad,
+          counts=counts,
+          key="bad_lines",
+        )
       else:
         yield from _documents(html.unescape(text), path, number, counts)
     elif line and not opened:
-      note_bad(f"{path}:{number}: text outside of <doc …> … </doc>; expected WikiExtractor's output "
-               "(for plain text use text:)", skip_bad=skip_bad, counts=counts, key="bad_lines")
+      note_bad(
+        f"{path}:{number}: text outside of <doc …> … </doc>; expected WikiExtractor's output "
+        "(for plain text use text:)",
+        skip_bad=skip_bad,
+        counts=counts,
+        key="bad_lines",
+      )
     elif line:
       line = html.unescape(line) if "&" in line else line
       if title is not None and line == title:
@@ -342,8 +357,12 @@ def _read_jsonl(source, paths, text_field, skip_bad, counts) -> Iterator[Documen
         continue
       text, problem = _json_text(line, text_field)
       if problem:
-        note_bad(f"{path}:{number}: {problem}; expected one JSON object per line, as in {{\"{text_field}\": \"…\"}}",
-                 skip_bad=skip_bad, counts=counts, key="bad_lines")
+        note_bad(
+          f'{path}:{number}: {problem}; expected one JSON object per line, as in {{"{text_field}": "…"}}',
+          skip_bad=skip_bad,
+          counts=counts,
+          key="bad_lines",
+        )
       else:
         yield from _documents(text, path, number, counts)
 
@@ -357,17 +376,18 @@ def _json_text(line: str, field: str) -> tuple[str, str]:
   if not isinstance(record, dict):
     return "", f"a JSON {type(record).__name__}, not an object"
   if field not in record:
-    return "", (f"no field \"{field}\" (fields: {', '.join(sorted(record)[:8]) or 'none'}; "
-                "another one is named by --text_field)")
+    return "", (
+      f'no field "{field}" (fields: {", ".join(sorted(record)[:8]) or "none"}; another one is named by --text_field)'
+    )
   text = record[field]
   if text is None:
     return "", ""
   if not isinstance(text, str):
-    return "", f"field \"{field}\" is a {type(text).__name__}, not a string"
+    return "", f'field "{field}" is a {type(text).__name__}, not a string'
   try:
     text.isascii() or text.encode("utf-8")
   except UnicodeEncodeError:
-    return "", f"field \"{field}\" holds half of a surrogate pair, which is no character"
+    return "", f'field "{field}" holds half of a surrogate pair, which is no character'
   return text, ""
 
 
@@ -388,7 +408,7 @@ def _documents(text: str, file: str, position: int, counts: collections.Counter)
   while start < len(text):
     end = len(text)
     if end - start > MAX_DOCUMENT_CHARACTERS:
-      end = start + cut_place(text[start:start + MAX_DOCUMENT_CHARACTERS + 1], MAX_DOCUMENT_CHARACTERS)
+      end = start + cut_place(text[start : start + MAX_DOCUMENT_CHARACTERS + 1], MAX_DOCUMENT_CHARACTERS)
     lines = _lines(text[start:end] if end - start < len(text) else text, counts)
     start = end
     if lines:
@@ -431,12 +451,19 @@ def _tfds_entries(examples) -> list[tuple[str, int, int]]:
 
 
 KINDS: dict[str, Kind] = {
-    "text": Kind(("one-per-file",), matching_files, _read_text, _file_entries, "text:corpus/*.txt"),
-    "wikiextractor": Kind((), matching_files, _read_wikiextractor, _file_entries, "wikiextractor:extracted/*/wiki_*"),
-    "jsonl": Kind((), matching_files, _read_jsonl, _file_entries, "jsonl:corpus/*.jsonl.gz", has_fields=True),
-    "parquet": Kind((), matching_files, _read_parquet, _file_entries, "parquet:corpus/*.parquet", has_fields=True),
-    "tfds": Kind((), tfds_texts.find, _read_tfds, _tfds_entries, "tfds:lm1b", has_fields=True, check=tfds_texts.check,
-                 versions=lambda examples: {f"tfds:{examples.name}": examples.version}),
-    "docstrings": Kind((), docstrings.find_packages, _read_docstrings, _docstring_entries,
-                       versions=_docstring_versions),
+  "text": Kind(("one-per-file",), matching_files, _read_text, _file_entries, "text:corpus/*.txt"),
+  "wikiextractor": Kind((), matching_files, _read_wikiextractor, _file_entries, "wikiextractor:extracted/*/wiki_*"),
+  "jsonl": Kind((), matching_files, _read_jsonl, _file_entries, "jsonl:corpus/*.jsonl.gz", has_fields=True),
+  "parquet": Kind((), matching_files, _read_parquet, _file_entries, "parquet:corpus/*.parquet", has_fields=True),
+  "tfds": Kind(
+    (),
+    tfds_texts.find,
+    _read_tfds,
+    _tfds_entries,
+    "tfds:lm1b",
+    has_fields=True,
+    check=tfds_texts.check,
+    versions=lambda examples: {f"tfds:{examples.name}": examples.version},
+  ),
+  "docstrings": Kind((), docstrings.find_packages, _read_docstrings, _docstring_entries, versions=_docstring_versions),
 }

@@ -27,7 +27,7 @@ _MIN_DOCUMENTS = 2  # in each split
 
 
 def make_chunks(
-    documents: Iterable[Document], *, validation_fraction: float, objective: str, chunk_bytes: int, files: dict[str, int]
+  documents: Iterable[Document], *, validation_fraction: float, objective: str, chunk_bytes: int, files: dict[str, int]
 ) -> Iterator[Chunk]:
   """Cuts a stream of documents into chunks, each with at least two documents.
 
@@ -118,11 +118,18 @@ def check_count(found: int, objective: str):
   if found == 0:
     raise UserError("the sources hold no text")
   if found < needed:
-    remedy = "" if objective != "nsp" else (
+    remedy = (
+      ""
+      if objective != "nsp"
+      else (
         "; next-sentence prediction takes random sentences from another document: use --objective=sop or none, "
-        "or give more documents (text: takes a blank line for the end of one)")
-    raise UserError(f"objective {objective}: expected at least {needed} different documents, half to train "
-                    f"on and half to validate on, found {found}{remedy}")
+        "or give more documents (text: takes a blank line for the end of one)"
+      )
+    )
+    raise UserError(
+      f"objective {objective}: expected at least {needed} different documents, half to train "
+      f"on and half to validate on, found {found}{remedy}"
+    )
 
 
 def _halves(one: _Hashed, fraction: float) -> Iterator[tuple[str, _Hashed]]:
@@ -130,9 +137,8 @@ def _halves(one: _Hashed, fraction: float) -> Iterator[tuple[str, _Hashed]]:
   mark, number, document, _ = one
   sentences = split_sentences(document.text)
   if len(sentences) < 2:
-    raise UserError("expected at least two sentences, one to train on and one to validate on, "
-                    f"found {len(sentences)}")
+    raise UserError(f"expected at least two sentences, one to train on and one to validate on, found {len(sentences)}")
   cut = len(sentences) - max(1, round(fraction * len(sentences)))
-  for split, part in ((TRAIN, sentences[:max(cut, 1)]), (VALIDATION, sentences[max(cut, 1):])):
+  for split, part in ((TRAIN, sentences[: max(cut, 1)]), (VALIDATION, sentences[max(cut, 1) :])):
     joined = "\n".join(part)  # a newline ends a sentence, so they are found again
     yield split, (mark, number, document._replace(text=joined), len(joined.encode("utf-8")))

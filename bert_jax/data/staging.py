@@ -39,8 +39,10 @@ def stage(folder: str | os.PathLike, cache_dir: str | os.PathLike) -> pathlib.Pa
     partial.rename(target)
   except OSError as error:
     if not target.exists():  # else another process was quicker
-      raise UserError(f"cannot copy {folder} to data.cache_dir={cache_dir}: {error.strerror or error}; "
-                      "make room there, or choose another folder") from error
+      raise UserError(
+        f"cannot copy {folder} to data.cache_dir={cache_dir}: {error.strerror or error}; "
+        "make room there, or choose another folder"
+      ) from error
   finally:
     shutil.rmtree(partial, ignore_errors=True)
   return target

@@ -29,13 +29,13 @@ def totals(counts: Counts) -> dict[str, Any]:
   """`counts` of the manifest, see `corpus`."""
   seq_length, row_tokens = len(counts.length_counts) - 1, int(counts.unigram_counts.sum())
   return {
-      "documents": counts.documents,
-      "sentences": counts.sentences,
-      "tokens": counts.tokens,
-      "row_tokens": row_tokens,
-      "sequences": int(counts.label_counts.sum()),
-      "rows": counts.rows,
-      "packing_efficiency": _share(row_tokens, counts.rows * seq_length),
+    "documents": counts.documents,
+    "sentences": counts.sentences,
+    "tokens": counts.tokens,
+    "row_tokens": row_tokens,
+    "sequences": int(counts.label_counts.sum()),
+    "rows": counts.rows,
+    "packing_efficiency": _share(row_tokens, counts.rows * seq_length),
   }
 
 
@@ -55,14 +55,14 @@ def describe(counts: Counts, *, vocabulary: Sequence[str], special_ids: dict[str
   words = sum(count for token, count in zip(vocabulary, text.tolist()) if not token.startswith("##"))
   frequent = np.argsort(-targets, kind="stable")[:_MOST_FREQUENT]
   return {
-      "counts": totals(counts),
-      "label_counts": labels.tolist(),
-      "majority_label_share": _share(int(labels.max()), int(labels.sum())),
-      "unigram_entropy": entropy(targets),
-      "tokens_per_word": _share(int(text.sum()), words),
-      "unknown_rate": _share(unknown, int(text.sum())),
-      "length_counts": _histogram(counts.length_counts),
-      "frequent_tokens": [[vocabulary[index], int(targets[index])] for index in frequent if targets[index]],
+    "counts": totals(counts),
+    "label_counts": labels.tolist(),
+    "majority_label_share": _share(int(labels.max()), int(labels.sum())),
+    "unigram_entropy": entropy(targets),
+    "tokens_per_word": _share(int(text.sum()), words),
+    "unknown_rate": _share(unknown, int(text.sum())),
+    "length_counts": _histogram(counts.length_counts),
+    "frequent_tokens": [[vocabulary[index], int(targets[index])] for index in frequent if targets[index]],
   }
 
 

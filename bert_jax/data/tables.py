@@ -4,7 +4,8 @@
     .tsv, .txt      tabs, and nothing else is special: quotes are text, as in GLUE
     .json, .jsonl   one object per line, or one array of objects, or one object of them
 
-Compressed by suffix and decoded as everywhere (text_files.py). Columns are told by name or, without a header, by number.
+Compressed by suffix and decoded as everywhere (text_files.py). Columns are told by name or, without a header, by
+number.
 """
 
 import csv
@@ -17,7 +18,8 @@ from bert_jax.data.files import compression
 from bert_jax.data.text_files import MAX_RECORD_BYTES, read_whole
 from bert_jax.errors import UserError
 
-# Lines with too few or too many columns are left out and counted, as long as they are no more than this share: QQP has some.
+# Lines with too few or too many columns are left out and counted, as long as they are no more than this share: QQP has
+# some.
 RAGGED_SHARE = 0.01
 _NO_TEXT = (".parquet", ".xlsx", ".xls", ".ods", ".feather", ".arrow", ".pkl", ".npy")
 _END = ["end"]  # a line of ours behind the last one of a CSV: a quote that is never closed swallows it
@@ -45,8 +47,11 @@ class Table(NamedTuple):
   def texts(self, name: str) -> list[str]:
     """The cells of a column of texts. Raises UserError as `column`, and where it holds lists or objects."""
     if name in self.nested:
-      raise UserError(f"{self.path}: the column {name!r} holds lists or objects, and texts are expected; lists of words with a tag for each are read with "
-                      "--kind=token-classification")  # fmt: skip
+      raise UserError(
+        f"{self.path}: the column {name!r} holds lists or objects, and texts are expected; lists of words with a tag "
+        "for each are read with "
+        "--kind=token-classification"
+      )
     return self.column(name)
 
   def column(self, name: str) -> list[str]:
@@ -76,12 +81,13 @@ def read_table(path: str, names: Sequence[str] = ()) -> Table:
 
   Args:
     path: the file.
-    names: columns that will be asked for, or ways to call them; numbers are those of a table without a header. The first line of a
-      CSV or TSV is its header where one of the names stands in it, or where none of them is a number; numbers are names where all of them
-      stand in it, and more than one is asked for or it holds nothing but numbers.
+    names: columns that will be asked for, or ways to call them; numbers are those of a table without a header. The
+      first line of a CSV or TSV is its header where one of the names stands in it, or where none of them is a number;
+      numbers are names where all of them stand in it, and more than one is asked for or it holds nothing but numbers.
 
   Raises:
-    UserError: naming file and line: it cannot be read, is not UTF-8, not CSV or JSON, has no rows, or too many with other columns.
+    UserError: naming file and line: it cannot be read, is not UTF-8, not CSV or JSON, has no rows, or too many with
+      other columns.
   """
   suffix = _suffix(path)
   if suffix in (".json", ".jsonl"):
@@ -94,13 +100,25 @@ def read_table(path: str, names: Sequence[str] = ()) -> Table:
   if not found:
     raise UserError(f"{path} is empty; expected a table with a line for each text")
   first = [cell.strip() for cell in found[0][1]]
-  if suffix == ".csv" and len(first) == 1 < len(names) and (other := next((mark for mark in ";\t" if mark in first[0]), "")):
-    raise UserError(f"{path}:{found[0][0]}: columns stand apart by {'tabs' if other == chr(9) else 'semicolons'}, not by commas: "
-                    f"{'call the file .tsv' if other == chr(9) else 'save the table with commas, or with tabs as .tsv'}")  # fmt: skip
+  if (
+    suffix == ".csv"
+    and len(first) == 1 < len(names)
+    and (other := next((mark for mark in ";\t" if mark in first[0]), ""))
+  ):
+    raise UserError(
+      f"{path}:{found[0][0]}: columns stand apart by {'tabs' if other == chr(9) else 'semicolons'}, not by commas: "
+      f"{'call the file .tsv' if other == chr(9) else 'save the table with commas, or with tabs as .tsv'}"
+    )
   named = [name for name in names if not name.isdigit()]
   are_numbers = all(cell.isdigit() or not cell for cell in first)
-  has_header = (any(name in first for name in named) or bool(named) and len(named) == len(names)
-                or bool(names) and set(names) <= set(first) and (len(names) > 1 or are_numbers))  # fmt: skip
+  has_header = (
+    any(name in first for name in named)
+    or bool(named)
+    and len(named) == len(names)
+    or bool(names)
+    and set(names) <= set(first)
+    and (len(names) > 1 or are_numbers)
+  )
   columns = tuple(first) if has_header else tuple(map(str, range(len(first))))
   rows = found[1:] if has_header else found
   return _checked(path, columns, rows)
@@ -119,8 +137,10 @@ def _read_csv(path: str, lines: list[tuple[int, str]]) -> list[tuple[int, list[s
     raise UserError(f"{path}:{begin}: not CSV ({error}); separate columns by tabs and call the file .tsv") from error
   number, last = found.pop()
   if last != _END:
-    raise UserError(f"{path}:{number}: not CSV: a quote is opened that is never closed; a quote within quotes is doubled, \"\". "
-                    "Where quotes are text, separate columns by tabs and call the file .tsv")  # fmt: skip
+    raise UserError(
+      f'{path}:{number}: not CSV: a quote is opened that is never closed; a quote within quotes is doubled, "". '
+      "Where quotes are text, separate columns by tabs and call the file .tsv"
+    )
   return found
 
 
@@ -130,15 +150,21 @@ def _checked(path: str, columns: tuple[str, ...], rows: Sequence[tuple[int, list
   ragged = len(rows) - len(whole)
   if ragged > RAGGED_SHARE * len(rows):
     number, row = next((number, row) for number, row in rows if not fits(row))
-    raise UserError(f"{path}:{number}: {len(row)} columns, the first line has {len(columns)} ({', '.join(columns)}); a text with commas stands in "
-                    "quotes in a .csv; a table with tabs is called .tsv")  # fmt: skip
+    raise UserError(
+      f"{path}:{number}: {len(row)} columns, the first line has {len(columns)} ({', '.join(columns)}); a text with "
+      "commas stands in "
+      "quotes in a .csv; a table with tabs is called .tsv"
+    )
   if not whole:
     raise UserError(f"{path} has a header and no rows")
   return Table(path, columns, [row for _, row in whole], [number for number, _ in whole], ragged)
 
 
 def read_records(path: str) -> list[tuple[int, dict[str, Any]]]:
-  """The objects of a file of JSON lines, or of one array or object of them, with their lines or numbers. Raises UserError."""
+  """The objects of a file of JSON lines, or of one array or object of them, with their lines or numbers.
+
+  Raises UserError.
+  """
   lines = [(number, text) for number, text in read_whole(path) if text.strip()]
   records: list[tuple[int, Any]] = []
   for number, text in lines:
@@ -146,7 +172,9 @@ def read_records(path: str) -> list[tuple[int, dict[str, Any]]]:
       records.append((number, json.loads(text)))
     except (ValueError, RecursionError) as error:
       if records:
-        raise UserError(f"{path}:{number}: not JSON ({error}); expected one object per line, or one array of objects") from error
+        raise UserError(
+          f"{path}:{number}: not JSON ({error}); expected one object per line, or one array of objects"
+        ) from error
       records = [(number, _one_value(path, lines))]
       break
   if len(records) == 1:
@@ -177,7 +205,9 @@ def _one_value(path: str, lines: list[tuple[int, str]]) -> Any:
     return json.loads("\n".join(text for _, text in lines))
   except (ValueError, RecursionError) as error:
     number = lines[min(getattr(error, "lineno", 1), len(lines)) - 1][0]
-    raise UserError(f"{path}:{number}: not JSON ({error}); expected one object per line, or one array of objects") from error
+    raise UserError(
+      f"{path}:{number}: not JSON ({error}); expected one object per line, or one array of objects"
+    ) from error
 
 
 def _cell(value: Any) -> str:

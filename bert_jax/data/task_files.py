@@ -1,7 +1,7 @@
 """Labelled examples out of files: the tasks of tasks.py in their native formats, and people's own tables.
 
-What is wrong with a file is said with its line. What can be lived with is counted: texts that are empty, labels that say
-"no agreement", answers that do not stand where the file says.
+What is wrong with a file is said with its line. What can be lived with is counted: texts that are empty, labels that
+say "no agreement", answers that do not stand where the file says.
 """
 
 import collections
@@ -36,7 +36,8 @@ class Examples(NamedTuple):
   Attributes:
     first: texts; for token-classification lists of words; for question-answering Questions.
     second: the second texts of pairs, else None.
-    labels: as they stand in the file: strings; for token-classification lists of tags (IOB2); for question-answering empty.
+    labels: as they stand in the file: strings; for token-classification lists of tags (IOB2); for question-answering
+      empty.
     kind: one of finetune.KINDS: what the labels are.
     notes: what was counted on the way, for people.
   """
@@ -50,8 +51,11 @@ class Examples(NamedTuple):
   def subset(self, rows: Sequence[int]) -> "Examples":
     """Some of the examples."""
     pick = lambda values: [values[row] for row in rows]
-    return self._replace(first=pick(self.first), second=None if self.second is None else pick(self.second),
-                         labels=pick(self.labels) if self.labels else [])  # fmt: skip
+    return self._replace(
+      first=pick(self.first),
+      second=None if self.second is None else pick(self.second),
+      labels=pick(self.labels) if self.labels else [],
+    )
 
 
 class Splits(NamedTuple):
@@ -72,7 +76,7 @@ class Splits(NamedTuple):
 
 
 def load_splits(
-    *, task: str = "", data: str = "", dev: str = "", kind: str = "", text: str = "", text_pair: str = "", label: str = ""
+  *, task: str = "", data: str = "", dev: str = "", kind: str = "", text: str = "", text_pair: str = "", label: str = ""
 ) -> Splits:
   """Reads the examples of a task or of somebody's own files; arguments as the config keys finetune.*.
 
@@ -80,9 +84,14 @@ def load_splits(
     UserError: an unknown task or column (those that there are are listed), missing files, unusable labels.
   """
   if task and task not in TASKS:
-    raise UserError(f"finetune.task={task!r} is not known; it is one of {', '.join(TASKS)}, or empty for data of your own")
+    raise UserError(
+      f"finetune.task={task!r} is not known; it is one of {', '.join(TASKS)}, or empty for data of your own"
+    )
   if task and kind and kind != TASKS[task].kind:
-    raise UserError(f"finetune.kind={kind!r}, but {task} is {TASKS[task].kind}: leave --kind out, or --task and say which columns are meant")
+    raise UserError(
+      f"finetune.kind={kind!r}, but {task} is {TASKS[task].kind}: leave --kind out, or --task and say which columns "
+      "are meant"
+    )
   if not data:
     raise UserError("finetune.data is empty: give the folder with the task's files, or a file of your own, --data=…")
   if dev and not os.path.exists(dev):
@@ -92,14 +101,18 @@ def load_splits(
   if not os.path.exists(data):
     raise UserError(f"--data={data}: there is no such file or folder")
   if os.path.isdir(data) and not task:
-    raise UserError(f"--data={data} is a folder: say which task lies there, --task={'|'.join(list(TASKS)[:4])}|…, or give a file")
+    raise UserError(
+      f"--data={data} is a folder: say which task lies there, --task={'|'.join(list(TASKS)[:4])}|…, or give a file"
+    )
   row = TASKS[task] if task else _own_row(data, kind, text, text_pair, label)
   train_path = find_file(data, row.train, task) if os.path.isdir(data) else data
   dev_path = dev or (find_file(data, row.dev, task, needed=False) if os.path.isdir(data) else "")
   train = read_examples(train_path, row)
   if not dev_path or (not dev and dev_path == train_path):  # CMRC's trial file is both where it is alone
     return Splits(*_hold_out(train), train.kind, True, (train_path,))
-  return Splits(train, read_examples(dev_path, row._replace(kind=train.kind)), train.kind, False, (train_path, dev_path))
+  return Splits(
+    train, read_examples(dev_path, row._replace(kind=train.kind)), train.kind, False, (train_path, dev_path)
+  )
 
 
 def read_dev(task: str, data: str, dev: str = "") -> tuple[Examples, str]:
@@ -119,7 +132,9 @@ def read_dev(task: str, data: str, dev: str = "") -> tuple[Examples, str]:
 
 
 def _from_tfds(task: str, dev: str) -> Splits:
-  """The examples of a task as TensorFlow Datasets has them, downloaded by it where they are not on disk; `dev`: a file to judge by instead of its split."""
+  """The examples of a task as TensorFlow Datasets has them, downloaded by it where they are not on disk; `dev`: a file
+  to judge by instead of its split.
+  """
   row = TASKS.get(task)
   if row is None or not row.tfds:
     having = ", ".join(name for name, one in TASKS.items() if one.tfds)
@@ -140,7 +155,9 @@ def _of_rows(rows: list[dict], row: TaskRow, name: str) -> Examples:
     return Examples([one["tokens"] for one in rows], None, [_iob2(one["ner"]) for one in rows], row.kind)
   if row.format == "squad":
     answers = lambda one: answers_with_text(zip(one["answers"]["text"], one["answers"]["answer_start"]))
-    return Examples([Question(one["id"], one["question"], one["context"], answers(one)) for one in rows], None, [], row.kind)
+    return Examples(
+      [Question(one["id"], one["question"], one["context"], answers(one)) for one in rows], None, [], row.kind
+    )
   columns = tuple(rows[0]) if rows else ()
   named = lambda value, column: row.tfds_labels.get(value, value) if column in row.label else value
   cells = [[str(named(one[column], column)) for column in columns] for one in rows]
@@ -155,9 +172,14 @@ def _own_row(data: str, kind: str, text: str, text_pair: str, label: str) -> Tas
     format = "conll"
   if format == "table" and not (text and label):
     listed = ", ".join(read_table(data, ["?"]).columns)
-    raise UserError(f"{data}: say which columns are meant, --text=… --label=… and, for pairs, --text_pair=…; its first line: {listed}. "
-                    "Files as CoNLL's or SQuAD's have no columns: --kind=token-classification or --kind=question-answering")  # fmt: skip
-  columns = {"text": (text,), "text_pair": (text_pair,) if text_pair else (), "label": (label,)} if format == "table" else {}
+    raise UserError(
+      f"{data}: say which columns are meant, --text=… --label=… and, for pairs, --text_pair=…; its first line: "
+      f"{listed}. "
+      "Files as CoNLL's or SQuAD's have no columns: --kind=token-classification or --kind=question-answering"
+    )
+  columns = (
+    {"text": (text,), "text_pair": (text_pair,) if text_pair else (), "label": (label,)} if format == "table" else {}
+  )
   if format == "conll":  # for lists of words and tags in JSON
     columns = {"text": (text,) if text else _WORDS, "label": (label,) if label else _TAGS}
   return TaskRow((), KINDS_OF_FORMAT.get(format, kind), "", (), format=format, **columns)
@@ -172,7 +194,11 @@ def find_file(folder: str, names: tuple[str, ...], task: str, needed: bool = Tru
   if not needed:
     return ""
   there = ", ".join(sorted(os.listdir(folder))[:20]) or "nothing"
-  raise UserError(f"{folder} has no training file of {task} ({' or '.join(names)}); it holds {there}. Or give the files themselves: --data=FILE --dev=FILE")
+  raise UserError(
+    f"{folder} has no training file of {task} ({' or '.join(names)}); it holds {there}. Or give the files themselves: "
+    "--data=FILE "
+    "--dev=FILE"
+  )
 
 
 def read_examples(path: str, row: TaskRow) -> Examples:
@@ -182,7 +208,11 @@ def read_examples(path: str, row: TaskRow) -> Examples:
   if row.format == "squad":
     questions = read_squad(path)
     wrong = [one.name for one in questions if not answers_stand(one)]
-    named = f"{len(wrong):,} answers do not stand where {path} says: {', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}; not trained on"
+    named = (
+      f"{len(wrong):,} answers do not stand where {path} says: "
+      f"{', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}; not "
+      "trained on"
+    )
     return Examples(questions, None, [], row.kind, (named,) if wrong else ())
   return _read_texts(path, row)
 
@@ -199,16 +229,28 @@ def _from_table(table: Table, row: TaskRow) -> Examples:
   kind = row.kind or _kind_of([one for one in label if one.strip() not in no_label], path)
   if kind == "multi-label":  # a text may have none of several labels
     no_label -= {""}
-  kept = [i for i in range(len(first)) if label[i].strip() not in no_label and first[i].strip() and (second is None or second[i].strip())]
+  kept = [
+    i
+    for i in range(len(first))
+    if label[i].strip() not in no_label and first[i].strip() and (second is None or second[i].strip())
+  ]
   unlabelled = sum(one.strip() in no_label for one in label)
   empty = len(first) - len(kept) - unlabelled
   notes = notes_of(path, ragged=table.ragged, unlabelled=unlabelled, empty=empty)
   if not kept:
     raise UserError(f"{path}: not one of its {len(first):,} lines has a text and a label; are the columns right?")
-  all_of_them = Examples([one.strip() for one in first], None if second is None else [one.strip() for one in second],
-                         [_plain(one) if kind == "classification" else one.strip() for one in label], kind)  # fmt: skip
+  all_of_them = Examples(
+    [one.strip() for one in first],
+    None if second is None else [one.strip() for one in second],
+    [_plain(one) if kind == "classification" else one.strip() for one in label],
+    kind,
+  )
   if _may_be_header(table, label, kind):
-    notes += (f"the label {label[0]!r} of the first line of {path} occurs nowhere else: is that line a header? Call columns by their names then",)
+    notes += (
+      f"the label {label[0]!r} of the first line of {path} occurs nowhere else: is that line a header? Call columns "
+      "by their names "
+      "then",
+    )
   examples = all_of_them.subset(kept)._replace(notes=notes)
   if kind == "regression":
     _check_scores(examples.labels, path, [table.lines[i] for i in kept])
@@ -216,7 +258,9 @@ def _from_table(table: Table, row: TaskRow) -> Examples:
 
 
 def _plain(label: str) -> str:
-  """A class without white space around it; of a whole number that is written as a float, as pandas does beside missing ones, the number."""
+  """A class without white space around it; of a whole number that is written as a float, as pandas does beside missing
+  ones, the number.
+  """
   return _WHOLE_FLOAT.sub(r"\1", label.strip())
 
 
@@ -227,7 +271,9 @@ def notes_of(path: str, *, ragged: int = 0, unlabelled: int = 0, empty: int = 0)
 
 
 def _may_be_header(table: Table, label: list[str], kind: str) -> bool:
-  """Whether the first line of a table that is read without a header has labels of its own, while others occur again and again."""
+  """Whether the first line of a table that is read without a header has labels of its own, while others occur again
+  and again.
+  """
   if table.columns[0] != "0" or kind not in ("classification", "multi-label"):
     return False
   counts = collections.Counter(name for one in label for name in names_in(one, kind))
@@ -247,7 +293,10 @@ def _column(table: Table, names: tuple[str | int, ...]) -> str:
 def _check_scores(labels: list[str], path: str, lines: list[int]) -> None:
   for text, line in zip(labels, lines):
     if not is_number(text):
-      raise UserError(f"{path}:{line}: the score {text!r} is not a number; regression learns numbers, classes are learned with --kind=classification")
+      raise UserError(
+        f"{path}:{line}: the score {text!r} is not a number; regression learns numbers, classes are learned with "
+        "--kind=classification"
+      )
 
 
 def is_number(text: str) -> bool:
@@ -269,10 +318,17 @@ def _kind_of(labels: list[str], path: str) -> str:
     if not all(value.is_integer() for value in values):
       return "regression"
     if len(values) > _WHOLE_AT_MOST:
-      raise UserError(f"{path}: {len(values):,} different whole numbers, {min(values):.0f} to {max(values):.0f}: are they classes or scores? "
-                      "Say --kind=classification or --kind=regression")  # fmt: skip
+      raise UserError(
+        f"{path}: {len(values):,} different whole numbers, {min(values):.0f} to {max(values):.0f}: are they classes "
+        "or scores? "
+        "Say --kind=classification or --kind=regression"
+      )
   if len(different) > _CLASSES_AT_MOST or len(different) > max(20, len(labels) / 2):
-    raise UserError(f"{path}: {len(different):,} different labels, such as {sorted(different)[0]!r}; is that the right column? If it is, say so: --kind=classification")
+    raise UserError(
+      f"{path}: {len(different):,} different labels, such as {sorted(different)[0]!r}; is that the right column? If "
+      "it is, say so: "
+      "--kind=classification"
+    )
   return "classification"
 
 
@@ -309,12 +365,20 @@ def _read_tagged(path: str, row: TaskRow) -> Examples:
   for line, record in read_records(path):
     columns = [next((name for name in names if name in record), None) for names in (row.text, row.label)]
     if None in columns:
-      raise UserError(f"{path}:{line}: expected a list of words and one of their tags, called {row.text[0]} and {row.label[0]}; there are: {', '.join(record)}; "
-                      "say which are meant, --text=… --label=…")  # fmt: skip
+      raise UserError(
+        f"{path}:{line}: expected a list of words and one of their tags, called {row.text[0]} and {row.label[0]}; "
+        f"there are: {', '.join(record)}; "
+        "say which are meant, --text=… --label=…"
+      )
     own = [record[name] for name in columns]
-    if not all(isinstance(one, list) and all(isinstance(cell, str) for cell in one) for one in own) or len(own[0]) != len(own[1]):
-      raise UserError(f"{path}:{line}: expected as many tags in {columns[1]} as words in {columns[0]}, all of them texts; of tags that are numbers "
-                      "write the names, as B-PER")  # fmt: skip
+    if not all(isinstance(one, list) and all(isinstance(cell, str) for cell in one) for one in own) or len(
+      own[0]
+    ) != len(own[1]):
+      raise UserError(
+        f"{path}:{line}: expected as many tags in {columns[1]} as words in {columns[0]}, all of them texts; of tags "
+        "that are numbers "
+        "write the names, as B-PER"
+      )
     for tag in own[1]:
       _check_tag(tag, f"{path}:{line}")
     if own[0]:
@@ -358,7 +422,9 @@ def _hold_out(examples: Examples) -> tuple[Examples, Examples]:
   """
   content_of = lambda one: one.context if isinstance(one, Question) else " ".join(one) if isinstance(one, list) else one
   contents = [content_of(one) for one in examples.first]
-  held = {one for one in contents if int.from_bytes(hashlib.sha256(one.encode()).digest()[:4], "big") < HELD_OUT * 2**32}
+  held = {
+    one for one in contents if int.from_bytes(hashlib.sha256(one.encode()).digest()[:4], "big") < HELD_OUT * 2**32
+  }
   notes = examples.notes
   if examples.kind not in ("regression", "question-answering"):
     named = [names_in(label, examples.kind) for label in examples.labels]
@@ -368,6 +434,8 @@ def _hold_out(examples: Examples) -> tuple[Examples, Examples]:
     notes += (f"{len(rare):,} texts with a rare label are trained on instead of being held out",) if rare else ()
   rows = [[row for row, content in enumerate(contents) if (content in held) is side] for side in (False, True)]
   if not all(rows):
-    raise UserError(f"{len(contents):,} examples of {len(set(contents)):,} different texts are too few to hold some of them out; "
-                    "give a file to judge the model by, --dev=FILE")  # fmt: skip
+    raise UserError(
+      f"{len(contents):,} examples of {len(set(contents)):,} different texts are too few to hold some of them out; "
+      "give a file to judge the model by, --dev=FILE"
+    )
   return examples.subset(rows[0])._replace(notes=notes), examples.subset(rows[1])._replace(notes=())

@@ -55,7 +55,8 @@ def cut_place(text: str | bytearray, limit: int) -> int:
 
 
 def read_lines(
-    path: str, *, skip_bad: bool, counts: collections.Counter, whole: bool = False) -> Iterator[tuple[int, str]]:
+  path: str, *, skip_bad: bool, counts: collections.Counter, whole: bool = False
+) -> Iterator[tuple[int, str]]:
   """The lines of a UTF-8 file, decompressed by its suffix (.gz .bz2 .xz .zst), without line ends.
 
   A byte-order mark is dropped, `\\r\\n` ends a line as `\\n` does, a lone `\\r`
@@ -86,12 +87,16 @@ def read_lines(
         goes_on = unfinished
         if span is None:
           number += 1
-          note_bad(f"{path}:{number}: a line longer than {MAX_RECORD_BYTES >> 20} MiB; expected one JSON object "
-                   "per line (not one array of all); split the longest records",
-                   skip_bad=skip_bad, counts=counts, key="bad_lines")
+          note_bad(
+            f"{path}:{number}: a line longer than {MAX_RECORD_BYTES >> 20} MiB; expected one JSON object "
+            "per line (not one array of all); split the longest records",
+            skip_bad=skip_bad,
+            counts=counts,
+            key="bad_lines",
+          )
           continue
         if not number and span.startswith(codecs.BOM_UTF8):
-          del span[:len(codecs.BOM_UTF8)]
+          del span[: len(codecs.BOM_UTF8)]
         clean = b"\r" not in span and b"\0" not in span
         for raw in span.split(b"\n") if b"\n" in span else (span,):  # a long line is not copied
           number += 1
@@ -99,9 +104,15 @@ def read_lines(
             line = raw.decode("utf-8")
           except UnicodeDecodeError as error:
             hint = " (it begins like UTF-16)" if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-            note_bad(f"{path}:{number}: not UTF-8{hint}: byte 0x{raw[error.start]:02x} at byte {error.start + 1} "
-                     f"of the line; convert the file, as with `iconv -f {'utf-16' if hint else 'gb18030'} -t utf-8 FILE > NEW`, -f being what it is in",
-                     skip_bad=skip_bad, counts=counts, key="bad_lines")
+            note_bad(
+              f"{path}:{number}: not UTF-8{hint}: byte 0x{raw[error.start]:02x} at byte {error.start + 1} "
+              f"of the line; convert the file, as with `iconv -f {'utf-16' if hint else 'gb18030'} -t utf-8 FILE > "
+              "NEW`, -f being what it is "
+              "in",
+              skip_bad=skip_bad,
+              counts=counts,
+              key="bad_lines",
+            )
             continue
           if not clean:
             counts["nul_bytes"] += line.count("\0")
@@ -120,8 +131,12 @@ def read_lines(
 
 
 def _note_damage(path, number, error, skip_bad, counts):
-  note_bad(f"{path}: damaged or cut off after line {number} ({error}); expected a whole compressed file",
-           skip_bad=skip_bad, counts=counts, key="bad_files")
+  note_bad(
+    f"{path}: damaged or cut off after line {number} ({error}); expected a whole compressed file",
+    skip_bad=skip_bad,
+    counts=counts,
+    key="bad_files",
+  )
 
 
 def _spans(path: str, whole: bool) -> Iterator[tuple[bytearray | None, bool]]:
@@ -148,10 +163,10 @@ def _spans(path: str, whole: bool) -> Iterator[tuple[bytearray | None, bool]]:
     if dropped:
       yield None, False
     if not dropped or last > end:
-      line += block[end + dropped:last]  # without the newline behind what was dropped
+      line += block[end + dropped : last]  # without the newline behind what was dropped
       span, line = line, bytearray()
       yield span, False
-    line, dropped = bytearray(block[last + 1:]), False
+    line, dropped = bytearray(block[last + 1 :]), False
   if dropped:
     yield None, False
   elif line:
@@ -191,7 +206,7 @@ def _zst_blocks(path: str, stored: BinaryIO) -> Iterator[bytes]:
       except zstandard.ZstdError as error:
         raise _Damaged(str(error)) from error
       for start in range(0, len(output), _BLOCK_BYTES):
-        yield output[start:start + _BLOCK_BYTES]
+        yield output[start : start + _BLOCK_BYTES]
       piece = frame.unused_data if frame.eof else b""
       frame = None if frame.eof else frame
   if frame is not None:
@@ -199,7 +214,10 @@ def _zst_blocks(path: str, stored: BinaryIO) -> Iterator[bytes]:
 
 
 def read_whole(path: str) -> list[tuple[int, str]]:
-  """All lines of a file with their numbers, as of `read_lines`; nothing is skipped. Raises UserError naming the line."""
+  """All lines of a file with their numbers, as of `read_lines`; nothing is skipped.
+
+  Raises UserError naming the line.
+  """
   try:
     return list(read_lines(path, skip_bad=False, counts=collections.Counter(), whole=True))
   except UserError as error:

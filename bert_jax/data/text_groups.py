@@ -1,4 +1,5 @@
-"""What sentence embeddings are learned from: pairs and triplets of texts, pairs with a score or a class, or plain lines.
+"""What sentence embeddings are learned from: pairs and triplets of texts, pairs with a score or a class, or plain
+lines.
 
 Examples with an empty text are left out and counted.
 """
@@ -37,7 +38,9 @@ class TextGroups(NamedTuple):
 
 
 class Where(NamedTuple):
-  """Where examples are to be found: the config keys finetune.* and, for `negative` and `dev_columns`, embedding.* of these names."""
+  """Where examples are to be found: the config keys finetune.* and, for `negative` and `dev_columns`, embedding.* of
+  these names.
+  """
 
   task: str = ""
   data: str = ""
@@ -62,10 +65,16 @@ def load_groups(objective: str, where: Where) -> tuple[TextGroups, TextGroups | 
   _check_columns(objective, where)
   task, data, dev, text, text_pair, label, negative, dev_columns = where
   if objective == "cosine" and not (dev and dev_columns):
-    splits = load_splits(task=task, data=data, dev=dev, kind="" if task else "regression", text=text, text_pair=text_pair, label=label)
-    return _of_examples(splits.train, splits.files[:1], "regression"), _of_examples(splits.dev, splits.files[-1:], "regression")
+    splits = load_splits(
+      task=task, data=data, dev=dev, kind="" if task else "regression", text=text, text_pair=text_pair, label=label
+    )
+    return _of_examples(splits.train, splits.files[:1], "regression"), _of_examples(
+      splits.dev, splits.files[-1:], "regression"
+    )
   if not data or not os.path.exists(data):
-    raise UserError(f"--data={data}: there is no such file" if data else "finetune.data is empty: give a file of texts, --data=FILE")
+    raise UserError(
+      f"--data={data}: there is no such file" if data else "finetune.data is empty: give a file of texts, --data=FILE"
+    )
   if os.path.isdir(data) and not task:
     raise UserError(f"--data={data} is a folder; give a file in it")
   own_kind = "regression" if objective == "cosine" else ""  # that labels are classes has to show
@@ -75,8 +84,10 @@ def load_groups(objective: str, where: Where) -> tuple[TextGroups, TextGroups | 
     kind = _LABELLED[objective]
     examples = read_examples(path, row)
     if examples.kind != kind:
-      raise UserError(f"{path}: {objective} learns from one class for each pair; the column {label!r} reads as {examples.kind}"
-                      f"{', which --objective=cosine learns from' if examples.kind == 'regression' else ''}")  # fmt: skip
+      raise UserError(
+        f"{path}: {objective} learns from one class for each pair; the column {label!r} reads as {examples.kind}"
+        f"{', which --objective=cosine learns from' if examples.kind == 'regression' else ''}"
+      )
     train = _of_examples(examples, (path,), kind)
   elif objective == "simcse":
     train = _of_columns(path, [text]) if text else _of_lines(path)
@@ -90,17 +101,25 @@ def _check_columns(objective: str, where: Where) -> None:
   """Refuses an objective whose columns, or whose task, are not given. Raises UserError."""
   kind, task = _LABELLED.get(objective), where.task
   if task and task not in TASKS:
-    raise UserError(f"finetune.task={task!r} is not known; it is one of {', '.join(TASKS)}, or empty for data of your own")
+    raise UserError(
+      f"finetune.task={task!r} is not known; it is one of {', '.join(TASKS)}, or empty for data of your own"
+    )
   if task:
     fits = [name for name, row in TASKS.items() if row.kind == kind and row.text_pair and row.format == "table"]
     if task not in fits:
-      able = f"; {objective} learns from {', '.join(fits)}" if fits else f"; {objective} learns from files of your own, --data=FILE --text=…"
+      able = (
+        f"; {objective} learns from {', '.join(fits)}"
+        if fits
+        else f"; {objective} learns from files of your own, --data=FILE --text=…"
+      )
       raise UserError(f"--task={task} is not what --objective={objective} needs{able}")
     return
   needed = {"simcse": (), "in-batch": ("text", "text_pair"), "triplet": ("text", "text_pair", "negative")}
   missing = [name for name in needed.get(objective, ("text", "text_pair", "label")) if not getattr(where, name)]
   if missing:
-    raise UserError(f"--objective={objective} needs to know more columns: give {', '.join(f'--{name}=…' for name in missing)}")
+    raise UserError(
+      f"--objective={objective} needs to know more columns: give {', '.join(f'--{name}=…' for name in missing)}"
+    )
 
 
 def _of_examples(examples: Examples, files: tuple[str, ...], kind: str) -> TextGroups:
@@ -109,14 +128,19 @@ def _of_examples(examples: Examples, files: tuple[str, ...], kind: str) -> TextG
     values = np.array([labels.names.index(name) for name in examples.labels], np.int32)
   else:
     values = np.array([float(score) for score in examples.labels], np.float32) / np.float32(labels.scale)
-  return TextGroups([examples.first, examples.second], values, labels.names if kind == "classification" else (), examples.notes, files)
+  return TextGroups(
+    [examples.first, examples.second], values, labels.names if kind == "classification" else (), examples.notes, files
+  )
 
 
 def _scored(path: str, columns: str) -> TextGroups:
   """Pairs with scores, in columns that are given, or called as in STS-B."""
   names = columns.split(",") if columns else ()
   if columns and len(names) != 3:
-    raise UserError(f"embedding.dev_columns={columns!r}: expected three names, of the first text, the second, and the score: a,b,score")
+    raise UserError(
+      f"embedding.dev_columns={columns!r}: expected three names, of the first text, the second, and the score: "
+      "a,b,score"
+    )
   if not os.path.isfile(path):
     raise UserError(f"--dev={path}: there is no such file; it holds pairs of texts with a score")
   row = TASKS["stsb"]
@@ -125,8 +149,10 @@ def _scored(path: str, columns: str) -> TextGroups:
   try:
     return _of_examples(read_examples(path, row), (path,), "regression")
   except UserError as error:
-    raise UserError(f"{str(error).partition(';')[0]}; pairs to judge by have columns sentence1, sentence2 and score, or "
-                    "--config.embedding.dev_columns=FIRST,SECOND,SCORE names them") from error  # fmt: skip
+    raise UserError(
+      f"{str(error).partition(';')[0]}; pairs to judge by have columns sentence1, sentence2 and score, or "
+      "--config.embedding.dev_columns=FIRST,SECOND,SCORE names them"
+    ) from error
 
 
 def _of_columns(path: str, columns: Sequence[str]) -> TextGroups:
@@ -138,7 +164,10 @@ def _of_columns(path: str, columns: Sequence[str]) -> TextGroups:
 def _of_lines(path: str) -> TextGroups:
   """A text per line; empty lines say nothing."""
   if is_table(path):
-    raise UserError(f"{path} is a table: say which column holds the text, --text=…; it has: {', '.join(read_table(path, ['?']).columns)}")
+    raise UserError(
+      f"{path} is a table: say which column holds the text, --text=…; it has: "
+      f"{', '.join(read_table(path, ['?']).columns)}"
+    )
   lines = [text.strip() for _, text in read_whole(path)]
   return _without_empty([lines], path)
 

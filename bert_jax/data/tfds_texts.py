@@ -104,13 +104,17 @@ def split_size(examples: Examples) -> tuple[int, int]:
     info = splits[examples.split]
   except (KeyError, ValueError, AssertionError) as error:
     near = difflib.get_close_matches(examples.split, splits, n=1)
-    raise UserError(f"{examples.file}: no split {examples.split!r}" + (f"; did you mean {near[0]!r}?" if near else ";")
-                    + f" splits: {', '.join(splits)}") from error
+    raise UserError(
+      f"{examples.file}: no split {examples.split!r}"
+      + (f"; did you mean {near[0]!r}?" if near else ";")
+      + f" splits: {', '.join(splits)}"
+    ) from error
   return int(info.num_bytes), info.num_examples
 
 
 def read_texts(
-    examples: Examples, feature: str, *, skip_bad: bool, counts: collections.Counter) -> Iterator[tuple[int, str]]:
+  examples: Examples, feature: str, *, skip_bad: bool, counts: collections.Counter
+) -> Iterator[tuple[int, str]]:
   """The texts of one feature, in the order in which the data set is stored.
 
   Args:
@@ -137,21 +141,30 @@ def read_texts(
     except Exception as error:  # TensorFlow's errors have no base class that could be named without importing it
       problem = _in_short(error)
     if problem:
-      note_bad(f"{examples.file}: damaged or cut off after example {number - 1} ({problem})",
-               skip_bad=skip_bad, counts=counts, key="bad_files")
+      note_bad(
+        f"{examples.file}: damaged or cut off after example {number - 1} ({problem})",
+        skip_bad=skip_bad,
+        counts=counts,
+        key="bad_files",
+      )
     if problem or text is None:
       return
     try:
       yield number, text.decode("utf-8") if isinstance(text, bytes) else text
     except UnicodeDecodeError as error:
       byte = f"byte 0x{text[error.start]:02x} at byte {error.start + 1}"
-      note_bad(f"{examples.file}: example {number}: not UTF-8: {byte} of the text",
-               skip_bad=skip_bad, counts=counts, key="bad_documents")
+      note_bad(
+        f"{examples.file}: example {number}: not UTF-8: {byte} of the text",
+        skip_bad=skip_bad,
+        counts=counts,
+        key="bad_documents",
+      )
     number += 1
 
 
 def read_rows(examples: Examples) -> Iterator[dict[str, Any]]:
-  """The examples of a split with all their features, in the order in which the data set is stored; classes by their names.
+  """The examples of a split with all their features, in the order in which the data set is stored; classes by their
+  names.
 
   Texts are str; features of several values are lists. Raises UserError as `split_size` does.
   """
@@ -200,11 +213,14 @@ def _by_name(tfds, name: str):
   """The builder of a name, prepared or not."""
   plain, _, version = name.partition(":")
   if plain == "huggingface":
-    raise UserError(f"tfds:{name}: data sets of the Hugging Face Hub are read as parquet:hf://datasets/OWNER/NAME/"
-                    "**/*.parquet")
+    raise UserError(
+      f"tfds:{name}: data sets of the Hugging Face Hub are read as parquet:hf://datasets/OWNER/NAME/**/*.parquet"
+    )
   if version and not re.fullmatch(r"[\d*]+\.[\d*]+\.[\d*]+", version):
-    raise UserError(f"tfds:{name}: neither a version nor a split: {version!r}; expected "
-                    "NAME[/CONFIG][:VERSION][:SPLIT], as in lm1b, wikipedia/20230601.en:train[:10%] or lm1b:1.1.0:test")
+    raise UserError(
+      f"tfds:{name}: neither a version nor a split: {version!r}; expected "
+      "NAME[/CONFIG][:VERSION][:SPLIT], as in lm1b, wikipedia/20230601.en:train[:10%] or lm1b:1.1.0:test"
+    )
   data_dir = os.environ.get("TFDS_DATA_DIR") or None
   dataset, _, config = plain.partition("/")
   try:
@@ -213,11 +229,15 @@ def _by_name(tfds, name: str):
     folder = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
     prepared = _folders(folder)
     if dataset in prepared:
-      raise UserError(f"tfds:{name}: not prepared in {folder}/{dataset}; there is: "
-                      f"{', '.join(_folders(f'{folder}/{dataset}')) or 'nothing'}") from error
+      raise UserError(
+        f"tfds:{name}: not prepared in {folder}/{dataset}; there is: "
+        f"{', '.join(_folders(f'{folder}/{dataset}')) or 'nothing'}"
+      ) from error
     names = {*tfds.list_builders(with_community_datasets=False), *prepared}
-    raise UserError(f"tfds:{name}: no data set {dataset!r} in TensorFlow Datasets, nor prepared in {folder} "
-                    f"(TFDS_DATA_DIR){_did_you_mean(dataset, names)}") from error
+    raise UserError(
+      f"tfds:{name}: no data set {dataset!r} in TensorFlow Datasets, nor prepared in {folder} "
+      f"(TFDS_DATA_DIR){_did_you_mean(dataset, names)}"
+    ) from error
   except Exception as error:
     configs = _configs(tfds, dataset)
     if not config or config in configs:
@@ -246,8 +266,10 @@ def _from_folder(tfds, folder: str):
   try:
     return tfds.builder_from_directory(os.path.expanduser(folder))
   except Exception as error:
-    raise UserError(f"tfds:{folder}: not the folder of a prepared data set: {_in_short(error)}; name the folder of the "
-                    "version, as in tfds:~/tensorflow_datasets/lm1b/1.1.0") from error
+    raise UserError(
+      f"tfds:{folder}: not the folder of a prepared data set: {_in_short(error)}; name the folder of the "
+      "version, as in tfds:~/tensorflow_datasets/lm1b/1.1.0"
+    ) from error
 
 
 def _prepare(examples: Examples) -> None:
@@ -258,11 +280,14 @@ def _prepare(examples: Examples) -> None:
 
   builder = examples.builder
   missing = f"tfds:{examples.name}: not prepared in {builder.data_dir}"
-  elsewhere = ("prepare it with tensorflow_datasets on another machine and name the folder above all data sets in "
-               "TFDS_DATA_DIR")
+  elsewhere = (
+    "prepare it with tensorflow_datasets on another machine and name the folder above all data sets in TFDS_DATA_DIR"
+  )
   if isinstance(builder, tfds.core.BeamBasedBuilder):
-    raise UserError(f"{missing}, which takes Apache Beam (https://www.tensorflow.org/datasets/beam_datasets); set "
-                    f"TFDS_DATA_DIR=gs://tfds-data/datasets, where Google keeps many that are prepared, or {elsewhere}")
+    raise UserError(
+      f"{missing}, which takes Apache Beam (https://www.tensorflow.org/datasets/beam_datasets); set "
+      f"TFDS_DATA_DIR=gs://tfds-data/datasets, where Google keeps many that are prepared, or {elsewhere}"
+    )
   urls = list(builder.url_infos or ())
   if urls and not urllib.request.getproxies():
     # TFDS tries ten times, which takes minutes, before it finds that there is no network.
@@ -270,8 +295,9 @@ def _prepare(examples: Examples) -> None:
     try:
       socket.getaddrinfo(host, None)
     except OSError as error:
-      raise UserError(f"{missing}, and {host}, where it comes from, cannot be reached from here ({error.strerror}); "
-                      f"{elsewhere}") from error
+      raise UserError(
+        f"{missing}, and {host}, where it comes from, cannot be reached from here ({error.strerror}); {elsewhere}"
+      ) from error
   print(f"{missing}: downloading and preparing it now, once (Ctrl-C stops it)", file=sys.stderr, flush=True)
   try:
     with contextlib.redirect_stdout(sys.stderr):

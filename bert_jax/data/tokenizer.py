@@ -58,7 +58,8 @@ class Tokenizer(NamedTuple):
 def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
   """Token ids of each text, without [CLS] and [SEP] around it, not truncated.
 
-  Whoever writes "[MASK]" in a text means the mask token, as in transformers. Corpora alone are read otherwise, with Tokenizer.plain.
+  Whoever writes "[MASK]" in a text means the mask token, as in transformers. Corpora alone are read otherwise, with
+  Tokenizer.plain.
   """
   return [encoding.ids for encoding in tokenizer.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
@@ -69,13 +70,20 @@ def truncate(first: list[int], second: list[int], limit: int) -> tuple[list[int]
   cut = len(first) + len(second) > room
   if cut:
     short = min(len(first), len(second), room // 2)
-    first, second = (first[: room - short], second[:short]) if len(first) > len(second) else (first[:short], second[: room - short])
+    first, second = (
+      (first[: room - short], second[:short]) if len(first) > len(second) else (first[:short], second[: room - short])
+    )
   return first, second, cut
 
 
 def build_tokenizer(
-    vocabulary: Sequence[str], *, lowercase: bool, strip_accents: bool | None = None,
-    handle_chinese_chars: bool = True, name: str = "vocabulary") -> Tokenizer:
+  vocabulary: Sequence[str],
+  *,
+  lowercase: bool,
+  strip_accents: bool | None = None,
+  handle_chinese_chars: bool = True,
+  name: str = "vocabulary",
+) -> Tokenizer:
   """Makes a tokenizer from the tokens in id order.
 
   Args:
@@ -91,33 +99,49 @@ def build_tokenizer(
   ids = check_vocabulary(vocabulary, name)
   special = SpecialIds(*(ids[token] for token in SPECIAL_TOKENS))
   normalisation = {
-      "lowercase": bool(lowercase),
-      "strip_accents": bool(lowercase if strip_accents is None else strip_accents),
-      "handle_chinese_chars": bool(handle_chinese_chars)}
+    "lowercase": bool(lowercase),
+    "strip_accents": bool(lowercase if strip_accents is None else strip_accents),
+    "handle_chinese_chars": bool(handle_chinese_chars),
+  }
   backend = build_backend(ids, **normalisation)
   backend.add_special_tokens(list(SPECIAL_TOKENS))
   backend.post_processor = processors.TemplateProcessing(
-      single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-      special_tokens=[("[CLS]", special.cls), ("[SEP]", special.sep)])
+    single="[CLS]:0 $A:0 [SEP]:0",
+    pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+    special_tokens=[("[CLS]", special.cls), ("[SEP]", special.sep)],
+  )
   backend.decoder = decoders.WordPiece(prefix="##")
-  decisive = {"model": "WordPiece", "max_word_characters": _MAX_WORD_CHARACTERS, **normalisation,
-              "vocabulary": list(vocabulary)}
+  decisive = {
+    "model": "WordPiece",
+    "max_word_characters": _MAX_WORD_CHARACTERS,
+    **normalisation,
+    "vocabulary": list(vocabulary),
+  }
   canonical = json.dumps(decisive, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
   return Tokenizer(
-      backend=backend, plain=build_backend(ids, **normalisation), special=special, vocab_size=len(ids),
-      lowercase=normalisation["lowercase"], fingerprint=hashlib.sha256(canonical.encode()).hexdigest(),
-      normalisation=normalisation)
+    backend=backend,
+    plain=build_backend(ids, **normalisation),
+    special=special,
+    vocab_size=len(ids),
+    lowercase=normalisation["lowercase"],
+    fingerprint=hashlib.sha256(canonical.encode()).hexdigest(),
+    normalisation=normalisation,
+  )
 
 
 def build_backend(
-    ids: dict[str, int], *, lowercase: bool, strip_accents: bool | None = None,
-    handle_chinese_chars: bool = True) -> tokenizers.Tokenizer:
+  ids: dict[str, int], *, lowercase: bool, strip_accents: bool | None = None, handle_chinese_chars: bool = True
+) -> tokenizers.Tokenizer:
   """BERT's normaliser, pre-tokenizer and WordPiece over {token: id}; unchecked, no token is special."""
-  backend = tokenizers.Tokenizer(models.WordPiece(
-      dict(ids), unk_token=SPECIAL_TOKENS.unk, max_input_chars_per_word=_MAX_WORD_CHARACTERS))
+  backend = tokenizers.Tokenizer(
+    models.WordPiece(dict(ids), unk_token=SPECIAL_TOKENS.unk, max_input_chars_per_word=_MAX_WORD_CHARACTERS)
+  )
   backend.normalizer = normalizers.BertNormalizer(
-      clean_text=True, handle_chinese_chars=handle_chinese_chars,
-      strip_accents=lowercase if strip_accents is None else strip_accents, lowercase=lowercase)
+    clean_text=True,
+    handle_chinese_chars=handle_chinese_chars,
+    strip_accents=lowercase if strip_accents is None else strip_accents,
+    lowercase=lowercase,
+  )
   backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
   return backend
 
@@ -129,15 +153,18 @@ def check_vocabulary(vocabulary: Sequence[str], name: str) -> dict[str, int]:
   ids = {}
   for number, token in enumerate(vocabulary):
     if token in ids:
-      raise UserError(f"{name}: token {token!r} stands in line {ids[token] + 1} and again in line "
-                      f"{number + 1}; every token must have one id: remove or rename one of them")
+      raise UserError(
+        f"{name}: token {token!r} stands in line {ids[token] + 1} and again in line "
+        f"{number + 1}; every token must have one id: remove or rename one of them"
+      )
     ids[token] = number
   missing = [token for token in SPECIAL_TOKENS if token not in ids]
   if missing:
     raise UserError(
-        f"{name}: no {' and no '.join(missing)} in it; BERT's pretraining needs {' '.join(SPECIAL_TOKENS)}: "
-        "put the missing ones in place of unused tokens such as [unused0], or train a vocabulary with "
-        "--vocab_size")
+      f"{name}: no {' and no '.join(missing)} in it; BERT's pretraining needs {' '.join(SPECIAL_TOKENS)}: "
+      "put the missing ones in place of unused tokens such as [unused0], or train a vocabulary with "
+      "--vocab_size"
+    )
   return ids
 
 
@@ -157,8 +184,7 @@ def load_tokenizer(path: str | os.PathLike, *, lowercase: bool | None = None) ->
   """
   path = pathlib.Path(path)
   if not path.exists():
-    raise UserError(f"{path}: no such tokenizer; "
-                    "expected a vocab.txt or a folder with tokenizer.json or vocab.txt")
+    raise UserError(f"{path}: no such tokenizer; expected a vocab.txt or a folder with tokenizer.json or vocab.txt")
   folder = path if path.is_dir() else path.parent
   config = _read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
   normalisation = _settings(config, "do_lower_case", "strip_accents", "tokenize_chinese_chars")
@@ -173,8 +199,7 @@ def load_tokenizer(path: str | os.PathLike, *, lowercase: bool | None = None) ->
       path = path / "vocab.txt"
       vocabulary = _read_vocabulary(path)
     else:
-      raise UserError(f"{path}: no tokenizer.json and no vocab.txt in this folder; "
-                      "BERT's WordPiece has one of them")
+      raise UserError(f"{path}: no tokenizer.json and no vocab.txt in this folder; BERT's WordPiece has one of them")
   elif path.suffix == ".json":
     vocabulary, normalisation = _read_tokenizer_json(path)
   else:
@@ -182,26 +207,35 @@ def load_tokenizer(path: str | os.PathLike, *, lowercase: bool | None = None) ->
   capitals = _num_capitals(vocabulary)
   cased = capitals > _CASED_SHARE * len(vocabulary)
   if lowercase and cased:
-    raise UserError(f"{path}: {capitals:,} of its {len(vocabulary):,} tokens hold capital letters, which "
-                    "lower-cased text never has; keep the capitals with --cased (prepare.lowercase=False)")
+    raise UserError(
+      f"{path}: {capitals:,} of its {len(vocabulary):,} tokens hold capital letters, which "
+      "lower-cased text never has; keep the capitals with --cased (prepare.lowercase=False)"
+    )
   if lowercase is None:
     lowercase = normalisation["lowercase"]
   if lowercase is None:
     lowercase = not cased
   chinese = normalisation["handle_chinese_chars"]
-  return build_tokenizer(vocabulary, lowercase=lowercase, strip_accents=normalisation["strip_accents"],
-                         handle_chinese_chars=True if chinese is None else chinese, name=str(path))
+  return build_tokenizer(
+    vocabulary,
+    lowercase=lowercase,
+    strip_accents=normalisation["strip_accents"],
+    handle_chinese_chars=True if chinese is None else chinese,
+    name=str(path),
+  )
 
 
 def _settings(values: dict[str, Any], lowercase: str, accents: str, chinese: str) -> dict[str, bool | None]:
-  return {"lowercase": values.get(lowercase), "strip_accents": values.get(accents),
-          "handle_chinese_chars": values.get(chinese)}
+  return {
+    "lowercase": values.get(lowercase),
+    "strip_accents": values.get(accents),
+    "handle_chinese_chars": values.get(chinese),
+  }
 
 
 def _num_capitals(vocabulary: Sequence[str]) -> int:
   """How many tokens hold a capital letter, not counting the likes of [MASK]."""
-  return sum(token != token.lower() for token in vocabulary
-             if not (token.startswith("[") and token.endswith("]")))
+  return sum(token != token.lower() for token in vocabulary if not (token.startswith("[") and token.endswith("]")))
 
 
 def _read_vocabulary(path: pathlib.Path) -> list[str]:
@@ -209,8 +243,10 @@ def _read_vocabulary(path: pathlib.Path) -> list[str]:
     # Only "\n" separates lines: BERT's Chinese vocabulary has other separators as tokens.
     lines = path.read_bytes().decode("utf-8-sig").split("\n")
   except UnicodeDecodeError as error:
-    raise UserError(f"{path}: not a vocabulary in UTF-8 (byte 0x{error.object[error.start]:02x} at "
-                    f"{error.start}); expected one token per line") from error
+    raise UserError(
+      f"{path}: not a vocabulary in UTF-8 (byte 0x{error.object[error.start]:02x} at "
+      f"{error.start}); expected one token per line"
+    ) from error
   except OSError as error:
     raise UserError(f"{path}: cannot be read: {error.strerror}") from error
   if lines[-1] == "":
@@ -235,21 +271,28 @@ def _read_tokenizer_json(path: pathlib.Path) -> tuple[list[str], dict[str, bool 
   for part, expected in parts:
     kind = (value.get(part) or {}).get("type", "none")
     if kind != expected:
-      raise UserError(f"{path}: its {part} is {kind}; only BERT's WordPiece is supported "
-                      f"({part} {expected}): {_REMEDY}")
+      raise UserError(
+        f"{path}: its {part} is {kind}; only BERT's WordPiece is supported ({part} {expected}): {_REMEDY}"
+      )
   model, normalizer = value["model"], value["normalizer"]
-  settings = [("max_input_chars_per_word", model, _MAX_WORD_CHARACTERS),
-              ("continuing_subword_prefix", model, "##"), ("unk_token", model, SPECIAL_TOKENS.unk),
-              ("clean_text", normalizer, True)]
+  settings = [
+    ("max_input_chars_per_word", model, _MAX_WORD_CHARACTERS),
+    ("continuing_subword_prefix", model, "##"),
+    ("unk_token", model, SPECIAL_TOKENS.unk),
+    ("clean_text", normalizer, True),
+  ]
   for key, holder, expected in settings:
     if holder.get(key, expected) != expected:
-      raise UserError(f"{path}: {key} is {holder[key]!r}; "
-                      f"BERT's WordPiece has {expected!r}, and only that is supported")
+      raise UserError(
+        f"{path}: {key} is {holder[key]!r}; BERT's WordPiece has {expected!r}, and only that is supported"
+      )
   ids = model["vocab"]
   beyond = [token["content"] for token in value.get("added_tokens") or () if token["content"] not in ids]
   if beyond:
-    raise UserError(f"{path}: added tokens outside of the WordPiece vocabulary ({', '.join(beyond[:5])}); "
-                    "put them into vocab.txt in place of unused tokens and give that file")
+    raise UserError(
+      f"{path}: added tokens outside of the WordPiece vocabulary ({', '.join(beyond[:5])}); "
+      "put them into vocab.txt in place of unused tokens and give that file"
+    )
   vocabulary = sorted(ids, key=ids.get)
   if [ids[token] for token in vocabulary] != list(range(len(ids))):
     raise UserError(f"{path}: the ids of its vocabulary do not run from 0 to {len(ids) - 1}, each once")
@@ -273,12 +316,15 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike, *, max_lengt
   ids = tokenizer.plain.get_vocab()
   strip_accents = tokenizer.normalisation["strip_accents"]
   config = {
-      "tokenizer_class": "BertTokenizer", "model_max_length": max_length,
-      "do_lower_case": tokenizer.lowercase,
-      # null is how BERT says "as do_lower_case".
-      "strip_accents": None if strip_accents == tokenizer.lowercase else strip_accents,
-      "tokenize_chinese_chars": tokenizer.normalisation["handle_chinese_chars"],
-      "clean_up_tokenization_spaces": True, **tokens}
+    "tokenizer_class": "BertTokenizer",
+    "model_max_length": max_length,
+    "do_lower_case": tokenizer.lowercase,
+    # null is how BERT says "as do_lower_case".
+    "strip_accents": None if strip_accents == tokenizer.lowercase else strip_accents,
+    "tokenize_chinese_chars": tokenizer.normalisation["handle_chinese_chars"],
+    "clean_up_tokenization_spaces": True,
+    **tokens,
+  }
   vocabulary = "".join(f"{token}\n" for token in sorted(ids, key=ids.get))
   (folder / "vocab.txt").write_bytes(vocabulary.encode("utf-8"))
   (folder / "tokenizer.json").write_bytes(tokenizer.backend.to_str(pretty=True).encode("utf-8"))

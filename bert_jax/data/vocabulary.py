@@ -32,13 +32,14 @@ _MIN_PAIR_COUNT = 2
 
 # The blocks that BERT's normaliser cuts into single characters: these never continue a word.
 CHINESE = re.compile(
-    "[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
-    "\U0002b820-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f]")
+  "[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
+  "\U0002b820-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f]"
+)
 
 
 def train_wordpiece(
-    texts: Iterable[str], vocab_size: int, *, lowercase: bool = True,
-    report: dict | None = None) -> Tokenizer:
+  texts: Iterable[str], vocab_size: int, *, lowercase: bool = True, report: dict | None = None
+) -> Tokenizer:
   """Trains a vocabulary: the five special tokens, characters, "##" characters, then merges.
 
   Deterministic: the same texts give the same vocabulary, ids included, whatever
@@ -57,7 +58,8 @@ def train_wordpiece(
   if vocab_size < MIN_VOCAB_SIZE:
     raise UserError(f"vocab_size is {vocab_size}; expected at least {MIN_VOCAB_SIZE} (BERT has 30,522)")
   normalizer = normalizers.BertNormalizer(
-      clean_text=True, handle_chinese_chars=True, strip_accents=lowercase, lowercase=lowercase)
+    clean_text=True, handle_chinese_chars=True, strip_accents=lowercase, lowercase=lowercase
+  )
   normalised = [normalizer.normalize_str(text) for text in texts]
   counts = collections.Counter()
   for text in normalised:
@@ -65,12 +67,17 @@ def train_wordpiece(
   for character in [character for character in counts if character.isspace()]:
     del counts[character]
   if not counts:
-    raise UserError("no text to train a vocabulary on: the sources hold no characters, or --min_characters drops every document")
+    raise UserError(
+      "no text to train a vocabulary on: the sources hold no characters, or --min_characters drops every document"
+    )
 
   tokens, kept = _alphabet(counts, vocab_size - len(SPECIAL_TOKENS))
   if report is not None:
-    report.update(characters=len(counts), characters_kept=len(kept),
-                  coverage=sum(counts[character] for character in kept) / counts.total())
+    report.update(
+      characters=len(counts),
+      characters_kept=len(kept),
+      coverage=sum(counts[character] for character in kept) / counts.total(),
+    )
   rare = [character for character in counts if character not in kept]
   if rare:
     blank = re.compile("[" + "".join(map(re.escape, rare)) + "]")
@@ -78,9 +85,17 @@ def train_wordpiece(
 
   model = tokenizers.Tokenizer(models.WordPiece(unk_token=SPECIAL_TOKENS.unk))
   model.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-  model.train_from_iterator(normalised, trainers.WordPieceTrainer(
-      vocab_size=vocab_size - len(SPECIAL_TOKENS), min_frequency=_MIN_PAIR_COUNT, special_tokens=tokens,
-      limit_alphabet=len(counts) + 1, show_progress=False, continuing_subword_prefix="##"))
+  model.train_from_iterator(
+    normalised,
+    trainers.WordPieceTrainer(
+      vocab_size=vocab_size - len(SPECIAL_TOKENS),
+      min_frequency=_MIN_PAIR_COUNT,
+      special_tokens=tokens,
+      limit_alphabet=len(counts) + 1,
+      show_progress=False,
+      continuing_subword_prefix="##",
+    ),
+  )
   ids = model.get_vocab(with_added_tokens=True)
   trained = [token for token in sorted(ids, key=ids.get) if token not in SPECIAL_TOKENS]
   return build_tokenizer([*SPECIAL_TOKENS, *trained], lowercase=lowercase, name="the trained vocabulary")

@@ -27,8 +27,9 @@ def check_segmenter(name: str) -> None:
   if name and name not in SEGMENTERS:
     raise UserError(f"word_segmenter: expected one of {', '.join(SEGMENTERS)}, or nothing; found {name!r}")
   if name and not importlib.util.find_spec(name):
-    raise UserError(f"word_segmenter {name}: the package is not installed; pip install 'bert_jax[zh]' "
-                    f"(or pip install {name})")
+    raise UserError(
+      f"word_segmenter {name}: the package is not installed; pip install 'bert_jax[zh]' (or pip install {name})"
+    )
 
 
 def _jieba() -> Segmenter:

@@ -1,7 +1,7 @@
 """The two folders that `prepare` works in: taken up, locked, swept, and the finished one named.
 
-    DOCUMENTS/            tokenized documents, which other corpora may use at the same time
-    .CORPUS.partial/      the corpus in the making, beside its place; a recipe says what is being made
+DOCUMENTS/            tokenized documents, which other corpora may use at the same time
+.CORPUS.partial/      the corpus in the making, beside its place; a recipe says what is being made
 """
 
 import contextlib
@@ -28,11 +28,12 @@ def check_target(out: pathlib.Path, overwrite: bool) -> None:
   if not out.exists() or (out.is_dir() and not any(out.iterdir())):
     return
   if not (out / "manifest.json").is_file():
-    raise UserError(f"{out}: exists and is no finished corpus folder, so nothing is changed; "
-                    "choose another --out")
+    raise UserError(f"{out}: exists and is no finished corpus folder, so nothing is changed; choose another --out")
   if not overwrite:
-    raise UserError(f"{out}: holds a finished corpus; use it as it is, choose another --out, or pass "
-                    "--overwrite, which replaces it once the new one is complete")
+    raise UserError(
+      f"{out}: holds a finished corpus; use it as it is, choose another --out, or pass "
+      "--overwrite, which replaces it once the new one is complete"
+    )
 
 
 def made_by(job: Job, folder: pathlib.Path) -> dict[str, Any] | None:
@@ -132,8 +133,10 @@ def _take_up_documents(job: Job) -> None:
   if found is not None and found != recipe:
     before = json.loads(found)
     changed = [key for key, value in job.documents_recipe.items() if before.get(key) != value]
-    raise UserError(f"{job.documents}: holds the tokenized documents of another preparation ({', '.join(changed)} "
-                    "differ); choose another --documents, or delete it")
+    raise UserError(
+      f"{job.documents}: holds the tokenized documents of another preparation ({', '.join(changed)} "
+      "differ); choose another --documents, or delete it"
+    )
   job.documents.mkdir(parents=True, exist_ok=True)
   if found is None:
     atomic.write_text(path, recipe)

@@ -75,19 +75,21 @@ def make_shard(work: Work, tools: _Tools, chunk: Chunk, advance: Advance) -> Non
   documents = None
   try:
     if chunk.texts and not documents_lib.chunk_folder(work.documents, *place).is_dir():
-      documents = chunks.tokenize(tools.backend, chunk, dtype=chunks.token_dtype(work.vocab_size),
-                                  segmenter=tools.segmenter, advance=advance)
+      documents = chunks.tokenize(
+        tools.backend, chunk, dtype=chunks.token_dtype(work.vocab_size), segmenter=tools.segmenter, advance=advance
+      )
       documents_lib.write_chunk(work.documents, *place, documents, chunk.num_bytes)
     if not rows_lib.shard_folder(work.corpus, *place).is_dir():
       if documents is None:
         documents, num_bytes = documents_lib.read_chunk(work.documents, *place)
         advance(num_bytes)
-      rows, counts = rows_lib.make_rows(
-          documents, work.rows, vocab_size=work.vocab_size, special_ids=work.special_ids)
+      rows, counts = rows_lib.make_rows(documents, work.rows, vocab_size=work.vocab_size, special_ids=work.special_ids)
       rows_lib.write_shard(work.corpus, *place, rows, counts)
   except OSError as error:
-    raise UserError(f"{error.filename or work.corpus}: cannot be written: {error.strerror or error}; free some space, "
-                    "or choose another --out; the same command then goes on from here") from error
+    raise UserError(
+      f"{error.filename or work.corpus}: cannot be written: {error.strerror or error}; free some space, "
+      "or choose another --out; the same command then goes on from here"
+    ) from error
 
 
 def run_here(waiting: Iterable[Chunk], work: Work, advance: Advance) -> None:
@@ -117,7 +119,8 @@ def run_in_processes(waiting: Iterable[Chunk], work: Work, workers: int, advance
   running: set[concurrent.futures.Future] = set()
   others = multiprocessing.active_children()
   pool = concurrent.futures.ProcessPoolExecutor(
-      workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(work,))
+    workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(work,)
+  )
   try:
     while True:
       for chunk in itertools.islice(waiting, workers + 1 - len(running)):
@@ -134,8 +137,10 @@ def run_in_processes(waiting: Iterable[Chunk], work: Work, workers: int, advance
         child.terminate()
     if not isinstance(error, concurrent.futures.BrokenExecutor):
       raise
-    raise UserError(f"a worker process died, most likely for want of memory (each of the {workers} takes up "
-                    "to 1 GB): use fewer, for example --workers=1; the same command then goes on from here") from error
+    raise UserError(
+      f"a worker process died, most likely for want of memory (each of the {workers} takes up "
+      "to 1 GB): use fewer, for example --workers=1; the same command then goes on from here"
+    ) from error
   finally:
     pool.shutdown(wait=True, cancel_futures=True)
 

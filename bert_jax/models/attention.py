@@ -48,17 +48,17 @@ class Use(NamedTuple):
 
 
 def dot_product_attention(
-    query_BxLxNxD: jax.Array,
-    key_BxLxNxD: jax.Array,
-    value_BxLxNxD: jax.Array,
-    segment_ids_BxL: jax.Array,
-    segment_lengths_BxS: jax.Array | None = None,
-    *,
-    window: int | None = None,
-    dropout_rate: float = 0.0,
-    dropout_keys_B: jax.Array | None = None,
-    implementation: str = "xla",
-) -> jax.Array:  # fmt: skip
+  query_BxLxNxD: jax.Array,
+  key_BxLxNxD: jax.Array,
+  value_BxLxNxD: jax.Array,
+  segment_ids_BxL: jax.Array,
+  segment_lengths_BxS: jax.Array | None = None,
+  *,
+  window: int | None = None,
+  dropout_rate: float = 0.0,
+  dropout_keys_B: jax.Array | None = None,
+  implementation: str = "xla",
+) -> jax.Array:
   """Attends within packed sequences.
 
   Args:
@@ -81,14 +81,26 @@ def dot_product_attention(
   """
   if implementation == "xla":
     return xla_attention(
-        query_BxLxNxD, key_BxLxNxD, value_BxLxNxD, segment_ids_BxL, window=window, dropout_rate=dropout_rate, dropout_keys_B=dropout_keys_B
+      query_BxLxNxD,
+      key_BxLxNxD,
+      value_BxLxNxD,
+      segment_ids_BxL,
+      window=window,
+      dropout_rate=dropout_rate,
+      dropout_keys_B=dropout_keys_B,
     )
   use = Use(
-      "", query_BxLxNxD.shape[1], query_BxLxNxD.shape[3], query_BxLxNxD.dtype.name,
-      dropout=dropout_keys_B is not None and dropout_rate > 0, window=window,
-  )  # fmt: skip
+    "",
+    query_BxLxNxD.shape[1],
+    query_BxLxNxD.shape[3],
+    query_BxLxNxD.dtype.name,
+    dropout=dropout_keys_B is not None and dropout_rate > 0,
+    window=window,
+  )
   choose(implementation, use)
-  return KERNELS[implementation].attend(query_BxLxNxD, key_BxLxNxD, value_BxLxNxD, segment_ids_BxL, segment_lengths_BxS, window)
+  return KERNELS[implementation].attend(
+    query_BxLxNxD, key_BxLxNxD, value_BxLxNxD, segment_ids_BxL, segment_lengths_BxS, window
+  )
 
 
 def attention_mask(segment_ids_BxL: jax.Array, window: int | None = None) -> jax.Array:
@@ -103,11 +115,12 @@ def attention_mask(segment_ids_BxL: jax.Array, window: int | None = None) -> jax
 
 
 def attention_probabilities(query_BxQxNxD, key_BxKxNxD, segment_ids_BxL, window=None) -> jax.Array:
-  """How much each token attends to each other: [B, N, Q, K] in float32 at least, each row adds up to 1; arguments as of `dot_product_attention`."""
+  """How much each token attends to each other: [B, N, Q, K] in float32 at least, each row adds up to 1; arguments as
+  of `dot_product_attention`.
+  """
   softmax_dtype = jnp.promote_types(query_BxQxNxD.dtype, jnp.float32)
   scaled_BxQxNxD = query_BxQxNxD * jnp.asarray(query_BxQxNxD.shape[-1] ** -0.5, query_BxQxNxD.dtype)
-  scores_BxNxQxK = jnp.einsum(
-      "bqnd,bknd->bnqk", scaled_BxQxNxD, key_BxKxNxD, preferred_element_type=softmax_dtype)
+  scores_BxNxQxK = jnp.einsum("bqnd,bknd->bnqk", scaled_BxQxNxD, key_BxKxNxD, preferred_element_type=softmax_dtype)
   mask_Bx1xQxK = attention_mask(segment_ids_BxL, window)[:, None, :, :]
   # A finite minimum, not -inf: a row of nothing but padding then gets a uniform average instead of NaN.
   masked_BxNxQxK = jnp.where(mask_Bx1xQxK, scores_BxNxQxK, jnp.finfo(softmax_dtype).min)
@@ -115,10 +128,12 @@ def attention_probabilities(query_BxQxNxD, key_BxKxNxD, segment_ids_BxL, window=
 
 
 def xla_attention(
-    query_BxQxNxD, key_BxKxNxD, value_BxKxNxD, segment_ids_BxL, *, window=None, dropout_rate=0.0, dropout_keys_B=None
-) -> jax.Array:  # fmt: skip
+  query_BxQxNxD, key_BxKxNxD, value_BxKxNxD, segment_ids_BxL, *, window=None, dropout_rate=0.0, dropout_keys_B=None
+) -> jax.Array:
   """Plain einsums that XLA fuses; scores and softmax in float32 at least. Arguments as of `dot_product_attention`."""
-  probs_BxNxQxK = attention_probabilities(query_BxQxNxD, key_BxKxNxD, segment_ids_BxL, window).astype(value_BxKxNxD.dtype)
+  probs_BxNxQxK = attention_probabilities(query_BxQxNxD, key_BxKxNxD, segment_ids_BxL, window).astype(
+    value_BxKxNxD.dtype
+  )
   probs_BxNxQxK = dropout(probs_BxNxQxK, dropout_rate, dropout_keys_B)
   return jnp.einsum("bnqk,bknd->bqnd", probs_BxNxQxK, value_BxKxNxD)
 
@@ -136,9 +151,9 @@ class Kernel(NamedTuple):
 
 
 KERNELS = {
-    "splash": Kernel("tpu", kernels.splash_attention),
-    "cudnn": Kernel("gpu", kernels.cudnn_attention),
-    "tokamax": Kernel("gpu", kernels.tokamax_attention),
+  "splash": Kernel("tpu", kernels.splash_attention),
+  "cudnn": Kernel("gpu", kernels.cudnn_attention),
+  "tokamax": Kernel("gpu", kernels.tokamax_attention),
 }
 IMPLEMENTATIONS = ("xla", *KERNELS)
 

@@ -41,22 +41,36 @@ def splash_attention(query, key, value, segment_ids, segment_lengths, window, *,
 
   scaled = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
   attend = lambda q, k, v, ids: kernel(q, k, v, segment_ids=SegmentIds(ids, ids))
-  return jax.vmap(attend)(heads_first(scaled), heads_first(key), heads_first(value), segment_ids).swapaxes(1, 2).astype(value.dtype)
+  return (
+    jax.vmap(attend)(heads_first(scaled), heads_first(key), heads_first(value), segment_ids)
+    .swapaxes(1, 2)
+    .astype(value.dtype)
+  )
 
 
 @functools.lru_cache(maxsize=8)
 def _splash_kernel(length: int, heads: int, window: int | None, interpret: bool):
   from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-  mask = splash.FullMask((length, length)) if window is None else splash.LocalMask((length, length), (window, window), 0)
+  mask = (
+    splash.FullMask((length, length)) if window is None else splash.LocalMask((length, length), (window, window), 0)
+  )
   # The largest block that divides the row: fewer steps of the grid, each with larger products.
   block = next(size for size in (512, 384, 256, 128) if length % size == 0)
   sizes = splash.BlockSizes(
-      block_q=block, block_kv=block, block_kv_compute=block, block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block,
-      block_q_dq=block, block_kv_dq=block,
-  )  # fmt: skip
+    block_q=block,
+    block_kv=block,
+    block_kv_compute=block,
+    block_q_dkv=block,
+    block_kv_dkv=block,
+    block_kv_dkv_compute=block,
+    block_q_dq=block,
+    block_kv_dq=block,
+  )
   with jax.ensure_compile_time_eval():  # the kernel is kept, so its arrays must not belong to the trace of one caller
-    return splash.make_splash_mha(splash.MultiHeadMask([mask] * heads), block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)
+    return splash.make_splash_mha(
+      splash.MultiHeadMask([mask] * heads), block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret
+    )
 
 
 def cudnn_attention(query, key, value, segment_ids, segment_lengths, window):
@@ -76,22 +90,31 @@ def cudnn_attention(query, key, value, segment_ids, segment_lengths, window):
   del window
   from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-  # cuDNN neither reads nor writes padding: what it leaves there, in outputs and in gradients, is whatever memory held, and NaN times
-  # zero would be NaN. `where` on both sides keeps it out of both passes.
+  # cuDNN neither reads nor writes padding: what it leaves there, in outputs and in gradients, is whatever memory held,
+  # and NaN times zero would be NaN. `where` on both sides keeps it out of both passes.
   real = (segment_ids > 0)[:, :, None, None]
   query, key, value = (jnp.where(real, x, 0) for x in (query, key, value))
   lengths, offsets = packed_layout(segment_lengths)
   output = cudnn.dot_product_attention(
-      query, key, value, q_seqlen=lengths, kv_seqlen=lengths, q_offsets=offsets, kv_offsets=offsets,
-      scale=query.shape[-1] ** -0.5, mask_type=cudnn.MaskType.PADDING, qkv_layout="BTNH",
-  )  # fmt: skip
+    query,
+    key,
+    value,
+    q_seqlen=lengths,
+    kv_seqlen=lengths,
+    q_offsets=offsets,
+    kv_offsets=offsets,
+    scale=query.shape[-1] ** -0.5,
+    mask_type=cudnn.MaskType.PADDING,
+    qkv_layout="BTNH",
+  )
   return jnp.where(real, output, 0)
 
 
 def packed_layout(segment_lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Where cuDNN finds the sequences of a row.
 
-  Rows of lengths [3, 2, 0] and [5, 0, 0] give lengths [3, 2, -1] and [5, -1, -1], and offsets [0, 3, -1, -1] and [0, -1, -1, -1].
+  Rows of lengths [3, 2, 0] and [5, 0, 0] give lengths [3, 2, -1] and [5, -1, -1], and offsets [0, 3, -1, -1] and [0,
+  -1, -1, -1].
 
   Args:
     segment_lengths: int [B, S], 0 where there is no sequence; none before one that there is.
@@ -107,7 +130,9 @@ def packed_layout(segment_lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
   return jnp.where(there, lengths, -1), jnp.pad(offsets, ((0, 0), (0, 1)), constant_values=-1)
 
 
-def tokamax_attention(query, key, value, segment_ids, segment_lengths, window, *, kernels: tuple[str, ...] = TOKAMAX_KERNELS):
+def tokamax_attention(
+  query, key, value, segment_ids, segment_lengths, window, *, kernels: tuple[str, ...] = TOKAMAX_KERNELS
+):
   """Tokamax' attention for GPUs, where each query sees the keys from a first to a last one.
 
   Args:
@@ -135,7 +160,9 @@ def tokamax_attention(query, key, value, segment_ids, segment_lengths, window, *
   reasons = []
   for name in kernels:
     try:
-      return api.IMPLEMENTATIONS[name](query, key, value, mask=mask, logits_scale=query.shape[-1] ** -0.5).astype(value.dtype)
+      return api.IMPLEMENTATIONS[name](query, key, value, mask=mask, logits_scale=query.shape[-1] ** -0.5).astype(
+        value.dtype
+      )
     except (NotImplementedError, KeyError) as error:
       reasons.append(f"{name}: {error}")
   raise NotImplementedError("no kernel of Tokamax takes this attention; " + "; ".join(reasons))
@@ -149,7 +176,8 @@ def seen_keys(segment_ids: jax.Array, window: int | None) -> tuple[jax.Array, ja
     window: see `attention.dot_product_attention`.
 
   Returns:
-    The first key, and the one after the last, int32 [B, L] each. Padding sees all tokens; in a row of padding alone, the first key.
+    The first key, and the one after the last, int32 [B, L] each. Padding sees all tokens; in a row of padding alone,
+    the first key.
   """
   length = segment_ids.shape[1]
   place = jnp.arange(length, dtype=jnp.int32)[None, :]

@@ -65,24 +65,45 @@ class EncoderConfig:
 
   def validate(self) -> "EncoderConfig":
     """Returns self, or raises UserError naming the field that no model can be built from."""
-    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-                 "max_position_embeddings", "type_vocab_size"):
+    for name in (
+      "vocab_size",
+      "hidden_size",
+      "num_hidden_layers",
+      "num_attention_heads",
+      "intermediate_size",
+      "max_position_embeddings",
+      "type_vocab_size",
+    ):
       value = getattr(self, name)
       _require(_is_int(value) and value >= 1, name, "a whole number of at least 1", value)
-    _require(self.hidden_size % self.num_attention_heads == 0, "num_attention_heads",
-             f"a divisor of hidden_size ({self.hidden_size})", self.num_attention_heads)
+    _require(
+      self.hidden_size % self.num_attention_heads == 0,
+      "num_attention_heads",
+      f"a divisor of hidden_size ({self.hidden_size})",
+      self.num_attention_heads,
+    )
     _require(self.hidden_act == "gelu", "hidden_act", "'gelu' (exact, by erf)", self.hidden_act)
-    _require(self.position_init in ("normal", "sinusoidal"), "position_init", "'normal' or 'sinusoidal'", self.position_init)
-    _require(self.position_init == "normal" or self.hidden_size % 2 == 0, "hidden_size",
-             "an even number for sinusoidal positions", self.hidden_size)
+    _require(
+      self.position_init in ("normal", "sinusoidal"), "position_init", "'normal' or 'sinusoidal'", self.position_init
+    )
+    _require(
+      self.position_init == "normal" or self.hidden_size % 2 == 0,
+      "hidden_size",
+      "an even number for sinusoidal positions",
+      self.hidden_size,
+    )
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
       value = getattr(self, name)
       _require(_is_number(value) and 0 <= value < 1, name, "a probability in [0, 1)", value)
     for name in ("initializer_range", "layer_norm_eps"):
       value = getattr(self, name)
       _require(_is_number(value) and value > 0, name, "a positive number", value)
-    _require(_is_int(self.pad_token_id) and 0 <= self.pad_token_id < self.vocab_size, "pad_token_id",
-             f"an id below vocab_size ({self.vocab_size})", self.pad_token_id)
+    _require(
+      _is_int(self.pad_token_id) and 0 <= self.pad_token_id < self.vocab_size,
+      "pad_token_id",
+      f"an id below vocab_size ({self.vocab_size})",
+      self.pad_token_id,
+    )
     return self
 
 
@@ -91,25 +112,25 @@ class EncoderConfig:
 # feed-forward layer 4 * hidden_size in both. Vocabulary sizes: the vocab.txt published with each.
 def _size(layers: int, hidden: int, vocab_size: int = 30522) -> dict[str, int]:
   return {
-      "vocab_size": vocab_size,
-      "num_hidden_layers": layers,
-      "hidden_size": hidden,
-      "num_attention_heads": hidden // 64,
-      "intermediate_size": 4 * hidden,
+    "vocab_size": vocab_size,
+    "num_hidden_layers": layers,
+    "hidden_size": hidden,
+    "num_attention_heads": hidden // 64,
+    "intermediate_size": 4 * hidden,
   }
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "bert-tiny": _size(2, 128),  # arXiv:1908.08962
-    "bert-mini": _size(4, 256),  # arXiv:1908.08962
-    "bert-small": _size(4, 512),  # arXiv:1908.08962
-    "bert-medium": _size(8, 512),  # arXiv:1908.08962
-    "bert-base": _size(12, 768),  # arXiv:1810.04805, uncased
-    "bert-large": _size(24, 1024),  # arXiv:1810.04805, uncased
-    "bert-base-cased": _size(12, 768, 28996),  # google-research/bert, cased_L-12_H-768_A-12
-    "bert-large-cased": _size(24, 1024, 28996),  # google-research/bert, cased_L-24_H-1024_A-16
-    "bert-base-chinese": _size(12, 768, 21128),  # google-research/bert, chinese_L-12_H-768_A-12
-    "bert-base-multilingual-cased": _size(12, 768, 119547),  # multi_cased_L-12_H-768_A-12
+  "bert-tiny": _size(2, 128),  # arXiv:1908.08962
+  "bert-mini": _size(4, 256),  # arXiv:1908.08962
+  "bert-small": _size(4, 512),  # arXiv:1908.08962
+  "bert-medium": _size(8, 512),  # arXiv:1908.08962
+  "bert-base": _size(12, 768),  # arXiv:1810.04805, uncased
+  "bert-large": _size(24, 1024),  # arXiv:1810.04805, uncased
+  "bert-base-cased": _size(12, 768, 28996),  # google-research/bert, cased_L-12_H-768_A-12
+  "bert-large-cased": _size(24, 1024, 28996),  # google-research/bert, cased_L-24_H-1024_A-16
+  "bert-base-chinese": _size(12, 768, 21128),  # google-research/bert, chinese_L-12_H-768_A-12
+  "bert-base-multilingual-cased": _size(12, 768, 119547),  # multi_cased_L-12_H-768_A-12
 }
 
 

@@ -30,7 +30,8 @@ def fold(keys_B: jax.Array | None, number: int) -> jax.Array | None:
 
 
 def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None) -> jax.Array:
-  """Sets a share of the numbers to zero and scales up the others, by the share that is really kept: the mean stays exactly.
+  """Sets a share of the numbers to zero and scales up the others, by the share that is really kept: the mean stays
+  exactly.
 
   Args:
     x: floating point [B, ..., W].
@@ -44,15 +45,17 @@ def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None) -> jax.Array:
   if keys_B is None or kept == LEVELS:
     return x
   keep = jax.vmap(lambda key: _keep(key, x.shape[1:], kept))(jax.random.key_data(keys_B))
-  scaled = x.astype(jnp.promote_types(x.dtype, jnp.float32)) * (LEVELS / kept)  # in bfloat16 1/0.9 would be 0.16 % too small
+  scaled = x.astype(jnp.promote_types(x.dtype, jnp.float32)) * (
+    LEVELS / kept
+  )  # in bfloat16 1/0.9 would be 0.16 % too small
   return jnp.where(keep, scaled, 0).astype(x.dtype)
 
 
 def _keep(key_data: jax.Array, shape: tuple[int, ...], kept: int) -> jax.Array:
   """bool [..., W], each true in `kept` of LEVELS cases.
 
-  A block's four numbers stand a quarter of the last axis apart: put side by side, they would make TPUs work on axes of length 2. No mesh
-  splits that axis.
+  A block's four numbers stand a quarter of the last axis apart: put side by side, they would make TPUs work on axes of
+  length 2. No mesh splits that axis.
   """
   blocks = (*shape[:-1], -(-shape[-1] // _PER_BLOCK))
   count = jnp.arange(math.prod(blocks), dtype=jnp.uint32).reshape(blocks)

@@ -17,9 +17,9 @@ from bert_jax.models.layers import Block, Dtype, Embeddings
 
 # What a layer keeps for its backward pass, by `model.remat`; what it does not keep is computed again.
 REMAT = {
-    "none": None,  # everything is kept
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with a parameter; not attention scores
-    "full": jax.checkpoint_policies.nothing_saveable,  # only the layer's input
+  "none": None,  # everything is kept
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with a parameter; not attention scores
+  "full": jax.checkpoint_policies.nothing_saveable,  # only the layer's input
 }
 
 
@@ -59,17 +59,18 @@ class Encoder(nn.Module):
     block = Block if self.remat == "none" else nn.remat(Block, policy=REMAT[self.remat])
     self.embeddings = Embeddings(self.config, self.dtype, self.param_dtype)
     # Flax names the members of a list by attribute and number: layer_0, layer_1, …
-    self.layer = [block(self.config, self.dtype, self.param_dtype, self.attention)
-                  for _ in range(self.config.num_hidden_layers)]
+    self.layer = [
+      block(self.config, self.dtype, self.param_dtype, self.attention) for _ in range(self.config.num_hidden_layers)
+    ]
 
   def __call__(
-      self,
-      input_ids: jax.Array,
-      token_type_ids: jax.Array,
-      position_ids: jax.Array,
-      segment_ids: jax.Array,
-      dropout_keys: jax.Array | None = None,
-      segment_lengths: jax.Array | None = None,
+    self,
+    input_ids: jax.Array,
+    token_type_ids: jax.Array,
+    position_ids: jax.Array,
+    segment_ids: jax.Array,
+    dropout_keys: jax.Array | None = None,
+    segment_lengths: jax.Array | None = None,
   ) -> EncoderOutput:
     """Encodes token ids.
 
@@ -79,7 +80,8 @@ class Encoder(nn.Module):
       position_ids: int [B, L], counted within each sequence.
       segment_ids: int [B, L], which packed sequence a token belongs to, 0 for padding.
       dropout_keys: PRNG keys [B], one for every row, or None for no dropout.
-      segment_lengths: int [B, S], how many tokens each packed sequence has, 0 where there is none; only some kernels read it.
+      segment_lengths: int [B, S], how many tokens each packed sequence has, 0 where there is none; only some kernels
+        read it.
 
     Returns:
       EncoderOutput, in `dtype`.
@@ -89,8 +91,10 @@ class Encoder(nn.Module):
     """
     limit = self.config.max_position_embeddings * (1 if segment_lengths is None else segment_lengths.shape[1])
     if input_ids.shape[1] > limit:
-      raise UserError(f"rows of {input_ids.shape[1]} tokens do not fit a model of {limit} positions; "
-                      "raise model.max_position_embeddings or use shorter rows")
+      raise UserError(
+        f"rows of {input_ids.shape[1]} tokens do not fit a model of {limit} positions; "
+        "raise model.max_position_embeddings or use shorter rows"
+      )
     x_BxLxH = self.embeddings(input_ids, token_type_ids, position_ids, fold(dropout_keys, 0))
     hidden_states = [x_BxLxH]
     for number, layer in enumerate(self.layer, start=1):

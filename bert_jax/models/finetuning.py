@@ -25,7 +25,8 @@ TARGETS = (SEQUENCE, TOKENS, SPAN)
 
 
 class FinetuningModel(nn.Module):
-  """An encoder with a head for labels, as Hugging Face's BertForSequenceClassification, -TokenClassification, -QuestionAnswering.
+  """An encoder with a head for labels, as Hugging Face's BertForSequenceClassification, -TokenClassification,
+  -QuestionAnswering.
 
   Attributes:
     config: sizes and constants.
@@ -51,7 +52,10 @@ class FinetuningModel(nn.Module):
 
   def setup(self):
     if self.target not in TARGETS or self.pooling not in POOLINGS:
-      raise UserError(f"expected a target of {', '.join(TARGETS)} and a pooling of {', '.join(POOLINGS)}; got {self.target!r}, {self.pooling!r}")
+      raise UserError(
+        f"expected a target of {', '.join(TARGETS)} and a pooling of {', '.join(POOLINGS)}; got {self.target!r}, "
+        f"{self.pooling!r}"
+      )
     self.encoder = Encoder(self.config, self.dtype, self.param_dtype, self.remat, self.attention)
     if self.has_pooler:
       self.pooler = Pooler(self.config, self.dtype, self.param_dtype)
@@ -69,7 +73,12 @@ class FinetuningModel(nn.Module):
       dropout_keys: PRNG keys [B], one for every row, or None for no dropout.
     """
     x_BxLxH = self.encoder(
-        inputs.input_ids, inputs.token_type_ids, inputs.position_ids, inputs.segment_ids, dropout_keys, inputs.sequence_lengths
+      inputs.input_ids,
+      inputs.token_type_ids,
+      inputs.position_ids,
+      inputs.segment_ids,
+      dropout_keys,
+      inputs.sequence_lengths,
     ).sequence_output
     if self.target == SEQUENCE:
       pooled_Bx1xH = self.pooler(x_BxLxH[:, :1]) if self.has_pooler else None

@@ -36,7 +36,8 @@ def weight_init(config: EncoderConfig) -> nn.initializers.Initializer:
 
 
 def sinusoids(config: EncoderConfig) -> nn.initializers.Initializer:
-  """Sines and cosines of the position, as Vaswani et al. 2017 (arXiv:1706.03762, section 3.5) fix them, as a start to learn from.
+  """Sines and cosines of the position, as Vaswani et al. 2017 (arXiv:1706.03762, section 3.5) fix them, as a start to
+  learn from.
 
   A shift by k positions is then one rotation for all positions, so a head can
   learn to look at neighbours from every row at once; from random vectors each
@@ -59,7 +60,8 @@ def sinusoids(config: EncoderConfig) -> nn.initializers.Initializer:
 def named(x: jax.Array, *axes: str | None) -> jax.Array:
   """x, with names for its axes: "batch", "length", "predictions", "hidden", "heads", "mlp", "vocab".
 
-  Where the axes of a mesh are assigned to names (training/sharding.py), x is split accordingly; elsewhere this does nothing.
+  Where the axes of a mesh are assigned to names (training/sharding.py), x is split accordingly; elsewhere this does
+  nothing.
   """
   return nn.with_logical_constraint(x, axes)
 
@@ -136,7 +138,7 @@ class Embeddings(nn.Module):
     self.layer_norm = layer_norm(self)
 
   def __call__(
-      self, ids_BxL: jax.Array, token_types_BxL: jax.Array, positions_BxL: jax.Array, dropout_keys_B: jax.Array | None
+    self, ids_BxL: jax.Array, token_types_BxL: jax.Array, positions_BxL: jax.Array, dropout_keys_B: jax.Array | None
   ) -> jax.Array:
     x_BxLxH = self.word_embeddings(ids_BxL)
     x_BxLxH += self.position_embeddings(positions_BxL)
@@ -170,10 +172,15 @@ class SelfAttention(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x_BxLxH: jax.Array, segment_ids_BxL: jax.Array, segment_lengths_BxS: jax.Array | None, dropout_keys_B: jax.Array | None
+    self,
+    x_BxLxH: jax.Array,
+    segment_ids_BxL: jax.Array,
+    segment_lengths_BxS: jax.Array | None,
+    dropout_keys_B: jax.Array | None,
   ) -> jax.Array:
     config = self.config
-    # One product for the three: larger, and where devices share the heads, its gradient is one sum over them, not three.
+    # One product for the three: larger, and where devices share the heads, its gradient is one sum over them, not
+    # three.
     kernels, biases = zip(*(Projection(config, self.param_dtype, name=name)() for name in ("query", "key", "value")))
     kernel_HxCxNxD = jnp.stack(kernels, axis=1).astype(self.dtype)
     bias_CxNxD = jnp.stack(biases).astype(self.dtype)
@@ -183,9 +190,13 @@ class SelfAttention(nn.Module):
       probabilities = attention.attention_probabilities(y_BxLxCxNxD[:, :, 0], y_BxLxCxNxD[:, :, 1], segment_ids_BxL)
       self.sow("intermediates", "probabilities", probabilities)
     y_BxLxNxD = attention.dot_product_attention(
-        *(y_BxLxCxNxD[:, :, which] for which in range(3)), segment_ids_BxL, segment_lengths_BxS,
-        dropout_rate=config.attention_probs_dropout_prob, dropout_keys_B=fold(dropout_keys_B, 0), implementation=self.attention,
-    )  # fmt: skip
+      *(y_BxLxCxNxD[:, :, which] for which in range(3)),
+      segment_ids_BxL,
+      segment_lengths_BxS,
+      dropout_rate=config.attention_probs_dropout_prob,
+      dropout_keys_B=fold(dropout_keys_B, 0),
+      implementation=self.attention,
+    )
     y_BxLxNxD = named(y_BxLxNxD, "batch", "length", "heads", None)
     y_BxLxH = dense(self, config.hidden_size, "output")(y_BxLxNxD.reshape(x_BxLxH.shape))
     y_BxLxH = named(y_BxLxH, "batch", "length", "hidden")
@@ -220,9 +231,13 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x_BxLxH: jax.Array, segment_ids_BxL: jax.Array, segment_lengths_BxS: jax.Array | None, dropout_keys_B: jax.Array | None
+    self,
+    x_BxLxH: jax.Array,
+    segment_ids_BxL: jax.Array,
+    segment_lengths_BxS: jax.Array | None,
+    dropout_keys_B: jax.Array | None,
   ) -> jax.Array:
     x_BxLxH = SelfAttention(self.config, self.dtype, self.param_dtype, self.attention, name="attention")(
-        x_BxLxH, segment_ids_BxL, segment_lengths_BxS, fold(dropout_keys_B, 0))
-    return FeedForward(self.config, self.dtype, self.param_dtype, name="feed_forward")(
-        x_BxLxH, fold(dropout_keys_B, 1))
+      x_BxLxH, segment_ids_BxL, segment_lengths_BxS, fold(dropout_keys_B, 0)
+    )
+    return FeedForward(self.config, self.dtype, self.param_dtype, name="feed_forward")(x_BxLxH, fold(dropout_keys_B, 1))

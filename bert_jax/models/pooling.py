@@ -12,15 +12,17 @@ from bert_jax.batch import ModelInputs
 POOLINGS = ("cls", "pooler", "mean", "max")
 
 
-def pool(x_BxLxH: jax.Array, pooled_BxSxH: jax.Array | None, inputs: ModelInputs, pooling: str, sequence: int = 0) -> jax.Array:
+def pool(
+  x_BxLxH: jax.Array, pooled_BxSxH: jax.Array | None, inputs: ModelInputs, pooling: str, sequence: int = 0
+) -> jax.Array:
   """[B, H], the vector of one sequence of each row, by default the first. Padding and other sequences never enter.
 
   Args:
     x_BxLxH: vectors of the tokens, of the last layer (`sequence_output`) or any other.
     pooled_BxSxH: `pooled_output` of the model; read by "pooler" alone.
     inputs: every row has that sequence.
-    pooling: cls (the vector at [CLS]), pooler (that of the last layer through the pooler: dense and tanh), mean or max (over
-      all tokens but padding, [CLS] and [SEP] included, as sentence-transformers does).
+    pooling: cls (the vector at [CLS]), pooler (that of the last layer through the pooler: dense and tanh), mean or max
+      (over all tokens but padding, [CLS] and [SEP] included, as sentence-transformers does).
     sequence: which, from 0, of those that are packed into a row.
   """
   if pooling == "cls":

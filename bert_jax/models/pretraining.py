@@ -31,7 +31,8 @@ class ModelOutput(NamedTuple):
     pooled_output: [B, S, H], tanh(dense([CLS] vector)) for each packed sequence.
     masked_output: [B, K, H], sequence_output at the masked positions.
     padded_mlm_logits: float32 [B, K, V'], V' being V with the padding rows of the word embeddings; these have a
-      probability of 0. What a loss wants: cutting the padding off would move logits between devices that share the vocabulary.
+      probability of 0. What a loss wants: cutting the padding off would move logits between devices that share the
+      vocabulary.
     mlm_logits: float32 [B, K, V], the same without padding.
     nsp_logits: float32 [B, S, 2]; index 0: B follows A.
   """
@@ -66,8 +67,9 @@ class PretrainingModel(nn.Module):
 
   def setup(self):
     if not set(self.heads) <= HEADS or ("nsp" in self.heads and "pooler" not in self.heads):
-      raise UserError(f"heads: expected some of {sorted(HEADS)}, and 'pooler' where there is 'nsp'; "
-                      f"got {sorted(self.heads)}")
+      raise UserError(
+        f"heads: expected some of {sorted(HEADS)}, and 'pooler' where there is 'nsp'; got {sorted(self.heads)}"
+      )
     self.encoder = Encoder(self.config, self.dtype, self.param_dtype, self.remat, self.attention)
     if "pooler" in self.heads:
       self.pooler = Pooler(self.config, self.dtype, self.param_dtype)
@@ -77,7 +79,7 @@ class PretrainingModel(nn.Module):
       self.nsp_head = NspHead(self.config, self.dtype, self.param_dtype)
 
   def __call__(
-      self, inputs: ModelInputs, masked_positions: jax.Array | None, dropout_keys: jax.Array | None = None
+    self, inputs: ModelInputs, masked_positions: jax.Array | None, dropout_keys: jax.Array | None = None
   ) -> ModelOutput:
     """Runs encoder and heads.
 
@@ -91,19 +93,25 @@ class PretrainingModel(nn.Module):
       positions nothing of size [B, L, V] is ever made.
     """
     x_BxLxH, hidden_states = self.encoder(
-        inputs.input_ids, inputs.token_type_ids, inputs.position_ids, inputs.segment_ids, dropout_keys, inputs.sequence_lengths)
+      inputs.input_ids,
+      inputs.token_type_ids,
+      inputs.position_ids,
+      inputs.segment_ids,
+      dropout_keys,
+      inputs.sequence_lengths,
+    )
     masked_BxKxH = x_BxLxH if masked_positions is None else _gather(x_BxLxH, masked_positions)
     pooled_BxSxH = self.pooler(_gather(x_BxLxH, inputs.cls_positions)) if "pooler" in self.heads else None
     word_embeddings_VxH = self.encoder.embeddings.word_embeddings.embedding
     padded_BxKxV = self.mlm_head(masked_BxKxH, word_embeddings_VxH) if "mlm" in self.heads else None
     return ModelOutput(
-        sequence_output=x_BxLxH,
-        hidden_states=hidden_states,
-        pooled_output=pooled_BxSxH,
-        masked_output=masked_BxKxH,
-        padded_mlm_logits=padded_BxKxV,
-        mlm_logits=None if padded_BxKxV is None else padded_BxKxV[:, :, : self.config.vocab_size],
-        nsp_logits=self.nsp_head(pooled_BxSxH) if "nsp" in self.heads else None,
+      sequence_output=x_BxLxH,
+      hidden_states=hidden_states,
+      pooled_output=pooled_BxSxH,
+      masked_output=masked_BxKxH,
+      padded_mlm_logits=padded_BxKxV,
+      mlm_logits=None if padded_BxKxV is None else padded_BxKxV[:, :, : self.config.vocab_size],
+      nsp_logits=self.nsp_head(pooled_BxSxH) if "nsp" in self.heads else None,
     )
 
 

@@ -1,7 +1,8 @@
 """BERT that gives one vector per text, for several texts in each row.
 
-Reimers & Gurevych 2019, arXiv 1908.10084: the same encoder reads every text by itself ("siamese"), and its token vectors
-are pooled. Here the texts of an example lie packed in one row, as in pretraining, and attention stays within each.
+Reimers & Gurevych 2019, arXiv 1908.10084: the same encoder reads every text by itself ("siamese"), and its token
+vectors are pooled. Here the texts of an example lie packed in one row, as in pretraining, and attention stays within
+each.
 
 The parameter subtrees are encoder, pooler (only where it is read) and classifier (only where classes are learned).
 
@@ -52,16 +53,19 @@ class SentenceModel(nn.Module):
 
     Args:
       inputs: S sequences in each row; their labels and weights are not read.
-      dropout_keys: PRNG keys [B], one for every row, or None for no dropout. One text twice in a row is dropped out differently.
+      dropout_keys: PRNG keys [B], one for every row, or None for no dropout. One text twice in a row is dropped out
+        differently.
     """
     # Padding is counted on from the last text, maybe past the last position that the model has.
     position_ids = jnp.where(inputs.segment_ids > 0, inputs.position_ids, 0)
     x_BxLxH = self.encoder(
-        inputs.input_ids, inputs.token_type_ids, position_ids, inputs.segment_ids, dropout_keys, inputs.sequence_lengths
+      inputs.input_ids, inputs.token_type_ids, position_ids, inputs.segment_ids, dropout_keys, inputs.sequence_lengths
     ).sequence_output
     pooled_BxSxH = self.pooler(at_cls(x_BxLxH, inputs)) if self.pooling == "pooler" else None
     x_BxLxH = x_BxLxH.astype(jnp.promote_types(self.dtype, jnp.float32))
-    vectors = [pool(x_BxLxH, pooled_BxSxH, inputs, self.pooling, place) for place in range(inputs.cls_positions.shape[1])]
+    vectors = [
+      pool(x_BxLxH, pooled_BxSxH, inputs, self.pooling, place) for place in range(inputs.cls_positions.shape[1])
+    ]
     vectors_BxSxH = jnp.stack(vectors, axis=1).astype(x_BxLxH.dtype)
     if self.is_initializing() and self.num_labels:
       self.classify(vectors_BxSxH)

@@ -34,10 +34,11 @@ from bert_jax.training import sharding
 from bert_jax.training.program import make_program
 
 _MAIN = "from bert_jax.tools import ahead; ahead.serve()"
-# How the compiler says that a chip has too little memory: all that it takes, or the temporaries alone; and what a chip has.
+# How the compiler says that a chip has too little memory: all that it takes, or the temporaries alone; and what a chip
+# has.
 _OUT_OF_MEMORY = (
-    re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm"),
-    re.compile(r"required for HLO temporaries \(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)"),
+  re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm"),
+  re.compile(r"required for HLO temporaries \(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)"),
 )
 _LARGE = 3 * 2**20  # KiB; a child that has grown to this leaves what is left to another
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
@@ -116,7 +117,8 @@ class Failure(NamedTuple):
   """Why a step was not compiled.
 
   Attributes:
-    kind: "user" (the config does not fit the topology), "memory" (the step does not fit the chip) or "compiler" (anything else).
+    kind: "user" (the config does not fit the topology), "memory" (the step does not fit the chip) or "compiler"
+      (anything else).
     message: for the user.
     needed_bytes: with "memory": what a chip would have to have, at least; 0 where the compiler does not say.
     hbm_bytes: with "memory": what it has for programs; 0 where the compiler does not say.
@@ -145,28 +147,35 @@ def compile_ahead(requests: Sequence[Request]) -> Iterator[Compiled | Failure]:
 
 
 def _library() -> str:
-  found = importlib.machinery.PathFinder.find_spec("libtpu")  # the command line hides it from this process, see __main__.quiet
+  found = importlib.machinery.PathFinder.find_spec(
+    "libtpu"
+  )  # the command line hides it from this process, see __main__.quiet
   if found is None or not found.submodule_search_locations:
     raise UserError("plan compiles with libtpu, which is not installed: pip install -c constraints.txt -e '.[plan]'")
   return str(pathlib.Path(found.submodule_search_locations[0]) / "libtpu.so")
 
 
 def _one_child(requests: Sequence[Request], library: str) -> Iterator[Compiled | Failure]:
-  """Results of one child, which ends with the last request, when it has grown too large, or with the request that kills it."""
+  """Results of one child, which ends with the last request, when it has grown too large, or with the request that
+  kills it.
+  """
   topology = parse_topology(requests[0].topology)
   environment = os.environ | {
-      "JAX_PLATFORMS": "cpu",
-      "JAX_COMPILATION_CACHE_DIR": "",
-      "XLA_FLAGS": "",
-      "TPU_SKIP_MDS_QUERY": "1",
-      "TPU_ACCELERATOR_TYPE": topology.accelerator_type,
-      "TPU_WORKER_HOSTNAMES": "localhost",
-      "TPU_LIBRARY_PATH": library,
-      "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nothing is run: there is no device to fight for
-      "LIBTPU_INIT_ARGS": "--fibers_default_thread_stack_size=8388608",  # a precaution: the compiler was seen to overflow a stack once
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": "",
+    "XLA_FLAGS": "",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": topology.accelerator_type,
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_LIBRARY_PATH": library,
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nothing is run: there is no device to fight for
+    # a precaution: the compiler was seen to overflow a stack once
+    "LIBTPU_INIT_ARGS": "--fibers_default_thread_stack_size=8388608",
   }
   with tempfile.TemporaryFile() as noise:
-    child = subprocess.Popen([sys.executable, "-c", _MAIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise, env=environment)
+    child = subprocess.Popen(
+      [sys.executable, "-c", _MAIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise, env=environment
+    )
     try:
       with contextlib.suppress(BrokenPipeError), child.stdin as pipe:
         pipe.write("".join(_request_line(request) for request in requests).encode())
@@ -186,7 +195,12 @@ def _one_child(requests: Sequence[Request], library: str) -> Iterator[Compiled |
 
 
 def _request_line(request: Request) -> str:
-  parts = {"config": configs.to_json(request.config), "topology": request.topology, "data": request.data, "hlo_file": request.hlo_file}
+  parts = {
+    "config": configs.to_json(request.config),
+    "topology": request.topology,
+    "data": request.data,
+    "hlo_file": request.hlo_file,
+  }
   return json.dumps(parts) + "\n"
 
 
@@ -205,7 +219,9 @@ def serve() -> None:
   os.dup2(2, 1)  # what libraries print is noise
   for line in sys.stdin:
     parts = json.loads(line)
-    request = Request(configs.from_json(parts["config"]), parts["topology"], DataFacts(*parts["data"]), parts["hlo_file"])
+    request = Request(
+      configs.from_json(parts["config"]), parts["topology"], DataFacts(*parts["data"]), parts["hlo_file"]
+    )
     print(json.dumps(_answer(request)._asdict()), file=answers, flush=True)
     if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > _LARGE:
       return
@@ -256,19 +272,23 @@ def compile_here(request: Request) -> Compiled:
     pathlib.Path(request.hlo_file).write_text(text, encoding="utf-8")
   memory, cost, microbatches = compiled.memory_analysis(), compiled.cost_analysis(), config.optimizer.microbatches
   return Compiled(
-      seconds=seconds,
-      mesh=dict(mesh.shape),
-      state={"parameters": _bytes_per_chip(program.state.params), "moments": _bytes_per_chip(program.state.opt_state)},
-      memory={
-          "arguments": memory.argument_size_in_bytes, "outputs": memory.output_size_in_bytes, "aliased": memory.alias_size_in_bytes,
-          "temporaries": memory.temp_size_in_bytes, "code": memory.generated_code_size_in_bytes,
-      },
-      # The compiler counts the body of a loop once. What stands outside of the loop over microbatches, the optimizer, is about a hundredth.
-      flops=float(cost.get("flops", 0.0)) * microbatches,
-      own_seconds=own_seconds(cost.get("optimal_seconds"), text, microbatches),
-      microbatches=microbatches,
-      traffic=tuple(_traffic(collective, mesh) for collective in hlo.collectives(text, num_devices=mesh.size)),
-  )  # fmt: skip
+    seconds=seconds,
+    mesh=dict(mesh.shape),
+    state={"parameters": _bytes_per_chip(program.state.params), "moments": _bytes_per_chip(program.state.opt_state)},
+    memory={
+      "arguments": memory.argument_size_in_bytes,
+      "outputs": memory.output_size_in_bytes,
+      "aliased": memory.alias_size_in_bytes,
+      "temporaries": memory.temp_size_in_bytes,
+      "code": memory.generated_code_size_in_bytes,
+    },
+    # The compiler counts the body of a loop once. What stands outside of the loop over microbatches, the optimizer, is
+    # about a hundredth.
+    flops=float(cost.get("flops", 0.0)) * microbatches,
+    own_seconds=own_seconds(cost.get("optimal_seconds"), text, microbatches),
+    microbatches=microbatches,
+    traffic=tuple(_traffic(collective, mesh) for collective in hlo.collectives(text, num_devices=mesh.size)),
+  )
 
 
 def own_seconds(said: float | None, text: str, microbatches: int) -> float | None:
@@ -289,11 +309,19 @@ def own_seconds(said: float | None, text: str, microbatches: int) -> float | Non
 
 
 def _abstract_batch(config: ml_collections.ConfigDict, data: DataFacts, mesh) -> dict[str, jax.ShapeDtypeStruct]:
-  sizes = {"B": config.data.batch_size, "L": data.seq_length, "S": data.max_sequences, "W": -(-data.seq_length // 8), "3": 3}
+  sizes = {
+    "B": config.data.batch_size,
+    "L": data.seq_length,
+    "S": data.max_sequences,
+    "W": -(-data.seq_length // 8),
+    "3": 3,
+  }
   features = HOST_BATCH | (WORD_STARTS if data.word_starts else {})
   where = sharding.batch_sharding(mesh)
-  return {name: jax.ShapeDtypeStruct([sizes[letter] for letter in shape.split()], dtype, sharding=where)
-          for name, (dtype, shape) in features.items()}  # fmt: skip
+  return {
+    name: jax.ShapeDtypeStruct([sizes[letter] for letter in shape.split()], dtype, sharding=where)
+    for name, (dtype, shape) in features.items()
+  }
 
 
 def _bytes_per_chip(tree: Any) -> int:
@@ -308,6 +336,15 @@ def _traffic(collective: hlo.Collective, mesh) -> Traffic:
     spans = tuple(len(set(places)) for places in zip(*(device.coords for device in first)))
     slices = len({getattr(device, "slice_index", None) or 0 for device in first})
   return Traffic(
-      collective.kind, hlo.mesh_axes(collective.groups, dict(mesh.shape)), collective.group_size, collective.arrays, collective.bytes,
-      collective.sent_bytes, collective.times, collective.times_known, collective.source, spans, slices,
-  )  # fmt: skip
+    collective.kind,
+    hlo.mesh_axes(collective.groups, dict(mesh.shape)),
+    collective.group_size,
+    collective.arrays,
+    collective.bytes,
+    collective.sent_bytes,
+    collective.times,
+    collective.times_known,
+    collective.source,
+    spans,
+    slices,
+  )

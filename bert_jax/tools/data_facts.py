@@ -1,4 +1,5 @@
-"""What of the data decides a program and its cost, from the corpus where that is there, else from what a config says of it.
+"""What of the data decides a program and its cost, from the corpus where that is there, else from what a config says of
+it.
 
 `plan` and `bench` work without a corpus: a step depends on the shape of the rows and hardly on what stands in them.
 """
@@ -68,22 +69,39 @@ def facts_of(config: ml_collections.ConfigDict) -> Facts:
   if has_corpus(config):
     manifest = read_manifest(folder)
     counts, objective = manifest["splits"]["train"]["counts"], manifest["objective"]
-    data = DataFacts(manifest["vocab_size"], manifest["seq_length"], manifest["max_sequences"],
-                     objective if objective in PAIR_OBJECTIVES else "", bool(manifest["word_segmenter"]))  # fmt: skip
-    return Facts(data, counts["row_tokens"] / counts["rows"], flops.mean_sequence_length(counts), f"the corpus {folder}")
+    data = DataFacts(
+      manifest["vocab_size"],
+      manifest["seq_length"],
+      manifest["max_sequences"],
+      objective if objective in PAIR_OBJECTIVES else "",
+      bool(manifest["word_segmenter"]),
+    )
+    return Facts(
+      data, counts["row_tokens"] / counts["rows"], flops.mean_sequence_length(counts), f"the corpus {folder}"
+    )
   data = promised(config)
   length = data.seq_length
-  return Facts(data, ASSUMED_PACKING * length, length,
-               f"assumed, for {folder or 'the corpus'} is not here: rows of {length}, {ASSUMED_PACKING:.0%} tokens, one sequence each, "
-               f"vocabulary {data.vocab_size:,}")  # fmt: skip
+  return Facts(
+    data,
+    ASSUMED_PACKING * length,
+    length,
+    f"assumed, for {folder or 'the corpus'} is not here: rows of {length}, {ASSUMED_PACKING:.0%} tokens, one sequence "
+    "each, "
+    f"vocabulary {data.vocab_size:,}",
+  )
 
 
 def promised(config: ml_collections.ConfigDict) -> DataFacts:
   """What a corpus will be like that `config` prepares."""
   encoder, objective = configs.encoder_of(config), config.prepare.objective
   vocabulary = encoder.vocab_size if config.prepare.tokenizer or config.model.vocab_size else config.prepare.vocab_size
-  return DataFacts(vocabulary, config.prepare.seq_length, config.prepare.max_sequences,
-                   objective if objective in PAIR_OBJECTIVES else "", bool(config.prepare.word_segmenter))  # fmt: skip
+  return DataFacts(
+    vocabulary,
+    config.prepare.seq_length,
+    config.prepare.max_sequences,
+    objective if objective in PAIR_OBJECTIVES else "",
+    bool(config.prepare.word_segmenter),
+  )
 
 
 def resolved(config: ml_collections.ConfigDict, data: DataFacts) -> ml_collections.ConfigDict:
@@ -96,7 +114,8 @@ def resolved(config: ml_collections.ConfigDict, data: DataFacts) -> ml_collectio
 
 
 def stand_in_task(config: ml_collections.ConfigDict, data: DataFacts, platform: str) -> Task:
-  """The pretraining task of a resolved config without a vocabulary at hand: constants of the program differ, and nothing else.
+  """The pretraining task of a resolved config without a vocabulary at hand: constants of the program differ, and
+  nothing else.
 
   Args:
     config: see `resolved`.
@@ -105,6 +124,10 @@ def stand_in_task(config: ml_collections.ConfigDict, data: DataFacts, platform: 
   """
   module = resolve.model_of(config, configs.encoder_of(config), platform, seq_length=data.seq_length)
   return pretrain.make_task(
-      module, config.masking, special=STAND_IN_SPECIAL, continuation=np.arange(data.vocab_size) % 3 == 0, pairs=data.pairs,
-      total_steps=config.total_steps,
-  )  # fmt: skip
+    module,
+    config.masking,
+    special=STAND_IN_SPECIAL,
+    continuation=np.arange(data.vocab_size) % 3 == 0,
+    pairs=data.pairs,
+    total_steps=config.total_steps,
+  )

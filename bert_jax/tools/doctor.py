@@ -19,21 +19,25 @@ from bert_jax.tools.checks.row import Row, Rows
 
 # What every process looks at by itself, in the order of the table.
 OWN: dict[str, Callable[[Context], Row | list[Row]]] = {
-    "versions": lambda context: row.combined(versions.check(context.config.data.loader), row.ok(f"code {rendezvous.code_fingerprint()}")),
-    "config": settings.settings,
-    "environment": machine.environment,
-    "processes": lambda context: cluster.slurm(context.environ, context.cluster, context.accelerators),
-    "devices": machine.devices,
-    "memory": machine.memory,
-    "clocks": storage.file_clock,
-    "corpus": corpus.corpus,
-    "run folder": storage.run_folder,
-    "checkpoints": storage.checkpoints,
-    "disk space": storage.disk_space,
+  "versions": lambda context: row.combined(
+    versions.check(context.config.data.loader), row.ok(f"code {rendezvous.code_fingerprint()}")
+  ),
+  "config": settings.settings,
+  "environment": machine.environment,
+  "processes": lambda context: cluster.slurm(context.environ, context.cluster, context.accelerators),
+  "devices": machine.devices,
+  "memory": machine.memory,
+  "clocks": storage.file_clock,
+  "corpus": corpus.corpus,
+  "run folder": storage.run_folder,
+  "checkpoints": storage.checkpoints,
+  "disk space": storage.disk_space,
 }
 
 
-def diagnose(config: ml_collections.ConfigDict, workdir: str, taking_part: distributed.Cluster, *, quick: bool = False) -> tuple[Rows, str]:
+def diagnose(
+  config: ml_collections.ConfigDict, workdir: str, taking_part: distributed.Cluster, *, quick: bool = False
+) -> tuple[Rows, str]:
   """Makes every check.
 
   Args:
@@ -54,7 +58,9 @@ def diagnose(config: ml_collections.ConfigDict, workdir: str, taking_part: distr
     if introductions is not None:
       rows = _with(rows, {"processes": cluster.processes(taking_part, introductions, [None], [0])})
     return rows, row.worst(rows)
-  distributed.initialize(taking_part, connect_seconds=config.cluster.connect_seconds, heartbeat_seconds=config.cluster.heartbeat_seconds)
+  distributed.initialize(
+    taking_part, connect_seconds=config.cluster.connect_seconds, heartbeat_seconds=config.cluster.heartbeat_seconds
+  )
   exchange = cluster.Exchange(context, distributed.client())
   mine = _with(_own(context), {"coordinator": found})
   everybody = exchange.gather("rows", mine)
@@ -63,7 +69,11 @@ def diagnose(config: ml_collections.ConfigDict, workdir: str, taking_part: distr
   if everybody is None:
     return {}, exchange.from_first("status", None)
   everybody = [{name: [Row(*one) for one in found] for name, found in rows.items()} for rows in everybody]
-  joint = {"processes": cluster.processes(taking_part, introductions, *zip(*facts)), "clocks": clocks, "checkpoints": shared}
+  joint = {
+    "processes": cluster.processes(taking_part, introductions, *zip(*facts)),
+    "clocks": clocks,
+    "checkpoints": shared,
+  }
   rows = _with(row.merged(everybody, context.hosts), joint)
   return rows, exchange.from_first("status", row.worst(rows))
 

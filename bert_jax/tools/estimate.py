@@ -46,14 +46,16 @@ class Times(NamedTuple):
   @property
   def bound_by(self) -> str:
     """What a step waits for."""
-    return {"compute": "compute", "memory": "memory bandwidth", "network": "the network between chips"}[max(self._fields, key=self._asdict().get)]
+    return {"compute": "compute", "memory": "memory bandwidth", "network": "the network between chips"}[
+      max(self._fields, key=self._asdict().get)
+    ]
 
 
 def times_of_compiled(compiled: Compiled, topology: Topology) -> Times:
   """Of a compiled step: its FLOPs; the least traffic of its buffers; its collectives.
 
-  What goes in and what comes out passes the memory once, and temporaries (activations, summed gradients) are written and
-  read for every microbatch.
+  What goes in and what comes out passes the memory once, and temporaries (activations, summed gradients) are written
+  and read for every microbatch.
   """
   chip, memory = topology.chip, compiled.memory
   moved = memory["arguments"] + memory["outputs"] + 2 * memory["temporaries"] * compiled.microbatches
@@ -64,8 +66,8 @@ def times_of_compiled(compiled: Compiled, topology: Topology) -> Times:
 def _bandwidth(traffic: Traffic, topology: Topology) -> float:
   """Bytes/s that a chip can send in a collective.
 
-  Each dimension of the torus that a group extends in has a link; it has two, in both directions, where the group fills a
-  dimension that closes to a ring.
+  Each dimension of the torus that a group extends in has a link; it has two, in both directions, where the group fills
+  a dimension that closes to a ring.
   """
   if traffic.slices > 1:
     return topology.chip.network_bandwidth
@@ -103,15 +105,23 @@ def count_parameters(encoder: EncoderConfig) -> int:
 
 
 def by_formula(
-    config: ml_collections.ConfigDict, encoder: EncoderConfig, topology: Topology, mesh: dict[str, int], *, seq_length: int, model_flops: float
+  config: ml_collections.ConfigDict,
+  encoder: EncoderConfig,
+  topology: Topology,
+  mesh: dict[str, int],
+  *,
+  seq_length: int,
+  model_flops: float,
 ) -> Formula:
   """Memory and time of a step, where there is no compiler for the target, and to leave out what need not be compiled.
 
-  Activations kept for the backward pass, in numbers per token and layer (h wide, f in the feed-forward layer, a heads, s tokens in a row):
-  none 10 h + 3 f + 2 a s, dots 6 h + f + a s, full h; what one layer needs at a time comes on top, and 4 bytes for every logit and for its gradient.
+  Activations kept for the backward pass, in numbers per token and layer (h wide, f in the feed-forward layer, a heads,
+  s tokens in a row): none 10 h + 3 f + 2 a s, dots 6 h + f + a s, full h; what one layer needs at a time comes on top,
+  and 4 bytes for every logit and for its gradient.
 
   Args:
-    config: with optimizer.microbatches, data.batch_size, model.dtype, model.param_dtype, model.remat, optimizer.moments_dtype.
+    config: with optimizer.microbatches, data.batch_size, model.dtype, model.param_dtype, model.remat,
+      optimizer.moments_dtype.
     encoder: the model.
     topology: of GPUs or TPUs.
     mesh: axis -> size.
@@ -124,7 +134,12 @@ def by_formula(
   parameters = count * size / (fsdp * tensor)
   moments = 2 * count * _size(config.optimizer.moments_dtype) / (fsdp * tensor)
   rows = config.data.batch_size / (data * fsdp * config.optimizer.microbatches)
-  tokens, h, f, scores = rows * seq_length, encoder.hidden_size, encoder.intermediate_size, encoder.num_attention_heads * seq_length
+  tokens, h, f, scores = (
+    rows * seq_length,
+    encoder.hidden_size,
+    encoder.intermediate_size,
+    encoder.num_attention_heads * seq_length,
+  )
   all_of_a_layer = 10 * h + (3 * f + 2 * scores) / tensor
   kept = {"none": all_of_a_layer, "dots": 6 * h + (f + scores) / tensor, "full": h}[config.model.remat]
   logits = rows * (config.masking.max_predictions or 0.16 * seq_length) * encoder.padded_vocab_size / tensor * 4 * 2
@@ -132,24 +147,29 @@ def by_formula(
   written = tokens * width * n * all_of_a_layer + logits  # also what is not kept passes the memory
   gathered = count * width / tensor if fsdp > 1 else 0
   times = Times(
-      model_flops * (1 + _RECOMPUTED[config.model.remat] / 3) / topology.chips / chip.flops,
-      (3 * parameters + 2 * moments + 2 * written * config.optimizer.microbatches) / chip.hbm_bandwidth,
-      _network_seconds(config, topology, mesh, count=count, tokens=tokens, width=width, encoder=encoder),
+    model_flops * (1 + _RECOMPUTED[config.model.remat] / 3) / topology.chips / chip.flops,
+    (3 * parameters + 2 * moments + 2 * written * config.optimizer.microbatches) / chip.hbm_bandwidth,
+    _network_seconds(config, topology, mesh, count=count, tokens=tokens, width=width, encoder=encoder),
   )
   return Formula(parameters, moments, parameters * 4 / size + gathered, activations, times)
 
 
-def _network_seconds(config, topology: Topology, mesh, *, count: int, tokens: float, width: int, encoder: EncoderConfig) -> float:
-  """Gradients over data once, over fsdp for every microbatch; parameters over fsdp for every microbatch; activations over tensor.
+def _network_seconds(
+  config, topology: Topology, mesh, *, count: int, tokens: float, width: int, encoder: EncoderConfig
+) -> float:
+  """Gradients over data once, over fsdp for every microbatch; parameters over fsdp for every microbatch; activations
+  over tensor.
 
-  Axes fill a slice of TPUs, or a host of GPUs, from the last of the mesh to the first. Sums and gathers are taken within
-  it, and each of its chips passes on its part to the others.
+  Axes fill a slice of TPUs, or a host of GPUs, from the last of the mesh to the first. Sums and gathers are taken
+  within it, and each of its chips passes on its part to the others.
   """
   chip, microbatches, room = topology.chip, config.optimizer.microbatches, topology.chip.chips_per_host
   fast = one_link = chip.link_bandwidth
   if chip.is_tpu:
     room = math.prod(topology.shape)
-    fast = one_link * max(1, sum(2 if topology.wraps(dimension) else 1 for dimension, size in enumerate(topology.shape) if size > 1))
+    fast = one_link * max(
+      1, sum(2 if topology.wraps(dimension) else 1 for dimension, size in enumerate(topology.shape) if size > 1)
+    )
   inside = {}
   for axis in ("tensor", "fsdp", "data"):
     inside[axis] = min(mesh[axis], room)
@@ -163,8 +183,11 @@ def _network_seconds(config, topology: Topology, mesh, *, count: int, tokens: fl
 
   weights = 4.0 * count / mesh["tensor"]
   activations = microbatches * tokens * encoder.hidden_size * width * encoder.num_hidden_layers
-  return (2 * seconds("data", weights / mesh["fsdp"], fast) + microbatches * seconds("fsdp", weights + weights / 4 * width, fast)
-          + 4 * 2 * seconds("tensor", activations, one_link))  # fmt: skip
+  return (
+    2 * seconds("data", weights / mesh["fsdp"], fast)
+    + microbatches * seconds("fsdp", weights + weights / 4 * width, fast)
+    + 4 * 2 * seconds("tensor", activations, one_link)
+  )
 
 
 def _size(dtype: str) -> int:

@@ -30,8 +30,15 @@ def plot_curves(run: RunRecord, out: str | os.PathLike) -> None:
   import matplotlib.figure  # not pyplot, which would look for a display
 
   pairs = next((name for name in PAIR_OBJECTIVES if curve(run, f"train/{name}_accuracy")[0]), "")
-  style = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-           "grid.color": "#e8e8e8", "axes.axisbelow": True, "svg.hashsalt": "bert_jax"}  # fmt: skip
+  style = {
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e8e8e8",
+    "axes.axisbelow": True,
+    "svg.hashsalt": "bert_jax",
+  }
   with matplotlib.rc_context(style):
     figure = matplotlib.figure.Figure(figsize=(10, 3.8) if pairs else (6, 3.8), layout="constrained")
     axes = figure.subplots(1, 2 if pairs else 1, squeeze=False)[0]

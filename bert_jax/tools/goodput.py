@@ -208,7 +208,11 @@ class _Ledger:
     elif self._rest == "steps":  # an evaluation; what came before it at the last known speed is steps
       steps = record["step"] - self._step
       if steps > 0:
-        self._spend("steps", min(self.clock + steps * self._pace, record["time"]) if self._pace else record["time"], record["step"])
+        self._spend(
+          "steps",
+          min(self.clock + steps * self._pace, record["time"]) if self._pace else record["time"],
+          record["step"],
+        )
       self._spend("evaluation", record["time"])
     else:
       self._spend("evaluation", record["time"])
@@ -247,13 +251,21 @@ class _Ledger:
     self._mark()
 
   _HANDLERS = {
-      "restore": _rewind, "fresh": _rewind, "rollback": _rewind, "first_step": _first_step, "skip": _skip, LINE: _line,
-      "save": _save, "preempt": _end, "finish": _end, "stall": _stall,
-  }  # fmt: skip
+    "restore": _rewind,
+    "fresh": _rewind,
+    "rollback": _rewind,
+    "first_step": _first_step,
+    "skip": _skip,
+    LINE: _line,
+    "save": _save,
+    "preempt": _end,
+    "finish": _end,
+    "stall": _stall,
+  }
 
 
 def _window_seconds(
-    record: dict[str, Any], elapsed: float, steps: int, guessed: dict[str, float], *, starting: bool
+  record: dict[str, Any], elapsed: float, steps: int, guessed: dict[str, float], *, starting: bool
 ) -> dict[str, float]:
   """Seconds of a window that did not go into steps, by part; at most `elapsed` together.
 
@@ -304,7 +316,10 @@ def _settled(stretches: list[_Stretch], rewinds: list[tuple[int, int]], running:
     void = round(skipped * kept / count) if count else 0
     share = (kept - void) / count if count else float(newest == math.inf and attempt == running)
     middle = begin + share * (end - begin)
-    halves = [Span(attempt, "useful", begin, middle, kept - void), Span(attempt, "lost", middle, end, count - kept + void)]
+    halves = [
+      Span(attempt, "useful", begin, middle, kept - void),
+      Span(attempt, "lost", middle, end, count - kept + void),
+    ]
     spans += [span for span in reversed(halves) if span.end > span.begin or span.steps]
   return spans[::-1]
 
@@ -320,13 +335,16 @@ def _attempt(number: int, records: list[dict[str, Any]], spans: list[Span], *, n
   if ending == "stall":
     message = f"process {last.get('process')} stood still for {number_in(last, 'seconds') or 0:.0f} s"
   return Attempt(
-      number, records[0]["time"], max(record["time"] for record in records),
-      first=next((record["step"] for record in records if record["event"] in REWINDS), None),
-      last=steps[-1] if steps else 0,
-      lost_steps=sum(span.steps for span in mine if span.part == "lost"),
-      ended=ENDINGS.get(ending, "" if newest else KILLED), message=message,
-      down=sum(span.end - span.begin for span in mine if span.part == "down"),
-  )  # fmt: skip
+    number,
+    records[0]["time"],
+    max(record["time"] for record in records),
+    first=next((record["step"] for record in records if record["event"] in REWINDS), None),
+    last=steps[-1] if steps else 0,
+    lost_steps=sum(span.steps for span in mine if span.part == "lost"),
+    ended=ENDINGS.get(ending, "" if newest else KILLED),
+    message=message,
+    down=sum(span.end - span.begin for span in mine if span.part == "down"),
+  )
 
 
 def _ending(records: list[dict[str, Any]]) -> str:

@@ -34,7 +34,9 @@ def by_attempt(events: list[dict[str, Any]], lines: list[dict[str, Any]]) -> dic
   merged = {number: _without_restores_of_rollbacks(heapq.merge(*files, key=order)) for number, files in kept.items()}
   for records in merged.values():
     kinds = {record["event"] for record in records}
-    begun = next((_before(record) for record in records if record["event"] == "first_step" or is_training(record)), None)
+    begun = next(
+      (_before(record) for record in records if record["event"] == "first_step" or is_training(record)), None
+    )
     if "start" in kinds and "restore" not in kinds and begun is not None:
       records.insert(1, records[0] | {"event": "fresh", "step": begun})
   return merged
@@ -90,7 +92,9 @@ def lineage(events: list[dict[str, Any]], lines: list[dict[str, Any]]) -> dict[i
 
 
 def climbs(events: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[tuple[list[tuple[float, int]], int]]:
-  """How the step rose over time: for every stretch without a rewind ([(Unix seconds, step), …], the last of its steps that counts)."""
+  """How the step rose over time: for every stretch without a rewind ([(Unix seconds, step), …], the last of its steps
+  that counts).
+  """
   found: list[list[tuple[float, int]]] = []
   for records in by_attempt(events, lines).values():
     found.append([])

@@ -15,13 +15,24 @@ from typing import Iterator, NamedTuple
 
 import numpy as np
 
-KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute", "collective-broadcast")
+KINDS = (
+  "all-reduce",
+  "all-gather",
+  "reduce-scatter",
+  "all-to-all",
+  "ragged-all-to-all",
+  "collective-permute",
+  "collective-broadcast",
+)
 BITS = {"pred": 8, "c64": 64, "c128": 128, "bf16": 16, "token": 0}
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{\s*$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
 _ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,<=]*)\]")
-_CALLED = re.compile(r"\b(calls|body|condition|to_apply|branch_computations|true_computation|false_computation)=\{?(%?[\w.\-]+(?:, ?%[\w.\-]+)*)")
+_CALLED = re.compile(
+  r"\b(calls|body|condition|to_apply|branch_computations|true_computation|false_computation)=\{?(%?[\w.\-]+(?:, "
+  r"?%[\w.\-]+)*)"
+)
 _COLLECTIVE = re.compile(f"^({'|'.join(KINDS)})(-start)?$")
 _BETWEEN_SLICES = re.compile(r'_xla_megascale_target="\{([\d,]+)\}x[^"]*",_xla_megascale_transfer_type="(\w+)"')
 
@@ -58,7 +69,10 @@ class Collective(NamedTuple):
 
   @property
   def sent_bytes(self) -> float:
-    """Bytes that each device sends, once: by a ring, which no algorithm on a torus undercuts. As in a large group where the groups are not known."""
+    """Bytes that each device sends, once: by a ring, which no algorithm on a torus undercuts.
+
+    As in a large group where the groups are not known.
+    """
     share = 1 - 1 / self.group_size if self.group_size else 1.0
     if self.kind in ("collective-permute", "collective-broadcast"):
       return float(self.bytes)
@@ -95,10 +109,14 @@ def collectives(text: str, *, num_devices: int) -> list[Collective]:
 def uncosted_calls(text: str) -> int:
   """Custom calls of the entry that XLA's cost analysis books as -1 s, -1 FLOP and -1 byte each ("unknown").
 
-  So it was found to be: those in fusions do not count, nor those that only allocate; of a conditional the dearer branch counts.
+  So it was found to be: those in fusions do not count, nor those that only allocate; of a conditional the dearer branch
+    counts.
   """
   computations, entry = _parse(text)
-  return sum(line.opcode == "custom-call" and 'custom_call_target="AllocateBuffer"' not in line.rest for line in computations.get(entry, ()))
+  return sum(
+    line.opcode == "custom-call" and 'custom_call_target="AllocateBuffer"' not in line.rest
+    for line in computations.get(entry, ())
+  )
 
 
 def mesh_axes(groups: np.ndarray | None, mesh: dict[str, int]) -> tuple[str, ...] | None:
@@ -183,14 +201,18 @@ def _calls(line: _Line) -> Iterator[tuple[str, str]]:
 
 
 def _trip_count(loop: _Line, computations: dict[str, list[_Line]]) -> int | None:
-  """How often a while loop turns: as the compiler noted it, or as its condition compares a counter from 0 with a constant."""
+  """How often a while loop turns: as the compiler noted it, or as its condition compares a counter from 0 with a
+  constant.
+  """
   noted = re.search(r'known_trip_count[":{ ]+n[": ]+(\d+)', loop.rest)
   if noted:
     return int(noted[1])
   condition = dict(_calls(loop)).get("condition", "")
   lines = [line for name in _with_fusions(condition, computations) for line in computations.get(name, ())]
   compares = [line for line in lines if line.opcode == "compare"]
-  constants = [int(match[1]) for line in lines if line.opcode == "constant" and (match := re.match(r"(-?\d+)\)", line.rest))]
+  constants = [
+    int(match[1]) for line in lines if line.opcode == "constant" and (match := re.match(r"(-?\d+)\)", line.rest))
+  ]
   if len(compares) != 1 or len(constants) != 1:
     return None
   direction = re.search(r"direction=(\w+)", compares[0].rest)
@@ -209,16 +231,22 @@ def _collective(line: _Line, kind: str, started: bool, computation: str, turns: 
     arrays = _unscattered(arrays, line.rest, size)
   if kind == "all-reduce" and "all-reduce-scatter" in computation:
     kind = "reduce-scatter"
-  return Collective(kind, line.name, arrays, sum(map(_bytes, arrays)), groups, turns.times, turns.known, line.source or turns.source)
+  return Collective(
+    kind, line.name, arrays, sum(map(_bytes, arrays)), groups, turns.times, turns.known, line.source or turns.source
+  )
 
 
 def _between_slices(line: _Line, slices: int, transfer: str, turns: _Turns, num_devices: int) -> Collective:
-  """A collective of the devices that have the same place in every slice; slices are the outermost blocks of the mesh."""
+  """A collective of the devices that have the same place in every slice; slices are the outermost blocks of the
+  mesh.
+  """
   kind = transfer.lower().replace("_", "-")
   arrays = _arrays(line.type)[:1]  # a send hands on its operand, a number and a token
   groups = np.arange(num_devices).reshape(slices, -1).T
   kind = kind if kind in KINDS else "collective-permute"
-  return Collective(kind, line.name, arrays, sum(map(_bytes, arrays)), groups, turns.times, turns.known, line.source or turns.source)
+  return Collective(
+    kind, line.name, arrays, sum(map(_bytes, arrays)), groups, turns.times, turns.known, line.source or turns.source
+  )
 
 
 def _result(type_text: str, kind: str) -> str:
@@ -236,7 +264,10 @@ def _result(type_text: str, kind: str) -> str:
 
 def _arrays(type_text: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
   layouts_away = re.sub(r"\{[^{}]*\}", "", type_text)
-  return tuple((dtype, tuple(int(size.lstrip("<=")) for size in shape.split(",") if size)) for dtype, shape in _ARRAY.findall(layouts_away))
+  return tuple(
+    (dtype, tuple(int(size.lstrip("<=")) for size in shape.split(",") if size))
+    for dtype, shape in _ARRAY.findall(layouts_away)
+  )
 
 
 def _unscattered(arrays, rest: str, size: int):
@@ -256,7 +287,9 @@ def _groups(rest: str, kind: str, num_devices: int) -> np.ndarray | None:
   """replica_groups in any of its spellings, as int [groups, group size]."""
   if kind == "collective-permute":
     pairs = re.search(r"source_target_pairs=\{(.*?\})\}", rest)
-    return np.array([[int(n) for n in pair.split(",")] for pair in re.findall(r"\{([\d,]+)\}", pairs[1])]) if pairs else None
+    return (
+      np.array([[int(n) for n in pair.split(",")] for pair in re.findall(r"\{([\d,]+)\}", pairs[1])]) if pairs else None
+    )
   listed = re.search(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}", rest)
   if listed:
     rows = [[int(n) for n in row.split(",")] for row in re.findall(r"\{([\d,]+)\}", listed[1])]
@@ -265,20 +298,34 @@ def _groups(rest: str, kind: str, num_devices: int) -> np.ndarray | None:
   counted = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest)
   if counted:
     return _iota(counted[2], counted[3]).reshape([int(n) for n in counted[1].split(",")])
-  named = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, ?device_ids=\((?:\[([\d,]+)\](?:T\(([\d,]+)\))?|([\d,]+))\))? ?\{([^}]*)\}", rest)
+  named = re.search(
+    r"replica_groups=mesh\[([^\]]*)\](?:, ?device_ids=\((?:\[([\d,]+)\](?:T\(([\d,]+)\))?|([\d,]+))\))? ?\{([^}]*)\}",
+    rest,
+  )
   return _groups_by_name(*named.groups()) if named else None
 
 
 def _iota(shape: str, order: str | None) -> np.ndarray:
   """[2,4]T(1,0): the numbers from 0 in that shape, transposed."""
   sizes = [int(n) for n in shape.split(",")]
-  return np.arange(math.prod(sizes)).reshape(sizes).transpose([int(n) for n in order.split(",")] if order else range(len(sizes)))
+  return (
+    np.arange(math.prod(sizes))
+    .reshape(sizes)
+    .transpose([int(n) for n in order.split(",")] if order else range(len(sizes)))
+  )
 
 
-def _groups_by_name(axes: str, shape: str | None, order: str | None, listed: str | None, along: str) -> np.ndarray | None:
-  """Groups of mesh['x'=4,'y'=2] {'y'}: devices that differ in y alone. Of an axis of 8, 'x':(2)4 is the part that has 2 before it and is 4 long."""
+def _groups_by_name(
+  axes: str, shape: str | None, order: str | None, listed: str | None, along: str
+) -> np.ndarray | None:
+  """Groups of mesh['x'=4,'y'=2] {'y'}: devices that differ in y alone.
+
+  Of an axis of 8, 'x':(2)4 is the part that has 2 before it and is 4 long.
+  """
   sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
-  chosen = {name: (int(before or 1), int(size)) for name, before, size in re.findall(r"'([^']+)':\((\d+)\)(\d+)", along)}
+  chosen = {
+    name: (int(before or 1), int(size)) for name, before, size in re.findall(r"'([^']+)':\((\d+)\)(\d+)", along)
+  }
   whole = {name: (1, sizes[name]) for name in re.findall(r"'([^']+)'(?!:)", along) if name in sizes}
   chosen |= whole
   if not sizes or not set(chosen) <= set(sizes):

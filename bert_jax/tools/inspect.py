@@ -15,8 +15,8 @@ from bert_jax.data.tokenizer import Tokenizer, load_tokenizer
 from bert_jax.errors import UserError
 
 LABELS = {
-    "nsp": {0: "0: B follows A", 1: "1: B is random"},
-    "sop": {0: "0: in order", 1: "1: swapped, A stood behind B"},
+  "nsp": {0: "0: B follows A", 1: "1: B is random"},
+  "sop": {0: "0: in order", 1: "1: swapped, A stood behind B"},
 }
 WORD_BOUNDARY = "·"  # between words that are written without a space
 _CLOSING = frozenset(",.:;!?%)]}”’»…，。、；：！？）」』》】〉")
@@ -24,10 +24,10 @@ _OPENING = frozenset("([{“‘«（「『《【〈")
 # Marks that join two words, and which: (left, right) -> bool.
 _ENDINGS = frozenset("s t d m ll re ve".split())
 _INSIDE = {
-    "-": lambda left, right: left.isalnum() and right.isalnum(),
-    ".": lambda left, right: left.isdigit() and right.isdigit(),
-    ":": lambda left, right: left.isdigit() and right.isdigit(),
-    "'": lambda left, right: left.isalpha() and right in _ENDINGS,
+  "-": lambda left, right: left.isalnum() and right.isalnum(),
+  ".": lambda left, right: left.isdigit() and right.isdigit(),
+  ":": lambda left, right: left.isdigit() and right.isdigit(),
+  "'": lambda left, right: left.isalpha() and right in _ENDINGS,
 }
 _BAR = 24  # characters of the longest bar of the histogram
 
@@ -43,9 +43,11 @@ def open_with_tokenizer(folder: str | os.PathLike) -> tuple[corpus_lib.Corpus, T
   corpus = corpus_lib.open_corpus(folder, verify=False)
   tokenizer = load_tokenizer(corpus.folder / "tokenizer")
   if tokenizer.fingerprint != corpus.manifest["tokenizer_fingerprint"]:
-    raise UserError(f"{corpus.folder / 'tokenizer'}: expected the tokenizer that made the corpus "
-                    f"(fingerprint {corpus.manifest['tokenizer_fingerprint']}), found another "
-                    f"({tokenizer.fingerprint}); make the corpus anew, or put its tokenizer back")
+    raise UserError(
+      f"{corpus.folder / 'tokenizer'}: expected the tokenizer that made the corpus "
+      f"(fingerprint {corpus.manifest['tokenizer_fingerprint']}), found another "
+      f"({tokenizer.fingerprint}); make the corpus anew, or put its tokenizer back"
+    )
   return corpus, tokenizer
 
 
@@ -54,14 +56,16 @@ def summary(folder: str | os.PathLike, manifest: dict[str, Any]) -> str:
   splits = manifest["splits"]
   provenance = manifest[corpus_lib.PROVENANCE]
   lines = [
-      ("corpus", str(folder)),
-      ("corpus_id", manifest["corpus_id"]),
-      ("made from", f"{', '.join(provenance['sources'])}  ({provenance['created']})"),
-      ("skipped", _skipped(provenance["read"])),
-      ("rows", f"{manifest['seq_length']} tokens, at most {manifest['max_sequences']} sequences; "
-               f"objective {manifest['objective']}"),
-      ("vocabulary", f"{manifest['vocab_size']:,} entries, "
-                     f"{'lowercase' if manifest['lowercase'] else 'cased'}"),
+    ("corpus", str(folder)),
+    ("corpus_id", manifest["corpus_id"]),
+    ("made from", f"{', '.join(provenance['sources'])}  ({provenance['created']})"),
+    ("skipped", _skipped(provenance["read"])),
+    (
+      "rows",
+      f"{manifest['seq_length']} tokens, at most {manifest['max_sequences']} sequences; "
+      f"objective {manifest['objective']}",
+    ),
+    ("vocabulary", f"{manifest['vocab_size']:,} entries, {'lowercase' if manifest['lowercase'] else 'cased'}"),
   ]
   head = [f"{name:<20}{value}" for name, value in lines if value]
   table = [("", *corpus_lib.SPLITS)]
@@ -74,7 +78,10 @@ def summary(folder: str | os.PathLike, manifest: dict[str, Any]) -> str:
   row("unknown tokens", lambda one: f"{one['unknown_rate']:.3%}")
   row("unigram entropy", lambda one: f"{one['unigram_entropy']:.3f} nats")
   if manifest["objective"] in LABELS:
-    row({"nsp": "B follows A", "sop": "in order"}[manifest["objective"]], lambda one: f"{one['label_counts'][0] / max(sum(one['label_counts']), 1):.1%}")
+    row(
+      {"nsp": "B follows A", "sop": "in order"}[manifest["objective"]],
+      lambda one: f"{one['label_counts'][0] / max(sum(one['label_counts']), 1):.1%}",
+    )
     row("majority label", lambda one: f"{one['majority_label_share']:.1%}")
   body = [f"{name:<20}{left:>16}{right:>16}" for name, left, right in table]
   return "\n".join([*head, "", *body, "", *_lengths(splits["train"]), "", *_frequent(splits["train"])])
@@ -91,17 +98,21 @@ def _lengths(train: dict[str, Any]) -> list[str]:
   most, total = max(counts.values()) or 1, sum(counts.values()) or 1
   bar = lambda count: "█" * round(_BAR * count / most)
   return ["sequences by length in tokens (train)"] + [
-      f"{span:>12}  {bar(count):<{_BAR}}{count / total:>7.1%}" for span, count in counts.items()]
+    f"{span:>12}  {bar(count):<{_BAR}}{count / total:>7.1%}" for span, count in counts.items()
+  ]
 
 
 def _frequent(train: dict[str, Any]) -> list[str]:
   total = max(train["counts"]["row_tokens"], 1)
-  return ["most frequent tokens (train)",
-          "  " + "  ".join(f"{token} {count / total:.1%}" for token, count in train["frequent_tokens"])]
+  return [
+    "most frequent tokens (train)",
+    "  " + "  ".join(f"{token} {count / total:.1%}" for token, count in train["frequent_tokens"]),
+  ]
 
 
-def show_row(corpus: corpus_lib.Corpus, tokenizer: Tokenizer, split: str, row: int,
-             marks: dict[int, Mark] | None = None) -> str:
+def show_row(
+  corpus: corpus_lib.Corpus, tokenizer: Tokenizer, split: str, row: int, marks: dict[int, Mark] | None = None
+) -> str:
   """One row as text.
 
   Args:
@@ -123,8 +134,10 @@ def show_row(corpus: corpus_lib.Corpus, tokenizer: Tokenizer, split: str, row: i
   ids = data["tokens"][0].tolist()
   filled = [(place, entry) for place, entry in enumerate(data["sequences"][0].tolist()) if entry[0]]
   used = sum(length for _, (length, _, _) in filled)
-  lines = [f"row {row:,} of {split}: {len(filled)} sequence{'s' * (len(filled) != 1)}, {used} tokens, "
-           f"{len(ids) - used} of padding"]
+  lines = [
+    f"row {row:,} of {split}: {len(filled)} sequence{'s' * (len(filled) != 1)}, {used} tokens, "
+    f"{len(ids) - used} of padding"
+  ]
   start = 0
   for place, (length, first_length, label) in filled:
     tokens = [tokenizer.backend.id_to_token(index) for index in ids[start : start + length]]
@@ -132,10 +145,10 @@ def show_row(corpus: corpus_lib.Corpus, tokenizer: Tokenizer, split: str, row: i
     a_from, b_from = (_origin(number, origins, files) for number in sources[place].tolist())
     words = lambda begin, end: None if starts is None else starts[start + begin : start + end]
     lines.append(f"  {place + 1}. {length} tokens{_label(corpus.manifest['objective'], label)}")
-    text = readable(tokens[1:first_length - 1], _moved(own, 1), words(1, first_length - 1))
+    text = readable(tokens[1 : first_length - 1], _moved(own, 1), words(1, first_length - 1))
     lines.append(f"     A, {a_from}: {text}")
     if first_length < length:
-      text = readable(tokens[first_length:length - 1], _moved(own, first_length), words(first_length, length - 1))
+      text = readable(tokens[first_length : length - 1], _moved(own, first_length), words(first_length, length - 1))
       lines.append(f"     B, {b_from}: {text}")
     start += length
   return "\n".join(lines)
@@ -161,7 +174,7 @@ def _moved(marks: dict[int, Mark], by: int) -> dict[int, Mark]:
 
 
 def readable(
-    tokens: Sequence[str], marks: dict[int, Mark] | None = None, word_starts: Sequence[bool] | None = None
+  tokens: Sequence[str], marks: dict[int, Mark] | None = None, word_starts: Sequence[bool] | None = None
 ) -> str:
   """Tokens as text: pieces joined to words, no spaces inside Chinese, punctuation where people put it.
 
@@ -180,7 +193,13 @@ def readable(
   for index, token in enumerate(plain):
     if text and token == tokens[index] and _space_before(plain, index):
       text += " "
-    elif text and word_starts is not None and word_starts[index] and token[0] not in _CLOSING and plain[index - 1] not in _OPENING:
+    elif (
+      text
+      and word_starts is not None
+      and word_starts[index]
+      and token[0] not in _CLOSING
+      and plain[index - 1] not in _OPENING
+    ):
       text += WORD_BOUNDARY if _is_wide(token[0]) or _is_wide(plain[index - 1][-1:]) else ""
     text += f"⟦{token}→{marks[index].seen}⟧" if index in marks else token
   return text
@@ -204,8 +223,15 @@ def _is_wide(character: str) -> bool:
 
 
 def draw_marks(
-    corpus: corpus_lib.Corpus, tokenizer: Tokenizer, split: str, rows: Sequence[int], *, masking: Any,
-    seed: int, epoch: int) -> list[dict[int, Mark]]:
+  corpus: corpus_lib.Corpus,
+  tokenizer: Tokenizer,
+  split: str,
+  rows: Sequence[int],
+  *,
+  masking: Any,
+  seed: int,
+  epoch: int,
+) -> list[dict[int, Mark]]:
   """The masks that a training run with this seed draws for these rows in this epoch.
 
   Args:
@@ -222,20 +248,21 @@ def draw_marks(
 
   data = getattr(corpus, split).gather(np.asarray(rows, np.int64))
   inputs = batch_lib.model_inputs(jax.numpy.asarray(data["tokens"]), jax.numpy.asarray(data["sequences"]))
-  keys = masking_lib.row_keys(
-      seed, np.full(len(rows), epoch, np.uint32), np.asarray(rows, np.uint32))
-  continuation = np.array([(tokenizer.backend.id_to_token(index) or "").startswith("##")
-                           for index in range(tokenizer.vocab_size)])
+  keys = masking_lib.row_keys(seed, np.full(len(rows), epoch, np.uint32), np.asarray(rows, np.uint32))
+  continuation = np.array(
+    [(tokenizer.backend.id_to_token(index) or "").startswith("##") for index in range(tokenizer.vocab_size)]
+  )
   word_starts = batch_lib.word_starts({name: jax.numpy.asarray(array) for name, array in data.items()}, continuation)
   settings = masking_lib.settings_of(masking)
   if not settings.max_predictions:
     settings = settings._replace(
-        max_predictions=masking_lib.default_max_predictions(settings.highest_rate, corpus.manifest["seq_length"]))
+      max_predictions=masking_lib.default_max_predictions(settings.highest_rate, corpus.manifest["seq_length"])
+    )
   masked = masking_lib.mask_tokens(
-      keys, inputs, settings, special=tokenizer.special, vocab_size=tokenizer.vocab_size, word_starts=word_starts)
+    keys, inputs, settings, special=tokenizer.special, vocab_size=tokenizer.vocab_size, word_starts=word_starts
+  )
   input_ids, positions, _, weights = map(np.asarray, masked)
   seen = lambda row, at: Mark(tokenizer.backend.id_to_token(int(input_ids[row, at])))
   return [
-      {int(at): seen(row, at) for at, weight in zip(positions[row], weights[row]) if weight}
-      for row in range(len(rows))
+    {int(at): seen(row, at) for at, weight in zip(positions[row], weights[row]) if weight} for row in range(len(rows))
   ]

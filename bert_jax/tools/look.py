@@ -1,7 +1,7 @@
 """What a model thinks at [MASK], layer by layer, and which tokens it is told by.
 
-The MLM head reads the last layer; here it reads every layer ("logit lens", nostalgebraist 2020). The layers below were never
-trained for that, so what they say is how far the last layer's answer is there already, not what they "believe".
+The MLM head reads the last layer; here it reads every layer ("logit lens", nostalgebraist 2020). The layers below were
+never trained for that, so what they say is how far the last layer's answer is there already, not what they "believe".
 
 Shape legend: L tokens, K masks, H hidden width, N heads, V vocabulary.
 """
@@ -30,8 +30,8 @@ class Layer(NamedTuple):
     completions: the likeliest tokens, best first.
     probability: of the token that the last layer finds likeliest.
     entropy: of all tokens' probabilities, in nats: 0 is certain, log V knows nothing.
-    cosine: between the mask's vector, as the MLM head transforms it, and the embedding of that same token: the product of these
-      two makes its score.
+    cosine: between the mask's vector, as the MLM head transforms it, and the embedding of that same token: the product
+      of these two makes its score.
   """
 
   completions: list[Completion]
@@ -47,9 +47,10 @@ class Mask(NamedTuple):
     place: which token of the text it is, [CLS] being 0.
     layers: from the embeddings to the last.
     word: the token that the last layer finds likeliest.
-    left_out: float [L], how much the log-probability of `word` falls where another token is hidden too; NaN for the mask itself,
-      [CLS] and [SEP].
-    rollout: float [L], the share of each token in the mask's vector if attention were all that mixes vectors; adds up to 1.
+    left_out: float [L], how much the log-probability of `word` falls where another token is hidden too; NaN for the
+      mask itself, [CLS] and [SEP].
+    rollout: float [L], the share of each token in the mask's vector if attention were all that mixes vectors; adds up
+      to 1.
   """
 
   place: int
@@ -107,11 +108,18 @@ def _encode(config: EncoderConfig, params: Any, inputs: ModelInputs) -> tuple[ja
 
 @functools.partial(jax.jit, static_argnums=0)
 def _read(config: EncoderConfig, params: Any, x_MxKxH: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The MLM head on vectors of any layer: (log-probabilities [M, K, V], the vectors as its transform leaves them [M, K, H])."""
+  """The MLM head on vectors of any layer: (log-probabilities [M, K, V], the vectors as its transform leaves them [M,
+  K, H]).
+  """
   words_VxH = params["encoder"]["embeddings"]["word_embeddings"]["embedding"]
   is_last_of_transform = lambda module, _: module.name == "layer_norm"
   logits_MxKxV, seen = MlmHead(config).apply(
-      {"params": params["mlm_head"]}, x_MxKxH, words_VxH, capture_intermediates=is_last_of_transform, mutable="intermediates")
+    {"params": params["mlm_head"]},
+    x_MxKxH,
+    words_VxH,
+    capture_intermediates=is_last_of_transform,
+    mutable="intermediates",
+  )
   log_p = jax.nn.log_softmax(logits_MxKxV[:, :, : config.vocab_size], axis=-1)
   return log_p, seen["intermediates"]["layer_norm"]["__call__"][0]
 
@@ -144,10 +152,11 @@ def attention_probabilities(model: Model, inputs: ModelInputs) -> np.ndarray:
 
 
 def rollout(attention: np.ndarray) -> np.ndarray:
-  """float [L, L]: the share of each input token (second axis) in each vector of the last layer; attention: [layers, N, L, L].
+  """float [L, L]: the share of each input token (second axis) in each vector of the last layer; attention: [layers, N,
+  L, L].
 
-  Abnar & Zuidema 2020, arXiv 2005.00928: the mean over heads, half of it the residual, layers multiplied. What values, feed-forward
-  layers and the MLM head make of a vector does not enter.
+  Abnar & Zuidema 2020, arXiv 2005.00928: the mean over heads, half of it the residual, layers multiplied. What values,
+  feed-forward layers and the MLM head make of a vector does not enter.
   """
   shares = np.eye(attention.shape[-1])
   for layer in attention:

@@ -12,19 +12,39 @@ from bert_jax.tools.svg import Axis, Limit, Series, chart, escape, number, perce
 
 # What the figures mean: said beneath them, in the terminal and on the page.
 LEGEND = (
-    ("layers", "each read through the MLM head, which was trained on the last one only: the others show how far its answer is there "
-     "already, not what they \"think\"."),
-    ("entropy", "in nats; 0 is certain."),
-    ("cosine", "between the vector at the mask, as the transform of the MLM head leaves it, and the embedding of the predicted word; "
-     "their product, and a bias, is the word's score."),
-    ("left out", "what the log-probability of the predicted word loses, in nats, when this token is replaced by [MASK] too; below zero, "
-     "the token speaks against the word."),
-    ("rollout", "the share of this token in the mask's vector if only attention moved anything (Abnar & Zuidema 2020): mean over heads, "
-     "half of it the token's own."),
-    ("why they differ", "left out asks the whole model, but one token at a time, so of two tokens that say the same neither matters. "
-     "Rollout follows where attention looked; what was made of it (values, feed-forward layers, the head) does not count, and nothing "
-     "can speak against a word."),
-)  # fmt: skip
+  (
+    "layers",
+    "each read through the MLM head, which was trained on the last one only: the others show how far its answer is "
+    "there "
+    'already, not what they "think".',
+  ),
+  ("entropy", "in nats; 0 is certain."),
+  (
+    "cosine",
+    "between the vector at the mask, as the transform of the MLM head leaves it, and the embedding of the predicted "
+    "word; "
+    "their product, and a bias, is the word's score.",
+  ),
+  (
+    "left out",
+    "what the log-probability of the predicted word loses, in nats, when this token is replaced by [MASK] too; below "
+    "zero, "
+    "the token speaks against the word.",
+  ),
+  (
+    "rollout",
+    "the share of this token in the mask's vector if only attention moved anything (Abnar & Zuidema 2020): mean over "
+    "heads, "
+    "half of it the token's own.",
+  ),
+  (
+    "why they differ",
+    "left out asks the whole model, but one token at a time, so of two tokens that say the same neither matters. "
+    "Rollout follows where attention looked; what was made of it (values, feed-forward layers, the head) does not "
+    "count, and nothing "
+    "can speak against a word.",
+  ),
+)
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 _MOST = 12  # tokens that the terminal lists for a mask
 
@@ -43,7 +63,10 @@ def lines(found: Look) -> str:
     parts.append(f"  {'layer':<12}{_fit('p(' + mask.word + ')', 18)}{'entropy':>8}{'cosine':>8}  likeliest")
     for layer, one in enumerate(mask.layers):
       likeliest = "  ".join(f"{c.token} {c.probability:.1%}" for c in one.completions)
-      parts.append(f"  {_name(layer):<12}{one.probability:>6.1%} {_bar(one.probability):<11}{one.entropy:>8.2f}{one.cosine:>8.2f}  {likeliest}")
+      parts.append(
+        f"  {_name(layer):<12}{one.probability:>6.1%} "
+        f"{_bar(one.probability):<11}{one.entropy:>8.2f}{one.cosine:>8.2f}  {likeliest}"
+      )
     parts += _weights(found, mask)
   return "\n".join(parts)
 
@@ -57,7 +80,10 @@ def _weights(found: Look, mask: Mask) -> list[str]:
   most, share_most = max(abs(mask.left_out[listed])) or 1.0, max(mask.rollout[listed])
   for place in listed:
     value, share = mask.left_out[place], mask.rollout[place]
-    lines.append(f"  {_fit(found.tokens[place], 18)}{value:>+9.3f} {_bar(abs(value) / most):<11}{share:>8.1%} {_bar(share / share_most)}".rstrip())
+    lines.append(
+      f"  {_fit(found.tokens[place], 18)}{value:>+9.3f} {_bar(abs(value) / most):<11}{share:>8.1%} "
+      f"{_bar(share / share_most)}".rstrip()
+    )
   hidden = sum(np.isfinite(mask.left_out)) - len(listed)
   rest = f"{hidden} other tokens, " if hidden else ""
   return [*lines, f"  {rest + 'the masks, [CLS] and [SEP]':<38} {1 - sum(mask.rollout[listed]):>8.1%}"]
@@ -154,10 +180,13 @@ def page(looks: Sequence[Look], model: str, vocab_size: int) -> str:
 def _mask(found: Look, mask: Mask, count: int, vocab_size: int) -> str:
   which = f"[MASK] {count} of {len(found.masks)}: " if len(found.masks) > 1 else "[MASK]: "
   last = mask.layers[-1]
-  return (f'<div class="card mask-card"><h3>{which}<mark>{escape(mask.word)}</mark> {last.probability:.1%} <small>{settled(mask)}</small></h3>'
-          f'<div class="scroll">{_layers(mask)}</div><div class="charts">{_charts(mask, vocab_size)}</div>'
-          f'<div class="weights"><b>left out, nats</b>{_strip(found, mask, mask.left_out, "{:+.3f}")}'
-          f'<b>rollout</b>{_strip(found, mask, mask.rollout, "{:.1%}")}</div></div>')  # fmt: skip
+  return (
+    f'<div class="card mask-card"><h3>{which}<mark>{escape(mask.word)}</mark> {last.probability:.1%} '
+    f"<small>{settled(mask)}</small></h3>"
+    f'<div class="scroll">{_layers(mask)}</div><div class="charts">{_charts(mask, vocab_size)}</div>'
+    f'<div class="weights"><b>left out, nats</b>{_strip(found, mask, mask.left_out, "{:+.3f}")}'
+    f"<b>rollout</b>{_strip(found, mask, mask.rollout, '{:.1%}')}</div></div>"
+  )
 
 
 def _layers(mask: Mask) -> str:
@@ -165,30 +194,55 @@ def _layers(mask: Mask) -> str:
   for layer in reversed(range(len(mask.layers))):
     one = mask.layers[layer]
     likeliest = " &nbsp; ".join(
-        f'<span{" class=hit" * (c.token == mask.word)}>{escape(c.token)}</span> <small>{c.probability:.1%}</small>' for c in one.completions
-    )  # fmt: skip
-    rows.append(f'<tr><td>{_name(layer)}</td><td><span class="meter"><i style="width: {100 * one.probability:.1f}%"></i></span>{one.probability:.1%}</td>'
-                f'<td class="right">{one.entropy:.2f}</td><td class="right">{one.cosine:.2f}</td><td>{likeliest}</td></tr>')  # fmt: skip
-  return (f'<table class="layers"><tr><th></th><th>p({escape(mask.word)})</th><th class="right">entropy</th><th class="right">cosine</th>'
-          f'<th>likeliest</th></tr>{"".join(rows)}</table>')  # fmt: skip
+      f"<span{' class=hit' * (c.token == mask.word)}>{escape(c.token)}</span> <small>{c.probability:.1%}</small>"
+      for c in one.completions
+    )
+    rows.append(
+      f'<tr><td>{_name(layer)}</td><td><span class="meter"><i style="width: '
+      f'{100 * one.probability:.1f}%"></i></span>{one.probability:.1%}</td>'
+      f'<td class="right">{one.entropy:.2f}</td><td class="right">{one.cosine:.2f}</td><td>{likeliest}</td></tr>'
+    )
+  return (
+    f'<table class="layers"><tr><th></th><th>p({escape(mask.word)})</th><th class="right">entropy</th><th '
+    'class="right">cosine</th>'
+    f"<th>likeliest</th></tr>{''.join(rows)}</table>"
+  )
 
 
 def _charts(mask: Mask, vocab_size: int) -> str:
   whole = Axis(lambda value: f"{value:.0f}" if value == round(value) else "")  # layers
   curve = lambda name: [Series(name, "eval", [(layer, getattr(one, name)) for layer, one in enumerate(mask.layers)])]
-  return (chart(f"Probability of “{mask.word}”, by layer", curve("probability"), x=whole, y=Axis(percent))
-          + chart("Entropy (nats), by layer", curve("entropy"), x=whole, y=Axis(number), limit=Limit(float(np.log(vocab_size)), "knows nothing"))
-          + chart(f"Cosine with the embedding of “{mask.word}”", curve("cosine"), x=whole, y=Axis(number)))  # fmt: skip
+  return (
+    chart(f"Probability of “{mask.word}”, by layer", curve("probability"), x=whole, y=Axis(percent))
+    + chart(
+      "Entropy (nats), by layer",
+      curve("entropy"),
+      x=whole,
+      y=Axis(number),
+      limit=Limit(float(np.log(vocab_size)), "knows nothing"),
+    )
+    + chart(f"Cosine with the embedding of “{mask.word}”", curve("cosine"), x=whole, y=Axis(number))
+  )
 
 
 def _strip(found: Look, mask: Mask, values: np.ndarray, form: str) -> str:
-  """The tokens with their weights as shades: blue for the word, amber against it. The mask's own is left white, or it would outshine all."""
+  """The tokens with their weights as shades: blue for the word, amber against it.
+
+  The mask's own is left white, or it would outshine all.
+  """
   others = np.nan_to_num(np.delete(values, mask.place))
   most = max(float(np.max(np.abs(others))), 1e-9)
   spans = []
   for place, (token, value) in enumerate(zip(found.tokens, values)):
     share = 0.0 if place == mask.place or np.isnan(value) else abs(value) / most
-    color = f"background: color-mix(in srgb, var({'--train' if value >= 0 else '--starting'}) {80 * share:.0f}%, transparent)" if share else ""
+    color = (
+      f"background: color-mix(in srgb, var({'--train' if value >= 0 else '--starting'}) {80 * share:.0f}%, transparent)"
+      if share
+      else ""
+    )
     shown = "" if np.isnan(value) else form.format(value)
-    spans.append(f'<span{" class=here" * (place == mask.place)} style="{color}">{escape(token)}<small>{shown or "&nbsp;"}</small></span>')
+    spans.append(
+      f"<span{' class=here' * (place == mask.place)} "
+      f'style="{color}">{escape(token)}<small>{shown or "&nbsp;"}</small></span>'
+    )
   return f'<div class="tokens">{"".join(spans)}</div>'

@@ -69,8 +69,8 @@ mark { background: var(--hit); color: inherit; border: 1px solid var(--train); b
 .chart .lost { stroke-width: 2; stroke: var(--lost); } .chart circle.lost { fill: var(--lost); }
 .chart .hover { stroke: var(--soft); } .chart.told .legend { visibility: hidden; }
 """ + "".join(
-    f".part-{part} {{ fill: var(--{part}); background: var(--{part}); }}\n"
-    for part in ("useful", "lost", "starting", "data_wait", "evaluation", "checkpoint", "down")
+  f".part-{part} {{ fill: var(--{part}); background: var(--{part}); }}\n"
+  for part in ("useful", "lost", "starting", "data_wait", "evaluation", "checkpoint", "down")
 )
 
 # Under the pointer: a line, and in the place of the title the values there. The page is whole without it.

@@ -135,27 +135,39 @@ def sweep(config: ml_collections.ConfigDict, topology: Topology, *, compiled: in
   facts = facts_of(config)
   candidates = list(_candidates(config, topology, facts, steps))
   if not candidates:
-    raise UserError(f"data.batch_size={config.data.batch_size} and the model divide over no mesh of {topology.chips} chips; "
-                    f"make data.batch_size a multiple of {topology.chips}")  # fmt: skip
+    raise UserError(
+      f"data.batch_size={config.data.batch_size} and the model divide over no mesh of {topology.chips} chips; "
+      f"make data.batch_size a multiple of {topology.chips}"
+    )
   worthwhile = [one for one in candidates if not any(_saves_needlessly(one, other) for other in candidates)]
   # What does not fit by formula is kept behind: the formula may be wrong by a third.
-  worthwhile.sort(key=lambda plan: (plan.needed_bytes > 1.3 * topology.chip.hbm_bytes, round(plan.times.apart, 5), plan.needed_bytes))
+  worthwhile.sort(
+    key=lambda plan: (plan.needed_bytes > 1.3 * topology.chip.hbm_bytes, round(plan.times.apart, 5), plan.needed_bytes)
+  )
   # The config as it is comes along, for comparison.
   own = [one for one in candidates if _as_in(one, config)]
   plans = own + [one for one in worthwhile if not _as_in(one, config)][: max(0, compiled - len(own))]
   if topology.chip.is_tpu:
     results = ahead.compile_ahead([_request(plan.config, topology, facts) for plan in plans])
-    plans = [plan._replace(compiled=found) if isinstance(found, ahead.Compiled) else plan._replace(failure=found)
-             for plan, found in zip(plans, results)]  # fmt: skip
+    plans = [
+      plan._replace(compiled=found) if isinstance(found, ahead.Compiled) else plan._replace(failure=found)
+      for plan, found in zip(plans, results)
+    ]
   plans.sort(key=lambda plan: (not plan.fits, plan.times.apart if plan.fits else plan.needed_bytes))
   return Sweep(config, plans, len(candidates), len(worthwhile))
 
 
-def _candidates(config: ml_collections.ConfigDict, topology: Topology, facts: Facts, steps: int | None) -> Iterator[Plan]:
-  """Every mesh of powers of two that divides the chips, the model and the batch, with all microbatches and policies, by formula."""
+def _candidates(
+  config: ml_collections.ConfigDict, topology: Topology, facts: Facts, steps: int | None
+) -> Iterator[Plan]:
+  """Every mesh of powers of two that divides the chips, the model and the batch, with all microbatches and policies,
+  by formula.
+  """
   chips, encoder = topology.chips, configs.encoder_of(config)
   powers = {2**power for power in range(int(math.log2(chips)) + 1)}
-  for fsdp, tensor, microbatches, remat in itertools.product(sorted({*powers, chips}), (1, 2, 4, 8), MICROBATCHES, REMAT):
+  for fsdp, tensor, microbatches, remat in itertools.product(
+    sorted({*powers, chips}), (1, 2, 4, 8), MICROBATCHES, REMAT
+  ):
     if chips % (fsdp * tensor) or encoder.num_attention_heads % tensor or encoder.hidden_size % fsdp:
       continue
     one = configs.copy_of(config)
@@ -170,11 +182,17 @@ def _candidates(config: ml_collections.ConfigDict, topology: Topology, facts: Fa
 def _as_in(one: Plan, config: ml_collections.ConfigDict) -> bool:
   """Whether a candidate has the mesh (but for an axis at -1), the microbatches and the policy of a config."""
   mesh = all(config.mesh[axis] in (-1, size) for axis, size in one.mesh.items())
-  return mesh and one.config.optimizer.microbatches == config.optimizer.microbatches and one.config.model.remat == config.model.remat
+  return (
+    mesh
+    and one.config.optimizer.microbatches == config.optimizer.microbatches
+    and one.config.model.remat == config.model.remat
+  )
 
 
 def _saves_needlessly(one: Plan, other: Plan) -> bool:
-  """Whether `one` saves more memory than `other`, on the same mesh, which has room to spare (the formula may be wrong by a third)."""
+  """Whether `one` saves more memory than `other`, on the same mesh, which has room to spare (the formula may be wrong
+  by a third).
+  """
   more = lambda plan: (plan.config.optimizer.microbatches, REMAT.index(plan.config.model.remat))
   saves = more(one) != more(other) and all(mine >= its for mine, its in zip(more(one), more(other)))
   return one.mesh == other.mesh and saves and 1.3 * other.needed_bytes <= one.topology.chip.hbm_bytes
@@ -183,7 +201,9 @@ def _saves_needlessly(one: Plan, other: Plan) -> bool:
 def _mesh(config: ml_collections.ConfigDict, topology: Topology) -> dict[str, int]:
   """Sizes of the axes; the same refusals as in a run, from stand-ins for the devices."""
   stand_in = type("StandIn", (), {"platform": "cpu"})
-  return dict(zip(sharding.MESH_AXES, sharding.make_mesh(config, [stand_in() for _ in range(topology.chips)]).devices.shape))
+  return dict(
+    zip(sharding.MESH_AXES, sharding.make_mesh(config, [stand_in() for _ in range(topology.chips)]).devices.shape)
+  )
 
 
 def _request(config, topology: Topology, facts: Facts) -> ahead.Request:
@@ -192,29 +212,56 @@ def _request(config, topology: Topology, facts: Facts) -> ahead.Request:
 
 def _plan(config, topology, mesh, facts, compiled, failure, steps) -> Plan:
   encoder = configs.encoder_of(config)
-  formula = estimate.by_formula(config, encoder, topology, mesh, seq_length=facts.data.seq_length, model_flops=_model_flops(config, facts))
+  formula = estimate.by_formula(
+    config, encoder, topology, mesh, seq_length=facts.data.seq_length, model_flops=_model_flops(config, facts)
+  )
   return Plan(config, topology, mesh, facts, compiled, failure, formula, steps or configs.last_step(config))
 
 
 def _model_flops(config, facts: Facts) -> float:
-  per_token = flops.train_flops_per_token(configs.encoder_of(config), sequence_length=facts.sequence_length, predicted_share=config.masking.rate)
+  per_token = flops.train_flops_per_token(
+    configs.encoder_of(config), sequence_length=facts.sequence_length, predicted_share=config.masking.rate
+  )
   return per_token * config.data.batch_size * facts.tokens_per_row
 
 
 def text(plan: Plan) -> str:
   """The plan for people; the verdict first."""
   chip, config, times = plan.topology.chip, plan.config, plan.times
-  how = "compiled for it" if plan.compiled else "BY FORMULA, NOT COMPILED" if plan.failure is None else "not compiled: it does not fit"
-  rows = [("verdict", _verdict(plan)), ("", ""),
-          ("topology", f"{plan.topology.name}, {_counted(plan.topology.chips, 'chip')} on {_counted(plan.topology.hosts, 'host')}"
-                       + (f" ({plan.topology.accelerator_type})" if plan.topology.accelerator_type else "") + f"; {how}"),
-          ("mesh", ", ".join(f"{axis}={size}" for axis, size in plan.mesh.items())
-                   + f"; remat {config.model.remat}; attention {config.model.attention} is "
-                   + attention_of(config, configs.encoder_of(config), "tpu" if chip.is_tpu else "gpu", plan.facts.data.seq_length)),
-          ("batch", _batch(plan)), ("data", plan.facts.source), ("", "")]  # fmt: skip
+  how = (
+    "compiled for it"
+    if plan.compiled
+    else "BY FORMULA, NOT COMPILED"
+    if plan.failure is None
+    else "not compiled: it does not fit"
+  )
+  rows = [
+    ("verdict", _verdict(plan)),
+    ("", ""),
+    (
+      "topology",
+      f"{plan.topology.name}, {_counted(plan.topology.chips, 'chip')} on {_counted(plan.topology.hosts, 'host')}"
+      + (f" ({plan.topology.accelerator_type})" if plan.topology.accelerator_type else "")
+      + f"; {how}",
+    ),
+    (
+      "mesh",
+      ", ".join(f"{axis}={size}" for axis, size in plan.mesh.items())
+      + f"; remat {config.model.remat}; attention {config.model.attention} is "
+      + attention_of(config, configs.encoder_of(config), "tpu" if chip.is_tpu else "gpu", plan.facts.data.seq_length),
+    ),
+    ("batch", _batch(plan)),
+    ("data", plan.facts.source),
+    ("", ""),
+  ]
   encoder = configs.encoder_of(config)
   rows += [("parameters", f"{estimate.count_parameters(encoder) / 1e6:,.1f} M"), *_memory(plan), ("", "")]
-  rows.append(("model FLOPs", f"{_engineering(plan.model_flops)} a step, {_engineering(plan.model_flops / plan.topology.chips)} a chip"))
+  rows.append(
+    (
+      "model FLOPs",
+      f"{_engineering(plan.model_flops)} a step, {_engineering(plan.model_flops / plan.topology.chips)} a chip",
+    )
+  )
   if plan.compiled:
     rows.append(("compiled FLOPs", f"{_engineering(plan.compiled.flops)} a chip, padding and the optimizer included"))
     rows += _collectives(plan.compiled)
@@ -226,10 +273,17 @@ def text(plan: Plan) -> str:
 def _verdict(plan: Plan) -> str:
   size = f"{_tenths(plan.needed_bytes / GIB)} of {plan.hbm_bytes / GIB:.1f} GiB a chip"
   if not plan.fits:
-    return (f"DOES NOT FIT: {'at least ' if plan.failure else ''}{size}. Raise mesh.fsdp, optimizer.microbatches or model.remat (dots, full), "
-            "or take more chips; --sweep looks for what fits")  # fmt: skip
+    return (
+      f"DOES NOT FIT: {'at least ' if plan.failure else ''}{size}. Raise mesh.fsdp, optimizer.microbatches or "
+      "model.remat (dots, full), "
+      "or take more chips; --sweep looks for what fits"
+    )
   rows = _rows(plan)
-  small = f"; only {_counted(rows, 'row')} a chip: fewer chips would take fewer chip-hours" if rows < 4 and plan.times.bound_by != "compute" else ""
+  small = (
+    f"; only {_counted(rows, 'row')} a chip: fewer chips would take fewer chip-hours"
+    if rows < 4 and plan.times.bound_by != "compute"
+    else ""
+  )
   return f"fits: {size}; bound by {plan.times.bound_by}{small}"
 
 
@@ -245,23 +299,38 @@ def _counted(number: float, noun: str) -> str:
 
 def _batch(plan: Plan) -> str:
   size, microbatches = plan.config.data.batch_size, plan.config.optimizer.microbatches
-  return (f"{_counted(size, 'row')} of {plan.facts.data.seq_length} = {plan.tokens:,.0f} tokens; {_counted(_rows(plan), 'row')} a chip and step, "
-          f"in {_counted(microbatches, 'microbatch')}")  # fmt: skip
+  return (
+    f"{_counted(size, 'row')} of {plan.facts.data.seq_length} = {plan.tokens:,.0f} tokens; "
+    f"{_counted(_rows(plan), 'row')} a chip and step, "
+    f"in {_counted(microbatches, 'microbatch')}"
+  )
 
 
 def _memory(plan: Plan) -> list[tuple[str, str]]:
   gib = lambda count: f"{count / GIB:7.2f} GiB"
   form, whole = plan.formula, plan.needed_bytes if plan.compiled else plan.formula.needed_bytes
   if plan.compiled is None:
-    rows = [("  parameters", form.parameters), ("  moments", form.moments), ("  gradients", form.gradients), ("  activations", form.activations)]
+    rows = [
+      ("  parameters", form.parameters),
+      ("  moments", form.moments),
+      ("  gradients", form.gradients),
+      ("  activations", form.activations),
+    ]
   else:
     memory, state = plan.compiled.memory, plan.compiled.state
-    rows = [("  parameters", state["parameters"]), ("  moments", state["moments"]),
-            ("  batch, step", max(0, memory["arguments"] - sum(state.values()))),
-            ("  gradients, activations", memory["temporaries"]),
-            ("  outputs not in place", memory["outputs"] - memory["aliased"]), ("  program", memory["code"])]  # fmt: skip
+    rows = [
+      ("  parameters", state["parameters"]),
+      ("  moments", state["moments"]),
+      ("  batch, step", max(0, memory["arguments"] - sum(state.values()))),
+      ("  gradients, activations", memory["temporaries"]),
+      ("  outputs not in place", memory["outputs"] - memory["aliased"]),
+      ("  program", memory["code"]),
+    ]
   label = "memory a chip" if plan.compiled else "memory a chip (formula)"
-  return [(label, f"{gib(whole)} of {plan.topology.chip.hbm_bytes / GIB:.1f} GiB"), *((name, gib(size)) for name, size in rows)]
+  return [
+    (label, f"{gib(whole)} of {plan.topology.chip.hbm_bytes / GIB:.1f} GiB"),
+    *((name, gib(size)) for name, size in rows),
+  ]
 
 
 def _collectives(compiled: ahead.Compiled) -> list[tuple[str, str]]:
@@ -272,8 +341,13 @@ def _collectives(compiled: ahead.Compiled) -> list[tuple[str, str]]:
     total[0] += one.times
     total[1] += one.times * one.bytes
     total[2] += one.times * one.sent_bytes
-  rows = [(f"  {kind}", f"over {axes}: {count:,.0f} a step, {size / 2**20:,.1f} MiB, {sent / 2**20:,.1f} MiB sent by each chip")
-          for (kind, axes), (count, size, sent) in sorted(totals.items(), key=lambda item: -item[1][2])]  # fmt: skip
+  rows = [
+    (
+      f"  {kind}",
+      f"over {axes}: {count:,.0f} a step, {size / 2**20:,.1f} MiB, {sent / 2**20:,.1f} MiB sent by each chip",
+    )
+    for (kind, axes), (count, size, sent) in sorted(totals.items(), key=lambda item: -item[1][2])
+  ]
   return [("collectives", "" if rows else "none"), *rows]
 
 
@@ -292,44 +366,81 @@ def _tenths(number: float) -> str:
 def _step(plan: Plan) -> list[tuple[str, str]]:
   times = plan.times
   ms = lambda seconds: f"{1000 * seconds:,.2f} ms"
-  rows = [("step, at least", f"{ms(times.roofline)} if all overlaps, {ms(times.apart)} if nothing does: compute {ms(times.compute)}, "
-                             f"memory {ms(times.memory)}, network {ms(times.network)}")]  # fmt: skip
+  rows = [
+    (
+      "step, at least",
+      f"{ms(times.roofline)} if all overlaps, {ms(times.apart)} if nothing does: compute {ms(times.compute)}, "
+      f"memory {ms(times.memory)}, network {ms(times.network)}",
+    )
+  ]
   if plan.compiled:
     rows.append(("step, by the compiler", _own_estimate(plan.compiled, ms)))
   for label, seconds in (("all overlaps", times.roofline), ("nothing overlaps", times.apart)):
-    rows.append((f"  {label}", f"{plan.tokens / seconds:,.0f} tokens/s, MFU {plan.mfu(seconds):.1%}, "
-                               f"{_tenths(plan.chip_hours(seconds))} chip-hours for {_counted(plan.steps, 'step')} ({_tenths(plan.steps * seconds / 3600)} h)"))  # fmt: skip
+    rows.append(
+      (
+        f"  {label}",
+        f"{plan.tokens / seconds:,.0f} tokens/s, MFU {plan.mfu(seconds):.1%}, "
+        f"{_tenths(plan.chip_hours(seconds))} chip-hours for {_counted(plan.steps, 'step')} "
+        f"({_tenths(plan.steps * seconds / 3600)} "
+        "h)",
+      )
+    )
   if plan.config.init_optimizer and plan.steps == configs.last_step(plan.config):
-    rows.append(("", "the step that init_optimizer starts at is not known here, and steps are counted from 0: give --steps=N"))
+    rows.append(
+      ("", "the step that init_optimizer starts at is not known here, and steps are counted from 0: give --steps=N")
+    )
   return rows
 
 
 def _own_estimate(compiled: ahead.Compiled, ms) -> str:
   if compiled.own_seconds is not None:
     return f"{ms(compiled.own_seconds)}, by its own cost model; what that does not know is left out"
-  return "no estimate: its cost model " + ("counts the loop over microbatches once" if compiled.microbatches > 1 else "gives no number of seconds")
+  return "no estimate: its cost model " + (
+    "counts the loop over microbatches once" if compiled.microbatches > 1 else "gives no number of seconds"
+  )
 
 
 def sweep_text(found: Sweep) -> str:
   """A table of plans, and the flags of the best."""
   plans, topology = found.plans, found.plans[0].topology
   how = f"{len(plans)} compiled" if topology.chip.is_tpu else f"BY FORMULA, NOT COMPILED; {len(plans)} shown"
-  lines = [f"{topology.name}: {_counted(found.considered, 'combination')} of mesh, microbatches and remat, {found.worthwhile:,} worth a try "
-           "(the others save memory that is not short)", f"{how}: the config as it is (*), and the best by formula", "",
-           f"  {'data':>5}{'fsdp':>6}{'tensor':>8}{'microbatches':>14}  {'remat':<6}{'GiB':>7}{'step, at least':>20}{'tokens/s':>14}{'MFU':>8}  bound by"]  # fmt: skip
+  lines = [
+    f"{topology.name}: {_counted(found.considered, 'combination')} of mesh, microbatches and remat, "
+    f"{found.worthwhile:,} worth a try "
+    "(the others save memory that is not short)",
+    f"{how}: the config as it is (*), and the best by formula",
+    "",
+    f"  {'data':>5}{'fsdp':>6}{'tensor':>8}{'microbatches':>14}  "
+    f"{'remat':<6}{'GiB':>7}{'step, at least':>20}{'tokens/s':>14}{'MFU':>8}  bound by",
+  ]
   for plan in plans:
     mesh, times = plan.mesh, plan.times
-    step = (f"{1000 * times.roofline:.1f} to {1000 * times.apart:.1f} ms" if plan.fits else
-            "not compiled" if plan.failure and plan.failure.kind != "memory" else "does not fit")  # fmt: skip
-    line = (f"{'*' if _as_in(plan, found.config) else '':<2}{mesh['data']:>5}{mesh['fsdp']:>6}{mesh['tensor']:>8}"
-            f"{plan.config.optimizer.microbatches:>14}  {plan.config.model.remat:<6}{plan.needed_bytes / GIB:>7.1f}{step:>20}")  # fmt: skip
-    lines.append(line + (f"{plan.tokens / times.apart:>14,.0f}{plan.mfu(times.apart):>8.1%}  {times.bound_by}" if plan.fits else ""))
+    step = (
+      f"{1000 * times.roofline:.1f} to {1000 * times.apart:.1f} ms"
+      if plan.fits
+      else "not compiled"
+      if plan.failure and plan.failure.kind != "memory"
+      else "does not fit"
+    )
+    line = (
+      f"{'*' if _as_in(plan, found.config) else '':<2}{mesh['data']:>5}{mesh['fsdp']:>6}{mesh['tensor']:>8}"
+      f"{plan.config.optimizer.microbatches:>14}  {plan.config.model.remat:<6}{plan.needed_bytes / GIB:>7.1f}{step:>20}"
+    )
+    lines.append(
+      line
+      + (f"{plan.tokens / times.apart:>14,.0f}{plan.mfu(times.apart):>8.1%}  {times.bound_by}" if plan.fits else "")
+    )
   lines += ["", "step: if all overlaps to if nothing does; tokens/s and MFU: if nothing does", ""]
-  lines += sorted({f"not compiled: {plan.failure.message}\n" for plan in plans if plan.failure and plan.failure.kind != "memory"})
+  lines += sorted(
+    {f"not compiled: {plan.failure.message}\n" for plan in plans if plan.failure and plan.failure.kind != "memory"}
+  )
   first = plans[0]
   if first.fits:
     flags = " ".join(f"--config.mesh.{axis}={size}" for axis, size in first.mesh.items())
-    lines.append(f"best: {flags} --config.optimizer.microbatches={first.config.optimizer.microbatches} --config.model.remat={first.config.model.remat}")
+    lines.append(
+      f"best: {flags} --config.optimizer.microbatches={first.config.optimizer.microbatches} "
+      f"--config.model.remat={first.config.model.remat}"
+    )
   else:
     lines.append("none of these fits: take more chips, or shorter rows")
   return "\n".join(lines)
@@ -339,14 +450,26 @@ def as_json(plan: Plan) -> dict[str, Any]:
   """The plan for programs."""
   times, compiled = plan.times, plan.compiled
   return {
-      "topology": plan.topology.name, "chips": plan.topology.chips, "mesh": plan.mesh, "compiled": compiled is not None, "fits": plan.fits,
-      "bound_by": times.bound_by, "needed_bytes": plan.needed_bytes, "hbm_bytes": plan.hbm_bytes,
-      "microbatches": plan.config.optimizer.microbatches, "remat": plan.config.model.remat,
-      "memory": compiled.memory | compiled.state if compiled else plan.formula._replace(times=None)._asdict(),
-      "compiled_flops": compiled.flops if compiled else None, "compilers_seconds": compiled.own_seconds if compiled else None,
-      "collectives": [one._asdict() for one in compiled.traffic] if compiled else None,
-      "model_flops": plan.model_flops, "tokens_per_step": plan.tokens, "seconds": times._asdict() | {"roofline": times.roofline, "apart": times.apart},
-      "mfu": {"roofline": plan.mfu(times.roofline), "apart": plan.mfu(times.apart)}, "steps": plan.steps,
-      "chip_hours": {"roofline": plan.chip_hours(times.roofline), "apart": plan.chip_hours(times.apart)},
-      "assumptions": plan.facts.source, "failure": plan.failure.message if plan.failure else None,
-  }  # fmt: skip
+    "topology": plan.topology.name,
+    "chips": plan.topology.chips,
+    "mesh": plan.mesh,
+    "compiled": compiled is not None,
+    "fits": plan.fits,
+    "bound_by": times.bound_by,
+    "needed_bytes": plan.needed_bytes,
+    "hbm_bytes": plan.hbm_bytes,
+    "microbatches": plan.config.optimizer.microbatches,
+    "remat": plan.config.model.remat,
+    "memory": compiled.memory | compiled.state if compiled else plan.formula._replace(times=None)._asdict(),
+    "compiled_flops": compiled.flops if compiled else None,
+    "compilers_seconds": compiled.own_seconds if compiled else None,
+    "collectives": [one._asdict() for one in compiled.traffic] if compiled else None,
+    "model_flops": plan.model_flops,
+    "tokens_per_step": plan.tokens,
+    "seconds": times._asdict() | {"roofline": times.roofline, "apart": times.apart},
+    "mfu": {"roofline": plan.mfu(times.roofline), "apart": plan.mfu(times.apart)},
+    "steps": plan.steps,
+    "chip_hours": {"roofline": plan.chip_hours(times.roofline), "apart": plan.chip_hours(times.apart)},
+    "assumptions": plan.facts.source,
+    "failure": plan.failure.message if plan.failure else None,
+  }

@@ -28,17 +28,22 @@ from bert_jax.training.metrics import read_events, read_lines
 
 # Rows of the table: metric without its prefix, format, and which end is the good one.
 TABLE = (
-    ("mlm_loss", "{:.3f} nats", min),
-    ("mlm_accuracy", "{:.1%}", max),
-    *((f"{name}_loss", "{:.3f} nats", min) for name in PAIR_OBJECTIVES),
-    *((f"{name}_accuracy", "{:.1%}", max) for name in PAIR_OBJECTIVES),
-    ("perplexity", "{:,.1f}", min),
+  ("mlm_loss", "{:.3f} nats", min),
+  ("mlm_accuracy", "{:.1%}", max),
+  *((f"{name}_loss", "{:.3f} nats", min) for name in PAIR_OBJECTIVES),
+  *((f"{name}_accuracy", "{:.1%}", max) for name in PAIR_OBJECTIVES),
+  ("perplexity", "{:,.1f}", min),
 )
 # How the parts of the time are called.
 PART_NAMES = {
-    "useful": "useful steps", "lost": "steps lost", "starting": "starting", "data_wait": "waiting for data",
-    "evaluation": "evaluation", "checkpoint": "checkpoints", "down": "down",
-}  # fmt: skip
+  "useful": "useful steps",
+  "lost": "steps lost",
+  "starting": "starting",
+  "data_wait": "waiting for data",
+  "evaluation": "evaluation",
+  "checkpoint": "checkpoints",
+  "down": "down",
+}
 SHOWN_RESTARTS = 6  # in the terminal; the page has all
 _WIDTH = 20  # of the names on the left
 
@@ -76,8 +81,9 @@ def read_run(workdir: str | os.PathLike) -> RunRecord:
   try:
     config = json.loads((root / "config.json").read_text(encoding="utf-8"))
   except FileNotFoundError:
-    raise UserError(f"{root}: expected a run folder with a config.json, found none; give the --workdir of a "
-                    "`bert_jax pretrain`") from None
+    raise UserError(
+      f"{root}: expected a run folder with a config.json, found none; give the --workdir of a `bert_jax pretrain`"
+    ) from None
   except ValueError as error:
     raise UserError(f"{root / 'config.json'}: expected a resolved config as JSON, found {error}") from None
   if not isinstance(config, dict):
@@ -90,7 +96,9 @@ def read_run(workdir: str | os.PathLike) -> RunRecord:
     manifest = read_manifest(config.get("data.corpus", ""))
   except UserError:
     manifest = None
-  return RunRecord(root, config, history.lineage(events, lines), events, lines, goodput.account(events, lines), manifest, time.time())
+  return RunRecord(
+    root, config, history.lineage(events, lines), events, lines, goodput.account(events, lines), manifest, time.time()
+  )
 
 
 def curve(run: RunRecord, name: str) -> tuple[list[int], list[float]]:
@@ -103,10 +111,10 @@ def curve(run: RunRecord, name: str) -> tuple[list[int], list[float]]:
 def summary(run: RunRecord) -> str:
   """The report as aligned lines for a terminal."""
   blocks = [
-      [row(name, value) for name, value in [*facts(run), *goodput_rows(run), *trouble(run)] if value],
-      table(run),
-      settings(run),
-      [row(name, value) for name, value in _places(run)],
+    [row(name, value) for name, value in [*facts(run), *goodput_rows(run), *trouble(run)] if value],
+    table(run),
+    settings(run),
+    [row(name, value) for name, value in _places(run)],
   ]
   return "\n\n".join("\n".join(block) for block in blocks if block)
 
@@ -122,12 +130,12 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
   speeds, mfu = (curve(run, name)[1] for name in ("tokens_per_second", "mfu"))
   speed = f"{statistics.median(speeds):,.0f} tokens/s (median)" if speeds else ""
   return [
-      ("run", str(run.workdir)),
-      ("model", f"{config.get('model.preset')}, {config.get('optimizer.name')}, seed {config.get('seed')}"),
-      ("devices", _devices(run)),
-      ("steps", f"{last:,} of {end_step(run):,}{state(run)}"),
-      ("tokens seen", _tokens_seen(run, last)),
-      ("speed", speed + (f", MFU {statistics.median(mfu):.1%}" if mfu else "")),
+    ("run", str(run.workdir)),
+    ("model", f"{config.get('model.preset')}, {config.get('optimizer.name')}, seed {config.get('seed')}"),
+    ("devices", _devices(run)),
+    ("steps", f"{last:,} of {end_step(run):,}{state(run)}"),
+    ("tokens seen", _tokens_seen(run, last)),
+    ("speed", speed + (f", MFU {statistics.median(mfu):.1%}" if mfu else "")),
   ]
 
 
@@ -137,7 +145,7 @@ def end_step(run: RunRecord) -> int:
 
 
 def state(run: RunRecord) -> str:
-  """", finished", or how it ended, or how long ago it gave a sign of life."""
+  """ ", finished", or how it ended, or how long ago it gave a sign of life."""
   if run.account is None:
     return ""
   attempt = run.account.attempts[-1]
@@ -198,18 +206,25 @@ def trouble(run: RunRecord) -> list[tuple[str, str]]:
     kinds[event["event"]].append(event)
   bad = [event for event in kinds["verify"] if event.get("ok") is False]
   return rows + [
-      ("rollbacks", "; ".join(rolled_back(event) for event in kinds["rollback"])),
-      ("skipped updates", f"{len(kinds['skip']):,}, not finite" if kinds["skip"] else ""),
-      ("bad checkpoints", ", ".join(f"step {event.get('step')} ({event.get('reason')})" for event in bad if not event.get("removed"))),
-      ("saves cut off", ", ".join(f"step {event.get('step')}" for event in bad if event.get("removed"))),
-      ("saves", saves(kinds)),
-      ("slowest host", slowest_host(run)),
+    ("rollbacks", "; ".join(rolled_back(event) for event in kinds["rollback"])),
+    ("skipped updates", f"{len(kinds['skip']):,}, not finite" if kinds["skip"] else ""),
+    (
+      "bad checkpoints",
+      ", ".join(f"step {event.get('step')} ({event.get('reason')})" for event in bad if not event.get("removed")),
+    ),
+    ("saves cut off", ", ".join(f"step {event.get('step')}" for event in bad if event.get("removed"))),
+    ("saves", saves(kinds)),
+    ("slowest host", slowest_host(run)),
   ]
 
 
 def ended(attempt: goodput.Attempt) -> str:
   """killed without a word at step 1,400, 400 steps to do again, down 0:00:12."""
-  text = f"{attempt.ended} at step {attempt.last:,}" if attempt.first is not None else f"{attempt.ended} before its first step"
+  text = (
+    f"{attempt.ended} at step {attempt.last:,}"
+    if attempt.first is not None
+    else f"{attempt.ended} before its first step"
+  )
   text += f" ({attempt.message.splitlines()[0][:120]})" if attempt.message else ""
   text += f", {attempt.lost_steps:,} steps lost" if attempt.lost_steps else ""
   return text + (f", down {duration(attempt.down)}" if attempt.down else "")
@@ -217,7 +232,9 @@ def ended(attempt: goodput.Attempt) -> str:
 
 def rolled_back(event: dict[str, Any]) -> str:
   """from step 1,234 to 1,000, past 1,872 rows."""
-  text = f"from step {event['from_step']:,} to {event['step']:,}" if "from_step" in event else f"to step {event['step']:,}"
+  text = (
+    f"from step {event['from_step']:,} to {event['step']:,}" if "from_step" in event else f"to step {event['step']:,}"
+  )
   if "position" in event and "to" in event:
     text += f", past {event['to'] - event['position']:,} rows"
   return text
@@ -246,10 +263,15 @@ def slowest_host(run: RunRecord) -> str:
   if not seen:
     return ""
   process, ratios = max(seen.items(), key=lambda item: len(item[1]))
-  names = [event.get("host") for event in run.events if event["event"] == "slow_host" and event.get("process") == process]
+  names = [
+    event.get("host") for event in run.events if event["event"] == "slow_host" and event.get("process") == process
+  ]
   host = f" ({names[-1]})" if names and names[-1] else ""
   total = sum(map(len, seen.values()))
-  return f"process {process}{host} in {len(ratios)} of {total} windows, {statistics.median(ratios):.2f} x the median (median)"
+  return (
+    f"process {process}{host} in {len(ratios)} of {total} windows, {statistics.median(ratios):.2f} x the median "
+    "(median)"
+  )
 
 
 def table(run: RunRecord) -> list[str]:
@@ -268,7 +290,9 @@ def table(run: RunRecord) -> list[str]:
   lines.insert(0, f"{'':<{_WIDTH}}{'train, last':>14}{'eval, last':>14}{'eval, best':>26}")
   for name in PAIR_OBJECTIVES:
     if majority := curve(run, f"eval/{name}_majority")[1]:
-      lines.append(f"{'majority share':<{_WIDTH}}{'':>14}{majority[-1]:>14.1%}   (always the more frequent {name.upper()} label)")
+      lines.append(
+        f"{'majority share':<{_WIDTH}}{'':>14}{majority[-1]:>14.1%}   (always the more frequent {name.upper()} label)"
+      )
   entropy, losses = unigram_entropy(run), curve(run, "eval/mlm_loss")[1]
   if entropy is not None:
     lines.append(f"{'unigram entropy':<{_WIDTH}}{'':>14}{f'{entropy:.3f} nats':>14}")
@@ -306,11 +330,19 @@ def configuration(run: RunRecord) -> list[Setting]:
 
 def settings(run: RunRecord) -> list[str]:
   """What differs from the defaults, as a paragraph."""
-  text = "  ".join(f"{setting.key}={setting.value}".replace(" ", "\0") for setting in configuration(run) if setting.changed)
+  text = "  ".join(
+    f"{setting.key}={setting.value}".replace(" ", "\0") for setting in configuration(run) if setting.changed
+  )
   if not text:
     return []
-  lines = textwrap.wrap(text, 100, subsequent_indent=" " * _WIDTH, initial_indent=f"{'changed settings':<{_WIDTH}}",
-                        break_long_words=False, break_on_hyphens=False)  # fmt: skip
+  lines = textwrap.wrap(
+    text,
+    100,
+    subsequent_indent=" " * _WIDTH,
+    initial_indent=f"{'changed settings':<{_WIDTH}}",
+    break_long_words=False,
+    break_on_hyphens=False,
+  )
   return [line.replace("\0", " ") for line in lines]
 
 

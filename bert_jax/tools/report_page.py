@@ -39,21 +39,26 @@ def write_page(run: RunRecord, drawn: Samples, out: str | os.PathLike) -> None:
   try:
     storage.write_text(out, text)
   except OSError as error:
-    raise UserError(f"cannot write the page {out}: {error.strerror or error}; say where it may go: --html=FILE.html") from error
+    raise UserError(
+      f"cannot write the page {out}: {error.strerror or error}; say where it may go: --html=FILE.html"
+    ) from error
 
 
 def page(run: RunRecord, drawn: Samples) -> str:
   """The whole page."""
   name = run.workdir.name or str(run.workdir)
   sections = [
-      _head(run),
-      _section("Curves", f'<div class="charts">{_cards(_curves(run))}</div>{_note(run)}'),
-      _section("Throughput", f'<div class="charts">{_cards(_throughput(run))}</div>{_lines([("slowest host", report.slowest_host(run))])}'),
-      _section("Goodput", _goodput(run)),
-      _section("Restarts", _restarts(run)),
-      _section("What happened", _happenings(run)),
-      _section("Samples", _samples(drawn)),
-      _section("Configuration", _configuration(run)),
+    _head(run),
+    _section("Curves", f'<div class="charts">{_cards(_curves(run))}</div>{_note(run)}'),
+    _section(
+      "Throughput",
+      f'<div class="charts">{_cards(_throughput(run))}</div>{_lines([("slowest host", report.slowest_host(run))])}',
+    ),
+    _section("Goodput", _goodput(run)),
+    _section("Restarts", _restarts(run)),
+    _section("What happened", _happenings(run)),
+    _section("Samples", _samples(drawn)),
+    _section("Configuration", _configuration(run)),
   ]
   made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(run.read_at))
   return f"""<!DOCTYPE html>
@@ -85,7 +90,11 @@ def _cards(bodies: Iterable[str]) -> str:
 
 
 def _note(run: RunRecord) -> str:
-  return '<p class="soft">Dotted: the steps that the run went back to, at a restart or a rollback.</p>' if _marks(run) else ""
+  return (
+    '<p class="soft">Dotted: the steps that the run went back to, at a restart or a rollback.</p>'
+    if _marks(run)
+    else ""
+  )
 
 
 def _lines(rows: Sequence[tuple[str, str]]) -> str:
@@ -101,17 +110,26 @@ def _head(run: RunRecord) -> str:
   last = max(run.metrics, default=0)
   state = report.state(run).lstrip(",; ")
   figures.append((f"{last:,}", f"of {report.end_step(run):,} steps", state))
-  for name, form in (("mlm_loss", "{:.3f}"), ("mlm_accuracy", "{:.1%}"), *((f"{one}_accuracy", "{:.1%}") for one in PAIR_OBJECTIVES)):
+  for name, form in (
+    ("mlm_loss", "{:.3f}"),
+    ("mlm_accuracy", "{:.1%}"),
+    *((f"{one}_accuracy", "{:.1%}") for one in PAIR_OBJECTIVES),
+  ):
     steps, values = curve(run, f"eval/{name}")
     if values:
       figures.append((form.format(values[-1]), f"eval/{name}", f"at step {steps[-1]:,}"))
   if speeds := curve(run, "tokens_per_second")[1]:
     mfu = curve(run, "mfu")[1]
-    figures.append((count(statistics.median(speeds)), "tokens/s (median)", f"MFU {statistics.median(mfu):.1%}" if mfu else ""))
+    figures.append(
+      (count(statistics.median(speeds)), "tokens/s (median)", f"MFU {statistics.median(mfu):.1%}" if mfu else "")
+    )
   if run.account and run.account.wall:
     restarts = len(run.account.attempts) - 1
     figures.append((f"{run.account.share('useful'):.1%}", "goodput", f"{restarts} restart{'s' * (restarts != 1)}"))
-  cards = "".join(f'<div class="card"><b>{escape(value)}</b>{escape(name)}<small>{escape(more)}</small></div>' for value, name, more in figures)
+  cards = "".join(
+    f'<div class="card"><b>{escape(value)}</b>{escape(name)}<small>{escape(more)}</small></div>'
+    for value, name, more in figures
+  )
   seen = _lines([("tokens seen", facts["tokens seen"])])
   return f'<header>{title}<p class="soft">{escape(about)}</p>{seen}<div class="cards">{cards}</div></header>\n'
 
@@ -119,9 +137,17 @@ def _head(run: RunRecord) -> str:
 def _marks(run: RunRecord) -> list[tuple[float, str]]:
   """The steps that were gone back to, and why."""
   attempts = run.account.attempts if run.account else []
-  marks = [(after.first, f"attempt {after.number} went on from step {after.first:,}: the one before was {report.ended(before)}")
-           for before, after in zip(attempts, attempts[1:]) if after.first is not None]  # fmt: skip
-  return marks + [(event["step"], f"rollback {report.rolled_back(event)}") for event in run.events if event["event"] == "rollback"]
+  marks = [
+    (
+      after.first,
+      f"attempt {after.number} went on from step {after.first:,}: the one before was {report.ended(before)}",
+    )
+    for before, after in zip(attempts, attempts[1:])
+    if after.first is not None
+  ]
+  return marks + [
+    (event["step"], f"rollback {report.rolled_back(event)}") for event in run.events if event["event"] == "rollback"
+  ]
 
 
 def _series(run: RunRecord, name: str, kind: str, label: str) -> Series:
@@ -142,11 +168,18 @@ def _curves(run: RunRecord) -> list[str]:
   for name in PAIR_OBJECTIVES:
     majority = (curve(run, f"eval/{name}_majority")[1] or [None])[-1]
     both(f"{name}_loss", f"{name.upper()} loss (nats)", Axis(number))
-    both(f"{name}_accuracy", f"{name.upper()} accuracy", Axis(percent), Limit(majority, f"majority {majority:.0%}") if majority else None)
+    both(
+      f"{name}_accuracy",
+      f"{name.upper()} accuracy",
+      Axis(percent),
+      Limit(majority, f"majority {majority:.0%}") if majority else None,
+    )
   charts.append(chart("Learning rate", [_series(run, "learning_rate", "train", "learning rate")], marks=marks))
   norms = curve(run, "train/grad_norm")[1]
   wide = bool(norms) and min(norms) > 0 and max(norms) / min(norms) > 30
-  charts.append(chart("Gradient norm", [_series(run, "train/grad_norm", "train", "norm")], y=Axis(number, log=wide), marks=marks))
+  charts.append(
+    chart("Gradient norm", [_series(run, "train/grad_norm", "train", "norm")], y=Axis(number, log=wide), marks=marks)
+  )
   return charts
 
 
@@ -161,12 +194,23 @@ def _throughput(run: RunRecord) -> list[str]:
     if share is not None and share == share:
       wait.append((step, share))
   return [
-      chart("Tokens per second, without padding", [_series(run, "tokens_per_second", "train", "tokens/s")], y=Axis(count), marks=marks),
-      chart("MFU", [_series(run, "mfu", "train", "MFU")], y=Axis(percent), marks=marks),
-      chart("Waiting for data, share of the time", [Series("waiting", "train", wait)], y=Axis(percent), marks=marks),
-      chart("Seconds per step, slowest host", [_series(run, "hosts/slowest_seconds", "eval", "slowest"),
-                                               _series(run, "hosts/median_seconds", "train", "median")], marks=marks),
-  ]  # fmt: skip
+    chart(
+      "Tokens per second, without padding",
+      [_series(run, "tokens_per_second", "train", "tokens/s")],
+      y=Axis(count),
+      marks=marks,
+    ),
+    chart("MFU", [_series(run, "mfu", "train", "MFU")], y=Axis(percent), marks=marks),
+    chart("Waiting for data, share of the time", [Series("waiting", "train", wait)], y=Axis(percent), marks=marks),
+    chart(
+      "Seconds per step, slowest host",
+      [
+        _series(run, "hosts/slowest_seconds", "eval", "slowest"),
+        _series(run, "hosts/median_seconds", "train", "median"),
+      ],
+      marks=marks,
+    ),
+  ]
 
 
 def _goodput(run: RunRecord) -> str:
@@ -175,11 +219,16 @@ def _goodput(run: RunRecord) -> str:
   if account is None or not account.wall:
     return ""
   present = [part for part in goodput.PARTS if account.seconds[part] > 0]
-  bar = "".join(f'<div class="part-{part}" style="width: {100 * account.share(part):.3f}%" title="{report.PART_NAMES[part]}"></div>' for part in present)
+  bar = "".join(
+    f'<div class="part-{part}" style="width: {100 * account.share(part):.3f}%" title="{report.PART_NAMES[part]}"></div>'
+    for part in present
+  )
   rows = "".join(
-      f'<tr><td><span class="swatch part-{part}"></span>{report.PART_NAMES[part]}</td>'
-      f'<td class="right">{report.duration(account.seconds[part])}</td><td class="right">{account.share(part):.1%}</td></tr>' for part in present
-  )  # fmt: skip
+    f'<tr><td><span class="swatch part-{part}"></span>{report.PART_NAMES[part]}</td>'
+    f'<td class="right">{report.duration(account.seconds[part])}</td><td '
+    f'class="right">{account.share(part):.1%}</td></tr>'
+    for part in present
+  )
   kinds = _by_kind(run)
   elapsed = account.clock()
   spans = [(span.part, elapsed(span.begin), elapsed(span.begin) + span.end - span.begin) for span in account.spans]
@@ -191,12 +240,15 @@ def _goodput(run: RunRecord) -> str:
     vain.append(Series("in vain", "lost", [*good[-1].points[-1:], *rest] if rest else []))
   climb = chart("Step over time", [*good, *vain], x=Axis(duration), y=Axis(count))
   return (
-      f'<div class="card"><p><b>{account.share("useful"):.1%}</b> of {report.duration(account.wall)} (h:mm:ss) went into steps that count.</p>'
-      f'<div class="bar">{bar}</div><div class="two"><table><tr><th>part</th><th class="right">h:mm:ss</th><th class="right">share</th></tr>{rows}</table>'
-      f'{climb}</div>{_lines([("saves", report.saves(kinds))])}</div>'
-      f'<div class="card" style="margin-top: 12px">{_flags(account, elapsed)}{strip(spans, goodput.PARTS)}'
-      f'<div class="ends"><span>{_clock_time(account.attempts[0].begin)}</span><span>{_clock_time(account.attempts[-1].end)}</span></div></div>'
-  )  # fmt: skip
+    f'<div class="card"><p><b>{account.share("useful"):.1%}</b> of {report.duration(account.wall)} (h:mm:ss) went '
+    "into steps that "
+    "count.</p>"
+    f'<div class="bar">{bar}</div><div class="two"><table><tr><th>part</th><th class="right">h:mm:ss</th><th '
+    f'class="right">share</th></tr>{rows}</table>'
+    f"{climb}</div>{_lines([('saves', report.saves(kinds))])}</div>"
+    f'<div class="card" style="margin-top: 12px">{_flags(account, elapsed)}{strip(spans, goodput.PARTS)}'
+    f'<div class="ends"><span>{_clock_time(account.attempts[0].begin)}</span><span>{_clock_time(account.attempts[-1].end)}</span></div></div>'
+  )
 
 
 def _flags(account: goodput.Goodput, elapsed) -> str:
@@ -205,7 +257,9 @@ def _flags(account: goodput.Goodput, elapsed) -> str:
   for attempt in account.attempts[1:]:
     place = 100 * elapsed(attempt.begin) / account.wall
     if place >= free:
-      flags.append(f'<span style="left: {min(max(place, 2), 98):.2f}%" title="attempt {attempt.number}">{attempt.number}</span>')
+      flags.append(
+        f'<span style="left: {min(max(place, 2), 98):.2f}%" title="attempt {attempt.number}">{attempt.number}</span>'
+      )
       free = place + 5
   return f'<div class="flags">{"".join(flags)}</div>' if flags else ""
 
@@ -221,14 +275,14 @@ def _restarts(run: RunRecord) -> str:
   for attempt in attempts[-MOST_ROWS:]:
     reached = attempt.first is not None
     cells = {
-        "attempt": str(attempt.number),
-        "began": _clock_time(attempt.begin),
-        "from step": f"{attempt.first:,}" if reached else "never got so far",
-        "to step": f"{attempt.last:,}" if reached else "",
-        "lasted": report.duration(attempt.end - attempt.begin),
-        "steps lost": f"{attempt.lost_steps:,}" if attempt.lost_steps else "",
-        "down after": report.duration(attempt.down) if attempt.down else "",
-        "ended": attempt.ended or "no word of an end",
+      "attempt": str(attempt.number),
+      "began": _clock_time(attempt.begin),
+      "from step": f"{attempt.first:,}" if reached else "never got so far",
+      "to step": f"{attempt.last:,}" if reached else "",
+      "lasted": report.duration(attempt.end - attempt.begin),
+      "steps lost": f"{attempt.lost_steps:,}" if attempt.lost_steps else "",
+      "down after": report.duration(attempt.down) if attempt.down else "",
+      "ended": attempt.ended or "no word of an end",
     }
     rows.append(cells | ({"said": attempt.message} if attempt.message else {}))
   return _table(rows) + _more(len(attempts))
@@ -248,7 +302,9 @@ def _table(rows: Sequence[dict[str, str]]) -> str:
 
 
 def _more(total: int) -> str:
-  return f'<p class="soft">The newest {MOST_ROWS} of {total}; the events folder has all.</p>' if total > MOST_ROWS else ""
+  return (
+    f'<p class="soft">The newest {MOST_ROWS} of {total}; the events folder has all.</p>' if total > MOST_ROWS else ""
+  )
 
 
 def _happenings(run: RunRecord) -> str:
@@ -266,7 +322,9 @@ def _happenings(run: RunRecord) -> str:
   found += [_skipped(skips)] if skips else []
   if not found:
     return ""
-  rows = [{"time": _clock_time(at), "attempt": str(attempt), "what": text} for at, attempt, text in sorted(found)[-MOST_ROWS:]]
+  rows = [
+    {"time": _clock_time(at), "attempt": str(attempt), "what": text} for at, attempt, text in sorted(found)[-MOST_ROWS:]
+  ]
   return _table(rows) + _more(len(found))
 
 
@@ -283,9 +341,13 @@ def _told(event: dict[str, Any]) -> str:
     case "rollback":
       return f"rollback {report.rolled_back(event)}"
     case "jump":
-      return f"{step}: jumped over rows {event.get('position')} to {event.get('to')}, as recorded by an earlier rollback"
+      return (
+        f"{step}: jumped over rows {event.get('position')} to {event.get('to')}, as recorded by an earlier rollback"
+      )
     case "verify" if event.get("ok") is False:
-      return f"checkpoint of {step}: {event.get('reason')}; " + ("removed" if event.get("removed") else f"set aside as {event.get('set_aside', '')}")
+      return f"checkpoint of {step}: {event.get('reason')}; " + (
+        "removed" if event.get("removed") else f"set aside as {event.get('set_aside', '')}"
+      )
     case "save_passed_over":
       return f"save at {step} passed over: {event.get('because', '')}"
     case "slow_host":
@@ -299,7 +361,11 @@ def _samples(drawn: Samples) -> str:
   """Masked sentences with what the model would write, and what stood there."""
   if drawn.reason:
     return f"<p>None: {escape(drawn.reason)}.</p>"
-  about = f'<p class="soft">Validation sentences with masks, filled in by the checkpoint of step {drawn.step:,}; the same sentences at every report.</p>'
+  about = (
+    f'<p class="soft">Validation sentences with masks, filled in by the checkpoint of step {drawn.step:,}; the '
+    "same sentences at every "
+    "report.</p>"
+  )
   return about + '<div class="charts">' + _cards(map(_sample, drawn.samples)) + "</div>"
 
 
@@ -310,9 +376,13 @@ def _sample(sample: Sample) -> str:
   for place, guesses in enumerate(sample.guesses):
     truth = sample.truth(place)
     listed = "".join(
-        f'<span><span{" class=hit" * (guess.token == truth)}>{escape(guess.token)}</span> <small>{guess.probability:.1%}</small></span>' for guess in guesses
+      f"<span><span{' class=hit' * (guess.token == truth)}>{escape(guess.token)}</span> "
+      f"<small>{guess.probability:.1%}</small></span>"
+      for guess in guesses
     )
-    lines.append(f'<div class="guesses"><mark>{place + 1}</mark>{listed}<span class="soft">truth: {escape(truth)}</span></div>')
+    lines.append(
+      f'<div class="guesses"><mark>{place + 1}</mark>{listed}<span class="soft">truth: {escape(truth)}</span></div>'
+    )
   return f'<p class="sample">{text}</p>{"".join(lines)}'
 
 
@@ -321,11 +391,17 @@ def _configuration(run: RunRecord) -> str:
   changed, others = [], []
   for setting in report.configuration(run):
     default = f"default {setting.default}; " if setting.changed and setting.default else ""
-    cell = (f'<div class="setting"><code>{escape(setting.key)}</code> = <b><code>{escape(setting.value) or "(empty)"}</code></b>'
-            f"<small>{escape(default + setting.meaning)}</small></div>")  # fmt: skip
+    cell = (
+      f'<div class="setting"><code>{escape(setting.key)}</code> = '
+      f"<b><code>{escape(setting.value) or '(empty)'}</code></b>"
+      f"<small>{escape(default + setting.meaning)}</small></div>"
+    )
     (changed if setting.changed else others).append(cell)
-  return (f'<div class="card"><div class="keys">{"".join(changed)}</div><details><summary>{len(others)} keys at their defaults</summary>'
-          f'<div class="keys">{"".join(others)}</div></details></div>')  # fmt: skip
+  return (
+    f'<div class="card"><div class="keys">{"".join(changed)}</div><details><summary>{len(others)} keys at their '
+    "defaults</summary>"
+    f'<div class="keys">{"".join(others)}</div></details></div>'
+  )
 
 
 def _by_kind(run: RunRecord) -> dict[str, list[dict[str, Any]]]:

@@ -132,8 +132,11 @@ def _cut(ids: list[int], model: inference.Model) -> list[int]:
 def _choose(ids: list[int], model: inference.Model, draw: random.Random) -> list[int]:
   """Places of words of one token, never two neighbours; none in a sentence that is too short."""
   tokens = _names(ids, model)
-  whole = [place for place, token in enumerate(tokens)
-           if _WORD.fullmatch(token) and not (place + 1 < len(tokens) and tokens[place + 1].startswith("##"))]  # fmt: skip
+  whole = [
+    place
+    for place, token in enumerate(tokens)
+    if _WORD.fullmatch(token) and not (place + 1 < len(tokens) and tokens[place + 1].startswith("##"))
+  ]
   if len(ids) < MIN_TOKENS or not whole:
     return []
   wanted = min(max(len(ids) // _TOKENS_PER_MASK, 1), _MOST_MASKS)
@@ -160,8 +163,8 @@ def _complete(model: inference.Model, chosen: list[tuple[list[int], list[int]]])
     odds /= odds.sum(axis=-1, keepdims=True)
     best = np.argsort(-odds, axis=-1, kind="stable")[:, :TOP_K]
     guesses = [
-        [inference.Completion(*_names([index], model), int(index), float(odds[number, index])) for index in best[number]]
-        for number in range(len(places))
+      [inference.Completion(*_names([index], model), int(index), float(odds[number, index])) for index in best[number]]
+      for number in range(len(places))
     ]
     samples.append(Sample(_names(ids, model), places, guesses))
   return samples

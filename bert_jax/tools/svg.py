@@ -81,14 +81,22 @@ def duration(seconds: float) -> str:
 
 def picture(width: int, height: int, parts: Sequence[str]) -> str:
   """A file of its own with these elements on white, so many units wide and high."""
-  return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-          f'font-family="system-ui, sans-serif" font-size="13"><rect width="100%" height="100%" fill="white"/>{"".join(parts)}</svg>\n')  # fmt: skip
+  return (
+    f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+    'font-family="system-ui, sans-serif" font-size="13"><rect width="100%" height="100%" '
+    f'fill="white"/>{"".join(parts)}</svg>\n'
+  )
 
 
 def chart(
-    title: str, series: Sequence[Series], *, x: Axis = Axis(count), y: Axis = Axis(number), limit: Limit | None = None,
-    marks: Sequence[tuple[float, str]] = (),
-) -> str:  # fmt: skip
+  title: str,
+  series: Sequence[Series],
+  *,
+  x: Axis = Axis(count),
+  y: Axis = Axis(number),
+  limit: Limit | None = None,
+  marks: Sequence[tuple[float, str]] = (),
+) -> str:
   """An <svg> with axes, lines and a legend, or "" where there is nothing to draw.
 
   Args:
@@ -111,7 +119,10 @@ def chart(
   body = [*_grid(x, y, x_range, y_range, across, up)]
   for at, what in marks:
     if x_range[0] <= at <= x_range[1]:
-      body.append(f'<line class="mark" x1="{across(at):.1f}" x2="{across(at):.1f}" y1="{TOP}" y2="{BOTTOM}"><title>{escape(what)}</title></line>')
+      body.append(
+        f'<line class="mark" x1="{across(at):.1f}" x2="{across(at):.1f}" y1="{TOP}" '
+        f'y2="{BOTTOM}"><title>{escape(what)}</title></line>'
+      )
   if limit:
     body.append(f'<line class="limit" x1="{LEFT}" x2="{RIGHT}" y1="{up(limit.value):.1f}" y2="{up(limit.value):.1f}"/>')
   for one in series:
@@ -121,8 +132,11 @@ def chart(
   data = f'data-x="{x_range[0]:.9g} {x_range[1]:.9g}" data-y="{low:.9g} {high:.9g}" data-log="{int(y.log)}"'
   unit = "%" if y.form is percent else ""
   data += ' data-time="1"' if x.form is duration else ""
-  return (f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}" {data} data-unit="{unit}" '
-          f'data-plot="{LEFT} {RIGHT} {TOP} {BOTTOM}">{"".join(body)}</svg>')  # fmt: skip
+  return (
+    f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}" {data} '
+    f'data-unit="{unit}" '
+    f'data-plot="{LEFT} {RIGHT} {TOP} {BOTTOM}">{"".join(body)}</svg>'
+  )
 
 
 def _x_range(xs: list[float]) -> tuple[float, float]:
@@ -141,11 +155,16 @@ def _y_range(ys: list[float], log: bool) -> tuple[float, float]:
 def _grid(x: Axis, y: Axis, x_range, y_range, across, up) -> list[str]:
   parts = []
   for value in ticks(*y_range, 5, log=y.log):
-    parts.append(f'<line class="grid" x1="{LEFT}" x2="{RIGHT}" y1="{up(value):.1f}" y2="{up(value):.1f}"/>'
-                 f'<text class="tick" text-anchor="end" x="{LEFT - 6}" y="{up(value) + 4:.1f}">{escape(y.form(value))}</text>')  # fmt: skip
+    parts.append(
+      f'<line class="grid" x1="{LEFT}" x2="{RIGHT}" y1="{up(value):.1f}" y2="{up(value):.1f}"/>'
+      f'<text class="tick" text-anchor="end" x="{LEFT - 6}" y="{up(value) + 4:.1f}">{escape(y.form(value))}</text>'
+    )
   for value in ticks(*x_range, 4, times=x.form is duration):
     anchor = "end" if across(value) > RIGHT - 14 else "middle"
-    parts.append(f'<text class="tick" text-anchor="{anchor}" x="{across(value):.1f}" y="{BOTTOM + 17}">{escape(x.form(value))}</text>')
+    parts.append(
+      f'<text class="tick" text-anchor="{anchor}" x="{across(value):.1f}" '
+      f'y="{BOTTOM + 17}">{escape(x.form(value))}</text>'
+    )
   parts.append(f'<line class="axis" x1="{LEFT}" x2="{RIGHT}" y1="{BOTTOM}" y2="{BOTTOM}"/>')
   return parts
 
@@ -165,13 +184,17 @@ def ticks(low: float, high: float, most: int, *, log: bool = False, times: bool 
   """
   if log:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    within = lambda factors: [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
+    within = lambda factors: [
+      factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high
+    ]
     found = within((1, 2, 5))
     found = found if len(found) <= most + 2 else within((1,))
     return found[:: -(-len(found) // most) or 1] if len(found) > most + 2 else found or [low]
   unit = 86400.0 if times and high - low > most * _TIMES[-1] else 1.0
   power = math.floor(math.log10((high - low) / most / unit))
-  bases = [unit * factor * 10.0 ** (power + more) for more in (0, 1) for factor in (1, 2, 5)] + [unit * 10.0 ** (power + 2)]
+  bases = [unit * factor * 10.0 ** (power + more) for more in (0, 1) for factor in (1, 2, 5)] + [
+    unit * 10.0 ** (power + 2)
+  ]
   if times and _TIMES[0] * most <= high - low <= _TIMES[-1] * most:
     bases = list(_TIMES)
   within = lambda base: range(math.ceil(low / base - 1e-9), math.floor(high / base + 1e-9) + 1)
@@ -217,7 +240,11 @@ def _legend(series: Sequence[Series], limit: Limit | None) -> list[str]:
   parts, x = [], float(RIGHT)
   for name, kind in reversed(entries):
     x -= 5.6 * len(name)
-    parts.append(f'<text class="tick" x="{x:.0f}" y="14">{escape(name)}</text><line class="{kind}" x1="{x - 17:.0f}" x2="{x - 4:.0f}" y1="10" y2="10"/>')
+    parts.append(
+      f'<text class="tick" x="{x:.0f}" y="14">{escape(name)}</text><line class="{kind}" x1="{x - 17:.0f}" '
+      f'x2="{x - 4:.0f}" y1="10" '
+      'y2="10"/>'
+    )
     x -= 28
   return ['<g class="legend">', *parts, "</g>"]
 
@@ -247,5 +274,7 @@ def strip(spans: Sequence[tuple[str, float, float]], parts: Sequence[str], colum
         paths[part].append(f"M{column},{100 - base - height:.1f}h1v{height:.1f}h-1z")
         base += height
   drawn = "".join(f'<path class="part-{part}" d="{"".join(path)}"/>' for part, path in paths.items() if path)
-  return (f'<svg class="strip" viewBox="0 0 {columns} 100" preserveAspectRatio="none" role="img" '
-          f'aria-label="what the time went into, from the first start on">{drawn}</svg>')  # fmt: skip
+  return (
+    f'<svg class="strip" viewBox="0 0 {columns} 100" preserveAspectRatio="none" role="img" '
+    f'aria-label="what the time went into, from the first start on">{drawn}</svg>'
+  )

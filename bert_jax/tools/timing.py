@@ -29,8 +29,8 @@ def in_turn(runs: Mapping[str, Run], *, rounds: int, seconds: float) -> dict[str
   """Seconds of one unit of work of each, a figure per round; all take their turn in every round, in alternating order.
 
   Args:
-    runs: name -> run(n), which makes n calls one after the other, returns when the last has ended, and says how many units of
-      work they were; None: a call is a unit. All have run before: what is compiled is compiled.
+    runs: name -> run(n), which makes n calls one after the other, returns when the last has ended, and says how many
+      units of work they were; None: a call is a unit. All have run before: what is compiled is compiled.
     rounds: figures for each.
     seconds: of one turn, about.
 
@@ -48,7 +48,9 @@ def in_turn(runs: Mapping[str, Run], *, rounds: int, seconds: float) -> dict[str
 
 
 def repeated(call: Callable[[], Any]) -> Run:
-  """A run for `in_turn` of a function of no arguments that computes with JAX; called once already, so that it is compiled."""
+  """A run for `in_turn` of a function of no arguments that computes with JAX; called once already, so that it is
+  compiled.
+  """
 
   def run(times: int) -> None:
     for _ in range(times):

@@ -81,8 +81,14 @@ class Checkpoints:
   """
 
   def __init__(
-      self, directory, *, every_steps: int, keep_last: int, keep_best: int, judge: Judge = Judge(),
-      on_event: Callable = lambda *_, **__: None,
+    self,
+    directory,
+    *,
+    every_steps: int,
+    keep_last: int,
+    keep_best: int,
+    judge: Judge = Judge(),
+    on_event: Callable = lambda *_, **__: None,
   ):
     """
     Args:
@@ -92,7 +98,8 @@ class Checkpoints:
       keep_best: checkpoints with the best metrics to keep besides.
       judge: tells which of those given to `save` are the best.
       on_event: called as on_event("verify", step=…, ok=…, …) for every checkpoint that is looked at, as
-        on_event("saved", step=…, seconds=…) when one is committed, and as on_event("save_passed_over", step=…, because=…).
+        on_event("saved", step=…, seconds=…) when one is committed, and as on_event("save_passed_over", step=…,
+        because=…).
     """
     if every_steps < 1:
       raise UserError(f"checkpoint.every_steps must be 1 or more, got {every_steps}")
@@ -144,14 +151,15 @@ class Checkpoints:
       return unmarked
     if damaged or from_first(folders.has_damage(self._directory)):
       raise UserError(
-          f"no checkpoint in {self._directory} is sound; damaged ones are in its folder {folders.SET_ASIDE}. "
-          "Restore it from a backup, or train from the beginning: with another --workdir, or after moving "
-          f"{self._directory} out of the way"
+        f"no checkpoint in {self._directory} is sound; damaged ones are in its folder {folders.SET_ASIDE}. "
+        "Restore it from a backup, or train from the beginning: with another --workdir, or after moving "
+        f"{self._directory} out of the way"
       )
     return None
 
   def _restore_unmarked(self, abstract_state) -> Restored | None:
-    """A checkpoint that was set aside for its missing commit marker alone, put back where there is no other and it verifies.
+    """A checkpoint that was set aside for its missing commit marker alone, put back where there is no other and it
+    verifies.
 
     A process that is killed between the last array and the marker of its first save leaves just that.
     """
@@ -168,7 +176,10 @@ class Checkpoints:
         continue
       self._saved[step] = folders.read_manifest(path).metrics
       self._on_event("verify", step=step, ok=True, marker="written again")
-      say(f"checkpoint {step} is whole but for its commit marker, and there is no other: the marker is written again, and it is used")
+      say(
+        f"checkpoint {step} is whole but for its commit marker, and there is no other: the marker is written again, "
+        "and it is used"
+      )
       return Restored(state, step, host)
     return None
 
@@ -216,8 +227,8 @@ class Checkpoints:
     if bad:
       others = f" (and so do {len(bad) - 1} others)" if len(bad) > 1 else ""
       raise UserError(
-          f"step {step} is not saved: {bad[0]} holds NaN or infinity{others}; the checkpoints before are "
-          "untouched. Resume with a lower optimizer.learning_rate or a longer optimizer.warmup_steps"
+        f"step {step} is not saved: {bad[0]} holds NaN or infinity{others}; the checkpoints before are "
+        "untouched. Resume with a lower optimizer.learning_rate or a longer optimizer.warmup_steps"
       )
     metrics = {name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)}
     records = {name: (str(a.dtype), tuple(a.shape), facts[name].checksum) for name, a in arrays.items()}
@@ -232,7 +243,9 @@ class Checkpoints:
 
   def add_metrics(self, step: int, metrics: dict[str, float]) -> None:
     """Writes metrics beside those of a checkpoint that was saved before they were known."""
-    self._saved[step] = self._saved[step] | {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+    self._saved[step] = self._saved[step] | {
+      name: float(value) for name, value in metrics.items() if math.isfinite(value)
+    }
     path = self._folder_of(step)
     on_first(lambda: folders.rewrite_metrics(path, self._saved[step]))
 
@@ -242,7 +255,10 @@ class Checkpoints:
       self._settle(timeout=None)
 
   def abandon(self) -> None:
-    """Forgets a save in the background: it lacks its commit marker, and the next start removes it. Does nothing when alone."""
+    """Forgets a save in the background: it lacks its commit marker, and the next start removes it.
+
+    Does nothing when alone.
+    """
     if jax.process_count() > 1:
       self._pending = None
 
@@ -269,7 +285,9 @@ class Checkpoints:
 
   def _folder_of(self, step: int) -> epath.Path:
     """Where a step lies or will lie; the first process looks, for what it has just set aside others may not see yet."""
-    return self._directory / from_first(folders.folder_of(self._directory, step).name if jax.process_index() == 0 else None)
+    return self._directory / from_first(
+      folders.folder_of(self._directory, step).name if jax.process_index() == 0 else None
+    )
 
   def _worth_keeping(self) -> set[int]:
     last = sorted(self._saved)[-self._keep_last :]

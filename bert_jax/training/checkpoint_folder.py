@@ -91,7 +91,9 @@ def read_manifest(path: epath.Path) -> Manifest:
     raise Damaged("manifest", f"{MANIFEST_FILE} is missing") from error
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
     if isinstance(error, OSError) and storage.is_remote(path):  # the way there, not what lies there
-      raise UserError(f"{path / MANIFEST_FILE} cannot be read: {error}; try again, or give this machine the right to read it") from error
+      raise UserError(
+        f"{path / MANIFEST_FILE} cannot be read: {error}; try again, or give this machine the right to read it"
+      ) from error
     raise Damaged("manifest", f"{MANIFEST_FILE} cannot be read ({type(error).__name__}: {error})") from error
   if not intact:
     raise Damaged("manifest", f"{MANIFEST_FILE} has been altered")
@@ -133,8 +135,8 @@ def check_fits(path: epath.Path, manifest: Manifest, abstract: dict[str, Any]) -
   if differences:
     more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
     raise UserError(
-        f"checkpoint {path} belongs to another configuration. {differences[0]}{more}. Give this run the "
-        "model and the optimizer that the checkpoint was made with, or choose another --workdir"
+      f"checkpoint {path} belongs to another configuration. {differences[0]}{more}. Give this run the "
+      "model and the optimizer that the checkpoint was made with, or choose another --workdir"
     )
 
 
@@ -143,7 +145,11 @@ def step_folders(directory: epath.Path) -> list[epath.Path]:
   if not directory.exists():
     return []
   marked = _marked(directory)
-  folders = [path for path in directory.iterdir() if _STEP_FOLDER.fullmatch(path.name) and path.name not in marked and path.is_dir()]
+  folders = [
+    path
+    for path in directory.iterdir()
+    if _STEP_FOLDER.fullmatch(path.name) and path.name not in marked and path.is_dir()
+  ]
   return sorted(folders, key=lambda path: (step_of(path), path.name))
 
 
@@ -181,7 +187,9 @@ def check_committed(path: epath.Path) -> None:
 
 
 def set_aside(path: epath.Path, reason: str) -> epath.Path:
-  """Moves a step's folder away, under a name that is still free, and returns where it lies; in an object store a marker has to do."""
+  """Moves a step's folder away, under a name that is still free, and returns where it lies; in an object store a
+  marker has to do.
+  """
   parent, number = path.parent / SET_ASIDE, 1
   if storage.is_remote(path):
     storage.write_text(parent / f"{path.name}-{reason}", f"{path} is damaged ({reason}) and does not count\n")

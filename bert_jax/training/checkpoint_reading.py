@@ -21,7 +21,15 @@ from bert_jax.training.checkpoint_folder import Damaged, Manifest
 from bert_jax.training.checksums import array_facts, numpy_checksum
 
 # How TensorStore says that an object store was not reached, or did not let us in.
-_UNREACHED = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "ABORTED", "CURL")
+_UNREACHED = (
+  "UNAVAILABLE",
+  "DEADLINE_EXCEEDED",
+  "PERMISSION_DENIED",
+  "UNAUTHENTICATED",
+  "RESOURCE_EXHAUSTED",
+  "ABORTED",
+  "CURL",
+)
 
 
 def restore_params(directory, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -70,7 +78,9 @@ def restore_state(directory, abstract_state, step: int | None = None) -> tuple[A
 
 
 def read_state(path: epath.Path, abstract_state) -> tuple[Any, dict[str, Any]]:
-  """(state, host values) of the checkpoint in `path`, verified on the devices; anything raised may mean damage, see `diagnose`."""
+  """(state, host values) of the checkpoint in `path`, verified on the devices; anything raised may mean damage, see
+  `diagnose`.
+  """
   manifest = together(lambda: folders.read_manifest(path))
   abstract = folders.by_path(abstract_state)
   folders.check_fits(path, manifest, abstract)
@@ -99,8 +109,11 @@ def diagnose(path: epath.Path, error: Exception) -> Damaged:
     return damage
   except Exception as failure:
     if storage.is_remote(path) and any(sign in str(failure) for sign in _UNREACHED):
-      raise UserError(f"{path} cannot be read ({folders.short(failure)}); nothing is set aside. Try again, or look at this machine's rights "
-                      "and network") from failure  # fmt: skip
+      raise UserError(
+        f"{path} cannot be read ({folders.short(failure)}); nothing is set aside. Try again, or look at this "
+        "machine's rights "
+        "and network"
+      ) from failure
     return Damaged("unreadable", f"it cannot be read ({folders.short(failure)})")
   raise RuntimeError(f"{path} is sound, but restoring it failed: {folders.short(error)}") from error
 

@@ -30,19 +30,21 @@ ROW_AXES = sharding.AXES["batch"]
 
 
 def on_own_rows(
-    mesh: Mesh | None, fn: Callable[[Any, Any, Any], tuple[Any, Any]], *, training: bool = True
+  mesh: Mesh | None, fn: Callable[[Any, Any, Any], tuple[Any, Any]], *, training: bool = True
 ) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
   """Returns fn(params, rows, shared) -> (sums, gradients) over the whole batch, from fn over the rows of one device.
 
   Args:
     mesh: the devices; None or one of them: there is nothing to exchange.
-    fn: is traced once, for any device. It gets the device's parts of `params` (see `whole`) and of `rows`, whose arrays have
-      the batch as their first dimension. It returns sums over its rows, and gradients of its parts of `params`.
+    fn: is traced once, for any device. It gets the device's parts of `params` (see `whole`) and of `rows`, whose arrays
+      have the batch as their first dimension. It returns sums over its rows, and gradients of its parts of `params`.
     training: False: fn returns None for gradients.
   """
   if mesh is None or mesh.size == 1:
     return fn
-  split = tuple(axis for axis in ROW_AXES if mesh.shape[axis] > 1)  # a sum over one device is none, and the compiler refuses it beside `tensor`
+  split = tuple(
+    axis for axis in ROW_AXES if mesh.shape[axis] > 1
+  )  # a sum over one device is none, and the compiler refuses it beside `tensor`
   # A kernel written by hand runs only where no axis is left to the compiler.
   manual = set(ROW_AXES) if mesh.shape["tensor"] > 1 else set(mesh.axis_names)
   names = [(name, "tensor" if axes == ("tensor",) else None) for name, axes in sharding.AXES.items()]
@@ -59,9 +61,13 @@ def on_own_rows(
       return _sum(sums, split), gradients
 
     return jax.shard_map(
-        one_device, mesh=mesh, in_specs=(specs, P(ROW_AXES), P()), out_specs=(P(), specs if training else None),
-        axis_names=manual, check_vma=False,
-    )(params, rows, shared)  # fmt: skip
+      one_device,
+      mesh=mesh,
+      in_specs=(specs, P(ROW_AXES), P()),
+      out_specs=(P(), specs if training else None),
+      axis_names=manual,
+      check_vma=False,
+    )(params, rows, shared)
 
   return run
 
@@ -71,13 +77,14 @@ def _sum(tree: Any, axes: tuple[str, ...]) -> Any:
 
 
 def whole(params: Any, mesh: Mesh | None, dtype: Any = None) -> Any:
-  """Parameters with all that other devices of `fsdp` hold of them; to be called within `on_own_rows`, and differentiated.
+  """Parameters with all that other devices of `fsdp` hold of them; to be called within `on_own_rows`, and
+  differentiated.
 
   Args:
     params: the device's parts.
     mesh: the devices.
-    dtype: dtype that matrices are sent in, the one that they are multiplied in; None: their own. Embeddings keep theirs: the
-      gradient of a frequent word is a sum over many positions, which bfloat16 could not hold.
+    dtype: dtype that matrices are sent in, the one that they are multiplied in; None: their own. Embeddings keep
+      theirs: the gradient of a frequent word is a sum over many positions, which bfloat16 could not hold.
   """
   if mesh is None or mesh.shape["fsdp"] == 1:
     return params
@@ -104,8 +111,8 @@ def _gather_backward(spec, shared_by_tensor, dtype, like, gradient):
   sum_dtype = jnp.promote_types(like.dtype, jnp.float32)
 
   def scatter(x):
-    # Cut first: of a table of embeddings that is to be scattered along its last dimension the TPU compiler makes an all-reduce, and
-    # then takes each device's part, which sends twice as much.
+    # Cut first: of a table of embeddings that is to be scattered along its last dimension the TPU compiler makes an
+    # all-reduce, and then takes each device's part, which sends twice as much.
     parts = jnp.stack(jnp.split(x.astype(sum_dtype), jax.lax.axis_size("fsdp"), axis=spec.index("fsdp")))
     return jax.lax.psum_scatter(parts, "fsdp", scatter_dimension=0)
 
@@ -126,7 +133,8 @@ def _within_tensor(fn: Callable, spec: P, shared_by_tensor: bool) -> Callable:
 def all_rows(rows: Any, mesh: Mesh | None) -> Any:
   """The rows of all devices, in the order of the batch; to be called within `on_own_rows`, and differentiated.
 
-  The gradient of a row is summed over the devices that have used it. Arrays have this device's rows as their first dimension.
+  The gradient of a row is summed over the devices that have used it. Arrays have this device's rows as their first
+  dimension.
   """
   split = tuple(axis for axis in ROW_AXES if mesh is not None and mesh.shape[axis] > 1)
   return jax.tree.map(lambda x: jax.lax.all_gather(x, split, tiled=True), rows) if split else rows

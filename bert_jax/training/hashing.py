@@ -19,7 +19,8 @@ def flat_index(shape: tuple[int, ...]) -> jax.Array:
 
 
 def mix(x):
-  """A bijection of uint32 in which every input bit moves about half of the output bits; mix(0) = 0. Takes JAX and NumPy arrays.
+  """A bijection of uint32 in which every input bit moves about half of the output bits; mix(0) = 0. Takes JAX and NumPy
+  arrays.
 
   Constants: the "lowbias32" function of Chris Wellons' hash prospector (2018, public domain).
   """

@@ -20,12 +20,17 @@ class Judge(NamedTuple):
   def best_first(self, evaluations: dict[int, dict[str, float]]) -> list[int]:
     """The steps whose metrics have this one, the best first; of equals, the newer."""
     sign = -1 if self.higher_is_better else 1
-    return sorted((step for step in evaluations if self.metric in evaluations[step]),
-                  key=lambda step: (sign * evaluations[step][self.metric], -step))  # fmt: skip
+    return sorted(
+      (step for step in evaluations if self.metric in evaluations[step]),
+      key=lambda step: (sign * evaluations[step][self.metric], -step),
+    )
 
 
 class EarlyStopping:
-  """Counts evaluations since the best one. Its counts are saved with every checkpoint, so that a resumed run ends where it would have."""
+  """Counts evaluations since the best one.
+
+  Its counts are saved with every checkpoint, so that a resumed run ends where it would have.
+  """
 
   def __init__(self, judge: Judge):
     self._judge = judge

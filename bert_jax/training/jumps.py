@@ -49,8 +49,10 @@ def read_jumps(workdir: str | os.PathLike) -> list[Jump]:
     with storage.failures(path):
       return [Jump(**record) for record in json.loads(path.read_text())] if path.exists() else []
   except (OSError, ValueError, TypeError) as error:
-    raise UserError(f"{path} cannot be read ({error}); it says where this run left out data. "
-                    "Mend it, or remove it if the run may see that data again") from error  # fmt: skip
+    raise UserError(
+      f"{path} cannot be read ({error}); it says where this run left out data. "
+      "Mend it, or remove it if the run may see that data again"
+    ) from error
 
 
 class Jumps:

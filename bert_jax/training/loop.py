@@ -131,12 +131,19 @@ class _Trainer:
     config, self._stopping, self._max_rollbacks = run.config, False, run.config.max_rollbacks
     self.end = configs.last_step(config)
     self._program = make_program(run.task, config, run.mesh)
-    self._window = Window(run.task, max_bad_steps=config.max_bad_steps, flops_per_token=run.flops_per_token,
-                          peak_flops=run.peak_flops, on_event=around.writer.event)  # fmt: skip
+    self._window = Window(
+      run.task,
+      max_bad_steps=config.max_bad_steps,
+      flops_per_token=run.flops_per_token,
+      peak_flops=run.peak_flops,
+      on_event=around.writer.event,
+    )
     self._early = EarlyStopping(run.judge)
     self.evaluation: dict[str, float] | None = None  # of this step
     self._owes_evaluation = False
-    self._in_flight: tuple[int, int, StepReport] | None = None  # read one step late, so that the device never waits for the host
+    self._in_flight: tuple[int, int, StepReport] | None = (
+      None  # read one step late, so that the device never waits for the host
+    )
     self._stream: Iterator | None = None
     self._go_on_from(*self._restore_or_start())
     sharding.check_sharded(run.mesh, self.state)
@@ -149,7 +156,9 @@ class _Trainer:
     return self.step >= self.end or self._early.is_over
 
   def catch_up(self) -> None:
-    """The evaluation that was due when the processes were told to stop: what it is good for must not depend on when that was."""
+    """The evaluation that was due when the processes were told to stop: what it is good for must not depend on when
+    that was.
+    """
     if self._owes_evaluation:
       self.evaluate(due=True)
     if self._owes_evaluation and self.evaluation is not None:
@@ -192,13 +201,19 @@ class _Trainer:
       if found is not None:
         self.evaluation = {f"eval/{name}": value for name, value in found.items()}
         self._early.add(self.evaluation)
-        if self._early.is_over and self._in_flight is not None:  # this turned out to be the last step, and it is not logged yet
+        if (
+          self._early.is_over and self._in_flight is not None
+        ):  # this turned out to be the last step, and it is not logged yet
           self._log_window()
         self._around.writer.scalars(self.step, self.evaluation)
         self._around.progress.evaluation(self.step, self.evaluation)
         if self._early.is_over and self.step < self.end:
           judge = self._run.judge
-          self._around.progress.line(f"{judge.metric} was not better in {judge.patience} evaluations: the run ends here, {self.end - self.step:,} steps early")
+          self._around.progress.line(
+            f"{judge.metric} was not better in {judge.patience} evaluations: the run ends here, "
+            f"{self.end - self.step:,} steps "
+            "early"
+          )
 
   def _log_window(self) -> None:
     self._read_reports()
@@ -211,14 +226,19 @@ class _Trainer:
     return self.step % self._run.config.eval_every_steps == 0 or self.is_done
 
   def save(self) -> None:
-    """Every checkpoint.every_steps, at the end, and when the processes are told to stop. Raises Preempted in the last case."""
+    """Every checkpoint.every_steps, at the end, and when the processes are told to stop.
+
+    Raises Preempted in the last case.
+    """
     checkpoints, writer = self._around.checkpoints, self._around.writer
     if self._stopping or self.is_done or checkpoints.should_save(self.step):
       self._read_reports()  # what they say of void updates is saved, too
       began = time.perf_counter()
       with self._window.spending("checkpoint"):
         host = self._run.identity | {"position": self.position, "bad_in_a_row": self._window.bad_in_a_row}
-        host |= self._early.host_values() | {"owes_evaluation": self._stopping and self.evaluation is None and self._evaluation_is_due}
+        host |= self._early.host_values() | {
+          "owes_evaluation": self._stopping and self.evaluation is None and self._evaluation_is_due
+        }
         saved = checkpoints.save(self.step, self.state, host=host, metrics=self.evaluation or {})
       self._around.watchdog.beat()
       if saved:
@@ -243,12 +263,16 @@ class _Trainer:
     jumps, limit = self._around.jumps, self._max_rollbacks
     if jumps.from_step(step) >= limit:
       raise UserError(
-          f"{bad}, and the run has gone back to step {step} {limit} times already (max_rollbacks), past other data each time: it is not the "
-          "data. Every void update was skipped, so the checkpoints are sound. Lower optimizer.learning_rate, or lengthen optimizer.warmup_steps"
+        f"{bad}, and the run has gone back to step {step} {limit} times already (max_rollbacks), past other data each "
+        "time: it is not the "
+        "data. Every void update was skipped, so the checkpoints are sound. Lower optimizer.learning_rate, or "
+        "lengthen optimizer.warmup_steps"
       )
     jumps.record(Jump(step, position, bad.position), write=jax.process_index() == 0)
     self._around.writer.event("rollback", step=step, from_step=bad.step, position=position, to=bad.position)
-    self._around.progress.line(f"{bad}; back to step {step}, and on with other data (row {bad.position:,} instead of {position:,})")
+    self._around.progress.line(
+      f"{bad}; back to step {step}, and on with other data (row {bad.position:,} instead of {position:,})"
+    )
     self._window.begin()
     self._go_on_from(state, step, bad.position, 0)
     self._around.watchdog.beat()
@@ -299,8 +323,9 @@ class _Trainer:
       before = restored.host.get(key)
       if before != now:
         raise UserError(
-            f"the checkpoints of this run were made with {key}={before!r}, now it is {now!r}: the data would go on elsewhere; "
-            "give back what it had, or start another run with a new --workdir and --config.init_from"
+          f"the checkpoints of this run were made with {key}={before!r}, now it is {now!r}: the data would go on "
+          "elsewhere; "
+          "give back what it had, or start another run with a new --workdir and --config.init_from"
         )
     position = int(restored.host["position"])
     self._early.restore(restored.host)

@@ -85,15 +85,20 @@ class MetricsWriter:
       self._written = time.monotonic()
 
   def _check_newest(self) -> None:
-    """An object store has no locks: there the attempt that was started last goes on, and an older one ends when it sees it."""
+    """An object store has no locks: there the attempt that was started last goes on, and an older one ends when it
+    sees it.
+    """
     if storage.is_remote(self._workdir):
       newer = self._workdir / "events" / f"attempt-{self._attempt + 1:04d}.jsonl"
       with _told_plainly(newer), storage.failures(newer):
         taken_over = newer.exists()
       if taken_over:
         self._active = False
-        raise UserError(f"another process has begun to train in {self._workdir} ({newer.name} is there), and goes on with it; this one ends. "
-                        "Start one process only, or give each its own --workdir")  # fmt: skip
+        raise UserError(
+          f"another process has begun to train in {self._workdir} ({newer.name} is there), and goes on with it; this "
+          "one ends. "
+          "Start one process only, or give each its own --workdir"
+        )
 
   def close(self) -> None:
     """Writes what there is."""
@@ -125,7 +130,9 @@ def read_metrics(workdir: str | os.PathLike) -> dict[int, dict[str, float]]:
 
 
 def read_lines(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-  """The metrics as they were written, attempt by attempt: [{"attempt": 0, "step": 100, "time": …, …}, …]; None stands for NaN."""
+  """The metrics as they were written, attempt by attempt: [{"attempt": 0, "step": 100, "time": …, …}, …]; None stands
+  for NaN.
+  """
   return list(_read(epath.Path(workdir) / "metrics"))
 
 
@@ -187,8 +194,8 @@ def _told_plainly(path: epath.Path) -> Iterator[None]:
     yield
   except OSError as error:
     raise UserError(
-        f"cannot write {path}: {error.strerror or error}; make room or mend the folder, then start the same "
-        "command again: the run goes on from its newest checkpoint"
+      f"cannot write {path}: {error.strerror or error}; make room or mend the folder, then start the same "
+      "command again: the run goes on from its newest checkpoint"
     ) from error
 
 
@@ -212,7 +219,7 @@ class _TensorBoard:
       os.makedirs(folder, exist_ok=True)
       # Not SummaryWriter, whose thread writes when it likes: the files must be whole when they are uploaded.
       self._file = tensorboardx.event_file_writer.EventsWriter(
-          f"{folder}/events", f".attempt-{self._attempt:04d}-part-{self._part:04d}"
+        f"{folder}/events", f".attempt-{self._attempt:04d}-part-{self._part:04d}"
       )
       if self._attempt and not self._part:
         # A later attempt begins before the earlier one ended: TensorBoard then forgets what came after.

@@ -32,7 +32,8 @@ def make_schedule(config: ml_collections.ConfigDict) -> Callable[[jax.Array], ja
     decay = max(1, round(config.optimizer.decay_fraction * total))
   if warmup + decay > total or decay < 1:
     raise UserError(
-        f"optimizer.warmup_steps={warmup} and a decay of {max(decay, 1)} steps do not fit into total_steps={total}; lower warmup_steps"
+      f"optimizer.warmup_steps={warmup} and a decay of {max(decay, 1)} steps do not fit into total_steps={total}; "
+      "lower warmup_steps"
     )
   # The first update has a rate above 0, and the last one too: step + 1 of warmup, total - step of decay.
   rise = lambda step: peak * (step + 1) / max(warmup, 1)
@@ -65,7 +66,9 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
 
 
 def depth_of(path, num_layers: int) -> int:
-  """Which layer a parameter belongs to: 0 embeddings, 1 to num_layers the layers from below, num_layers + 1 what stands on the encoder."""
+  """Which layer a parameter belongs to: 0 embeddings, 1 to num_layers the layers from below, num_layers + 1 what
+  stands on the encoder.
+  """
   names = [part.key for part in path]
   if names[0] != "encoder":
     return num_layers + 1
@@ -73,7 +76,9 @@ def depth_of(path, num_layers: int) -> int:
 
 
 def frozen(params, frozen_layers: int) -> Any:
-  """Parameters of which those in the lowest layers are constants, see optimizer.frozen_layers: nothing is differentiated down there."""
+  """Parameters of which those in the lowest layers are constants, see optimizer.frozen_layers: nothing is
+  differentiated down there.
+  """
   if frozen_layers < 0:
     return params
   hold = lambda path, p: jax.lax.stop_gradient(p) if depth_of(path, len(params["encoder"]) - 1) <= frozen_layers else p
@@ -81,7 +86,10 @@ def frozen(params, frozen_layers: int) -> Any:
 
 
 def _descend(settings: ml_collections.ConfigDict) -> optax.GradientTransformation:
-  """The direction turned around: times -1, or less the deeper a layer lies (Clark et al. 2020, ELECTRA), 0 where it is frozen."""
+  """The direction turned around: times -1, or less the deeper a layer lies (Clark et al.
+
+  2020, ELECTRA), 0 where it is frozen.
+  """
   if settings.layer_decay == 1.0 and settings.frozen_layers < 0:
     return optax.scale(-1.0)
 
@@ -99,8 +107,10 @@ def _descend(settings: ml_collections.ConfigDict) -> optax.GradientTransformatio
 def _clip(max_norm: float) -> optax.GradientTransformationExtraArgs:
   """What optax.clip_by_global_norm does, from a norm that is known already, by a product with one number.
 
-  Not the division of each element as in Optax: that is too dear for XLA:CPU to do it twice, for either moment, so it writes all
-  clipped gradients to memory in between (docs/performance.md). The state is Optax's, nothing: checkpoints do not tell the two apart.
+  Not the division of each element as in Optax: that is too dear for XLA:CPU to do it twice, for either moment, so it
+    writes all
+  clipped gradients to memory in between (docs/performance.md). The state is Optax's, nothing: checkpoints do not tell
+  the two apart.
   """
 
   def update(gradients, state, params=None, *, grad_norm):
@@ -118,7 +128,9 @@ def _adam(settings: ml_collections.ConfigDict) -> optax.GradientTransformation:
   def kept(state: optax.ScaleByAdamState) -> optax.ScaleByAdamState:
     if settings.moments_dtype == "float32":
       return state
-    rounded = lambda tree, stream: jax.tree.map(lambda x: round_to_bfloat16(x.astype(jnp.float32), state.count, stream=stream), tree)
+    rounded = lambda tree, stream: jax.tree.map(
+      lambda x: round_to_bfloat16(x.astype(jnp.float32), state.count, stream=stream), tree
+    )
     return state._replace(mu=rounded(state.mu, 0), nu=rounded(state.nu, 1))
 
   def update(gradients, state, params=None):

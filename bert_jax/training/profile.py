@@ -18,7 +18,8 @@ class Profile:
     """
     Args:
       steps: the first step to trace, and the first one not to; None for no trace.
-      folder: gets plugins/profile/TIME/ with *.xplane.pb (xprof, TensorBoard) and perfetto_trace.json.gz (ui.perfetto.dev).
+      folder: gets plugins/profile/TIME/ with *.xplane.pb (xprof, TensorBoard) and perfetto_trace.json.gz
+        (ui.perfetto.dev).
     """
     self._start, self._stop = steps or (0, 0)
     self._folder, self._running = folder, False

@@ -1,4 +1,6 @@
-"""The program that a training step is: jitted, with its shardings. The loop runs it; `plan` compiles it for machines that are not there."""
+"""The program that a training step is: jitted, with its shardings. The loop runs it; `plan` compiles it for machines
+that are not there.
+"""
 
 from typing import Any, NamedTuple
 
@@ -33,10 +35,17 @@ def make_program(task: Task, config: ml_collections.ConfigDict, mesh: Mesh) -> P
   sharding.check_sharded(mesh, state)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
   train_step = jax.jit(
-      make_train_step(task, optimizer, schedule, seed=config.seed, microbatches=config.optimizer.microbatches, mesh=mesh,
-                      frozen_layers=config.optimizer.frozen_layers),
-      in_shardings=(shardings, sharding.batch_sharding(mesh)),
-      out_shardings=(shardings, sharding.replicated(mesh)),
-      donate_argnums=0,
+    make_train_step(
+      task,
+      optimizer,
+      schedule,
+      seed=config.seed,
+      microbatches=config.optimizer.microbatches,
+      mesh=mesh,
+      frozen_layers=config.optimizer.frozen_layers,
+    ),
+    in_shardings=(shardings, sharding.batch_sharding(mesh)),
+    out_shardings=(shardings, sharding.replicated(mesh)),
+    donate_argnums=0,
   )
   return Program(train_step, state, optimizer)

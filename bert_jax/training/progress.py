@@ -27,26 +27,32 @@ class Shown(NamedTuple):
 
 
 SHOWN = (
-    Shown("mlm_loss", "mlm loss", "loss", "{:.3f}"),
-    Shown("mlm_accuracy", "mlm acc", "mlm", "{:.1%}"),
-    *(Shown(f"{name}_accuracy", f"{name} acc", name, "{:.1%}") for name in PAIR_OBJECTIVES),
-    Shown("loss", "loss", "loss", "{:.4f}"),  # of fine-tuning
-    Shown("accuracy", "accuracy", "acc", "{:.1%}"),
+  Shown("mlm_loss", "mlm loss", "loss", "{:.3f}"),
+  Shown("mlm_accuracy", "mlm acc", "mlm", "{:.1%}"),
+  *(Shown(f"{name}_accuracy", f"{name} acc", name, "{:.1%}") for name in PAIR_OBJECTIVES),
+  Shown("loss", "loss", "loss", "{:.4f}"),  # of fine-tuning
+  Shown("accuracy", "accuracy", "acc", "{:.1%}"),
 )
 # Evaluations have a line to themselves, and show more.
-SHOWN_OF_EVALUATION = SHOWN + tuple(Shown(f"{name}_majority", "majority", "majority", "{:.1%}") for name in PAIR_OBJECTIVES) + tuple(
-    Shown(name, name, name, "{:.3f}") for name in ("f1", "macro_f1", "micro_f1", "mcc", "precision", "recall", "pearson", "spearman", "exact_match"))
+SHOWN_OF_EVALUATION = (
+  SHOWN
+  + tuple(Shown(f"{name}_majority", "majority", "majority", "{:.1%}") for name in PAIR_OBJECTIVES)
+  + tuple(
+    Shown(name, name, name, "{:.3f}")
+    for name in ("f1", "macro_f1", "micro_f1", "mcc", "precision", "recall", "pearson", "spearman", "exact_match")
+  )
+)
 HEADER_EVERY_LINES = 20
 
 
 class Progress:
   """Where a run stands: a bar on a terminal, else one aligned line per update. Use as a context manager.
 
-      1,200/4,000 |█████▍            | loss 6.123 mlm 12.3% nsp 56.7% 25.1k tok/s 3:21 left
+  1,200/4,000 |█████▍            | loss 6.123 mlm 12.3% nsp 56.7% 25.1k tok/s 3:21 left
   """
 
   def __init__(
-      self, total_steps: int, *, active: bool = True, stream=None, clock: Callable[[], float] = time.monotonic
+    self, total_steps: int, *, active: bool = True, stream=None, clock: Callable[[], float] = time.monotonic
   ):
     """Shows nothing before `begin`.
 
@@ -65,8 +71,13 @@ class Progress:
   def begin(self, step: int) -> None:
     """Training goes on from this step; compiling comes first."""
     if self._active and self._stream.isatty():
-      self._bar = tqdm.tqdm(total=self._total, initial=step, file=self._stream, dynamic_ncols=True,
-                            bar_format=self._layout(step, "compiling the train step …"))  # fmt: skip
+      self._bar = tqdm.tqdm(
+        total=self._total,
+        initial=step,
+        file=self._stream,
+        dynamic_ncols=True,
+        bar_format=self._layout(step, "compiling the train step …"),
+      )
 
   def update(self, step: int, metrics: dict[str, float]) -> None:
     """Shows the metrics of a logged step (`train/…` and `tokens_per_second`)."""

@@ -29,6 +29,8 @@ def round_to_bfloat16(x: jax.Array, count: jax.Array, *, stream: int = 0) -> jax
     stream: arrays that are rounded at the same count, with different chances for different numbers.
   """
   chance = mix(flat_index(x.shape) + np.uint32(stream) * _GOLDEN) + count.astype(jnp.uint32) * _GOLDEN
-  words = jax.lax.bitcast_convert_type(x, jnp.uint32) + (chance >> np.uint32(16))  # the half that is cut off carries into the other
+  words = jax.lax.bitcast_convert_type(x, jnp.uint32) + (
+    chance >> np.uint32(16)
+  )  # the half that is cut off carries into the other
   rounded = jax.lax.bitcast_convert_type((words >> np.uint32(16)).astype(jnp.uint16), jnp.bfloat16)
   return jnp.where(jnp.isfinite(x), rounded, x.astype(jnp.bfloat16))

@@ -29,33 +29,33 @@ MESH_AXES = ("data", "fsdp", "tensor")
 
 # Name of an axis -> the mesh axes that split it. A name that stands for nothing is not split.
 AXES: dict[str, tuple[str, ...]] = {
-    "batch": ("data", "fsdp"),
-    "length": (),
-    "predictions": (),
-    "hidden": (),  # the width of activations
-    "embed": ("fsdp",),  # the same width in parameters
-    "heads": ("tensor",),
-    "mlp": ("tensor",),
-    "vocab": ("tensor",),
+  "batch": ("data", "fsdp"),
+  "length": (),
+  "predictions": (),
+  "hidden": (),  # the width of activations
+  "embed": ("fsdp",),  # the same width in parameters
+  "heads": ("tensor",),
+  "mlp": ("tensor",),
+  "vocab": ("tensor",),
 }
 
 # (pattern at the end of a parameter's path, names of its dimensions). The first match counts; no match is an error.
 PARAMETERS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    ("word_embeddings/embedding", ("vocab", "embed")),
-    ("position_embeddings/embedding", (None, "embed")),
-    ("token_type_embeddings/embedding", (None, None)),
-    ("attention/(query|key|value)/kernel", ("embed", "heads")),
-    ("attention/(query|key|value)/bias", ("heads",)),
-    ("attention/output/kernel", ("heads", "embed")),
-    ("feed_forward/intermediate/kernel", ("embed", "mlp")),
-    ("feed_forward/intermediate/bias", ("mlp",)),
-    ("feed_forward/output/kernel", ("mlp", "embed")),
-    ("(attention|feed_forward)/output/bias", (None,)),
-    ("layer_norm/(scale|bias)", (None,)),
-    ("(pooler|mlm_head|classifier)/dense/kernel", ("embed", None)),
-    ("(pooler|mlm_head|nsp_head|classifier|span_head)/dense/bias", (None,)),
-    ("mlm_head/bias", ("vocab",)),
-    ("(nsp_head|span_head)/dense/kernel", (None, None)),
+  ("word_embeddings/embedding", ("vocab", "embed")),
+  ("position_embeddings/embedding", (None, "embed")),
+  ("token_type_embeddings/embedding", (None, None)),
+  ("attention/(query|key|value)/kernel", ("embed", "heads")),
+  ("attention/(query|key|value)/bias", ("heads",)),
+  ("attention/output/kernel", ("heads", "embed")),
+  ("feed_forward/intermediate/kernel", ("embed", "mlp")),
+  ("feed_forward/intermediate/bias", ("mlp",)),
+  ("feed_forward/output/kernel", ("mlp", "embed")),
+  ("(attention|feed_forward)/output/bias", (None,)),
+  ("layer_norm/(scale|bias)", (None,)),
+  ("(pooler|mlm_head|classifier)/dense/kernel", ("embed", None)),
+  ("(pooler|mlm_head|nsp_head|classifier|span_head)/dense/bias", (None,)),
+  ("mlm_head/bias", ("vocab",)),
+  ("(nsp_head|span_head)/dense/kernel", (None, None)),
 )
 
 # Parameters of fewer numbers may live on every device: gathering them would take longer than they are worth.
@@ -66,7 +66,8 @@ def make_mesh(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] |
   """The mesh of `config.mesh` over all devices; the axis at -1 takes what is left.
 
   Raises:
-    UserError: the axes do not multiply to the number of devices, slices are not whole, or the batch or the heads do not divide.
+    UserError: the axes do not multiply to the number of devices, slices are not whole, or the batch or the heads do not
+      divide.
   """
   devices = jax.devices() if devices is None else devices
   sizes = {name: config.mesh[name] for name in MESH_AXES}
@@ -78,17 +79,21 @@ def make_mesh(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] |
   if open_axes and len(devices) % fixed == 0:
     sizes[open_axes[0]] = len(devices) // fixed
   if math.prod(sizes.values()) != len(devices):
-    raise UserError(f"{asked} does not fit {len(devices)} devices; set one axis to -1 and let the others divide {len(devices)}")
+    raise UserError(
+      f"{asked} does not fit {len(devices)} devices; set one axis to -1 and let the others divide {len(devices)}"
+    )
   heads = configs.encoder_of(config).num_attention_heads
   if heads % sizes["tensor"]:
-    raise UserError(f"mesh.tensor={sizes['tensor']} does not divide the {heads} attention heads, which it splits; "
-                    f"choose one of {_divisors(heads)}")  # fmt: skip
+    raise UserError(
+      f"mesh.tensor={sizes['tensor']} does not divide the {heads} attention heads, which it splits; "
+      f"choose one of {_divisors(heads)}"
+    )
   rows, microbatches, split = config.data.batch_size, config.optimizer.microbatches, sizes["data"] * sizes["fsdp"]
   if rows % (microbatches * split):
     near = max(1, rows // (microbatches * split)) * microbatches * split
     raise UserError(
-        f"data.batch_size={rows} does not divide over {split} devices (mesh.data x mesh.fsdp)"
-        f"{f' in {microbatches} microbatches' if microbatches > 1 else ''}; the nearest size that does is {near}"
+      f"data.batch_size={rows} does not divide over {split} devices (mesh.data x mesh.fsdp)"
+      f"{f' in {microbatches} microbatches' if microbatches > 1 else ''}; the nearest size that does is {near}"
     )
   # Auto axes: the compiler propagates shardings (make_mesh's default, Explicit, asks every operation for one).
   return Mesh(arrange(devices, sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
@@ -97,8 +102,8 @@ def make_mesh(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] |
 def arrange(devices: Sequence[Any], sizes: dict[str, int]) -> np.ndarray:
   """Devices in the order of the mesh, [data, fsdp, tensor], so that what talks most sits closest.
 
-  Slices of TPUs, which only the data centre's network connects, lie along `data`, whose sums are taken once a step. GPUs and
-  CPUs keep the order of their processes, which puts the devices of a host next to each other.
+  Slices of TPUs, which only the data centre's network connects, lie along `data`, whose sums are taken once a step.
+  GPUs and CPUs keep the order of their processes, which puts the devices of a host next to each other.
 
   Raises:
     UserError: several slices, and a mesh.data that they do not divide.
@@ -108,8 +113,10 @@ def arrange(devices: Sequence[Any], sizes: dict[str, int]) -> np.ndarray:
     return np.array(devices, object).reshape(shape)
   slices = len({getattr(device, "slice_index", 0) for device in devices})
   if sizes["data"] % slices:
-    raise UserError(f"mesh.data={sizes['data']} is not a multiple of the {slices} slices, between which only the data axis may lie; "
-                    f"the largest mesh.fsdp x mesh.tensor is {len(devices) // slices}, the devices of a slice")  # fmt: skip
+    raise UserError(
+      f"mesh.data={sizes['data']} is not a multiple of the {slices} slices, between which only the data axis may lie; "
+      f"the largest mesh.fsdp x mesh.tensor is {len(devices) // slices}, the devices of a slice"
+    )
   if slices == 1:
     return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
   within = (sizes["data"] // slices, sizes["fsdp"], sizes["tensor"])
@@ -121,7 +128,9 @@ def _divisors(number: int) -> str:
 
 
 def spec(*names: str | None) -> P:
-  """The PartitionSpec of an array whose dimensions have these names; None and names that stand for nothing are not split."""
+  """The PartitionSpec of an array whose dimensions have these names; None and names that stand for nothing are not
+  split.
+  """
   axes = [AXES[name] if name else () for name in names]
   return P(*(one if len(one) > 1 else one[0] if one else None for one in axes))
 
@@ -153,7 +162,9 @@ def state_specs(state: Any) -> Any:
     for pattern, names in PARAMETERS:
       if re.search(f"(^|/){pattern}$", name):
         return spec(*names)
-    raise ValueError(f"no sharding rule names the parameter {name} of shape {leaf.shape}; add one to sharding.PARAMETERS")
+    raise ValueError(
+      f"no sharding rule names the parameter {name} of shape {leaf.shape}; add one to sharding.PARAMETERS"
+    )
 
   return jax.tree_util.tree_map_with_path(one, state)
 
@@ -169,7 +180,10 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
   def one(path, leaf, where):
     for size, axis in zip(leaf.shape, where):
       if axis is not None and size % mesh.shape[axis]:
-        raise UserError(f"mesh.{axis}={mesh.shape[axis]} does not divide a dimension of {size} of the parameter {_name(path)} {leaf.shape}")
+        raise UserError(
+          f"mesh.{axis}={mesh.shape[axis]} does not divide a dimension of {size} of the parameter {_name(path)} "
+          f"{leaf.shape}"
+        )
     return NamedSharding(mesh, where)
 
   return jax.tree_util.tree_map_with_path(one, state, state_specs(state))
@@ -200,16 +214,18 @@ def check_sharded(mesh: Mesh, state: Any, *, large: int = LARGE) -> None:
     should = -(-size // parts) * leaf.dtype.itemsize
     if size >= large and holds != should:
       raise ValueError(
-          f"{name} of shape {leaf.shape} is not spread as the mesh promises: a device holds {holds:,} bytes of it and should hold {should:,}, "
-          f"a part in {parts} (mesh.fsdp={mesh.shape['fsdp']}, mesh.tensor={mesh.shape['tensor']}); mend sharding.PARAMETERS"
+        f"{name} of shape {leaf.shape} is not spread as the mesh promises: a device holds {holds:,} bytes of it and "
+        f"should hold {should:,}, "
+        f"a part in {parts} (mesh.fsdp={mesh.shape['fsdp']}, mesh.tensor={mesh.shape['tensor']}); mend "
+        "sharding.PARAMETERS"
       )
 
 
 def rows_of_process(mesh: Mesh, batch_size: int, devices: Sequence[jax.Device] | None = None) -> np.ndarray:
   """Which rows of a global batch the devices of this process hold.
 
-  With mesh.tensor across processes, several processes hold the same rows; and where the mesh puts the devices in another
-  order than the processes, the rows are no contiguous range.
+  With mesh.tensor across processes, several processes hold the same rows; and where the mesh puts the devices in
+  another order than the processes, the rows are no contiguous range.
 
   Args:
     mesh: the mesh.
@@ -239,9 +255,13 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     rows, left = divmod(len(array), len(parts))
     if left:
       raise ValueError(f"{len(array)} rows for {len(parts)} parts of a batch; expected those of rows_of_process")
-    place = {part * rows: number * rows for number, part in enumerate(parts.tolist())}  # first row of a part -> where it is in `array`
+    place = {
+      part * rows: number * rows for number, part in enumerate(parts.tolist())
+    }  # first row of a part -> where it is in `array`
     piece = lambda index: array[place[index[0].start or 0] :][:rows]
     return jax.make_array_from_callback((split * rows, *array.shape[1:]), sharding, piece)
 
-  with jax.transfer_guard_host_to_device("allow"):  # the one copy that a step needs; with several processes JAX takes it for an oversight
+  with jax.transfer_guard_host_to_device(
+    "allow"
+  ):  # the one copy that a step needs; with several processes JAX takes it for an oversight
     return {name: put(array) for name, array in batch.items()}

@@ -43,7 +43,9 @@ def abstract(init: Callable, optimizer: optax.GradientTransformation, mesh: Mesh
   """
   shapes = jax.eval_shape(lambda key: create(init(key), optimizer), jax.random.key(seed))
   shardings = sharding.state_shardings(mesh, shapes)
-  return jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, shardings)
+  return jax.tree.map(
+    lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, shardings
+  )
 
 
 def fresh(init: Callable, optimizer: optax.GradientTransformation, like: TrainState, seed: int) -> TrainState:

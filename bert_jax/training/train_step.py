@@ -32,9 +32,10 @@ class Task(NamedTuple):
       Sums). Both are sums over rows: those of all microbatches and devices are added.
     metrics: ({metric: value}) -> {metric: value}, adds what is derived, such as perplexity.
     dtype: of the matrix products, in which parameters travel between devices; None: that of the parameters.
-    embed, loss_of_vectors: given where the loss compares the rows of a batch with each other, so that `loss` has to be given all rows
-      of a device at once. It is then the second of the first: embed: (params, some rows of the prepared batch, dropout keys) ->
-      vectors [rows, ...]; loss_of_vectors: (all rows of a device, their vectors, {term: global weight}) -> (loss, Sums).
+    embed, loss_of_vectors: given where the loss compares the rows of a batch with each other, so that `loss` has to be
+      given all rows of a device at once. It is then the second of the first: embed: (params, some rows of the prepared
+      batch, dropout keys) -> vectors [rows, ...]; loss_of_vectors: (all rows of a device, their vectors, {term: global
+      weight}) -> (loss, Sums).
   """
 
   init: Callable[[jax.Array], Any]
@@ -73,8 +74,8 @@ def prepare_rows(task: Task, seed: int, batch: dict[str, jax.Array], step: jax.A
 def make_gradients(task: Task, *, seed: int, microbatches: int, mesh: Mesh | None = None, frozen_layers: int = -1):
   """Returns gradients(params, step, batch) -> ((loss, Sums), gradients, real tokens), over the global batch.
 
-  To be jitted by the caller; `mesh` None: on one device. `step` None: as in evaluation (see Task.prepare), but with dropout.
-  `frozen_layers`: as optimizer.frozen_layers; gradients of what is frozen are zero.
+  To be jitted by the caller; `mesh` None: on one device. `step` None: as in evaluation (see Task.prepare), but with
+  dropout. `frozen_layers`: as optimizer.frozen_layers; gradients of what is frozen are zero.
   """
 
   used = lambda params: whole(optimizers.frozen(params, frozen_layers), mesh, task.dtype)
@@ -84,7 +85,9 @@ def make_gradients(task: Task, *, seed: int, microbatches: int, mesh: Mesh | Non
 
     def one(part):
       prepared, dropout_keys = part
-      return jax.value_and_grad(lambda params: task.loss(used(params), prepared, global_weights, dropout_keys), has_aux=True)(params)
+      return jax.value_and_grad(
+        lambda params: task.loss(used(params), prepared, global_weights, dropout_keys), has_aux=True
+      )(params)
 
     if microbatches == 1:
       return one(rows)
@@ -92,11 +95,14 @@ def make_gradients(task: Task, *, seed: int, microbatches: int, mesh: Mesh | Non
     return through_vectors(params, rows, parts, global_weights) if task.embed else _sum_over(one, parts)
 
   def through_vectors(params, rows, parts, global_weights):
-    """The same for a loss that needs all rows at once: their vectors first, then its gradient with respect to them, then that of each
-    microbatch, whose vectors are made a second time. So memory holds the activations of one microbatch, as in Gao et al. 2021,
-    arXiv 2101.06983 ("GradCache"); dropout belongs to rows, and is the same both times."""
+    """The same for a loss that needs all rows at once: their vectors first, then its gradient with respect to them,
+    then that of each microbatch, whose vectors are made a second time. So memory holds the activations of one
+    microbatch, as in Gao et al. 2021, arXiv 2101.06983 ("GradCache"); dropout belongs to rows, and is the same both
+    times."""
     vectors = join_rows(jax.lax.map(lambda part: task.embed(used(params), *part), parts))
-    loss_and_sums, pull = jax.value_and_grad(lambda vectors: task.loss_of_vectors(rows[0], vectors, global_weights), has_aux=True)(vectors)
+    loss_and_sums, pull = jax.value_and_grad(
+      lambda vectors: task.loss_of_vectors(rows[0], vectors, global_weights), has_aux=True
+    )(vectors)
 
     def one(part):
       rows, pull = part
@@ -114,9 +120,15 @@ def make_gradients(task: Task, *, seed: int, microbatches: int, mesh: Mesh | Non
 
 
 def make_train_step(
-    task: Task, optimizer: optax.GradientTransformation, schedule: Callable, *, seed: int, microbatches: int, mesh: Mesh | None = None,
-    frozen_layers: int = -1,
-):  # fmt: skip
+  task: Task,
+  optimizer: optax.GradientTransformation,
+  schedule: Callable,
+  *,
+  seed: int,
+  microbatches: int,
+  mesh: Mesh | None = None,
+  frozen_layers: int = -1,
+):
   """Returns step(state, batch) -> (state, StepReport), to be jitted by the caller; `mesh` None: on one device."""
   gradients = make_gradients(task, seed=seed, microbatches=microbatches, mesh=mesh, frozen_layers=frozen_layers)
 
@@ -128,9 +140,9 @@ def make_train_step(
     # A void update leaves parameters and moments as they were. Not a product: 0 · NaN is NaN. Not `where`: on CPU
     # it costs another pass over the whole state (docs/performance.md).
     params, opt_state = jax.lax.cond(
-        finite,
-        lambda: optimizers.apply(optimizer, grads, grad_norm, state.opt_state, state.params, learning_rate),
-        lambda: (state.params, state.opt_state),
+      finite,
+      lambda: optimizers.apply(optimizer, grads, grad_norm, state.opt_state, state.params, learning_rate),
+      lambda: (state.params, state.opt_state),
     )
     report = StepReport(sums, tokens, grad_norm, learning_rate, 1.0 - finite.astype(jnp.float32))
     return TrainState(state.step + 1, params, opt_state), report

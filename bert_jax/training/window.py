@@ -30,7 +30,9 @@ class BadData(Exception):
 class Window:
   """Adds up the reports of steps until it is closed, and then begins anew."""
 
-  def __init__(self, task: Task, *, max_bad_steps: int, flops_per_token: float | None, peak_flops: float | None, on_event: Callable):
+  def __init__(
+    self, task: Task, *, max_bad_steps: int, flops_per_token: float | None, peak_flops: float | None, on_event: Callable
+  ):
     """
     Args:
       task: whose metrics are reported.
@@ -94,20 +96,24 @@ class Window:
     training, steps = seconds["step"] + seconds["data_wait"], max(self._steps, 1)
     metrics = {f"train/{name}": value for name, value in self._task.metrics(divide(self._sums)).items()}
     metrics |= {
-        "train/grad_norm": self._grad_norm,
-        "train/skipped_steps": float(self._skipped),
-        "learning_rate": self._learning_rate,
-        "tokens_per_second": self._tokens / training,
-        "step_seconds": training / steps,
-        "data_wait_fraction": seconds["data_wait"] / training,
-        "window_steps": float(self._steps),
+      "train/grad_norm": self._grad_norm,
+      "train/skipped_steps": float(self._skipped),
+      "learning_rate": self._learning_rate,
+      "tokens_per_second": self._tokens / training,
+      "step_seconds": training / steps,
+      "data_wait_fraction": seconds["data_wait"] / training,
+      "window_steps": float(self._steps),
     }
     metrics |= {f"seconds/{kind}": spent for kind, spent in seconds.items()}
     if self._peak_flops and self._flops_per_token:
       metrics["mfu"] = self._flops_per_token * metrics["tokens_per_second"] / self._peak_flops
     hosts = stragglers.share((training - self._device) / steps)
     if hosts is not None:
-      metrics |= {"hosts/slowest": float(hosts.process), "hosts/slowest_seconds": hosts.seconds, "hosts/median_seconds": hosts.median}
+      metrics |= {
+        "hosts/slowest": float(hosts.process),
+        "hosts/slowest_seconds": hosts.seconds,
+        "hosts/median_seconds": hosts.median,
+      }
       if hosts.is_slow(metrics["step_seconds"]):
         self._on_event("slow_host", step=step, **hosts._asdict())
     self.begin()

@@ -57,8 +57,12 @@ def two():
     probe.bind(("127.0.0.1", 0))
     port = probe.getsockname()[1]
   environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
-  processes = [subprocess.Popen([sys.executable, "-c", SCRIPT, str(number), str(port)], env=environment, stdout=subprocess.PIPE, text=True)
-               for number in (0, 1)]  # fmt: skip
+  processes = [
+    subprocess.Popen(
+      [sys.executable, "-c", SCRIPT, str(number), str(port)], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    for number in (0, 1)
+  ]
   return [json.loads(process.communicate(timeout=100)[0]) for process in processes]
 
 

@@ -5,7 +5,13 @@ import pytest
 from bert_jax.cluster import distributed
 from bert_jax.errors import UserError
 
-SLURM = {"SLURM_JOB_ID": "4242", "SLURM_STEP_NODELIST": "gpu[007-010]", "SLURM_NTASKS": "32", "SLURM_PROCID": "9", "SLURM_LOCALID": "1"}
+SLURM = {
+  "SLURM_JOB_ID": "4242",
+  "SLURM_STEP_NODELIST": "gpu[007-010]",
+  "SLURM_NTASKS": "32",
+  "SLURM_PROCID": "9",
+  "SLURM_LOCALID": "1",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -45,18 +51,18 @@ def test_nothing_said_is_alone_on_the_loopback_address_with_a_port_of_its_own():
 
 
 @pytest.mark.parametrize(
-    "given, message",
-    [
-        (("a:1", None, None), "belong together; --num_processes and --process_id are not given"),
-        (("a:1", 2, None), "belong together; --process_id is not given"),
-        ((None, 2, 0), "--coordinator is not given"),
-        (("a", 2, 0), "--coordinator=a: expected HOST:PORT"),
-        (("a:b", 2, 0), "expected HOST:PORT"),
-        (("a:70000", 2, 0), "expected HOST:PORT"),
-        (("a:1", 2, 2), "--process_id=2 must lie between 0 and --num_processes - 1 = 1"),
-        (("a:1", 0, 0), "must lie between"),
-        (("a:1", 2, -1), "must lie between"),
-    ],
+  "given, message",
+  [
+    (("a:1", None, None), "belong together; --num_processes and --process_id are not given"),
+    (("a:1", 2, None), "belong together; --process_id is not given"),
+    ((None, 2, 0), "--coordinator is not given"),
+    (("a", 2, 0), "--coordinator=a: expected HOST:PORT"),
+    (("a:b", 2, 0), "expected HOST:PORT"),
+    (("a:70000", 2, 0), "expected HOST:PORT"),
+    (("a:1", 2, 2), "--process_id=2 must lie between 0 and --num_processes - 1 = 1"),
+    (("a:1", 0, 0), "must lie between"),
+    (("a:1", 2, -1), "must lie between"),
+  ],
 )
 def test_arguments_that_do_not_make_sense_are_refused_by_name(given, message):
   with pytest.raises(UserError, match=message):
@@ -64,11 +70,11 @@ def test_arguments_that_do_not_make_sense_are_refused_by_name(given, message):
 
 
 @pytest.mark.parametrize(
-    "values, message",
-    [
-        (("node-0:8476", "", ""), "BERT_JAX_NUM_PROCESSES and BERT_JAX_PROCESS_ID are not given"),
-        (("node-0:8476", "four", "0"), "BERT_JAX_NUM_PROCESSES=four, BERT_JAX_PROCESS_ID=0: expected whole numbers"),
-    ],
+  "values, message",
+  [
+    (("node-0:8476", "", ""), "BERT_JAX_NUM_PROCESSES and BERT_JAX_PROCESS_ID are not given"),
+    (("node-0:8476", "four", "0"), "BERT_JAX_NUM_PROCESSES=four, BERT_JAX_PROCESS_ID=0: expected whole numbers"),
+  ],
 )
 def test_variables_that_do_not_make_sense_are_refused_by_name(values, message):
   with pytest.raises(UserError, match=message):

@@ -17,9 +17,10 @@ def several(monkeypatch):
 
 # As JAX 0.10.2 says it on CPU, and as NCCL and gRPC are known to say it.
 LOST = [
-    "UNKNOWN: Gloo all-reduce failed: [external/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:11150",
-    "INTERNAL: NCCL operation ncclAllReduce failed: remote process exited or there was a network error",
-    "UNAVAILABLE: Failed to send RPC to coordination service.",
+  "UNKNOWN: Gloo all-reduce failed: [external/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer "
+  "[127.0.0.1]:11150",
+  "INTERNAL: NCCL operation ncclAllReduce failed: remote process exited or there was a network error",
+  "UNAVAILABLE: Failed to send RPC to coordination service.",
 ]
 
 
@@ -30,7 +31,9 @@ def test_errors_of_a_broken_connection_are_a_lost_peer(several, text):
   assert text[:60] in str(found) and "goes on from its newest checkpoint" in str(found)
 
 
-@pytest.mark.parametrize("error", [KeyError("x"), UserError("NCCL is not installed"), RuntimeError("RESOURCE_EXHAUSTED: out of memory")])
+@pytest.mark.parametrize(
+  "error", [KeyError("x"), UserError("NCCL is not installed"), RuntimeError("RESOURCE_EXHAUSTED: out of memory")]
+)
 def test_other_errors_stay_what_they_are(several, error):
   assert peers.Peers().explain(error) is error
 
@@ -42,7 +45,9 @@ def test_a_process_that_is_alone_has_lost_nobody(text):
 
 
 def test_hosts_that_cannot_connect_are_a_mistake_with_a_remedy(several):
-  found = peers.Peers().explain(ValueError("UNKNOWN: Gloo context initialization failed: timed out connecting: SO_ERROR: Connection refused"))
+  found = peers.Peers().explain(
+    ValueError("UNKNOWN: Gloo context initialization failed: timed out connecting: SO_ERROR: Connection refused")
+  )
   assert isinstance(found, UserError) and "look at /etc/hosts" in str(found)
 
 

@@ -25,7 +25,9 @@ def meet(address, number, count, seconds=5.0, delay=0.0, about=None):
   """What process `number` gets, or the message that it ends with."""
   time.sleep(delay)
   try:
-    return rendezvous.meet(Cluster(address, count, number, "arguments"), about or {"host": f"host-{number}"}, seconds=seconds)
+    return rendezvous.meet(
+      Cluster(address, count, number, "arguments"), about or {"host": f"host-{number}"}, seconds=seconds
+    )
   except UserError as error:
     return str(error)
 
@@ -84,7 +86,11 @@ def test_strangers_at_the_port_are_not_counted(address):
 
 
 def test_two_with_one_number_are_refused_and_named(address):
-  found = together(((address, 0, 3), {}), ((address, 1, 3), {"about": {"host": "a"}}), ((address, 1, 3), {"about": {"host": "b"}, "delay": 0.2}))
+  found = together(
+    ((address, 0, 3), {}),
+    ((address, 1, 3), {"about": {"host": "a"}}),
+    ((address, 1, 3), {"about": {"host": "b"}, "delay": 0.2}),
+  )
   assert len(set(found)) == 1 and "both a and b are process 1" in found[0]
 
 
@@ -115,14 +121,20 @@ def test_processes_of_one_kind_are_alike_whatever_their_clocks_and_names():
 
 
 @pytest.mark.parametrize(
-    "change, said",
-    [
-        (lambda about: about["config"].update({"optimizer.learning_rate": 0.5}), "process 2 on host-2 has optimizer.learning_rate=0.5, process 0 0.0001"),
-        (lambda about: about["config"].pop("seed"), "process 2 on host-2 has seed=None, process 0 0"),
-        (lambda about: about.update(workdir="runs/y"), "process 2 on host-2 has --workdir=runs/y, process 0 runs/x"),
-        (lambda about: about.update(code="0123456789ab"), "process 2 on host-2 runs other code of bert_jax, fingerprint 0123456789ab"),
-        (lambda about: about["versions"].update(jax="0.1"), r"process 2 on host-2 has jax 0.1 \(process 0: "),
-    ],
+  "change, said",
+  [
+    (
+      lambda about: about["config"].update({"optimizer.learning_rate": 0.5}),
+      "process 2 on host-2 has optimizer.learning_rate=0.5, process 0 0.0001",
+    ),
+    (lambda about: about["config"].pop("seed"), "process 2 on host-2 has seed=None, process 0 0"),
+    (lambda about: about.update(workdir="runs/y"), "process 2 on host-2 has --workdir=runs/y, process 0 runs/x"),
+    (
+      lambda about: about.update(code="0123456789ab"),
+      "process 2 on host-2 runs other code of bert_jax, fingerprint 0123456789ab",
+    ),
+    (lambda about: about["versions"].update(jax="0.1"), r"process 2 on host-2 has jax 0.1 \(process 0: "),
+  ],
 )
 def test_what_differs_is_named_with_the_process(change, said):
   abouts = introductions()

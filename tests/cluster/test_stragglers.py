@@ -14,13 +14,13 @@ def test_the_slowest_host_is_found_with_the_median_beside_it():
 
 
 @pytest.mark.parametrize(
-    "seconds, step, slow",
-    [
-        ((0.01, 0.01, 0.5), 1.0, True),
-        ((0.01, 0.5), 1.0, True),  # of two, too
-        ((0.01, 0.01, 0.019), 0.01, False),  # not twice the median
-        ((0.001, 0.001, 0.05), 1.0, False),  # ten times the median, and a twentieth of a step
-    ],
+  "seconds, step, slow",
+  [
+    ((0.01, 0.01, 0.5), 1.0, True),
+    ((0.01, 0.5), 1.0, True),  # of two, too
+    ((0.01, 0.01, 0.019), 0.01, False),  # not twice the median
+    ((0.001, 0.001, 0.05), 1.0, False),  # ten times the median, and a twentieth of a step
+  ],
 )
 def test_a_host_is_slow_when_it_stands_out_and_it_matters(seconds, step, slow):
   assert stragglers.slowest(records(*seconds)).is_slow(step) == slow

@@ -16,7 +16,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def words(folder, corpus, *more):  # noqa: F811
-  return ["doctor", f"--config={write_config(folder)}", f"--workdir={folder / 'run'}", f"--config.data.corpus={corpus}", *more]
+  return [
+    "doctor",
+    f"--config={write_config(folder)}",
+    f"--workdir={folder / 'run'}",
+    f"--config.data.corpus={corpus}",
+    *more,
+  ]
 
 
 def test_the_table_ends_with_a_verdict_and_fits_the_terminal(tmp_path, corpus, capsys, monkeypatch):  # noqa: F811
@@ -41,14 +47,20 @@ def test_json_is_for_programs(tmp_path, corpus, capsys):  # noqa: F811
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
-    [
-        (["--config=nowhere.py", "--workdir=x"], "no config file 'nowhere.py'"),
-        (["--config=configs/quickstart.py", "--workdir=x", "--config.data.batchsize=3"], "did you mean 'data.batch_size'"),
-        (["--config=configs/quickstart.py:no", "--workdir=x"], "no variant 'no'"),
-        (["--config=configs/quickstart.py", "--workdir=x", "--num_processes=2"], "--coordinator and --process_id are not given"),
-        (["--config=configs/quickstart.py", "--workdir=x", "--coordinator=here", "--num_processes=2", "--process_id=0"], "expected HOST:PORT"),
-    ],
+  "arguments, said",
+  [
+    (["--config=nowhere.py", "--workdir=x"], "no config file 'nowhere.py'"),
+    (["--config=configs/quickstart.py", "--workdir=x", "--config.data.batchsize=3"], "did you mean 'data.batch_size'"),
+    (["--config=configs/quickstart.py:no", "--workdir=x"], "no variant 'no'"),
+    (
+      ["--config=configs/quickstart.py", "--workdir=x", "--num_processes=2"],
+      "--coordinator and --process_id are not given",
+    ),
+    (
+      ["--config=configs/quickstart.py", "--workdir=x", "--coordinator=here", "--num_processes=2", "--process_id=0"],
+      "expected HOST:PORT",
+    ),
+  ],
 )
 def test_what_cannot_be_asked_at_all_is_one_message(arguments, said, capsys, monkeypatch):
   monkeypatch.chdir(ROOT)
@@ -59,7 +71,15 @@ def test_what_cannot_be_asked_at_all_is_one_message(arguments, said, capsys, mon
 
 def test_a_mistyped_corpus_is_told_as_pretrain_would(tmp_path, capsys, monkeypatch):
   monkeypatch.chdir(ROOT)
-  code = main(["doctor", "--config=configs/quickstart.py", f"--workdir={tmp_path}", f"--config.data.corpus={tmp_path / 'typo'}", "--json"])
+  code = main(
+    [
+      "doctor",
+      "--config=configs/quickstart.py",
+      f"--workdir={tmp_path}",
+      f"--config.data.corpus={tmp_path / 'typo'}",
+      "--json",
+    ]
+  )
   (found,) = [one for one in json.loads(capsys.readouterr().out)["rows"] if one["check"] == "corpus"]
   assert code == 1 and found["status"] == "fail" and "there is no such folder" in found["found"]
 
@@ -68,12 +88,29 @@ def test_a_full_disk_is_a_row_and_no_traceback(tmp_path, corpus, capsys):  # noq
   with small_disk(tmp_path / "run", "size=16k") as disk:
     assert main(words(tmp_path, corpus)) == 1
     printed = capsys.readouterr().out
-  assert f"FAIL  checkpoints  {disk}: No space left on device" in printed.replace("\n                   ", " ") and "Traceback" not in printed
+  assert (
+    f"FAIL  checkpoints  {disk}: No space left on device" in printed.replace("\n                   ", " ")
+    and "Traceback" not in printed
+  )
 
 
 def test_a_package_that_cannot_be_imported_is_a_row_beside_the_versions(tmp_path):
   (tmp_path / "optax").mkdir()
   (tmp_path / "optax" / "__init__.py").write_text("raise ImportError('built for another jax')\n")
-  command = [sys.executable, "-m", "bert_jax", "doctor", "--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}"]
-  done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
-  assert done.returncode == 1 and "FAIL  import" in done.stdout and "built for another jax" in done.stdout and "Traceback" not in done.stderr
+  command = [
+    sys.executable,
+    "-m",
+    "bert_jax",
+    "doctor",
+    "--config=configs/quickstart.py",
+    f"--workdir={tmp_path / 'run'}",
+  ]
+  done = subprocess.run(
+    command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+  )
+  assert (
+    done.returncode == 1
+    and "FAIL  import" in done.stdout
+    and "built for another jax" in done.stdout
+    and "Traceback" not in done.stderr
+  )

@@ -16,7 +16,9 @@ def model(exported):  # noqa: F811
 def test_lines_become_vectors_in_a_folder_that_need_not_exist(call, model, tmp_path):
   (tmp_path / "lines.txt").write_text("the cat sat\n\non the mat\n")
   out = tmp_path / "new" / "vectors.npy"
-  code, shown, err = call("encode", f"--model={model}", f"--input={tmp_path / 'lines.txt'}", f"--out={out}", "--pooling=tokens")
+  code, shown, err = call(
+    "encode", f"--model={model}", f"--input={tmp_path / 'lines.txt'}", f"--out={out}", "--pooling=tokens"
+  )
   assert code == 0 and not err and "float32 [3, 5, 32]" in shown
   assert np.load(out).shape == (3, 5, 32)
   tokens = [json.loads(line) for line in (tmp_path / "new" / "vectors.tokens.jsonl").read_text().splitlines()]
@@ -25,15 +27,15 @@ def test_lines_become_vectors_in_a_folder_that_need_not_exist(call, model, tmp_p
 
 
 @pytest.mark.parametrize(
-    "name, content, out, said",
-    [
-        ("lines.txt", b"", "v.npy", "lines.txt is empty: a text in each line is expected"),
-        ("lines.txt", b"fine\nb\xffd\n", "v.npy", "lines.txt, line 2: not UTF-8"),
-        ("other.txt", b"fine\n", "v.npy", "lines.txt: No such file"),
-        ("lines.txt", b"fine\n", "v.txt", "v.txt must end in .npy"),
-        ("lines.txt", b"fine\n", "folder.npy", "folder.npy is a folder; name a file in it"),
-        ("lines.txt", b"fine\n", "lines.txt/v.npy", "there is a file where a folder belongs"),
-    ],
+  "name, content, out, said",
+  [
+    ("lines.txt", b"", "v.npy", "lines.txt is empty: a text in each line is expected"),
+    ("lines.txt", b"fine\nb\xffd\n", "v.npy", "lines.txt, line 2: not UTF-8"),
+    ("other.txt", b"fine\n", "v.npy", "lines.txt: No such file"),
+    ("lines.txt", b"fine\n", "v.txt", "v.txt must end in .npy"),
+    ("lines.txt", b"fine\n", "folder.npy", "folder.npy is a folder; name a file in it"),
+    ("lines.txt", b"fine\n", "lines.txt/v.npy", "there is a file where a folder belongs"),
+  ],
 )
 def test_encode_refuses_what_it_cannot_read_or_write(call, model, tmp_path, name, content, out, said):
   (tmp_path / name).write_bytes(content)
@@ -49,7 +51,9 @@ def test_lines_longer_than_the_model_and_words_that_it_does_not_know_are_told(ca
   assert "1 of 2 lines had more than the 38 tokens that the model takes" in call("encode", *arguments)[2]
   (tmp_path / "lines.txt").write_text("猫坐在垫子上\n")
   code, _, err = call("encode", *arguments)
-  assert code == 0 and err == "note: 100% of the tokens are [UNK]: the vocabulary of this model does not know such text\n"
+  assert (
+    code == 0 and err == "note: 100% of the tokens are [UNK]: the vocabulary of this model does not know such text\n"
+  )
 
 
 def test_fill_mask_tells_of_text_that_the_vocabulary_does_not_know(call, model):
@@ -60,8 +64,14 @@ def test_fill_mask_tells_of_text_that_the_vocabulary_does_not_know(call, model):
   assert len(json.loads(shown)["masks"][0]) == 5
 
 
-@pytest.mark.parametrize("text, said", [("no mask", "no [MASK] in 'no mask'"), ("", "no [MASK] in ''"),
-                                        ("[MASK] " + "cat " * 600, "has 601 tokens; this model takes at most 38")])  # fmt: skip
+@pytest.mark.parametrize(
+  "text, said",
+  [
+    ("no mask", "no [MASK] in 'no mask'"),
+    ("", "no [MASK] in ''"),
+    ("[MASK] " + "cat " * 600, "has 601 tokens; this model takes at most 38"),
+  ],
+)
 def test_fill_mask_refuses_text_without_a_mask_or_too_long(call, model, text, said):
   code, shown, err = call("fill-mask", f"--model={model}", text)
   assert code == 1 and said in err and not shown
@@ -77,8 +87,10 @@ def test_next_sentence_tells_of_what_it_cut(call, model):
 
 
 def test_a_head_that_a_model_does_not_have_is_named(call, exported):  # noqa: F811
-  for arguments in (("fill-mask", f"--model={exported / 'encoder'}", "[MASK]"),
-                    ("next-sentence", f"--model={exported / 'mlm'}", "a", "b")):  # fmt: skip
+  for arguments in (
+    ("fill-mask", f"--model={exported / 'encoder'}", "[MASK]"),
+    ("next-sentence", f"--model={exported / 'mlm'}", "a", "b"),
+  ):
     code, _, err = call(*arguments)
     assert code == 1 and "which" in err and "does not have" in err
 
@@ -91,23 +103,36 @@ def test_a_workdir_is_a_run_folder_and_says_so(call, model, tmp_path):
   assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("flag, said", [("--batch_size=0", "at least one row per call"), ("--rows=-3", "a number of rows, or 0 for all"),
-                                        ("--corpus=/nowhere", "there is no such corpus folder"), ("", "--corpus is needed")])  # fmt: skip
+@pytest.mark.parametrize(
+  "flag, said",
+  [
+    ("--batch_size=0", "at least one row per call"),
+    ("--rows=-3", "a number of rows, or 0 for all"),
+    ("--corpus=/nowhere", "there is no such corpus folder"),
+    ("", "--corpus is needed"),
+  ],
+)
 def test_evaluate_refuses_numbers_and_folders_that_make_no_sense(call, model, flag, said):
   code, _, err = call("evaluate", f"--model={model}", *([flag] if flag else []))
   assert code == 1 and said in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    "flags, said",
-    [
-        (["--zero_shot", "--data=x", "--batch_size=8"], "--batch_size means nothing with --zero_shot, which takes --data, --input, --rows"),
-        (["--suite=glue", "--corpus=x", "--batch_size=8"], "--corpus, --batch_size means nothing with --suite, which takes --data, --jobs, --seeds and keys"),
-        (["--jobs=x"], "--jobs means nothing with a corpus"),
-        (["--suite=glue", "--zero_shot"], "give one of them"),
-        (["--zero_shot"], "--zero_shot needs --data=DIR, the folder in which STS-B lies, or --input=FILE"),
-        (["--suite=glue", "--data=x", "--jobs=x", "--seeds=0"], "--seeds=0: at least one"),
-    ],
+  "flags, said",
+  [
+    (
+      ["--zero_shot", "--data=x", "--batch_size=8"],
+      "--batch_size means nothing with --zero_shot, which takes --data, --input, --rows",
+    ),
+    (
+      ["--suite=glue", "--corpus=x", "--batch_size=8"],
+      "--corpus, --batch_size means nothing with --suite, which takes --data, --jobs, --seeds and keys",
+    ),
+    (["--jobs=x"], "--jobs means nothing with a corpus"),
+    (["--suite=glue", "--zero_shot"], "give one of them"),
+    (["--zero_shot"], "--zero_shot needs --data=DIR, the folder in which STS-B lies, or --input=FILE"),
+    (["--suite=glue", "--data=x", "--jobs=x", "--seeds=0"], "--seeds=0: at least one"),
+  ],
 )
 def test_evaluate_takes_no_flag_that_it_would_not_read(call, model, flags, said):
   code, _, err = call("evaluate", f"--model={model}", *flags)
@@ -121,7 +146,9 @@ def test_every_sentence_of_ones_own_has_a_pseudo_perplexity(call, model, tmp_pat
   assert code == 0 and [one["text"] for one in found] == ["the cat", "", "the mat sat"]
   assert found[1]["pseudo_perplexity"] is None and all(one["pseudo_perplexity"] > 1 for one in found[::2])
   code, shown, _ = call("evaluate", f"--model={model}", "--zero_shot", f"--input={tmp_path / 'lines.txt'}")
-  assert code == 0 and shown.splitlines()[1].strip() == "no known word" and shown.splitlines()[2].endswith("    the mat sat")
+  assert (
+    code == 0 and shown.splitlines()[1].strip() == "no known word" and shown.splitlines()[2].endswith("    the mat sat")
+  )
 
 
 def test_similarity_is_that_of_all_pairs_of_the_file_that_a_task_is_judged_by(call, model, tmp_path):

@@ -17,7 +17,13 @@ def test_classes_with_their_probabilities(call, exported_labels):  # noqa: F811
 
 def test_texts_of_a_file_and_pairs(call, exported_labels, tmp_path):  # noqa: F811
   (tmp_path / "texts.txt").write_text("the cat\na mat\n")
-  code, shown, _ = call("predict", f"--model={exported_labels('regression')}", f"--input={tmp_path / 'texts.txt'}", "--text_pair=a", "--text_pair=b")
+  code, shown, _ = call(
+    "predict",
+    f"--model={exported_labels('regression')}",
+    f"--input={tmp_path / 'texts.txt'}",
+    "--text_pair=a",
+    "--text_pair=b",
+  )
   assert code == 0 and [line.split()[0] for line in shown.splitlines()] == ["score", "score"]
 
 
@@ -34,20 +40,32 @@ def test_a_column_of_a_table_is_read_and_every_line_keeps_its_number(call, expor
 
 def test_questions_of_a_file_need_no_answers(call, exported_labels, tmp_path):  # noqa: F811
   asked = [{"id": "one", "question": "where"}, {"id": "two", "question": "who", "answers": [], "is_impossible": True}]
-  (tmp_path / "test.json").write_text(json.dumps({"data": [{"paragraphs": [{"context": "the cat sat on a mat", "qas": asked}]}]}))
-  code, shown, _ = call("predict", f"--model={exported_labels('question-answering')}", f"--input={tmp_path / 'test.json'}", "--json")
+  (tmp_path / "test.json").write_text(
+    json.dumps({"data": [{"paragraphs": [{"context": "the cat sat on a mat", "qas": asked}]}]})
+  )
+  code, shown, _ = call(
+    "predict", f"--model={exported_labels('question-answering')}", f"--input={tmp_path / 'test.json'}", "--json"
+  )
   rows = [json.loads(line) for line in shown.splitlines()]
   assert code == 0 and [(row["id"], row["question"]) for row in rows] == [("one", "where"), ("two", "who")]
   assert all(row["found"]["text"] in "the cat sat on a mat" for row in rows)
-  code, shown, _ = call("predict", f"--model={exported_labels('question-answering')}", "the cat sat on a mat", "--question=who", "--json")
+  code, shown, _ = call(
+    "predict", f"--model={exported_labels('question-answering')}", "the cat sat on a mat", "--question=who", "--json"
+  )
   found = json.loads(shown)["found"]
-  assert found["text"] == rows[1]["found"]["text"] and found["score"] == pytest.approx(rows[1]["found"]["score"], abs=1e-4)
+  assert found["text"] == rows[1]["found"]["text"] and found["score"] == pytest.approx(
+    rows[1]["found"]["score"], abs=1e-4
+  )
 
 
 def test_entities_and_answers(call, exported_labels):  # noqa: F811
-  code, shown, _ = call("predict", f"--model={exported_labels('token-classification')}", "--json", "the cat sat on a mat")
+  code, shown, _ = call(
+    "predict", f"--model={exported_labels('token-classification')}", "--json", "the cat sat on a mat"
+  )
   assert code == 0 and all(one["text"] in "the cat sat on a mat" for one in json.loads(shown)["found"])
-  code, shown, _ = call("predict", f"--model={exported_labels('question-answering')}", "the cat sat on a mat", "--question=where", "--json")
+  code, shown, _ = call(
+    "predict", f"--model={exported_labels('question-answering')}", "the cat sat on a mat", "--question=where", "--json"
+  )
   assert code == 0 and json.loads(shown)["found"]["text"] in "the cat sat on a mat"
 
 
@@ -65,17 +83,21 @@ def test_texts_that_are_cut_are_counted(call, exported_labels, kind):  # noqa: F
 
 
 @pytest.mark.parametrize(
-    "kind, arguments, words",
-    [
-        ("classification", [], "give either texts or --input=FILE"),
-        ("classification", ["a", "--text=b"], "--text=COLUMN is a column of a table: give the table"),
-        ("classification", ["--input=t.csv", "--text=b", "--text_pair=c", "--text_pair=d"], "--text_pair is one column"),
-        ("question-answering", ["--input=t.csv"], "--question=TEXT is missing"),
-        ("classification", ["a", "--question=b"], "does not answer questions; it was fine-tuned for classification"),
-        ("question-answering", ["a"], "--question=TEXT is missing"),
-        ("classification", ["a", "--text_pair=b", "--text_pair=c"], "1 texts and 2 second texts"),
-        ("token-classification", ["a", "--text_pair=b"], "was fine-tuned for token-classification, which takes texts alone"),
-    ],
+  "kind, arguments, words",
+  [
+    ("classification", [], "give either texts or --input=FILE"),
+    ("classification", ["a", "--text=b"], "--text=COLUMN is a column of a table: give the table"),
+    ("classification", ["--input=t.csv", "--text=b", "--text_pair=c", "--text_pair=d"], "--text_pair is one column"),
+    ("question-answering", ["--input=t.csv"], "--question=TEXT is missing"),
+    ("classification", ["a", "--question=b"], "does not answer questions; it was fine-tuned for classification"),
+    ("question-answering", ["a"], "--question=TEXT is missing"),
+    ("classification", ["a", "--text_pair=b", "--text_pair=c"], "1 texts and 2 second texts"),
+    (
+      "token-classification",
+      ["a", "--text_pair=b"],
+      "was fine-tuned for token-classification, which takes texts alone",
+    ),
+  ],
 )
 def test_what_a_model_cannot_do_is_one_message(call, exported_labels, kind, arguments, words):  # noqa: F811
   code, _, err = call("predict", f"--model={exported_labels(kind)}", *arguments)

@@ -27,9 +27,10 @@ def test_flags_take_their_defaults_from_the_schema():
 
 def test_every_flag_reaches_the_settings():
   options = make_parser("prepare").parse_args(
-      "prepare --source=a:b --source=c:d --out=y --vocab_size=99 --cased --seq_length=64 --objective=none "
-      "--max_sequences=2 --validation_fraction=0.5 --short_probability=0.3 --seed=9 --workers=7 "
-      "--skip_bad --text_field=body --deduplicate --min_characters=3 --word_segmenter=jieba".split())
+    "prepare --source=a:b --source=c:d --out=y --vocab_size=99 --cased --seq_length=64 --objective=none "
+    "--max_sequences=2 --validation_fraction=0.5 --short_probability=0.3 --seed=9 --workers=7 "
+    "--skip_bad --text_field=body --deduplicate --min_characters=3 --word_segmenter=jieba".split()
+  )
   got = PrepareSettings(**{name: getattr(options, name) for name in PrepareSettings._fields})
   assert got == PrepareSettings("", 99, False, 64, "none", 2, 0.5, 0.3, 9, 7, True, "body", True, 3, "jieba")
   assert options.source == ["a:b", "c:d"]
@@ -85,15 +86,23 @@ def test_shares_and_beam_exclude_each_other_and_only_beam_has_options_of_its_own
   with pytest.raises(SystemExit):
     parser.parse_args("prepare --source=a:b --out=y --shard=0/2 --runner=beam".split())
   assert "not allowed with" in capsys.readouterr().err
-  options = parser.parse_args("prepare --source=a:b --out=y --runner=beam -- --runner=FlinkRunner --parallelism=3".split())
+  options = parser.parse_args(
+    "prepare --source=a:b --out=y --runner=beam -- --runner=FlinkRunner --parallelism=3".split()
+  )
   assert options.runner == "beam" and options.beam_options == ["--runner=FlinkRunner", "--parallelism=3"]
   assert main(["prepare", "--source=text:x", f"--out={tmp_path}/out", "--", "--runner=FlinkRunner"]) == 1
   assert "only --runner=beam takes options of its own" in capsys.readouterr().err
 
 
 def test_what_is_used_again_and_what_is_left_to_others_is_told(text, tmp_path, capsys):
-  arguments = ["prepare", f"--source=text:{text}", f"--documents={tmp_path}/kept", "--vocab_size=120", "--seq_length=32",
-               "--workers=1"]
+  arguments = [
+    "prepare",
+    f"--source=text:{text}",
+    f"--documents={tmp_path}/kept",
+    "--vocab_size=120",
+    "--seq_length=32",
+    "--workers=1",
+  ]
   assert main([*arguments, f"--out={tmp_path}/one", "--shard=1/2"]) == 0
   assert "Share 1 of 2 is done; at least 2 shards of others are missing" in capsys.readouterr().out
   assert not (tmp_path / "one").exists()

@@ -29,10 +29,19 @@ def call(tmp_path, capsys):
 def with_source(folder, source):
   """A config that names corpus and source, as quickstart.py does."""
   path = folder / "with_source.py"
-  lines = ["import sys", f"sys.path.insert(0, {str(folder)!r})", "import tiny", "def get_config(variant=''):",
-           "  config = tiny.get_config()", f"  config.data.corpus = {str(folder / 'made')!r}", f"  config.data.source = {source!r}",
-           "  config.total_steps = 2", "  config.optimizer.warmup_steps = 1",
-           "  config.prepare.update(vocab_size=150, seq_length=32, validation_fraction=0.2, workers=1)", "  return config"]  # fmt: skip
+  lines = [
+    "import sys",
+    f"sys.path.insert(0, {str(folder)!r})",
+    "import tiny",
+    "def get_config(variant=''):",
+    "  config = tiny.get_config()",
+    f"  config.data.corpus = {str(folder / 'made')!r}",
+    f"  config.data.source = {source!r}",
+    "  config.total_steps = 2",
+    "  config.optimizer.warmup_steps = 1",
+    "  config.prepare.update(vocab_size=150, seq_length=32, validation_fraction=0.2, workers=1)",
+    "  return config",
+  ]
   path.write_text("\n".join(lines) + "\n")
   return path
 
@@ -42,7 +51,7 @@ def test_text_in_a_config_becomes_a_corpus_and_the_last_lines_say_how_good_and_w
   code, out, err = call(config=config)
   assert code == 0 and "Preparing the corpus" in out and "corpus" in err
   entropy = read_manifest(tmp_path / "made")["unigram_entropy"]
-  last = out[out.index("On the validation split:"):]
+  last = out[out.index("On the validation split:") :]
   assert f"the unigram entropy of the training split ({entropy:.3f})" in last
   assert "eval/nsp_accuracy" in last and "pairs; always giving the more frequent label: 0." in last
   for place in ("checkpoints", "metrics", "tensorboard", "export"):
@@ -70,9 +79,11 @@ def test_another_corpus_is_made_where_its_source_is_given_too(call, tmp_path):
 
 def test_a_mistake_in_the_config_is_told_before_a_corpus_is_prepared(call, tmp_path):
   config = with_source(tmp_path, f"text:{write_text(tmp_path / 'text.txt')}")
-  for flag, said in (("data.batch_size=7", "data.batch_size=7 does not divide over 8 devices"),
-                     ("model.preset=bert-huge", "unknown preset 'bert-huge'"),
-                     ("optimizer.warmup_steps=3", "optimizer.warmup_steps=3")):  # fmt: skip
+  for flag, said in (
+    ("data.batch_size=7", "data.batch_size=7 does not divide over 8 devices"),
+    ("model.preset=bert-huge", "unknown preset 'bert-huge'"),
+    ("optimizer.warmup_steps=3", "optimizer.warmup_steps=3"),
+  ):
     code, out, err = call(f"--config.{flag}", config=config)
     assert code == 1 and said in err and "Preparing" not in out
   assert not (tmp_path / "made").exists() and not (tmp_path / "run").exists()
@@ -87,8 +98,10 @@ def test_a_finished_run_of_another_config_is_not_said_to_be_evaluated_again(call
 
 def test_a_file_in_the_place_of_the_workdir_is_left_alone(call, tmp_path, corpus):  # noqa: F811
   (tmp_path / "thesis.txt").write_text("years of work")
-  for workdir, said in ((tmp_path / "thesis.txt", "is a file; a run needs a folder of its own"),
-                        (tmp_path / "thesis.txt" / "run", "Not a directory; there is a file where a folder belongs")):  # fmt: skip
+  for workdir, said in (
+    (tmp_path / "thesis.txt", "is a file; a run needs a folder of its own"),
+    (tmp_path / "thesis.txt" / "run", "Not a directory; there is a file where a folder belongs"),
+  ):
     code, _, err = call(f"--config.data.corpus={corpus}", workdir=workdir)
     assert code == 1 and said in err and err.count("\n") == 1
   assert (tmp_path / "thesis.txt").read_text() == "years of work"
@@ -145,13 +158,23 @@ print(json.dumps(counts | {"imported_by": imported_by}))
 
 
 @pytest.mark.slow
-def test_a_second_start_compiles_nothing_anew_and_imports_tensorflow_behind_the_first_step(tmp_path, monkeypatch, corpus):  # noqa: F811
+def test_a_second_start_compiles_nothing_anew_and_imports_tensorflow_behind_the_first_step(
+  tmp_path, monkeypatch, corpus
+):  # noqa: F811
   monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
   config = write_config(tmp_path)
 
   def start(run, loader="tfdata"):
-    flags = [f"--config={config}", f"--workdir={tmp_path / run}", f"--config.data.corpus={corpus}", f"--config.data.loader={loader}",
-             "--config.total_steps=4", "--config.eval_every_steps=2", "--config.checkpoint.every_steps=2", "--config.optimizer.warmup_steps=1"]  # fmt: skip
+    flags = [
+      f"--config={config}",
+      f"--workdir={tmp_path / run}",
+      f"--config.data.corpus={corpus}",
+      f"--config.data.loader={loader}",
+      "--config.total_steps=4",
+      "--config.eval_every_steps=2",
+      "--config.checkpoint.every_steps=2",
+      "--config.optimizer.warmup_steps=1",
+    ]
     done = subprocess.run([sys.executable, "-c", _START, "pretrain", *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

@@ -20,9 +20,15 @@ from bert_jax.models.config import EncoderConfig  # noqa: E402
 def config() -> EncoderConfig:
   """All sizes differ, so that none can be taken for another; no dropout, so that training can be compared."""
   return EncoderConfig(
-      vocab_size=130, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=80,
-      max_position_embeddings=40, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-  ).validate()  # fmt: skip
+    vocab_size=130,
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=80,
+    max_position_embeddings=40,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+  ).validate()
 
 
 @pytest.fixture(scope="session")
@@ -30,8 +36,8 @@ def tensors(config) -> dict[str, np.ndarray]:
   """The tensors of a BertForPreTraining under Hugging Face's names."""
   rng = np.random.default_rng(0)
   return {
-      entry.theirs: draw_weights(rng, bert.their_shape(entry, config), scale="LayerNorm.weight" in entry.theirs)
-      for entry in bert.entries(config)
+    entry.theirs: draw_weights(rng, bert.their_shape(entry, config), scale="LayerNorm.weight" in entry.theirs)
+    for entry in bert.entries(config)
   }
 
 

@@ -47,6 +47,7 @@ def test_padding_rows_are_added_as_zeros_and_never_exported(config, tensors, par
 
 def test_no_two_tensors_of_one_shape_can_be_swapped_unnoticed(config, tensors):
   """What the parity tests rest on: with such weights, any swap shows in the outputs."""
+
   def outputs(params):
     output = PretrainingModel(config).apply({"params": params}, INPUTS, None)
     return jnp.concatenate([x.ravel() for x in (*output.hidden_states, output.mlm_logits, output.nsp_logits)])
@@ -64,14 +65,14 @@ def test_no_two_tensors_of_one_shape_can_be_swapped_unnoticed(config, tensors):
 
 
 @pytest.mark.parametrize(
-    "keep, heads, export",
-    [
-        (("bert.", "cls."), {"mlm", "nsp", "pooler"}, "pretraining"),
-        (("bert.embeddings", "bert.encoder", "cls.predictions"), {"mlm"}, "mlm"),
-        (("bert.",), {"pooler"}, "encoder"),
-        (("bert.embeddings", "bert.encoder"), set(), "encoder"),
-        (("bert.", "cls.seq_relationship"), {"nsp", "pooler"}, "encoder"),
-    ],
+  "keep, heads, export",
+  [
+    (("bert.", "cls."), {"mlm", "nsp", "pooler"}, "pretraining"),
+    (("bert.embeddings", "bert.encoder", "cls.predictions"), {"mlm"}, "mlm"),
+    (("bert.",), {"pooler"}, "encoder"),
+    (("bert.embeddings", "bert.encoder"), set(), "encoder"),
+    (("bert.", "cls.seq_relationship"), {"nsp", "pooler"}, "encoder"),
+  ],
 )
 def test_whole_heads_may_be_absent_and_are_reported(config, tensors, keep, heads, export):
   params, found = bert.from_huggingface({n: t for n, t in tensors.items() if n.startswith(keep)}, config)
@@ -116,8 +117,10 @@ def test_missing_unknown_and_mis_shaped_parameters_are_errors_that_name_them(con
 
 
 def test_files_without_prefix_and_with_the_names_of_2019_are_read(config, tensors, params):
-  old = {n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
-         for n, t in tensors.items()}
+  old = {
+    n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
+    for n, t in tensors.items()
+  }
   assert old.keys() != tensors.keys()
   _equal(bert.from_huggingface(old, config)[0], params)
   bare = {n.removeprefix("bert."): t for n, t in tensors.items() if n.startswith("bert.")}
@@ -127,10 +130,10 @@ def test_files_without_prefix_and_with_the_names_of_2019_are_read(config, tensor
 def test_tied_copies_and_constant_buffers_are_accepted_when_they_agree(config, tensors, params):
   positions = np.arange(40)[None]
   known = {
-      "cls.predictions.decoder.weight": tensors[WORDS],
-      "cls.predictions.decoder.bias": tensors[BIAS],
-      "bert.embeddings.position_ids": positions,
-      "bert.embeddings.token_type_ids": 0 * positions,
+    "cls.predictions.decoder.weight": tensors[WORDS],
+    "cls.predictions.decoder.bias": tensors[BIAS],
+    "bert.embeddings.position_ids": positions,
+    "bert.embeddings.token_type_ids": 0 * positions,
   }
   _equal(bert.from_huggingface(tensors | known, config)[0], params)
   for name, tensor in known.items():

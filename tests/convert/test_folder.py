@@ -31,6 +31,7 @@ def write(config, params, tokenizer_dir):
 @pytest.fixture
 def copy(exported, tmp_path):
   """A folder whose files a test may change: content of config.json, tensors."""
+
   def copy(changes=None, tensors=None):
     config = json.loads((exported / "pretraining" / "config.json").read_text()) | (changes or {})
     (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not ...}))
@@ -54,8 +55,14 @@ def test_a_written_folder_reads_back_as_it_was(config, params, exported):
 
 
 def test_a_folder_holds_exactly_these_files_and_nothing_else_is_left(exported):
-  expected = {"config.json", "model.safetensors", "special_tokens_map.json", "tokenizer.json",
-              "tokenizer_config.json", "vocab.txt"}
+  expected = {
+    "config.json",
+    "model.safetensors",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+  }
   assert {file.name for file in (exported / "pretraining").iterdir()} == expected
   assert {file.name for file in exported.iterdir()} == {"pretraining", "mlm", "encoder"}
 
@@ -64,10 +71,17 @@ def test_config_json_has_every_field_that_hugging_face_writes(config, exported):
   content = json.loads((exported / "mlm" / "config.json").read_text())
   fields = dataclasses.asdict(config)
   assert content == fields | {
-      "architectures": ["BertForMaskedLM"], "model_type": "bert", "position_embedding_type": "absolute",
-      "tie_word_embeddings": True, "is_decoder": False, "add_cross_attention": False,
-      "classifier_dropout": None, "dtype": "float32", "torch_dtype": "float32", "producer": "bert_jax",
-  }  # fmt: skip
+    "architectures": ["BertForMaskedLM"],
+    "model_type": "bert",
+    "position_embedding_type": "absolute",
+    "tie_word_embeddings": True,
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "classifier_dropout": None,
+    "dtype": "float32",
+    "torch_dtype": "float32",
+    "producer": "bert_jax",
+  }
 
 
 def test_the_tokenizer_takes_its_longest_text_from_the_model(exported):
@@ -96,7 +110,8 @@ def test_sentence_transformers_layout(write, tmp_path, pooling, normalize):
   assert all((out / module["path"]).is_dir() for module in modules)
   settings = json.loads((out / "1_Pooling" / "config.json").read_text())
   assert [name for name, value in settings.items() if name.startswith("pooling_mode") and value] == [
-      f"pooling_mode_{pooling}_token" + ("" if pooling == "cls" else "s")]
+    f"pooling_mode_{pooling}_token" + ("" if pooling == "cls" else "s")
+  ]
   assert settings["word_embedding_dimension"] == 32
 
 
@@ -183,19 +198,19 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(write, config, 
 
 
 @pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"model_type": "roberta"}, 'model_type is "roberta", this model has only "bert"'),
-        ({"model_type": ...}, 'expected a JSON object with "model_type": "bert"'),
-        ({"hidden_act": "gelu_new"}, "hidden_act: expected 'gelu'.*got 'gelu_new'"),
-        ({"position_embedding_type": "relative_key"}, 'position_embedding_type is "relative_key"'),
-        ({"is_decoder": True}, "is_decoder is true"),
-        ({"tie_word_embeddings": False}, "tie_word_embeddings is false"),
-        ({"hidden_size": "32"}, "hidden_size: expected a whole number"),
-        ({"hidden_size": 64}, r"tensor bert.embeddings.word_embeddings.weight: expected shape \[130, 64\]"),
-        ({"num_hidden_layers": 4}, "missing tensors: bert.encoder.layer.3"),
-        ({"num_hidden_layers": 2}, "unknown tensors: bert.encoder.layer.2"),
-    ],
+  "changes, message",
+  [
+    ({"model_type": "roberta"}, 'model_type is "roberta", this model has only "bert"'),
+    ({"model_type": ...}, 'expected a JSON object with "model_type": "bert"'),
+    ({"hidden_act": "gelu_new"}, "hidden_act: expected 'gelu'.*got 'gelu_new'"),
+    ({"position_embedding_type": "relative_key"}, 'position_embedding_type is "relative_key"'),
+    ({"is_decoder": True}, "is_decoder is true"),
+    ({"tie_word_embeddings": False}, "tie_word_embeddings is false"),
+    ({"hidden_size": "32"}, "hidden_size: expected a whole number"),
+    ({"hidden_size": 64}, r"tensor bert.embeddings.word_embeddings.weight: expected shape \[130, 64\]"),
+    ({"num_hidden_layers": 4}, "missing tensors: bert.encoder.layer.3"),
+    ({"num_hidden_layers": 2}, "unknown tensors: bert.encoder.layer.2"),
+  ],
 )
 def test_a_folder_that_is_no_such_bert_is_refused_by_name(copy, tensors, changes, message):
   with pytest.raises(UserError, match=message) as caught:
@@ -252,10 +267,10 @@ def test_shards_that_do_not_hold_what_the_index_lists_are_errors(copy, tensors):
   weight_map = _shard(path, tensors)
   index, lost, moved = path / "model.safetensors.index.json", sorted(tensors)[0], sorted(tensors)[-1]
   for changed, message in (
-      (weight_map | {"more": "model-00001-of-00002.safetensors"}, "the shards lack more"),
-      (weight_map | {moved: "model-00001-of-00002.safetensors"}, f"holds {moved}, which .* does not list"),
-      (weight_map | {lost: "../other.safetensors"}, "expected file names without folders"),
-      (None, 'expected a JSON object with "weight_map"'),
+    (weight_map | {"more": "model-00001-of-00002.safetensors"}, "the shards lack more"),
+    (weight_map | {moved: "model-00001-of-00002.safetensors"}, f"holds {moved}, which .* does not list"),
+    (weight_map | {lost: "../other.safetensors"}, "expected file names without folders"),
+    (None, 'expected a JSON object with "weight_map"'),
   ):
     index.write_text(json.dumps({"weight_map": changed}))
     with pytest.raises(UserError, match=message):
@@ -270,7 +285,11 @@ def test_a_folder_in_an_object_store_is_the_same_and_is_replaced_only_if_it_was_
   with in_this_process(monkeypatch) as store:
     write("gs://bucket/model", encoding=MEAN, head="encoder")
     write(tmp_path / "here", encoding=MEAN, head="encoder")
-    here = {path.relative_to(tmp_path / "here").as_posix(): path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
+    here = {
+      path.relative_to(tmp_path / "here").as_posix(): path.read_bytes()
+      for path in (tmp_path / "here").rglob("*")
+      if path.is_file()
+    }
     assert {name: store.objects[f"model/{name}"] for name in store.names("model/")} == here
     assert store.written[-1][0] == "model/config.json" and not store.refused
     store.delete("model/config.json")  # as a kill in the middle leaves it

@@ -58,12 +58,12 @@ def test_the_tokenizer_of_an_export_is_ours(exported, ours):
 
 
 @pytest.mark.parametrize(
-    "pooling, normalize, head",
-    [("mean", False, "encoder"), ("mean", False, "pretraining"), ("cls", True, "encoder"),
-     ("max", False, "encoder")],
+  "pooling, normalize, head",
+  [("mean", False, "encoder"), ("mean", False, "pretraining"), ("cls", True, "encoder"), ("max", False, "encoder")],
 )
 def test_sentence_transformers_gives_our_pooled_vectors(
-    config, params, tokenizer_dir, ours, tmp_path, pooling, normalize, head):
+  config, params, tokenizer_dir, ours, tmp_path, pooling, normalize, head
+):
   out = tmp_path / "out"
   folder.write_folder(out, params, config, tokenizer_dir, head=head, encoding=Encoding(pooling, normalize))
   model = sentence_transformers.SentenceTransformer(str(out), device="cpu")

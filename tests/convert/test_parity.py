@@ -22,10 +22,10 @@ from bert_jax.models.pretraining import HEADS, PretrainingModel
 
 # Hugging Face's class -> the heads that it has.
 CLASSES = {
-    "BertForPreTraining": HEADS,
-    "BertForMaskedLM": frozenset({"mlm"}),
-    "BertForNextSentencePrediction": frozenset({"nsp", "pooler"}),
-    "BertModel": frozenset({"pooler"}),
+  "BertForPreTraining": HEADS,
+  "BertForMaskedLM": frozenset({"mlm"}),
+  "BertForNextSentencePrediction": frozenset({"nsp", "pooler"}),
+  "BertModel": frozenset({"pooler"}),
 }
 
 
@@ -41,8 +41,11 @@ def _inputs(config, length):
 def _torch_inputs(inputs):
   """The same for Hugging Face, which counts positions itself."""
   as_tensor = lambda x: torch.from_numpy(np.array(x)).long()
-  return {"input_ids": as_tensor(inputs.input_ids), "token_type_ids": as_tensor(inputs.token_type_ids),
-          "attention_mask": as_tensor(inputs.segment_ids > 0)}  # fmt: skip
+  return {
+    "input_ids": as_tensor(inputs.input_ids),
+    "token_type_ids": as_tensor(inputs.token_type_ids),
+    "attention_mask": as_tensor(inputs.segment_ids > 0),
+  }
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -112,15 +115,18 @@ def _load(name, path, dtype=torch.float64):
   """Loads an export; nothing may stay at its random start, nor be dropped unless the class lacks the head."""
   model, report = getattr(transformers, name).from_pretrained(path, output_loading_info=True, dtype=dtype)
   assert not report["missing_keys"] and not report["mismatched_keys"] and not report["error_msgs"]
-  lacking = {"BertForPreTraining": (), "BertForMaskedLM": ("bert.pooler.", "cls.seq_relationship."),
-             "BertForNextSentencePrediction": ("cls.predictions.",), "BertModel": ("cls.",)}[name]
+  lacking = {
+    "BertForPreTraining": (),
+    "BertForMaskedLM": ("bert.pooler.", "cls.seq_relationship."),
+    "BertForNextSentencePrediction": ("cls.predictions.",),
+    "BertModel": ("cls.",),
+  }[name]
   assert all(key.startswith(lacking) for key in report["unexpected_keys"]), report["unexpected_keys"]
   return model
 
 
 @pytest.mark.parametrize(
-    "name, head",
-    [*((name, "pretraining") for name in CLASSES), ("BertForMaskedLM", "mlm"), ("BertModel", "encoder")],
+  "name, head", [*((name, "pretraining") for name in CLASSES), ("BertForMaskedLM", "mlm"), ("BertModel", "encoder")]
 )
 def test_an_export_gives_the_same_outputs_in_hugging_face(config, params, exported, name, head):
   model, inputs = _load(name, exported / head).eval(), _inputs(config, 30)
@@ -168,9 +174,13 @@ def _torch_loss(model, inputs, labels):
 
 
 @pytest.mark.parametrize(
-    "name, weights",
-    [("BertForPreTraining", (1, 1, 0)), ("BertForMaskedLM", (1, 0, 0)),
-     ("BertForNextSentencePrediction", (0, 1, 0)), ("BertModel", (0, 0, 1))],
+  "name, weights",
+  [
+    ("BertForPreTraining", (1, 1, 0)),
+    ("BertForMaskedLM", (1, 0, 0)),
+    ("BertForNextSentencePrediction", (0, 1, 0)),
+    ("BertModel", (0, 0, 1)),
+  ],
 )
 def test_one_step_of_adamw_in_torch_and_here_gives_the_same_outputs(config, params, exported, name, weights):
   """Outputs, not parameters: a key bias has no gradient but rounding errors, which Adam may blow up."""
@@ -178,8 +188,13 @@ def test_one_step_of_adamw_in_torch_and_here_gives_the_same_outputs(config, para
   chosen = np.random.default_rng(2).random((3, 30)) < 0.2
   labels = np.where(chosen & (np.asarray(inputs.segment_ids) > 0), 3 + np.arange(30)[None], -100)
   model = _load(name, exported / "pretraining").train()
-  optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING["learning_rate"], eps=LEARNING["eps"],
-                                betas=(LEARNING["b1"], LEARNING["b2"]), weight_decay=LEARNING["weight_decay"])
+  optimizer = torch.optim.AdamW(
+    model.parameters(),
+    lr=LEARNING["learning_rate"],
+    eps=LEARNING["eps"],
+    betas=(LEARNING["b1"], LEARNING["b2"]),
+    weight_decay=LEARNING["weight_decay"],
+  )
   before = _theirs(model, inputs)
   _torch_loss(model, inputs, labels).backward()
   optimizer.step()

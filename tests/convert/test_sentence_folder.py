@@ -52,8 +52,13 @@ def test_other_models_make_mean_vectors(config, params, tokenizer_dir, tmp_path)
   np.testing.assert_array_equal(inference.encode(model, TEXTS).vectors, inference.encode(model, TEXTS, "mean").vectors)
 
 
-@pytest.mark.parametrize("change, message", [({"pooling_mode_max_tokens": True}, "pooling cls, max; this model has cls, max, mean, one of them"),
-                                             ({"pooling_mode_cls_token": False, "pooling_mode_lasttoken": True}, "pooling lasttoken")])  # fmt: skip
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"pooling_mode_max_tokens": True}, "pooling cls, max; this model has cls, max, mean, one of them"),
+    ({"pooling_mode_cls_token": False, "pooling_mode_lasttoken": True}, "pooling lasttoken"),
+  ],
+)
 def test_a_pooling_that_we_do_not_have_is_refused(written, change, message):
   file = written / "1_Pooling" / "config.json"
   file.write_text(json.dumps(json.loads(file.read_text()) | change))
@@ -61,10 +66,22 @@ def test_a_pooling_that_we_do_not_have_is_refused(written, change, message):
     inference.load_model(written)
 
 
-@pytest.mark.parametrize("file, change, message",
-    [("config_sentence_transformers.json", {"prompts": {"query": "query: "}, "default_prompt_name": "query"}, "every text gets the prompt 'query: '"),
-     ("config_sentence_transformers.json", {"prompts": {"query": "query: ", "document": ""}, "default_prompt_name": "document"}, ""),
-     ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case is set, and the tokenizer is a cased one")])  # fmt: skip
+@pytest.mark.parametrize(
+  "file, change, message",
+  [
+    (
+      "config_sentence_transformers.json",
+      {"prompts": {"query": "query: "}, "default_prompt_name": "query"},
+      "every text gets the prompt 'query: '",
+    ),
+    (
+      "config_sentence_transformers.json",
+      {"prompts": {"query": "query: ", "document": ""}, "default_prompt_name": "document"},
+      "",
+    ),
+    ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case is set, and the tokenizer is a cased one"),
+  ],
+)
 def test_what_is_done_to_a_text_before_the_tokenizer_gets_it_is_refused(written, file, change, message):
   (written / file).write_text(json.dumps(json.loads((written / file).read_text()) | change))
   if not message:
@@ -78,6 +95,10 @@ def test_what_is_done_to_a_text_before_the_tokenizer_gets_it_is_refused(written,
 
 def test_modules_that_we_do_not_have_are_refused(written):
   modules = json.loads((written / "modules.json").read_text())
-  (written / "modules.json").write_text(json.dumps([*modules, {"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformers.models.Dense"}]))
-  with pytest.raises(UserError, match=r"it has Transformer, Pooling, Normalize, Dense.*copy the folder without modules\.json"):
+  (written / "modules.json").write_text(
+    json.dumps([*modules, {"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformers.models.Dense"}])
+  )
+  with pytest.raises(
+    UserError, match=r"it has Transformer, Pooling, Normalize, Dense.*copy the folder without modules\.json"
+  ):
     inference.load_model(written)

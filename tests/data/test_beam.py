@@ -10,13 +10,21 @@ from bert_jax.data.beam import beam_runner
 from bert_jax.data.corpus import open_corpus
 from bert_jax.errors import UserError
 from tests.prepare_fixtures import (  # noqa: F401  (source, vocab and small_chunks are fixtures)
-    arguments, contents, run, settings, small_chunks, source, vocab)
+  arguments,
+  contents,
+  run,
+  settings,
+  small_chunks,
+  source,
+  vocab,
+)
 
 
 def test_beam_makes_the_corpus_of_one_process(source, vocab, tmp_path, small_chunks):
   whole = prepare.prepare_corpus([source], tmp_path / "whole", settings(vocab), documents=tmp_path / "a")
-  manifest = prepare.prepare_corpus([source], tmp_path / "beam", settings(vocab, workers=3), documents=tmp_path / "b",
-                                    run_shares=beam_runner([]))
+  manifest = prepare.prepare_corpus(
+    [source], tmp_path / "beam", settings(vocab, workers=3), documents=tmp_path / "b", run_shares=beam_runner([])
+  )
   assert len(whole["splits"]["train"]["shards"]) > 4
   assert manifest["corpus_id"] == whole["corpus_id"] == open_corpus(tmp_path / "beam").manifest["corpus_id"]
   left, right = contents(tmp_path / "whole"), contents(tmp_path / "beam")
@@ -30,18 +38,24 @@ def test_the_vocabulary_is_trained_once_before_all_shares(source, tmp_path, smal
     assert (tmp_path / "b" / "tokenizer" / "vocab.txt").is_file() and count == 3
     beam_runner([])(job, count)
 
-  two = prepare.prepare_corpus([source], tmp_path / "two", settings("", vocab_size=90, workers=3), documents=tmp_path / "b",
-                               run_shares=run_shares)
+  two = prepare.prepare_corpus(
+    [source], tmp_path / "two", settings("", vocab_size=90, workers=3), documents=tmp_path / "b", run_shares=run_shares
+  )
   assert one["corpus_id"] == two["corpus_id"]
 
 
 def test_beam_goes_on_with_what_is_there(source, vocab, tmp_path, small_chunks):
   whole = prepare.prepare_corpus([source], tmp_path / "whole", settings(vocab), documents=tmp_path / "a")
-  assert prepare.prepare_corpus([source], tmp_path / "out", settings(vocab), documents=tmp_path / "b",
-                                share=prepare.Share(0, 2)) is None
+  assert (
+    prepare.prepare_corpus(
+      [source], tmp_path / "out", settings(vocab), documents=tmp_path / "b", share=prepare.Share(0, 2)
+    )
+    is None
+  )
   made = {path: path.stat().st_mtime_ns for path in (tmp_path / "b").rglob("chunk.json")}
-  manifest = prepare.prepare_corpus([source], tmp_path / "out", settings(vocab, workers=2), documents=tmp_path / "b",
-                                    run_shares=beam_runner([]))
+  manifest = prepare.prepare_corpus(
+    [source], tmp_path / "out", settings(vocab, workers=2), documents=tmp_path / "b", run_shares=beam_runner([])
+  )
   assert manifest["corpus_id"] == whole["corpus_id"] and made
   assert made == {path: path.stat().st_mtime_ns for path in made}
 
@@ -49,16 +63,18 @@ def test_beam_goes_on_with_what_is_there(source, vocab, tmp_path, small_chunks):
 def test_a_mistake_in_the_text_is_one_message(source, vocab, tmp_path):
   (tmp_path / "bad.txt").write_bytes(b"\xff\n")
   with pytest.raises(UserError, match=r"bad.txt:1: not UTF-8: .*to skip and count such places$"):
-    prepare.prepare_corpus([f"text:{tmp_path}/bad.txt", source], tmp_path / "out", settings(vocab, workers=2),
-                           run_shares=beam_runner([]))
+    prepare.prepare_corpus(
+      [f"text:{tmp_path}/bad.txt", source], tmp_path / "out", settings(vocab, workers=2), run_shares=beam_runner([])
+    )
   assert not (tmp_path / "out").exists()
 
 
 def test_a_mistake_is_found_in_the_traceback_that_other_processes_send(source, vocab, tmp_path, monkeypatch):
   def fail(pipeline, *_):
     raise RuntimeError(
-        "Traceback (most recent call last):\n  File one, in two\nbert_jax.errors.UserError: a.txt:3: is bad; mend it\n\n"
-        "During handling …\nbert_jax.errors.UserError: a.txt:3: is bad; mend it [while running 'Map(_make_share)']\n")
+      "Traceback (most recent call last):\n  File one, in two\nbert_jax.errors.UserError: a.txt:3: is bad; mend it\n\n"
+      "During handling …\nbert_jax.errors.UserError: a.txt:3: is bad; mend it [while running 'Map(_make_share)']\n"
+    )
 
   monkeypatch.setattr(apache_beam.Pipeline, "__exit__", fail)
   with pytest.raises(UserError, match="^a.txt:3: is bad; mend it$"):
@@ -83,8 +99,15 @@ def test_without_beam_the_message_tells_how_to_install_it(monkeypatch):
 @pytest.mark.slow
 def test_beam_in_several_processes_makes_the_same_corpus(source, vocab, tmp_path):
   """From the command line, with options of Beam itself, in the chunks of the usual size."""
-  options = arguments(source, tmp_path / "beam", vocab, "--runner=beam", "--", "--direct_running_mode=multi_processing",
-                      "--direct_num_workers=2")
+  options = arguments(
+    source,
+    tmp_path / "beam",
+    vocab,
+    "--runner=beam",
+    "--",
+    "--direct_running_mode=multi_processing",
+    "--direct_num_workers=2",
+  )
   code = "import sys; from bert_jax.__main__ import main; sys.exit(main(['prepare'] + sys.argv[1:]))"
   status, shown, errors = run(options, code)
   assert status == 0 and "corpus_id" in shown, errors

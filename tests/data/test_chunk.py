@@ -11,7 +11,12 @@ from bert_jax.data.sentences import split_sentences
 from bert_jax.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from tests.prepare_fixtures import VOCABULARY
 
-TEXTS = ["The dog runs. A cat sleeps.\nThe tree.", "The house sees.", "\u200b", "Document 12. A [SEP] dog.\n\u200e\nOld cats."]
+TEXTS = [
+  "The dog runs. A cat sleeps.\nThe tree.",
+  "The house sees.",
+  "\u200b",
+  "Document 12. A [SEP] dog.\n\u200e\nOld cats.",
+]
 
 
 @pytest.fixture
@@ -23,8 +28,14 @@ def tokenizer(tmp_path) -> Tokenizer:
 def chunk_of(texts: list[str]) -> Chunk:
   """Numbered from 5 on; document n is line 10 n of file n % 2."""
   numbers = list(range(5, 5 + len(texts)))
-  return Chunk("train", 0, numbers, texts, [(number % 2, 10 * number) for number in numbers],
-               sum(len(text.encode()) for text in texts))
+  return Chunk(
+    "train",
+    0,
+    numbers,
+    texts,
+    [(number % 2, 10 * number) for number in numbers],
+    sum(len(text.encode()) for text in texts),
+  )
 
 
 def sentences_of(documents) -> list[list[list[int]]]:
@@ -74,7 +85,9 @@ def test_every_byte_of_text_is_reported_once(tokenizer, monkeypatch, batch):
 def test_a_chunk_of_nothing_is_empty_documents_of_the_right_shapes(tokenizer):
   documents = chunks.tokenize(tokenizer.plain, chunk_of(["\u200b"]), dtype="uint32", segmenter=lambda text: [0])
   assert [len(one) for one in documents] == [0, 1, 1, 0, 0, 0]
-  assert documents.origins.shape == (0, 2) and documents.tokens.dtype == np.uint32 and documents.word_starts.dtype == bool
+  assert (
+    documents.origins.shape == (0, 2) and documents.tokens.dtype == np.uint32 and documents.word_starts.dtype == bool
+  )
 
 
 def test_word_starts_follow_the_segmenter(tokenizer):
@@ -84,8 +97,17 @@ def test_word_starts_follow_the_segmenter(tokenizer):
   tokens = [VOCABULARY[index] for index in documents.tokens.tolist()]
   # "a ", "12", "34", "5"; "Th", "e ", "98", "."
   assert list(zip(tokens, documents.word_starts.tolist())) == [
-      ("a", True), ("1", True), ("##2", False), ("##3", True), ("##4", False), ("##5", True),
-      ("the", True), ("9", True), ("##8", False), (".", True)]
+    ("a", True),
+    ("1", True),
+    ("##2", False),
+    ("##3", True),
+    ("##4", False),
+    ("##5", True),
+    ("the", True),
+    ("9", True),
+    ("##8", False),
+    (".", True),
+  ]
 
 
 @pytest.mark.parametrize("size, dtype", [(10, "uint16"), (2**16, "uint16"), (2**16 + 1, "uint32")])
@@ -97,15 +119,21 @@ def test_ids_take_as_few_bytes_as_the_vocabulary_allows(size, dtype):
 LETTERS = [*"abAÉé中国。，.,-!'\"$[]_1", "ab", "abc", "12"]
 SPELLED = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in "abcdeéEÉ1中")]
 NORMALISATIONS = {
-    "lowercase": {"lowercase": True},
-    "cased": {"lowercase": False},
-    "lowercase with accents": {"lowercase": True, "strip_accents": False},
-    "Chinese not apart": {"lowercase": False, "handle_chinese_chars": False},
+  "lowercase": {"lowercase": True},
+  "cased": {"lowercase": False},
+  "lowercase with accents": {"lowercase": True, "strip_accents": False},
+  "Chinese not apart": {"lowercase": False, "handle_chinese_chars": False},
 }
 # White space of all kinds, marks that belong to the character before, invisible ones, letters that become two, and
 # relatives of the characters at which sentences are cut.
-ODD = [*" \t\u00a0\u3000\u2028\u200b\u200d\u00ad\x00\x07\x1c\ufeff\ufffd\u0301\ufe0f", "\u0327\u0301", "e\u0301",
-       "か\u3099", "क्षि", *"ﬁİßΣς각が豈兀𠀀𪚥㐀\u4dbf\u9fff、·€😀!#$%&()*+/:;<=>?@\\^`{|}~"]  # fmt: skip
+ODD = [
+  *" \t\u00a0\u3000\u2028\u200b\u200d\u00ad\x00\x07\x1c\ufeff\ufffd\u0301\ufe0f",
+  "\u0327\u0301",
+  "e\u0301",
+  "か\u3099",
+  "क्षि",
+  *"ﬁİßΣς각が豈兀𠀀𪚥㐀\u4dbf\u9fff、·€😀!#$%&()*+/:;<=>?@\\^`{|}~",
+]
 
 
 def odd_texts(seed: int) -> list[str]:
@@ -152,8 +180,10 @@ def test_word_starts_are_those_of_whole_sentences_whatever_the_text(name):
     texts, expected = odd_texts(seed), []
     for sentence in (sentence for text in texts for sentence in split_sentences(text)):
       begins = segmenter(sentence)
-      words = [max(word for word, begin in enumerate(begins) if begin <= place)
-               for place, _ in backend.encode(sentence, add_special_tokens=False).offsets]
+      words = [
+        max(word for word, begin in enumerate(begins) if begin <= place)
+        for place, _ in backend.encode(sentence, add_special_tokens=False).offsets
+      ]
       expected += [number == 0 or word != words[number - 1] for number, word in enumerate(words)]
     found = chunks.tokenize(backend, chunk_of(texts), dtype="uint16", segmenter=segmenter)
     assert found.word_starts.tolist() == expected
@@ -161,7 +191,8 @@ def test_word_starts_are_those_of_whole_sentences_whatever_the_text(name):
 
 
 @pytest.mark.parametrize(
-    "name, vocabulary", [("enwiki_AA_00-49", "bert-base-uncased"), ("zhwiki_AA_00-49", "bert-base-chinese")])
+  "name, vocabulary", [("enwiki_AA_00-49", "bert-base-uncased"), ("zhwiki_AA_00-49", "bert-base-chinese")]
+)
 def test_real_text_gets_the_ids_of_whole_sentences(shared_data, name, vocabulary):
   import lzma
 

@@ -61,6 +61,7 @@ def test_the_table_knows_every_text_while_it_grows(monkeypatch):
 
 def test_texts_whose_hashes_meet_in_the_table_are_told_apart(monkeypatch):
   """Hashes that all want the last place of the table, and the hash 0, which would mean a free place."""
+
   class Digest(bytes):
     def digest(self):
       return int(self).to_bytes(8, "little")

@@ -30,8 +30,12 @@ def make_corpus(folder: pathlib.Path, shard_rows=(3, 0, 5), token_dtype="uint16"
       sequences = np.zeros((rows, MAX_SEQUENCES, 3), "uint16")
       sequences[:, 0] = (SEQ_LENGTH, 5, 1)
       documents = np.broadcast_to(row[:, :, None] + 100_000, (rows, MAX_SEQUENCES, 2)).astype("uint32")
-      arrays = {"tokens": (row + np.arange(SEQ_LENGTH)).astype(token_dtype), "sequences": sequences,
-                "documents": documents, "origins": np.hstack([row + 100_000, row % 2, row + 1]).astype("uint64")}
+      arrays = {
+        "tokens": (row + np.arange(SEQ_LENGTH)).astype(token_dtype),
+        "sequences": sequences,
+        "documents": documents,
+        "origins": np.hstack([row + 100_000, row % 2, row + 1]).astype("uint64"),
+      }
       if word_segmenter:
         arrays["word_starts"] = np.packbits((row + np.arange(SEQ_LENGTH)) % 3 == 0, axis=1, bitorder="little")
       name = lambda array: folder / split / corpus_lib.shard_name(array, index, len(sizes))
@@ -40,9 +44,17 @@ def make_corpus(folder: pathlib.Path, shard_rows=(3, 0, 5), token_dtype="uint16"
       first += rows
     splits[split] = {"rows": first, "shards": shards}
   (folder / "files.txt").write_text("even.txt\nodd.txt\n")
-  return corpus_lib.finish(folder, {
-      "seq_length": SEQ_LENGTH, "max_sequences": MAX_SEQUENCES, "token_dtype": token_dtype, "splits": splits,
-      "word_segmenter": word_segmenter, "provenance": {"sources": ["text:here"], "workers": 1}})
+  return corpus_lib.finish(
+    folder,
+    {
+      "seq_length": SEQ_LENGTH,
+      "max_sequences": MAX_SEQUENCES,
+      "token_dtype": token_dtype,
+      "splits": splits,
+      "word_segmenter": word_segmenter,
+      "provenance": {"sources": ["text:here"], "workers": 1},
+    },
+  )
 
 
 @pytest.fixture
@@ -141,14 +153,17 @@ def test_one_altered_byte_is_named_with_both_hashes(tmp_path, name):
     corpus_lib.open_corpus(folder)
 
 
-@pytest.mark.parametrize("damage, message", [
+@pytest.mark.parametrize(
+  "damage, message",
+  [
     (lambda path: path.unlink(), "no such file"),
     (lambda path: path.write_bytes(b""), "damaged header"),
     (lambda path: path.write_bytes(b"rubbish" * 30), "damaged header"),
     (lambda path: np.save(path, np.zeros((3, 5), "uint16")), r"uint16 \[3, 12\], found uint16 \[3, 5\]"),
     (lambda path: np.save(path, np.zeros((3, 12), "int64")), r"uint16 \[3, 12\], found int64 \[3, 12\]"),
     (lambda path: path.write_bytes(path.read_bytes() + b"x"), "too long"),
-])
+  ],
+)
 def test_a_shard_that_does_not_fit_the_manifest_is_named(folder, damage, message):
   damage(folder / "train/tokens-00000-of-00003.npy")
   with pytest.raises(UserError, match=f"tokens-00000-of-00003.npy: .*{message}"):
@@ -166,13 +181,16 @@ def test_a_half_copied_folder_is_told_apart(folder):
     corpus_lib.open_corpus(folder)
 
 
-@pytest.mark.parametrize("text, message", [
+@pytest.mark.parametrize(
+  "text, message",
+  [
     ("{", "expected JSON"),
     ("[]", "belongs to something else"),
     ('{"format": "other"}', "belongs to something else"),
     ('{"format": "bert_jax corpus", "format_version": 1}', "expected format_version 2, found 1"),
     ('{"format": "bert_jax corpus", "format_version": 99}', "expected format_version 2, found 99"),
-])
+  ],
+)
 def test_a_foreign_manifest_gets_its_own_message(folder, text, message):
   (folder / "manifest.json").write_text(text)
   with pytest.raises(UserError, match=message):

@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from bert_jax.data import docstrings
-from bert_jax.data.docstrings import (
-    find_docstrings, find_packages, package_versions, paragraphs, read_modules)
+from bert_jax.data.docstrings import find_docstrings, find_packages, package_versions, paragraphs, read_modules
 
 
 def test_docstrings_are_those_that_ast_finds():
@@ -39,12 +38,11 @@ def test_escapes_are_resolved_but_not_in_raw_strings():
 
 
 def test_other_strings_are_no_docstrings():
-  source = ('x = """\nno\n"""\ny = {"a":\n  1}\n\ndef f(x=":"):  # a comment\n  # more\n'
-            '  """Yes."""\n  z = """no"""\n')
+  source = 'x = """\nno\n"""\ny = {"a":\n  1}\n\ndef f(x=":"):  # a comment\n  # more\n  """Yes."""\n  z = """no"""\n'
   assert find_docstrings(source) == ["Yes."]
 
 
-_NUMPY_STYLE = '''
+_NUMPY_STYLE = """
     Computes the sum of two ``numbers``, as in [1]_ or `the manual <https://x.org/y>`_.
 
     It goes on in :func:`~numpy.add` and on
@@ -67,18 +65,19 @@ _NUMPY_STYLE = '''
     ======  =======
     name    meaning
     ======  =======
-    '''
+    """
 
 
 def test_a_docstring_is_kept_as_written_but_for_underlines():
   assert paragraphs(_NUMPY_STYLE) == [
-      "Computes the sum of two ``numbers``, as in [1]_ or `the manual <https://x.org/y>`_.",
-      "It goes on in :func:`~numpy.add` and on a second line of the *same* paragraph::",
-      "result = add(1, 2)",
-      "Parameters x, y : array_like, optional The numbers that are added up.",
-      ".. math:: a + b",
-      "Examples >>> add(1, 2) 3",
-      "====== ======= name meaning ====== ======="]
+    "Computes the sum of two ``numbers``, as in [1]_ or `the manual <https://x.org/y>`_.",
+    "It goes on in :func:`~numpy.add` and on a second line of the *same* paragraph::",
+    "result = add(1, 2)",
+    "Parameters x, y : array_like, optional The numbers that are added up.",
+    ".. math:: a + b",
+    "Examples >>> add(1, 2) 3",
+    "====== ======= name meaning ====== =======",
+  ]
 
 
 def test_google_sections_and_short_paragraphs_are_kept():
@@ -86,9 +85,20 @@ def test_google_sections_and_short_paragraphs_are_kept():
   assert paragraphs(text) == ["Trains.", "Args: steps (int): how many to take.", "```python train(3) ```"]
 
 
-@pytest.mark.parametrize("line, dropped", [
-    ("---", True), ("  =====", True), ("...", True), ("'''''", True), ("--", False), ("-=-", False),
-    ("--- ---", False), ("aaa", False), ("-----x", False)])
+@pytest.mark.parametrize(
+  "line, dropped",
+  [
+    ("---", True),
+    ("  =====", True),
+    ("...", True),
+    ("'''''", True),
+    ("--", False),
+    ("-=-", False),
+    ("--- ---", False),
+    ("aaa", False),
+    ("-----x", False),
+  ],
+)
 def test_an_underline_is_one_sign_at_least_three_times(line, dropped):
   assert paragraphs(f"Title\n{line}\nText.") == ["Title Text." if dropped else f"Title {line} Text."]
 
@@ -104,8 +114,7 @@ def package(tmp_path, monkeypatch):
   (folder / "tests").mkdir(parents=True)
   long = " ".join(["This sentence describes what the function does, in some detail."] * 4)
   (folder / "__init__.py").write_text(f'"""{long} It is the package."""\nraise RuntimeError("imported")\n')
-  (folder / "b.py").write_text(
-      f'def f():\n  """{long}"""\n\ndef g():\n  """Second docstring of the module b."""\n')
+  (folder / "b.py").write_text(f'def f():\n  """{long}"""\n\ndef g():\n  """Second docstring of the module b."""\n')
   (folder / "c.py").write_text(f'def f():\n  """{long}"""\n\ndef g():\n  """{long} But more."""\n')
   (folder / "d.py").write_text('"""Almost nothing is here."""\n')
   (folder / "latin.py").write_bytes(b'"""caf\xe9"""\n')
@@ -118,9 +127,10 @@ def test_a_module_is_a_document_and_a_repeated_docstring_is_dropped(package):
   counts = collections.Counter()
   documents = dict(read_modules(find_packages("undocumented_wonder"), counts=counts))
   assert documents == {
-      "undocumented_wonder": package + " It is the package.",
-      "undocumented_wonder.b": package + "\nSecond docstring of the module b.",
-      "undocumented_wonder.c": package + " But more."}
+    "undocumented_wonder": package + " It is the package.",
+    "undocumented_wonder.b": package + "\nSecond docstring of the module b.",
+    "undocumented_wonder.c": package + " But more.",
+  }
   assert counts["duplicate_docstrings"] == 1
   assert counts["empty_documents"] == 1 and counts["bad_files"] == 1
   assert "undocumented_wonder" not in sys.modules
@@ -133,9 +143,11 @@ def test_versions_are_recorded_by_package():
 
 
 def test_reading_documentation_imports_nothing():
-  code = ("import sys, collections\nfrom bert_jax.data import docstrings as d\n"
-          "n = sum(1 for _ in d.read_modules(d.find_packages('optax,absl'), counts=collections.Counter()))\n"
-          "print(n, 'optax' in sys.modules, 'tensorflow' in sys.modules)")
+  code = (
+    "import sys, collections\nfrom bert_jax.data import docstrings as d\n"
+    "n = sum(1 for _ in d.read_modules(d.find_packages('optax,absl'), counts=collections.Counter()))\n"
+    "print(n, 'optax' in sys.modules, 'tensorflow' in sys.modules)"
+  )
   run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
   modules, optax, tensorflow = run.stdout.split()
   assert int(modules) > 20 and (optax, tensorflow) == ("False", "False")

@@ -14,8 +14,13 @@ def some_documents(words: bool = False, dtype="uint16") -> Documents:
   """Three documents of 2, 1 and 3 sentences."""
   starts = np.array([0, 3, 4, 9, 10, 12, 13])
   return Documents(
-      np.arange(100, 113, dtype=dtype), starts, np.array([0, 2, 3, 6]), np.array([7, 8, 2**32 - 1], np.uint32),
-      np.array([[0, 1], [0, 17], [3, 2**40]], np.uint64), np.arange(13) % 3 == 0 if words else None)
+    np.arange(100, 113, dtype=dtype),
+    starts,
+    np.array([0, 2, 3, 6]),
+    np.array([7, 8, 2**32 - 1], np.uint32),
+    np.array([[0, 1], [0, 17], [3, 2**40]], np.uint64),
+    np.arange(13) % 3 == 0 if words else None,
+  )
 
 
 @pytest.mark.parametrize("words", [False, True])
@@ -34,8 +39,14 @@ def test_a_chunk_comes_back_as_it_was(tmp_path, words, dtype):
 
 
 def test_a_chunk_without_a_document_comes_back_too(tmp_path):
-  nothing = Documents(np.zeros(0, np.uint16), np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(0, np.uint32),
-                      np.zeros((0, 2), np.uint64), np.zeros(0, bool))
+  nothing = Documents(
+    np.zeros(0, np.uint16),
+    np.zeros(1, np.int64),
+    np.zeros(1, np.int64),
+    np.zeros(0, np.uint32),
+    np.zeros((0, 2), np.uint64),
+    np.zeros(0, bool),
+  )
   documents_lib.write_chunk(tmp_path, "train", 0, nothing, 3)
   found, _ = documents_lib.read_chunk(tmp_path, "train", 0)
   assert found.origins.shape == (0, 2) and found.tokens.shape == found.word_starts.shape == (0,)
@@ -44,9 +55,17 @@ def test_a_chunk_without_a_document_comes_back_too(tmp_path):
 def test_chunks_have_the_names_that_the_module_describes(tmp_path):
   documents_lib.write_chunk(tmp_path, "validation", 12, some_documents(True), 1)
   assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")) == [
-      f"validation/00012/{name}" for name in (
-          "chunk.json", "document_starts.npy", "numbers.npy", "origins.npy", "sentence_starts.npy", "tokens.npy",
-          "word_starts.npy")]
+    f"validation/00012/{name}"
+    for name in (
+      "chunk.json",
+      "document_starts.npy",
+      "numbers.npy",
+      "origins.npy",
+      "sentence_starts.npy",
+      "tokens.npy",
+      "word_starts.npy",
+    )
+  ]
 
 
 def test_word_starts_are_bits_the_lowest_first(tmp_path):
@@ -62,7 +81,9 @@ def test_an_altered_or_missing_array_is_named_with_the_remedy(tmp_path, name):
   data = bytearray(path.read_bytes())
   data[-1] ^= 1
   path.write_bytes(data)
-  with pytest.raises(UserError, match=rf"{path.parent}: cannot be read \({name}.npy was altered\); delete {tmp_path} and"):
+  with pytest.raises(
+    UserError, match=rf"{path.parent}: cannot be read \({name}.npy was altered\); delete {tmp_path} and"
+  ):
     documents_lib.read_chunk(tmp_path, "train", 0)
   path.unlink()
   with pytest.raises(UserError, match=f"{path.parent}: cannot be read .*{name}.npy"):
@@ -73,10 +94,14 @@ def test_an_altered_or_missing_array_is_named_with_the_remedy(tmp_path, name):
 def test_a_damaged_record_is_told(tmp_path, text):
   documents_lib.write_chunk(tmp_path, "train", 0, some_documents(), 1)
   (tmp_path / "train/00000/chunk.json").write_text(text)
-  with pytest.raises(UserError, match=f"{tmp_path}/train/00000: cannot be read .*; delete {tmp_path} and prepare again"):
+  with pytest.raises(
+    UserError, match=f"{tmp_path}/train/00000: cannot be read .*; delete {tmp_path} and prepare again"
+  ):
     documents_lib.read_chunk(tmp_path, "train", 0)
   (tmp_path / "contents.json").write_text(text)
-  with pytest.raises(UserError, match=f"{tmp_path}/contents.json: cannot be read .*; delete {tmp_path} and prepare again"):
+  with pytest.raises(
+    UserError, match=f"{tmp_path}/contents.json: cannot be read .*; delete {tmp_path} and prepare again"
+  ):
     documents_lib.read_contents(tmp_path)
 
 
@@ -104,4 +129,6 @@ def test_contents_come_back_and_are_unknown_until_all_text_was_seen(tmp_path):
 def test_a_recipe_has_one_name_whatever_the_order_of_its_keys():
   one, other = {"a": 1, "b": ["ü"]}, {"b": ["ü"], "a": 1}
   assert documents_lib.describe(one) == documents_lib.describe(json.loads(json.dumps(other)))
-  assert documents_lib.describe(one) != documents_lib.describe(one | {"a": 2}) and len(documents_lib.describe(one)) == 12
+  assert (
+    documents_lib.describe(one) != documents_lib.describe(one | {"a": 2}) and len(documents_lib.describe(one)) == 12
+  )

@@ -9,7 +9,22 @@ from bert_jax.data import features
 from bert_jax.data.features import IGNORED, Features
 from bert_jax.data.tokenizer import SPECIAL_TOKENS, build_tokenizer
 
-TOKENIZER = build_tokenizer([*SPECIAL_TOKENS, "the", "cat", "sat", "un", "##happy", "##ly", "狗", "猫", *"abcdefgh", *(f"##{c}" for c in "abcdefgh")], lowercase=True)
+TOKENIZER = build_tokenizer(
+  [
+    *SPECIAL_TOKENS,
+    "the",
+    "cat",
+    "sat",
+    "un",
+    "##happy",
+    "##ly",
+    "狗",
+    "猫",
+    *"abcdefgh",
+    *(f"##{c}" for c in "abcdefgh"),
+  ],
+  lowercase=True,
+)
 ID = TOKENIZER.plain.get_vocab()
 
 
@@ -37,12 +52,17 @@ def test_batches_are_the_same_from_wherever_a_run_begins():
       same(one, other)
 
 
-@pytest.mark.parametrize("count, batch_size, epochs", [(100, 8, 3), (240, 16, 1), (100, 32, 3), (2000, 16, 2), (5, 8, 4), (64, 16, 2), (7, 7, 2)])
+@pytest.mark.parametrize(
+  "count, batch_size, epochs",
+  [(100, 8, 3), (240, 16, 1), (100, 32, 3), (2000, 16, 2), (5, 8, 4), (64, 16, 2), (7, 7, 2)],
+)
 def test_every_example_comes_once_in_an_epoch_and_epochs_follow_each_other(count, batch_size, epochs):
   given = many(count)
   steps = -(-epochs * count // batch_size)
   batches = run(given, steps, batch_size=batch_size)
-  seen = collections.Counter((int(epoch), int(index)) for batch in batches for epoch, index in zip(batch["epoch"], batch["index"]))
+  seen = collections.Counter(
+    (int(epoch), int(index)) for batch in batches for epoch, index in zip(batch["epoch"], batch["index"])
+  )
   assert max(seen.values()) == 1
   for epoch in range(epochs):
     assert sum(1 for one, _ in seen if one == epoch) == count
@@ -75,7 +95,9 @@ def test_rows_have_few_lengths_and_little_padding():
   given = many(2000, most=120)
   batches = list(features.train_batches(given, batch_size=32, seed=0, start=0, steps=200, max_length=128))
   assert {batch["tokens"].shape[1] for batch in batches} <= {32, 64, 128}
-  real = sum(int(batch["sequences"][:, 0, 0].sum()) for batch in batches) / sum(batch["tokens"].size for batch in batches)
+  real = sum(int(batch["sequences"][:, 0, 0].sum()) for batch in batches) / sum(
+    batch["tokens"].size for batch in batches
+  )
   assert real > 0.65, "dealt out without regard to length, less than half would be real"
 
 
@@ -99,16 +121,32 @@ def test_an_evaluation_has_every_example_once_and_empty_rows_at_the_end():
 def test_pairs_are_laid_out_as_bert_has_them_and_the_longer_one_is_cut():
   found = features.of_texts(TOKENIZER, ["the cat", "the " * 9], ["sat", "cat sat"], np.zeros(2, np.int32), max_length=9)
   row = found.tokens[: found.offsets[1]]
-  assert row.tolist() == [ID["[CLS]"], ID["the"], ID["cat"], ID["[SEP]"], ID["sat"], ID["[SEP]"]] and found.first_lengths[0] == 4
+  assert (
+    row.tolist() == [ID["[CLS]"], ID["the"], ID["cat"], ID["[SEP]"], ID["sat"], ID["[SEP]"]]
+    and found.first_lengths[0] == 4
+  )
   assert found.lengths[1] == 9 and found.first_lengths[1] == 6 and found.truncated == 1
 
 
 def test_the_first_piece_of_a_word_has_its_label_and_nothing_else_has_one():
   words = [["the", "unhappyly", "\u200b", "cat"], ["the"] * 12]
   found = features.of_words(TOKENIZER, words, [[1, 2, 3, 4], [5] * 12], max_length=9)
-  assert found.tokens[: found.offsets[1]].tolist() == [ID["[CLS]"], ID["the"], ID["un"], ID["##happy"], ID["##ly"], ID["[UNK]"], ID["cat"], ID["[SEP]"]]
+  assert found.tokens[: found.offsets[1]].tolist() == [
+    ID["[CLS]"],
+    ID["the"],
+    ID["un"],
+    ID["##happy"],
+    ID["##ly"],
+    ID["[UNK]"],
+    ID["cat"],
+    ID["[SEP]"],
+  ]
   assert found.labels[: found.offsets[1]].tolist() == [IGNORED, 1, 2, IGNORED, IGNORED, 3, 4, IGNORED]
-  assert found.lengths[1] == 9 and found.labels[found.offsets[1] :].tolist() == [IGNORED, *[5] * 7, IGNORED] and found.truncated == 1
+  assert (
+    found.lengths[1] == 9
+    and found.labels[found.offsets[1] :].tolist() == [IGNORED, *[5] * 7, IGNORED]
+    and found.truncated == 1
+  )
 
 
 def test_a_text_that_just_fits_is_not_counted_as_cut():
@@ -119,7 +157,7 @@ def test_a_text_that_just_fits_is_not_counted_as_cut():
 
 def test_labels_of_tokens_are_padded_with_what_is_ignored():
   found = features.of_words(TOKENIZER, [["the", "cat"], ["sat"]], [[1, 2], [3]], max_length=9)
-  (_, batch), = features.evaluation_batches(found, batch_size=3, max_length=9)
+  ((_, batch),) = features.evaluation_batches(found, batch_size=3, max_length=9)
   assert batch["labels"].shape == (3, 9) and set(batch["labels"][2]) == {IGNORED}
   assert sorted(label for label in batch["labels"].ravel() if label != IGNORED) == [1, 2, 3]
 

@@ -39,9 +39,15 @@ def test_files_come_sorted_and_folders_are_left_out(tmp_path):
   assert matching_files(f"{tmp_path}/**") == [f"{tmp_path}/{n}" for n in ("a.txt", "b.txt", "c/d.txt")]
 
 
-@pytest.mark.parametrize("pattern, message", [
-    ("nothing*.txt", "no such file"), ("folder", "names only folders"), ("x.tar.xz", "unpack it first"),
-    ("x.zip", "unpack it first")])
+@pytest.mark.parametrize(
+  "pattern, message",
+  [
+    ("nothing*.txt", "no such file"),
+    ("folder", "names only folders"),
+    ("x.tar.xz", "unpack it first"),
+    ("x.zip", "unpack it first"),
+  ],
+)
 def test_patterns_that_name_no_text_are_refused(tmp_path, pattern, message):
   (tmp_path / "folder").mkdir()
   for name in ("x.tar.xz", "x.zip"):
@@ -66,9 +72,15 @@ def test_a_protocol_names_files_as_a_path_does(memory):
     matching_files(f"{address}/c")
 
 
-@pytest.mark.parametrize("suffix, compress", [
-    (".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress),
-    (".zst", lambda data: zstandard.ZstdCompressor().compress(data))])
+@pytest.mark.parametrize(
+  "suffix, compress",
+  [
+    (".gz", gzip.compress),
+    (".bz2", bz2.compress),
+    (".xz", lzma.compress),
+    (".zst", lambda data: zstandard.ZstdCompressor().compress(data)),
+  ],
+)
 def test_compressed_files_behind_a_protocol_are_read_as_streams(memory, suffix, compress):
   system, address = memory
   data = compress("".join(f"Zeile {i} äöü\n" for i in range(5000)).encode())
@@ -87,8 +99,10 @@ def test_a_file_that_goes_away_is_named(memory):
     read("/nowhere/gone.txt")
 
 
-@pytest.mark.parametrize("address, package", [
-    ("gs://bucket/a.txt", "gcsfs"), ("s3://bucket/*.txt", "s3fs"), ("https://example.org/a.txt", "aiohttp")])
+@pytest.mark.parametrize(
+  "address, package",
+  [("gs://bucket/a.txt", "gcsfs"), ("s3://bucket/*.txt", "s3fs"), ("https://example.org/a.txt", "aiohttp")],
+)
 def test_a_protocol_whose_package_is_not_installed_names_the_package(address, package):
   if importlib.util.find_spec(package):
     pytest.skip(f"{package} is installed")
@@ -118,7 +132,15 @@ def test_the_stamp_of_a_file_changes_with_it(tmp_path, memory):
   assert file_stamp(f"{address}/a.txt") != before
 
 
-@pytest.mark.parametrize("path, suffix", [
-    ("a.txt.gz", ".gz"), ("A.XZ", ".xz"), ("a.txt", ""), ("https://x.org/a.bz2?download=1", ".bz2"), ("what?.gz", ".gz")])
+@pytest.mark.parametrize(
+  "path, suffix",
+  [
+    ("a.txt.gz", ".gz"),
+    ("A.XZ", ".xz"),
+    ("a.txt", ""),
+    ("https://x.org/a.bz2?download=1", ".bz2"),
+    ("what?.gz", ".gz"),
+  ],
+)
 def test_the_compression_shows_in_the_name(path, suffix):
   assert files.compression(path) == suffix

@@ -45,9 +45,7 @@ class Rows:
 
 def take(split, count, *, batch_size=16, start=0, seed=3, loader="threads", **hosts):
   """The first `count` batches of an endless stream, which is then closed."""
-  stream = train_batches(
-      split, batch_size=batch_size, seed=seed, start=start, steps=10**6, loader=loader, **hosts
-  )
+  stream = train_batches(split, batch_size=batch_size, seed=seed, start=start, steps=10**6, loader=loader, **hosts)
   batches = list(itertools.islice(stream, count))
   stream.close()
   return batches
@@ -77,7 +75,10 @@ def test_both_loaders_give_the_same_batches(num_rows):
 @pytest.mark.parametrize("hosts", [2, 4, 8])
 def test_hosts_together_read_the_batch_that_one_host_reads(hosts, loader):
   alone = take(Rows(37), 5, loader=loader)  # 80 examples: epochs end inside of batches
-  shares = [np.arange(16).reshape(hosts, -1), np.arange(16).reshape(-1, hosts).T]  # contiguous, and as another mesh may have them
+  shares = [
+    np.arange(16).reshape(hosts, -1),
+    np.arange(16).reshape(-1, hosts).T,
+  ]  # contiguous, and as another mesh may have them
   for share in shares:
     parts = [take(Rows(37), 5, loader=loader, process_rows=share[host]) for host in range(hosts)]
     for step, whole in enumerate(alone):
@@ -183,7 +184,9 @@ def test_the_interpreter_exits_quietly_in_the_middle_of_a_stream(loader):
 
 
 def test_no_thread_of_tensorflow_tunes_the_stream(monkeypatch, tensorflow):
-  """It wakes up ever more rarely, and a stream that is closed waits for it: 20 s after a run of a minute, in half of all runs."""
+  """It wakes up ever more rarely, and a stream that is closed waits for it: 20 s after a run of a minute, in half of
+  all runs.
+  """
   tf, tuned = tensorflow, []
   plain = tf.data.Dataset.as_numpy_iterator
 
@@ -236,24 +239,31 @@ def test_tensorflow_is_imported_behind_the_first_batch_and_takes_over_without_a_
 
 
 def test_a_stream_shorter_than_the_import_does_not_wait_for_it():
-  program = _IMPORT[:_IMPORT.index("stream =")] + """
+  program = (
+    _IMPORT[: _IMPORT.index("stream =")]
+    + """
 for steps in (0, 1, 2):
   assert len(list(train_batches(Rows(37), batch_size=4, seed=3, start=8, steps=steps, loader="tfdata"))) == steps
 assert imported_by and not tensorflow_in_background().done()
 """
+  )
   done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
   assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_tensorflow_that_cannot_be_imported_is_told_with_the_remedy(tmp_path):
   (tmp_path / "tensorflow.py").write_text("raise ImportError('GLIBC_2.99 not found')\n")
-  program = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n" + _IMPORT[:_IMPORT.index("stream =")] + """
+  program = (
+    f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+    + _IMPORT[: _IMPORT.index("stream =")]
+    + """
 from bert_jax.errors import UserError
 try:
   list(train_batches(Rows(37), batch_size=4, seed=3, start=8, steps=10**4, loader="tfdata"))
 except UserError as error:
   print(error)
 """
+  )
   done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
   assert (done.returncode, done.stderr) == (0, "")
   assert "cannot be imported (GLIBC_2.99 not found)" in done.stdout and "--config.data.loader=threads" in done.stdout
@@ -279,7 +289,9 @@ def test_without_tensorflow_the_remedy_is_named(monkeypatch):
 def test_evaluation_reads_every_row_once_and_in_order(num_rows, max_rows, hosts):
   split = Rows(num_rows)
   share = np.arange(8).reshape(-1, hosts).T  # every host takes every so-many-th row
-  parts = [list(evaluation_batches(split, batch_size=8, max_rows=max_rows, process_rows=share[h])) for h in range(hosts)]
+  parts = [
+    list(evaluation_batches(split, batch_size=8, max_rows=max_rows, process_rows=share[h])) for h in range(hosts)
+  ]
   assert len({len(part) for part in parts}) == 1  # no host waits for another in vain
   order = np.argsort(share.ravel())
   steps = [joined([part[step] for part in parts]) for step in range(len(parts[0]))]

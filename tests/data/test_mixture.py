@@ -82,9 +82,15 @@ def test_one_corpus_alone_is_in_the_order_of_its_rows_under_the_next_seed():
   np.testing.assert_array_equal(block, np.sort(expected))
 
 
-@pytest.mark.parametrize("weights, places", [
-    ({"a": 1, "b": 1}, [500, 500]), ({"a": 2, "b": 1}, [667, 333]), ({"a": 1, "b": 1, "c": 1}, [334, 333, 333]),
-    ({"a": 0.999, "b": 0.001}, [999, 1])])
+@pytest.mark.parametrize(
+  "weights, places",
+  [
+    ({"a": 1, "b": 1}, [500, 500]),
+    ({"a": 2, "b": 1}, [667, 333]),
+    ({"a": 1, "b": 1, "c": 1}, [334, 333, 333]),
+    ({"a": 0.999, "b": 0.001}, [999, 1]),
+  ],
+)
 def test_places_follow_the_weights(weights, places):
   assert mixture._places(weights).tolist() == places
 

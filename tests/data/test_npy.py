@@ -8,12 +8,12 @@ import pytest
 from bert_jax.data import npy
 
 ARRAYS = {
-    "uint16": np.arange(12, dtype=np.uint16).reshape(3, 4),
-    "uint32, one place": np.array([2**32 - 1], np.uint32),
-    "int64, turned": np.arange(12).reshape(3, 4).T,
-    "every other one": np.arange(12, dtype=np.uint64)[::2],
-    "nothing": np.zeros((0, 3), np.uint64),
-    "bits": np.packbits(np.array([True, False, True]), bitorder="little"),
+  "uint16": np.arange(12, dtype=np.uint16).reshape(3, 4),
+  "uint32, one place": np.array([2**32 - 1], np.uint32),
+  "int64, turned": np.arange(12).reshape(3, 4).T,
+  "every other one": np.arange(12, dtype=np.uint64)[::2],
+  "nothing": np.zeros((0, 3), np.uint64),
+  "bits": np.packbits(np.array([True, False, True]), bitorder="little"),
 }
 
 

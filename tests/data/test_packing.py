@@ -15,8 +15,12 @@ def random_documents() -> Documents:
   lengths = [rng.integers(1, 12, rng.integers(1, 12)) for _ in range(12)]
   flat = np.concatenate(lengths)
   return Documents(
-      rng.integers(10, 70_000, flat.sum()), np.cumsum([0, *flat]), np.cumsum([0, *map(len, lengths)]),
-      np.arange(100, 112, dtype=np.uint32), np.zeros((12, 2), np.uint64))
+    rng.integers(10, 70_000, flat.sum()),
+    np.cumsum([0, *flat]),
+    np.cumsum([0, *map(len, lengths)]),
+    np.arange(100, 112, dtype=np.uint32),
+    np.zeros((12, 2), np.uint64),
+  )
 
 
 def load_of_rows(lengths, rows):
@@ -66,8 +70,9 @@ def test_no_sequences_make_no_rows():
 def test_every_sequence_is_found_again_in_the_rows(objective, max_sequences):
   documents = random_documents()
   sequences = pairs.make_sequences(documents, objective, seq_length=32, short_probability=0.1, seed=3)
-  rows = packing.fill_rows(documents, sequences, seq_length=32, max_sequences=max_sequences,
-                           special_ids=SPECIAL, dtype="uint32")
+  rows = packing.fill_rows(
+    documents, sequences, seq_length=32, max_sequences=max_sequences, special_ids=SPECIAL, dtype="uint32"
+  )
   assert rows["tokens"].dtype == np.uint32 and rows["sequences"].dtype == np.uint16
   found = []
   for tokens, table, sources in zip(rows["tokens"], rows["sequences"].astype(int), rows["documents"]):
@@ -92,7 +97,9 @@ def test_word_starts_stay_with_their_tokens(objective, seq_length):
   documents = random_documents()
   documents = documents._replace(word_starts=documents.tokens % 2 == 1)
   sequences = pairs.make_sequences(documents, objective, seq_length=seq_length, short_probability=0.1, seed=3)
-  rows = packing.fill_rows(documents, sequences, seq_length=seq_length, max_sequences=4, special_ids=SPECIAL, dtype="uint32")
+  rows = packing.fill_rows(
+    documents, sequences, seq_length=seq_length, max_sequences=4, special_ids=SPECIAL, dtype="uint32"
+  )
   bits = rows["word_starts"]
   assert bits.dtype == np.uint8 and bits.shape == (len(rows["tokens"]), -(-seq_length // 8))
   starts = np.array([[line[place // 8] >> place % 8 & 1 for place in range(seq_length)] for line in bits.tolist()])

@@ -14,9 +14,12 @@ def make_documents(sentence_lengths: list[list[int]], numbers=None) -> Documents
   flat = [length for document in sentence_lengths for length in document]
   counts = [len(document) for document in sentence_lengths]
   return Documents(
-      np.arange(sum(flat)), np.cumsum([0] + flat), np.cumsum([0] + counts),
-      np.array(numbers if numbers is not None else range(len(counts)), np.uint32),
-      np.zeros((len(counts), 2), np.uint64))
+    np.arange(sum(flat)),
+    np.cumsum([0] + flat),
+    np.cumsum([0] + counts),
+    np.array(numbers if numbers is not None else range(len(counts)), np.uint32),
+    np.zeros((len(counts), 2), np.uint64),
+  )
 
 
 def random_documents(count=40, seed=0, longest=40) -> Documents:
@@ -31,7 +34,8 @@ def document_of(documents: Documents, tokens: np.ndarray) -> np.ndarray:
 
 def cut(documents, objective="nsp", seq_length=64, short_probability=0.1, seed=7) -> pairs.Sequences:
   return pairs.make_sequences(
-      documents, objective, seq_length=seq_length, short_probability=short_probability, seed=seed)
+    documents, objective, seq_length=seq_length, short_probability=short_probability, seed=seed
+  )
 
 
 def test_the_columns_are_those_of_the_batch_contract():
@@ -115,8 +119,9 @@ def test_one_pair_in_ten_aims_at_a_shorter_length():
   assert 0.06 < (some.lengths < 60).mean() - (full.lengths < 60).mean() < 0.14
 
 
-@pytest.mark.parametrize("length_a, length_b, room", [
-    (50, 3, 20), (3, 50, 20), (30, 30, 21), (30, 31, 20), (9, 9, 20), (200, 90, 125)])
+@pytest.mark.parametrize(
+  "length_a, length_b, room", [(50, 3, 20), (3, 50, 20), (30, 30, 21), (30, 31, 20), (9, 9, 20), (200, 90, 125)]
+)
 def test_truncation_shortens_the_longer_side_as_bert_does(length_a, length_b, room):
   expected_a, expected_b = length_a, length_b
   while expected_a + expected_b > room:  # truncate_seq_pair of google-research/bert
@@ -231,7 +236,9 @@ def test_sop_leaves_out_nothing_but_what_truncation_cuts_and_a_last_lone_token()
 def test_one_sentence_alone_is_cut_in_two_for_sop():
   made = cut(make_documents([[9]]), "sop")
   assert made.lengths.tolist() == [12]
-  assert {tuple(sorted((*a, *b))) for a, b in zip(made.a.tolist(), made.b.tolist())} <= {(0, at, at, 9) for at in range(1, 9)}
+  assert {tuple(sorted((*a, *b))) for a, b in zip(made.a.tolist(), made.b.tolist())} <= {
+    (0, at, at, 9) for at in range(1, 9)
+  }
   assert len(cut(make_documents([[1]]), "sop").labels) == 0  # a single token makes no pair
 
 

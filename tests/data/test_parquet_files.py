@@ -27,8 +27,9 @@ def write(path, values, kind=None, name="text", **options):
   return path
 
 
-@pytest.mark.parametrize("kind", [
-    pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+@pytest.mark.parametrize(
+  "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str
+)
 def test_every_type_of_text_is_read_and_nulls_are_empty_documents(tmp_path, kind):
   path = tmp_path / "a.parquet"
   values = pa.array(_TEXTS).dictionary_encode() if pa.types.is_dictionary(kind) else _TEXTS
@@ -36,8 +37,13 @@ def test_every_type_of_text_is_read_and_nulls_are_empty_documents(tmp_path, kind
   documents, counts = read(f"parquet:{path}")
   assert [(d.position, d.text) for d in documents] == _EXPECTED
   assert {d.file for d in documents} == {str(path)} and documents[0].origin == f"{path}:0"
-  assert counts == {"files": 1, "documents": 3, "empty_documents": 3, "nul_bytes": 1,
-                    "bytes": sum(len(text.encode()) for _, text in _EXPECTED)}
+  assert counts == {
+    "files": 1,
+    "documents": 3,
+    "empty_documents": 3,
+    "nul_bytes": 1,
+    "bytes": sum(len(text.encode()) for _, text in _EXPECTED),
+  }
 
 
 @pytest.mark.parametrize("compression", ["none", "snappy", "gzip", "brotli", "zstd", "lz4"])
@@ -64,9 +70,14 @@ def test_a_file_without_the_column_is_named_with_the_columns_it_has(tmp_path):
   assert [d.text for d in documents] == ["One.", "Three."] and counts["bad_files"] == 1
 
 
-@pytest.mark.parametrize("values, kind, message", [
-    ([1, 2], pa.int64(), "'text' holds int64, not text"), ([b"x"], pa.binary(), "'text' holds binary, not text"),
-    ([["x"]], pa.list_(pa.string()), "'text' holds list<.*string>, not text")])
+@pytest.mark.parametrize(
+  "values, kind, message",
+  [
+    ([1, 2], pa.int64(), "'text' holds int64, not text"),
+    ([b"x"], pa.binary(), "'text' holds binary, not text"),
+    ([["x"]], pa.list_(pa.string()), "'text' holds list<.*string>, not text"),
+  ],
+)
 def test_a_column_of_something_else_than_text_is_an_error(tmp_path, values, kind, message):
   write(tmp_path / "a.parquet", values, kind)
   with pytest.raises(UserError, match=f"a.parquet: column {message}"):
@@ -140,9 +151,14 @@ def test_memory_does_not_grow_with_the_row_group(tmp_path):
 
 def test_what_datatrove_writes_is_read(tmp_path):
   """The columns of its ParquetWriter: text, id, metadata; extensions beside them."""
-  rows = [{"text": "First document.\n\nWith two paragraphs.", "id": "0/0",
-           "metadata": {"url": "https://example.org", "date": "2024-01-01", "token_count": 7}},
-          {"text": "Second.", "id": "0/1", "metadata": {"url": "https://example.org/2", "date": None, "token_count": 1}}]
+  rows = [
+    {
+      "text": "First document.\n\nWith two paragraphs.",
+      "id": "0/0",
+      "metadata": {"url": "https://example.org", "date": "2024-01-01", "token_count": 7},
+    },
+    {"text": "Second.", "id": "0/1", "metadata": {"url": "https://example.org/2", "date": None, "token_count": 1}},
+  ]
   parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "00000.parquet")
   documents, _ = read(f"parquet:{tmp_path}/*.parquet")
   assert [d.text for d in documents] == ["First document.\nWith two paragraphs.", "Second."]

@@ -13,7 +13,15 @@ from bert_jax.data import prepare
 from bert_jax.data.corpus import open_corpus
 from bert_jax.errors import UserError
 from tests.prepare_fixtures import (  # noqa: F401  (source, vocab and small_chunks are fixtures)
-    contents, sentence, sequences_of, settings, small_chunks, source, vocab, write_documents)
+  contents,
+  sentence,
+  sequences_of,
+  settings,
+  small_chunks,
+  source,
+  vocab,
+  write_documents,
+)
 
 
 def test_the_number_of_workers_and_the_place_do_not_change_the_corpus(source, vocab, tmp_path, small_chunks):
@@ -29,9 +37,19 @@ def test_the_number_of_workers_and_the_place_do_not_change_the_corpus(source, vo
   assert two["provenance"]["workers"] == 2 and two["provenance"]["sources"] == [f"text:{copy}"]
 
 
-@pytest.mark.parametrize("change", [
-    {"seed": 1}, {"seq_length": 48}, {"objective": "none"}, {"objective": "sop"}, {"max_sequences": 1},
-    {"validation_fraction": 0.4}, {"lowercase": False}, {"short_probability": 0.0}])
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"seed": 1},
+    {"seq_length": 48},
+    {"objective": "none"},
+    {"objective": "sop"},
+    {"max_sequences": 1},
+    {"validation_fraction": 0.4},
+    {"lowercase": False},
+    {"short_probability": 0.0},
+  ],
+)
 def test_settings_change_the_corpus_id(source, vocab, tmp_path, change):
   base = prepare.prepare_corpus([source], tmp_path / "base", settings(vocab))
   other = prepare.prepare_corpus([source], tmp_path / "other", settings(vocab, **change))
@@ -64,8 +82,10 @@ def test_labels_tell_the_truth_about_the_text(source, vocab, tmp_path, small_chu
 def test_no_document_serves_both_splits_not_even_as_a_random_b(source, vocab, tmp_path, small_chunks):
   prepare.prepare_corpus([source], tmp_path / "out", settings(vocab))
   corpus = open_corpus(tmp_path / "out")
-  used = {split: {number for *_, of_a, of_b in sequences_of(corpus, split) for number in (of_a, of_b)}
-          for split in ("train", "validation")}
+  used = {
+    split: {number for *_, of_a, of_b in sequences_of(corpus, split) for number in (of_a, of_b)}
+    for split in ("train", "validation")
+  }
   assert not used["train"] & used["validation"]
   assert used["train"] | used["validation"] == set(range(120))
 
@@ -96,8 +116,7 @@ def test_a_corpus_larger_than_the_vocabulary_sample_is_read_again(source, tmp_pa
   monkeypatch.setattr(prepare, "_VOCABULARY_SAMPLE_BYTES", 3000)
   done = {"vocabulary": 0, "corpus": 0}
   progress = lambda phase, num_bytes, total: done.update({phase: done[phase] + num_bytes})
-  manifest = prepare.prepare_corpus(
-      [source], tmp_path / "out", settings("", vocab_size=90), progress=progress)
+  manifest = prepare.prepare_corpus([source], tmp_path / "out", settings("", vocab_size=90), progress=progress)
   assert manifest["counts"]["documents"] == manifest["provenance"]["read"]["documents"] == 120
   assert done["vocabulary"] == done["corpus"] == manifest["provenance"]["read"]["bytes"]
 
@@ -111,8 +130,9 @@ def test_every_document_of_a_row_is_found_where_its_origin_says(vocab, tmp_path,
   records = [json.dumps({"body": f"Document {number}.\nThe dog runs."}) for number in range(20)]
   (texts / "c.jsonl").write_text("\n" + "\n\n".join(records))
   out = tmp_path / "out"
-  prepare.prepare_corpus([f"text:{texts}/*.txt*", f"jsonl:{texts}/c.jsonl"], out,
-                         settings(vocab, text_field="body", validation_fraction=0.4))
+  prepare.prepare_corpus(
+    [f"text:{texts}/*.txt*", f"jsonl:{texts}/c.jsonl"], out, settings(vocab, text_field="body", validation_fraction=0.4)
+  )
   files = corpus_lib.read_files(out)
   assert files == [str(texts / name) for name in ("a.txt", "b.txt.gz", "c.jsonl")]
   lines = [(gzip.open if name.endswith(".gz") else open)(name, "rt").read().split("\n") for name in files]
@@ -131,14 +151,20 @@ def test_copies_and_short_documents_are_dropped_when_asked_for(vocab, tmp_path):
   texts = [f"Document {number}.\nThe dog runs and the cat sleeps." for number in range(12)]
   (tmp_path / "text.txt").write_text("\n\n".join([*texts, *texts[:5], "A dog.", "A dog.", texts[0]]))
   made = {}
-  for name, changes in {"all": {}, "unique": {"deduplicate": True}, "long": {"min_characters": 7},
-                        "both": {"deduplicate": True, "min_characters": 7}}.items():
+  for name, changes in {
+    "all": {},
+    "unique": {"deduplicate": True},
+    "long": {"min_characters": 7},
+    "both": {"deduplicate": True, "min_characters": 7},
+  }.items():
     manifest = prepare.prepare_corpus([f"text:{tmp_path}/text.txt"], tmp_path / name, settings(vocab, **changes))
     read = manifest["provenance"]["read"]
     assert read["documents"] == 20
     made[name] = (manifest["counts"]["documents"], read.get("duplicate_documents", 0), read.get("short_documents", 0))
     assert (manifest["deduplicate"], manifest["min_characters"]) == (
-        changes.get("deduplicate", False), changes.get("min_characters", 0))
+      changes.get("deduplicate", False),
+      changes.get("min_characters", 0),
+    )
   assert made == {"all": (20, 0, 0), "unique": (13, 7, 0), "long": (18, 0, 2), "both": (12, 6, 2)}
 
 
@@ -157,7 +183,9 @@ def test_a_document_without_a_single_token_is_left_out(vocab, tmp_path, small_ch
   assert manifest["counts"]["documents"] == 10
 
 
-@pytest.mark.parametrize("change, message", [
+@pytest.mark.parametrize(
+  "change, message",
+  [
     ({"seq_length": 7}, "seq_length: expected 8"),
     ({"max_sequences": 0}, "max_sequences"),
     ({"validation_fraction": 0.0}, "validation_fraction"),
@@ -169,7 +197,8 @@ def test_a_document_without_a_single_token_is_left_out(vocab, tmp_path, small_ch
     ({"min_characters": -1}, "min_characters"),
     ({"word_segmenter": "jeiba"}, "word_segmenter: expected one of jieba, or nothing; found 'jeiba'"),
     ({"tokenizer": "/nowhere/vocab.txt"}, "no such tokenizer"),
-])
+  ],
+)
 def test_unusable_settings_are_refused_and_nothing_is_made(source, vocab, tmp_path, change, message):
   before = sorted(tmp_path.iterdir())
   with pytest.raises(UserError, match=message):

@@ -38,6 +38,7 @@ class Log(list):
 @pytest.fixture
 def no_text_is_read(monkeypatch):
   """A function after whose call reading and tokenizing fail."""
+
   def fail(*_, **__):
     raise AssertionError("the text was read again")
 
@@ -48,11 +49,20 @@ def no_text_is_read(monkeypatch):
   return forbid
 
 
-@pytest.mark.parametrize("change", [
-    {"objective": "none"}, {"objective": "sop"}, {"seq_length": 48, "workers": 2}, {"seed": 1}, {"max_sequences": 1},
-    {"short_probability": 0.9}])
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"objective": "none"},
+    {"objective": "sop"},
+    {"seq_length": 48, "workers": 2},
+    {"seed": 1},
+    {"max_sequences": 1},
+    {"short_probability": 0.9},
+  ],
+)
 def test_tokenized_documents_are_used_again_where_only_rows_change(
-    source, vocab, tmp_path, small_chunks, no_text_is_read, change):
+  source, vocab, tmp_path, small_chunks, no_text_is_read, change
+):
   anew = prepare.prepare_corpus([source], tmp_path / "anew" / "out", settings(vocab, **change))
   first = prepare.prepare_corpus([source], tmp_path / "first", settings(vocab))
   assert first["corpus_id"] != anew["corpus_id"]
@@ -71,9 +81,18 @@ def test_a_trained_vocabulary_is_used_again(source, tmp_path, small_chunks, no_t
   assert two["vocab_size"] == 90
 
 
-@pytest.mark.parametrize("change", [
-    {"lowercase": False}, {"deduplicate": True}, {"min_characters": 20}, {"validation_fraction": 0.4}, {"skip_bad": True},
-    {"word_segmenter": "jieba"}, {"tokenizer": ""}])
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"lowercase": False},
+    {"deduplicate": True},
+    {"min_characters": 20},
+    {"validation_fraction": 0.4},
+    {"skip_bad": True},
+    {"word_segmenter": "jieba"},
+    {"tokenizer": ""},
+  ],
+)
 def test_what_changes_the_tokenized_documents_makes_them_anew(source, vocab, tmp_path, change):
   prepare.prepare_corpus([source], tmp_path / "one", settings(vocab, vocab_size=90))
   said = Log()
@@ -114,8 +133,12 @@ def test_a_documents_folder_of_something_else_is_refused_and_left_alone(source, 
   mine.mkdir()
   (mine / "thesis.txt").write_text("all my work")
   before = contents(tmp_path)
-  with pytest.raises(UserError, match=r"kept: .* another preparation \(deduplicate, min_characters differ\).*--documents"):
-    prepare.prepare_corpus([source], tmp_path / "two", settings(vocab, deduplicate=True, min_characters=9), documents=kept)
+  with pytest.raises(
+    UserError, match=r"kept: .* another preparation \(deduplicate, min_characters differ\).*--documents"
+  ):
+    prepare.prepare_corpus(
+      [source], tmp_path / "two", settings(vocab, deduplicate=True, min_characters=9), documents=kept
+    )
   with pytest.raises(UserError, match="mine: is not empty and holds no tokenized documents"):
     prepare.prepare_corpus([source], tmp_path / "two", settings(vocab), documents=mine)
   assert contents(tmp_path) == before
@@ -179,8 +202,13 @@ def test_a_stopped_preparation_goes_on_where_it_stood(source, vocab, tmp_path, s
   assert len(times(tmp_path / ".out.partial", "record.json")) == 4 < num_chunks
   assert len(tokenized) == (4 if stage == "both" else num_chunks)
   said, done = Log(), []
-  manifest = prepare.prepare_corpus([source], tmp_path / "out", settings(vocab), say=said,
-                                    progress=lambda phase, num_bytes, total: done.append((phase, num_bytes, total)))
+  manifest = prepare.prepare_corpus(
+    [source],
+    tmp_path / "out",
+    settings(vocab),
+    say=said,
+    progress=lambda phase, num_bytes, total: done.append((phase, num_bytes, total)),
+  )
   assert manifest["corpus_id"] == whole["corpus_id"] == open_corpus(tmp_path / "out").manifest["corpus_id"]
   assert ("going on with" in said) == (stage == "both")
   assert tokenized.items() <= chunks_made(tmp_path).items()  # no chunk was tokenized twice
@@ -257,7 +285,9 @@ def test_a_share_that_was_stopped_goes_on(source, vocab, tmp_path, small_chunks)
 
 
 @pytest.mark.parametrize("other", [{}, {"seed": 1}])
-def test_a_second_preparation_of_the_same_corpus_at_the_same_time_is_refused(source, vocab, tmp_path, small_chunks, other):
+def test_a_second_preparation_of_the_same_corpus_at_the_same_time_is_refused(
+  source, vocab, tmp_path, small_chunks, other
+):
   refused = []
 
   def meanwhile(phase, num_bytes, total):
@@ -269,7 +299,9 @@ def test_a_second_preparation_of_the_same_corpus_at_the_same_time_is_refused(sou
   assert len(refused) > 4 and open_corpus(tmp_path / "out").manifest == manifest
 
 
-def test_a_share_does_not_work_beside_a_whole_preparation_and_the_other_way_round(source, vocab, tmp_path, small_chunks):
+def test_a_share_does_not_work_beside_a_whole_preparation_and_the_other_way_round(
+  source, vocab, tmp_path, small_chunks
+):
   def share_meanwhile(phase, num_bytes, total):
     with pytest.raises(UserError, match="another process is preparing it right now"):
       share(source, tmp_path / "whole", vocab, 0, 2)

@@ -12,7 +12,9 @@ from bert_jax.data.tokenizer import SPECIAL_TOKENS, build_tokenizer, load_tokeni
 from bert_jax.errors import UserError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-TOKENIZER = build_tokenizer([*SPECIAL_TOKENS, ".", "'", *LETTERS, *(f"##{c}" for c in LETTERS), *"中文的问题答案在哪里这"], lowercase=True)
+TOKENIZER = build_tokenizer(
+  [*SPECIAL_TOKENS, ".", "'", *LETTERS, *(f"##{c}" for c in LETTERS), *"中文的问题答案在哪里这"], lowercase=True
+)
 
 
 def asked(context, answer, name="q", question="who is it"):
@@ -63,7 +65,12 @@ def test_the_marks_stand_on_the_answer():
 
 
 def test_sure_scores_give_the_answers_back_in_their_own_spelling():
-  given = [asked("The Cat's name is Bo. It is old", "Bo", "1"), asked(CONTEXT, "ch hc", "2"), asked("这里的文中问题在哪", "中问题", "3"), asked("abc de", "", "4")]
+  given = [
+    asked("The Cat's name is Bo. It is old", "Bo", "1"),
+    asked(CONTEXT, "ch hc", "2"),
+    asked("这里的文中问题在哪", "中问题", "3"),
+    asked("abc de", "", "4"),
+  ]
   windows = make_windows(TOKENIZER, given, max_length=100, stride=30)
   found = answers_of(windows, given, certain(windows))
   assert [one.text for one in found[:3]] == ["Bo", "ch hc", "中问题"]
@@ -104,7 +111,9 @@ def test_a_chinese_answer_may_have_twice_as_many_tokens_for_they_are_characters(
     scores[0][:] = 0
     first = int(windows.features.first_lengths[0])
     scores[0][first, 0], scores[0][[first + most - 1, first + most], 1] = 9.0, (8.0, 9.0)
-    assert answers_of(windows, [asked(context, context[0])], scores)[0].score == 17.0, "not 18: that one is a token too long"
+    assert answers_of(windows, [asked(context, context[0])], scores)[0].score == 17.0, (
+      "not 18: that one is a token too long"
+    )
 
 
 def test_a_long_question_loses_its_end_and_rows_too_short_for_one_are_refused():
@@ -117,8 +126,14 @@ def test_a_long_question_loses_its_end_and_rows_too_short_for_one_are_refused():
 
 def test_answers_whose_place_is_wrong_are_named_by_their_question():
   context = "the cat sat"
-  given = [Question("right", "?", context, (("cat", 4),)), Question("late", "?", context, (("cat", 5),)), Question("behind", "?", context, (("sat", 80),)),
-           Question("before", "?", context, (("cat", -7),)), Question("one of two", "?", context, (("cat", 4), ("sat", 1))), Question("none", "?", context, ())]  # fmt: skip
+  given = [
+    Question("right", "?", context, (("cat", 4),)),
+    Question("late", "?", context, (("cat", 5),)),
+    Question("behind", "?", context, (("sat", 80),)),
+    Question("before", "?", context, (("cat", -7),)),
+    Question("one of two", "?", context, (("cat", 4), ("sat", 1))),
+    Question("none", "?", context, ()),
+  ]
   assert [one.name for one in given if not questions.answers_stand(one)] == ["late", "behind", "before", "one of two"]
 
 
@@ -128,11 +143,21 @@ def test_a_context_without_a_token_has_no_answer():
   assert answers_of(windows, [one], [np.zeros((int(windows.features.lengths[0]), 2))])[0].text == ""
 
 
-FLAT = [{"id": "a", "title": "t", "context": "the cat sat", "question": "who", "answers": {"text": ["cat", "the cat"], "answer_start": [4, 0]}},
-        {"id": "b", "context": "the cat sat", "question": "where", "answers": {"text": [], "answer_start": []}}]  # fmt: skip
+FLAT = [
+  {
+    "id": "a",
+    "title": "t",
+    "context": "the cat sat",
+    "question": "who",
+    "answers": {"text": ["cat", "the cat"], "answer_start": [4, 0]},
+  },
+  {"id": "b", "context": "the cat sat", "question": "where", "answers": {"text": [], "answer_start": []}},
+]
 
 
-@pytest.mark.parametrize("content", [json.dumps(FLAT), json.dumps({"data": FLAT}, indent=1), "\n".join(map(json.dumps, FLAT)) + "\n"])
+@pytest.mark.parametrize(
+  "content", [json.dumps(FLAT), json.dumps({"data": FLAT}, indent=1), "\n".join(map(json.dumps, FLAT)) + "\n"]
+)
 def test_the_flat_format_of_hugging_face_s_datasets_is_read(tmp_path, content):
   (tmp_path / "x.json").write_text(content)
   first, second = questions.read_squad(str(tmp_path / "x.json"))
@@ -141,7 +166,9 @@ def test_the_flat_format_of_hugging_face_s_datasets_is_read(tmp_path, content):
 
 
 def test_a_flat_question_that_lacks_something_is_named(tmp_path):
-  (tmp_path / "x.jsonl").write_text("\n".join(json.dumps(one) for one in (FLAT[0], {"id": "c", "context": "a", "question": "b"})))
+  (tmp_path / "x.jsonl").write_text(
+    "\n".join(json.dumps(one) for one in (FLAT[0], {"id": "c", "context": "a", "question": "b"}))
+  )
   with pytest.raises(UserError, match=r"x.jsonl, at data\[1\]: KeyError 'answers'; expected the format of SQuAD"):
     questions.read_squad(str(tmp_path / "x.jsonl"))
 
@@ -157,13 +184,23 @@ def test_what_is_no_text_is_an_error_that_says_where(tmp_path, field):
 
 
 @pytest.mark.parametrize(
-    "file, vocabulary, chinese", [("squad_style/squadshifts_reddit_v1.0.json", "uncased", False), ("zh_squad/cmrc2018_trial.json", "chinese", True)]
+  "file, vocabulary, chinese",
+  [("squad_style/squadshifts_reddit_v1.0.json", "uncased", False), ("zh_squad/cmrc2018_trial.json", "chinese", True)],
 )
 def test_sure_scores_give_back_the_answers_of_real_questions(shared_data, file, vocabulary, chinese):
   """All but those that are longer than allowed, or that begin or end within a word."""
   given = questions.read_squad(str(shared_data / "tasks" / file))[:1500]
-  given = [one for one in given if questions.answers_stand(one) and len(one.answers[0][0]) <= (questions.ANSWER_CHARACTERS if chinese else questions.ANSWER_TOKENS)]
-  windows = make_windows(load_tokenizer(shared_data / "vocab" / f"bert-base-{vocabulary}-vocab.txt"), given, max_length=200, stride=128)
+  given = [
+    one
+    for one in given
+    if questions.answers_stand(one)
+    and len(one.answers[0][0]) <= (questions.ANSWER_CHARACTERS if chinese else questions.ANSWER_TOKENS)
+  ]
+  windows = make_windows(
+    load_tokenizer(shared_data / "vocab" / f"bert-base-{vocabulary}-vocab.txt"), given, max_length=200, stride=128
+  )
   found = answers_of(windows, given, certain(windows))
   gold = [[text for text, _ in one.answers] for one in given]
-  assert len(given) > 800 and task_metrics.answers(gold, [one.text for one in found], chinese=chinese)["exact_match"] > 0.995
+  assert (
+    len(given) > 800 and task_metrics.answers(gold, [one.text for one in found], chinese=chinese)["exact_match"] > 0.995
+  )

@@ -15,9 +15,13 @@ def some_documents(count: int = 6, words: bool = False) -> Documents:
   lengths = [rng.integers(1, 12, rng.integers(1, 12)) for _ in range(count)]
   flat = np.concatenate([np.zeros(0, int), *lengths])
   return Documents(
-      rng.integers(5, VOCAB, flat.sum()).astype("uint16"), np.cumsum([0, *flat]), np.cumsum([0, *map(len, lengths)]),
-      np.arange(40, 40 + count, dtype=np.uint32), np.array([(n % 2, 7 * n) for n in range(count)], np.uint64).reshape(-1, 2),
-      rng.random(flat.sum()) < 0.5 if words else None)
+    rng.integers(5, VOCAB, flat.sum()).astype("uint16"),
+    np.cumsum([0, *flat]),
+    np.cumsum([0, *map(len, lengths)]),
+    np.arange(40, 40 + count, dtype=np.uint32),
+    np.array([(n % 2, 7 * n) for n in range(count)], np.uint64).reshape(-1, 2),
+    rng.random(flat.sum()) < 0.5 if words else None,
+  )
 
 
 def make(documents: Documents, objective: str = "nsp"):
@@ -30,7 +34,9 @@ def test_rows_are_the_packed_sequences_and_everything_is_counted(objective):
   documents = some_documents()
   made, counts = make(documents, objective)
   sequences = pairs.make_sequences(documents, objective, seq_length=32, short_probability=0.1, seed=3)
-  expected = packing.fill_rows(documents, sequences, seq_length=32, max_sequences=4, special_ids=SPECIAL, dtype="uint16")
+  expected = packing.fill_rows(
+    documents, sequences, seq_length=32, max_sequences=4, special_ids=SPECIAL, dtype="uint16"
+  )
   for name, array in expected.items():
     np.testing.assert_array_equal(made[name], array)
   used = made["sequences"][..., 0] > 0
@@ -53,7 +59,9 @@ def test_every_document_of_the_chunk_has_its_origin():
 def test_too_few_documents_make_a_shard_without_rows(count, objective):
   """All others of the chunk held nothing that makes a token."""
   made, counts = make(some_documents(count, words=True), objective)
-  assert made["tokens"].shape == (0, 32) and made["sequences"].shape == (0, 4, 3) and made["word_starts"].shape == (0, 4)
+  assert (
+    made["tokens"].shape == (0, 32) and made["sequences"].shape == (0, 4, 3) and made["word_starts"].shape == (0, 4)
+  )
   assert made["origins"].shape == (count, 3)
   assert counts.documents == count and counts.rows == 0 and counts.unigram_counts.shape == (VOCAB,)
 

@@ -47,15 +47,19 @@ def test_a_document_never_spans_two_files(tmp_path):
 
 
 def test_one_per_file_joins_wrapped_lines_into_paragraphs(tmp_path):
-  write(tmp_path / "a.txt", "It was\na dark night.\n\n\nA well-\nknown man -\n- came.\n"
-        "  Indented: a new\n  paragraph.\n")
+  write(
+    tmp_path / "a.txt", "It was\na dark night.\n\n\nA well-\nknown man -\n- came.\n  Indented: a new\n  paragraph.\n"
+  )
   assert texts(f"text+one-per-file:{tmp_path}/a.txt") == [
-      "It was a dark night.\nA well-known man - - came.\nIndented: a new paragraph."]
+    "It was a dark night.\nA well-known man - - came.\nIndented: a new paragraph."
+  ]
 
 
 def test_one_per_file_joins_chinese_lines_without_a_space(tmp_path):
   write(tmp_path / "a.txt", "话说天下大势，\n分久必合，合久\n必分。\n\n第二段 uses\nPython 语言\n。\n")
-  assert texts(f"text+one-per-file:{tmp_path}/a.txt") == ["话说天下大势，分久必合，合久必分。\n第二段 uses Python 语言。"]
+  assert texts(f"text+one-per-file:{tmp_path}/a.txt") == [
+    "话说天下大势，分久必合，合久必分。\n第二段 uses Python 语言。"
+  ]
 
 
 def test_one_per_file_keeps_lines_that_were_never_wrapped_apart(tmp_path):
@@ -99,8 +103,9 @@ def test_wikiextractor_drops_titles_keeps_headings_and_counts_empty_documents(tm
   assert counts["empty_documents"] == 1
 
 
-@pytest.mark.parametrize("text, opened", [
-    (_WIKI.replace("Second.\n\n</doc>", "Second."), 1), (_WIKI.removesuffix("</doc>\n"), 14)])
+@pytest.mark.parametrize(
+  "text, opened", [(_WIKI.replace("Second.\n\n</doc>", "Second."), 1), (_WIKI.removesuffix("</doc>\n"), 14)]
+)
 def test_an_unclosed_doc_names_the_line_that_opened_it(tmp_path, text, opened):
   write(tmp_path / "wiki", text)
   with pytest.raises(UserError, match=rf"wiki:{opened}: <doc> is not closed before .* at line .*--skip_bad"):
@@ -124,10 +129,17 @@ def test_jsonl_reads_the_field_text(tmp_path):
   assert counts["empty_documents"] == 1
 
 
-@pytest.mark.parametrize("line, message", [
-    ("{broken", "not JSON"), ('["text"]', "a JSON list, not an object"),
-    ('{"body": "x", "id": 1}', 'no field "text" .*body, id'), ('{"text": 3}', "is a int, not a string"),
-    ('{"text": "\\ud800"}', "surrogate"), ("[" * 100_000, "not JSON")])
+@pytest.mark.parametrize(
+  "line, message",
+  [
+    ("{broken", "not JSON"),
+    ('["text"]', "a JSON list, not an object"),
+    ('{"body": "x", "id": 1}', 'no field "text" .*body, id'),
+    ('{"text": 3}', "is a int, not a string"),
+    ('{"text": "\\ud800"}', "surrogate"),
+    ("[" * 100_000, "not JSON"),
+  ],
+)
 def test_bad_json_lines_name_file_and_line(tmp_path, line, message):
   write(tmp_path / "a.jsonl", f'{{"text": "fine"}}\n{line}\n{{"text": "fine too"}}\n')
   with pytest.raises(UserError, match=f"a.jsonl:2: .*{message}.*--skip_bad"):
@@ -157,8 +169,13 @@ def test_a_field_is_refused_where_no_source_has_fields(tmp_path):
 def test_what_datatrove_writes_is_read(tmp_path):
   """The lines of its JsonlWriter: text, id, metadata, in gzip by default, names by rank."""
   for rank in (0, 1):
-    lines = [{"text": f"Document {rank}.\n\nA second “paragraph”.", "id": f"data/{rank}/7",
-              "metadata": {"url": "https://example.org/?text=1", "language_score": 0.93, "text": "not this"}}]
+    lines = [
+      {
+        "text": f"Document {rank}.\n\nA second “paragraph”.",
+        "id": f"data/{rank}/7",
+        "metadata": {"url": "https://example.org/?text=1", "language_score": 0.93, "text": "not this"},
+      }
+    ]
     data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     (tmp_path / f"{rank:05d}.jsonl.gz").write_bytes(gzip.compress(data.encode()))
   assert texts(f"jsonl:{tmp_path}/*.jsonl.gz") == [f"Document {rank}.\nA second “paragraph”." for rank in (0, 1)]
@@ -168,8 +185,10 @@ def test_what_datatrove_writes_is_read(tmp_path):
 def test_wikiextractors_json_output_is_read(tmp_path, kind, ampersand):
   """Its articles in JSON have no title line; wikiextractor: decodes their entities as it does in <doc> blocks."""
   url = "https://en.wikipedia.org/wiki?curid=1"
-  lines = [{"id": "12", "revid": "1", "url": url, "title": "A", "text": "A &amp; B.\nTwo."},
-           {"id": "13", "revid": "1", "url": url, "title": "Empty", "text": ""}]
+  lines = [
+    {"id": "12", "revid": "1", "url": url, "title": "A", "text": "A &amp; B.\nTwo."},
+    {"id": "13", "revid": "1", "url": url, "title": "Empty", "text": ""},
+  ]
   write(tmp_path / "wiki_00", "".join(json.dumps(line) + "\n" for line in lines))
   documents, counts = read(f"{kind}:{tmp_path}/wiki_00")
   assert [d.text for d in documents] == [f"A {ampersand} B.\nTwo."]
@@ -204,13 +223,21 @@ def test_a_missing_file_is_reported_before_anything_is_read(tmp_path):
     read_documents(parsed, skip_bad=False, counts=collections.Counter())
 
 
-@pytest.mark.parametrize("spec, message", [
-    ("corpus.txt", "write text:corpus.txt"), ("s3://a/b.txt", "write text:s3://a/b.txt"), ("txt:a", "did you mean text:"),
-    ("text+one_per_file:a", "has no option"), ("jsonl+x:a", "options: none"),
+@pytest.mark.parametrize(
+  "spec, message",
+  [
+    ("corpus.txt", "write text:corpus.txt"),
+    ("s3://a/b.txt", "write text:s3://a/b.txt"),
+    ("txt:a", "did you mean text:"),
+    ("text+one_per_file:a", "has no option"),
+    ("jsonl+x:a", "options: none"),
     ("text:", "names nothing to read; write it as in text:corpus"),
     ("docstrings:no_such_package_here", "no package"),
-    ("tfds:", "as in tfds:lm1b"), ("parquet:", "as in parquet:corpus"),
-    ("parqet:a", "did you mean parquet:")])
+    ("tfds:", "as in tfds:lm1b"),
+    ("parquet:", "as in parquet:corpus"),
+    ("parqet:a", "did you mean parquet:"),
+  ],
+)
 def test_specifications_that_mean_nothing_are_refused_with_the_remedy(spec, message):
   with pytest.raises(UserError, match=message):
     read_documents([parse_source(spec)], skip_bad=False, counts=collections.Counter())
@@ -291,8 +318,10 @@ def test_one_json_array_of_all_records_is_told_from_lines(tmp_path, monkeypatch)
 @pytest.mark.parametrize("kind", ["text", "text+one-per-file", "wikiextractor", "jsonl"])
 def test_what_windows_leaves_in_a_file_vanishes(tmp_path, kind):
   """A byte-order mark, \\r\\n line ends, NUL characters; and an empty file among good ones."""
-  body = {"jsonl": '{"text": "One.\\r\\nTwo\\u0000."}\r\n',
-          "wikiextractor": '<doc id="1" title="T">\r\nT\r\nOne.\r\nTwo\0.\r\n</doc>\r\n'}
+  body = {
+    "jsonl": '{"text": "One.\\r\\nTwo\\u0000."}\r\n',
+    "wikiextractor": '<doc id="1" title="T">\r\nT\r\nOne.\r\nTwo\0.\r\n</doc>\r\n',
+  }
   text = body.get(kind, "One.\r\n\r\nTwo\0.\r\n" if "one" in kind else "One.\r\nTwo\0.\r\n")
   (tmp_path / "a").write_bytes(text.encode("utf-8-sig"))
   (tmp_path / "b").write_bytes(b"")
@@ -302,8 +331,10 @@ def test_what_windows_leaves_in_a_file_vanishes(tmp_path, kind):
   assert counts["nul_bytes"] == 2 and counts["files"] == 3 and counts["empty_files"] == 1
 
 
-@pytest.mark.parametrize("kind, data", [
-    ("text", "One.\n\nTwo.\n"), ("wikiextractor", _WIKI), ("jsonl", '{"text": "One."}\n{"text": "Two."}\n')])
+@pytest.mark.parametrize(
+  "kind, data",
+  [("text", "One.\n\nTwo.\n"), ("wikiextractor", _WIKI), ("jsonl", '{"text": "One."}\n{"text": "Two."}\n')],
+)
 def test_sources_behind_a_protocol_are_read_as_those_on_disk(tmp_path, kind, data):
   system = fsspec.filesystem("memory")
   system.pipe("/sources_of_this_test/a.gz", gzip.compress(data.encode()))

@@ -13,9 +13,15 @@ def documents(count, size=100, first=0):
 
 
 def chunks(made, fraction=0.2, objective="nsp", chunk_bytes=1000, files=None):
-  return list(splits.make_chunks(
-      made, validation_fraction=fraction, objective=objective, chunk_bytes=chunk_bytes,
-      files={} if files is None else files))
+  return list(
+    splits.make_chunks(
+      made,
+      validation_fraction=fraction,
+      objective=objective,
+      chunk_bytes=chunk_bytes,
+      files={} if files is None else files,
+    )
+  )
 
 
 def texts_of(made, split):

@@ -52,8 +52,7 @@ def test_the_majority_label_is_the_larger_share():
 
 def test_the_histogram_covers_every_length_once():
   histogram = describe(counts())["length_counts"]
-  assert histogram == {
-      "1-4": 1, "5-8": 2, "9-12": 0, "13-16": 0, "17-20": 0, "21-24": 0, "25-28": 0, "29-32": 7}
+  assert histogram == {"1-4": 1, "5-8": 2, "9-12": 0, "13-16": 0, "17-20": 0, "21-24": 0, "25-28": 0, "29-32": 7}
 
 
 def test_counts_add_field_by_field():

@@ -14,8 +14,12 @@ from bert_jax.errors import UserError
 
 _TEXT = "first line\nzweite Zeile: äöü\n第三行\n" * 50
 _COMPRESS = {
-    "": lambda data: data, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress,
-    ".zst": lambda data: zstandard.ZstdCompressor().compress(data)}
+  "": lambda data: data,
+  ".gz": gzip.compress,
+  ".bz2": bz2.compress,
+  ".xz": lzma.compress,
+  ".zst": lambda data: zstandard.ZstdCompressor().compress(data),
+}
 
 
 def read(path, data, *, skip_bad=False, whole=False):
@@ -46,7 +50,7 @@ def test_a_damaged_compressed_file_is_an_error_that_names_it(tmp_path, suffix, d
     read(tmp_path / f"a{suffix}", data)
   lines, counts = read(tmp_path / f"a{suffix}", data, skip_bad=True)
   assert counts["bad_files"] == 1
-  assert all(text == f"line {number - 1} {(number - 1)**2}" for number, text in lines)
+  assert all(text == f"line {number - 1} {(number - 1) ** 2}" for number, text in lines)
 
 
 def test_bytes_that_are_not_utf8_name_file_and_line_and_the_remedy(tmp_path):
@@ -69,9 +73,17 @@ def test_byte_order_mark_windows_line_ends_and_nul_bytes_vanish(tmp_path):
   assert counts["nul_bytes"] == 2
 
 
-@pytest.mark.parametrize("text", [
-    "One sentence. Another one! " * 100, "words without any end " * 100, "一句话。另一句话！" * 100,
-    "x" * 3000, "没有句号" * 500, "äöü€𝄞" * 300])
+@pytest.mark.parametrize(
+  "text",
+  [
+    "One sentence. Another one! " * 100,
+    "words without any end " * 100,
+    "一句话。另一句话！" * 100,
+    "x" * 3000,
+    "没有句号" * 500,
+    "äöü€𝄞" * 300,
+  ],
+)
 @pytest.mark.parametrize("around", [("", ""), ("one\n", "\nthree\n")])
 def test_a_line_without_end_comes_in_pieces_that_lose_nothing(tmp_path, monkeypatch, text, around):
   monkeypatch.setattr(text_files, "MAX_LINE_BYTES", 1000)

@@ -25,9 +25,17 @@ class TextsOfThisTest(tfds.core.GeneratorBasedBuilder):
   BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="small"), tfds.core.BuilderConfig(name="odd")]
 
   def _info(self):
-    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({
-        "text": tfds.features.Text(), "title": tfds.features.Text(), "number": np.int64,
-        "words": tfds.features.Sequence(tfds.features.Text())}))
+    return tfds.core.DatasetInfo(
+      builder=self,
+      features=tfds.features.FeaturesDict(
+        {
+          "text": tfds.features.Text(),
+          "title": tfds.features.Text(),
+          "number": np.int64,
+          "words": tfds.features.Sequence(tfds.features.Text()),
+        }
+      ),
+    )
 
   def _split_generators(self, dl_manager):
     return {"train": self._generate_examples(_NUM_TRAIN), "validation": self._generate_examples(30)}
@@ -97,16 +105,23 @@ def test_the_examples_come_whole_and_in_the_order_in_which_they_are_stored(folde
   assert read("tfds:texts_of_this_test/small") == (documents, counts)
 
 
-@pytest.mark.parametrize("split", [
-    "validation", "train[:1%]", "train[33%:67%]", "train[-7:]", "train[70%:]+validation", "all"])
+@pytest.mark.parametrize(
+  "split", ["validation", "train[:1%]", "train[33%:67%]", "train[-7:]", "train[70%:]+validation", "all"]
+)
 def test_splits_and_slices_are_those_of_tfds(folder, split):
   documents, _ = read(f"tfds:texts_of_this_test/small:{split}")
   assert [d.text for d in documents] == texts_by_tfds(folder, split)
 
 
-@pytest.mark.parametrize("argument", [
-    "texts_of_this_test", "texts_of_this_test/small:1.2.3", "texts_of_this_test:1.2.3:train",
-    "{folder}/texts_of_this_test/small/1.2.3"])
+@pytest.mark.parametrize(
+  "argument",
+  [
+    "texts_of_this_test",
+    "texts_of_this_test/small:1.2.3",
+    "texts_of_this_test:1.2.3:train",
+    "{folder}/texts_of_this_test/small/1.2.3",
+  ],
+)
 def test_a_data_set_is_named_by_configuration_version_or_folder(folder, argument):
   documents, _ = read("tfds:" + argument.format(folder=folder))
   assert documents[0].file == "tfds:texts_of_this_test/small/1.2.3:train" and len(documents) == _NUM_TRAIN
@@ -133,7 +148,9 @@ def test_a_format_that_tfds_reads_wrong_is_refused(tmp_path, monkeypatch):
     read("tfds:texts_of_this_test/small")
 
 
-@pytest.mark.parametrize("spec, text_field, message", [
+@pytest.mark.parametrize(
+  "spec, text_field, message",
+  [
     ("wikipedea", "text", "no data set 'wikipedea' in TensorFlow Datasets, nor prepared in .* did you mean wikipedia"),
     ("texts_of_this_tets", "text", "did you mean texts_of_this_test"),
     ("texts_of_this_test/smal", "text", "texts_of_this_test has no configuration 'smal'; did you mean small"),
@@ -147,7 +164,9 @@ def test_a_format_that_tfds_reads_wrong_is_refused(tmp_path, monkeypatch):
     ("/nowhere/at/all", "text", "not the folder of a prepared data set"),
     ("wikipedia/20230601.enn", "text", "wikipedia has no configuration '20230601.enn'; did you mean .*20230601.en"),
     ("wikipedia/20230601.en", "text", "not prepared in .*Apache Beam .*TFDS_DATA_DIR=gs://tfds-data/datasets"),
-    ("pg19", "text", "no feature 'text' .*--text_field=book_text")])
+    ("pg19", "text", "no feature 'text' .*--text_field=book_text"),
+  ],
+)
 def test_mistakes_are_named_before_anything_is_downloaded(spec, text_field, message, monkeypatch):
   fail = lambda *args, **options: pytest.fail("downloads")
   monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
@@ -170,7 +189,9 @@ def test_without_a_network_the_message_comes_at_once(monkeypatch):
 def test_a_data_set_that_is_not_prepared_is_prepared_once_and_said_to_be(capfd):
   files = source_files([parse_source("tfds:not_prepared_in_this_test")])
   said = capfd.readouterr()
-  assert "tfds:not_prepared_in_this_test: not prepared in" in said.err and "downloading and preparing it now" in said.err
+  assert (
+    "tfds:not_prepared_in_this_test: not prepared in" in said.err and "downloading and preparing it now" in said.err
+  )
   assert not said.out
   documents, _ = read("tfds:not_prepared_in_this_test")
   assert [d.text for d in documents] == ["The only one."]
@@ -199,8 +220,13 @@ def test_damaged_files_are_named(tmp_path, monkeypatch, damage):
   path = sorted(tmp_path.glob("**/*train.tfrecord*"))[1]
   data = path.read_bytes()
   first = int.from_bytes(data[:8], "little") + 16  # a record: 8 bytes of length, 4 of checksum, the data, 4 of checksum
-  path.write_bytes({"inside a record": data[:-5], "between records": data[:first],
-                    "flipped": data[:40] + bytes([data[40] ^ 1]) + data[41:]}[damage])
+  path.write_bytes(
+    {
+      "inside a record": data[:-5],
+      "between records": data[:first],
+      "flipped": data[:40] + bytes([data[40] ^ 1]) + data[41:],
+    }[damage]
+  )
   with pytest.raises(UserError, match=r"small/1.2.3:train: damaged or cut off after example \d+ .*--skip_bad"):
     read("tfds:texts_of_this_test/small")
   documents, counts = read("tfds:texts_of_this_test/small", skip_bad=True)
@@ -235,9 +261,12 @@ def test_tensorflow_is_imported_to_read_and_sees_no_gpu(folder):
 
 def test_arguments_are_taken_apart_at_the_right_colon():
   for argument, name, split in (
-      ("lm1b", "lm1b", None), ("lm1b:test", "lm1b", "test"), ("lm1b:1.1.0", "lm1b:1.1.0", None),
-      ("lm1b:1.1.0:train[:1%]+test[2:3]", "lm1b:1.1.0", "train[:1%]+test[2:3]"),
-      ("gs://bucket/lm1b/1.1.0:test", "gs://bucket/lm1b/1.1.0", "test"),
-      ("gs://bucket/lm1b/1.1.0", "gs://bucket/lm1b/1.1.0", None)):
+    ("lm1b", "lm1b", None),
+    ("lm1b:test", "lm1b", "test"),
+    ("lm1b:1.1.0", "lm1b:1.1.0", None),
+    ("lm1b:1.1.0:train[:1%]+test[2:3]", "lm1b:1.1.0", "train[:1%]+test[2:3]"),
+    ("gs://bucket/lm1b/1.1.0:test", "gs://bucket/lm1b/1.1.0", "test"),
+    ("gs://bucket/lm1b/1.1.0", "gs://bucket/lm1b/1.1.0", None),
+  ):
     found = tfds_texts._ARGUMENT.fullmatch(argument)
     assert (found["name"], found["split"]) == (name, split)

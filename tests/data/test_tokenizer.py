@@ -11,12 +11,32 @@ import transformers
 from bert_jax.batch import SpecialIds
 from bert_jax.data import tokenizer as tokenizer_lib
 from bert_jax.data.tokenizer import (
-    SPECIAL_TOKENS, build_backend, build_tokenizer, encode_batch, load_tokenizer, save_tokenizer)
+  SPECIAL_TOKENS,
+  build_backend,
+  build_tokenizer,
+  encode_batch,
+  load_tokenizer,
+  save_tokenizer,
+)
 from bert_jax.errors import UserError
 
 _SMALL = [
-    *SPECIAL_TOKENS, "want", "##want", "##ed", "wa", "un", "runn", "##ing", ",", "[", "]", "mask", "sep",
-    "!", "中"]
+  *SPECIAL_TOKENS,
+  "want",
+  "##want",
+  "##ed",
+  "wa",
+  "un",
+  "runn",
+  "##ing",
+  ",",
+  "[",
+  "]",
+  "mask",
+  "sep",
+  "!",
+  "中",
+]
 _NAMES = {"uncased": True, "cased": False, "chinese": True}
 
 
@@ -33,7 +53,10 @@ def bert(shared_data):
 
 def test_ids_come_without_special_tokens(small):
   assert encode_batch(small, ["UNwantéd,running", "", "中unwanted xyz"]) == [
-      [9, 6, 7, 12, 10, 11], [], [18, 9, 6, 7, small.special.unk]]
+    [9, 6, 7, 12, 10, 11],
+    [],
+    [18, 9, 6, 7, small.special.unk],
+  ]
 
 
 def test_special_tokens_in_a_corpus_are_plain_text(small):
@@ -48,8 +71,11 @@ def test_special_tokens_in_a_text_of_somebody_are_what_they_say(small):
   special = small.special
   texts = ["want [MASK] want[MASK]", "[SEP][CLS]", "[PAD] [UNK]", "[mask]"]
   assert encode_batch(small, texts) == [
-      [5, special.mask, 5, special.mask], [special.sep, special.cls], [special.pad, special.unk],
-      [13, 15, 14]]
+    [5, special.mask, 5, special.mask],
+    [special.sep, special.cls],
+    [special.pad, special.unk],
+    [13, 15, 14],
+  ]
   # And the one way does not disturb the other.
   assert small.plain.encode(texts[0], add_special_tokens=False).ids == [5, 13, 15, 14, 5, 13, 15, 14]
 
@@ -59,11 +85,16 @@ def test_the_special_ids_are_where_the_vocabulary_has_them():
   assert tokenizer.special == SpecialIds(pad=5, unk=4, cls=3, sep=2, mask=1)
 
 
-@pytest.mark.parametrize("vocabulary, message", [
+@pytest.mark.parametrize(
+  "vocabulary, message",
+  [
     ([token for token in _SMALL if token != "[MASK]"], r"no \[MASK\] in it; .*--vocab_size"),
     (["a", "[CLS]", "[MASK]"], r"no \[PAD\] and no \[UNK\] and no \[SEP\]"),
     ([*_SMALL, "want"], "token 'want' stands in line 6 and again in line 20"),
-    ([], "empty"), ([""], "empty")])
+    ([], "empty"),
+    ([""], "empty"),
+  ],
+)
 @pytest.mark.parametrize("form", ["list", "file"])
 def test_vocabularies_that_cannot_work_are_refused(tmp_path, vocabulary, message, form):
   with pytest.raises(UserError, match=message):
@@ -92,19 +123,25 @@ def test_casing_comes_from_the_argument_then_the_config_then_the_vocabulary(tmp_
 def test_the_casing_of_the_bert_vocabularies_is_guessed_right(bert):
   assert {name: tokenizer.lowercase for name, tokenizer in bert.items()} == _NAMES
   assert {name: tokenizer.vocab_size for name, tokenizer in bert.items()} == {
-      "uncased": 30_522, "cased": 28_996, "chinese": 21_128}
+    "uncased": 30_522,
+    "cased": 28_996,
+    "chinese": 21_128,
+  }
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
 @pytest.mark.parametrize("strip_accents", [None, True, False])
 @pytest.mark.parametrize("chinese", [True, False])
 def test_a_saved_tokenizer_comes_back_the_same(tmp_path, lowercase, strip_accents, chinese):
-  tokenizer = build_tokenizer(
-      _SMALL, lowercase=lowercase, strip_accents=strip_accents, handle_chinese_chars=chinese)
+  tokenizer = build_tokenizer(_SMALL, lowercase=lowercase, strip_accents=strip_accents, handle_chinese_chars=chinese)
   save_tokenizer(tokenizer, tmp_path / "new" / "folder", max_length=77)
   folder = tmp_path / "new" / "folder"
   assert sorted(path.name for path in folder.iterdir()) == [
-      "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+  ]
   loaded = load_tokenizer(folder)
   (folder / "tokenizer.json").unlink()
   for again in (loaded, load_tokenizer(folder), load_tokenizer(folder / "vocab.txt")):
@@ -113,12 +150,14 @@ def test_a_saved_tokenizer_comes_back_the_same(tmp_path, lowercase, strip_accent
 
 
 def test_the_fingerprint_changes_with_whatever_changes_ids():
-  prints = [build_tokenizer(_SMALL, lowercase=True).fingerprint,
-            build_tokenizer(_SMALL, lowercase=False).fingerprint,
-            build_tokenizer(_SMALL, lowercase=True, strip_accents=False).fingerprint,
-            build_tokenizer(_SMALL, lowercase=True, handle_chinese_chars=False).fingerprint,
-            build_tokenizer([*_SMALL, "x"], lowercase=True).fingerprint,
-            build_tokenizer([*_SMALL[:-2], _SMALL[-1], _SMALL[-2]], lowercase=True).fingerprint]
+  prints = [
+    build_tokenizer(_SMALL, lowercase=True).fingerprint,
+    build_tokenizer(_SMALL, lowercase=False).fingerprint,
+    build_tokenizer(_SMALL, lowercase=True, strip_accents=False).fingerprint,
+    build_tokenizer(_SMALL, lowercase=True, handle_chinese_chars=False).fingerprint,
+    build_tokenizer([*_SMALL, "x"], lowercase=True).fingerprint,
+    build_tokenizer([*_SMALL[:-2], _SMALL[-1], _SMALL[-2]], lowercase=True).fingerprint,
+  ]
   assert len(set(prints)) == len(prints)
   # A value once published: it must not change with the library, the machine or this code.
   assert prints[0] == "3edca7b1c1f106171e5ab5de857ad702f978e4ffbe63d8b93498c74121ef2c21"
@@ -133,17 +172,25 @@ def test_saved_files_are_the_same_every_time(tmp_path, small):
       assert (tmp_path / folder / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-@pytest.mark.parametrize("files, message", [
+@pytest.mark.parametrize(
+  "files, message",
+  [
     ({}, "no tokenizer.json and no vocab.txt"),
-    ({"tokenizer_config.json": {"tokenizer_class": "RobertaTokenizerFast"}, "tokenizer.json": {}},
-     "a RobertaTokenizerFast"),
+    (
+      {"tokenizer_config.json": {"tokenizer_class": "RobertaTokenizerFast"}, "tokenizer.json": {}},
+      "a RobertaTokenizerFast",
+    ),
     ({"tokenizer.json": {"model": {"type": "BPE"}}}, "its model is BPE"),
-    ({"tokenizer.json": {"model": {"type": "WordPiece"}, "normalizer": {"type": "Lowercase"}}},
-     "its normalizer is Lowercase"),
+    (
+      {"tokenizer.json": {"model": {"type": "WordPiece"}, "normalizer": {"type": "Lowercase"}}},
+      "its normalizer is Lowercase",
+    ),
     ({"tokenizer.json": {"model": {"type": "WordPiece"}, "normalizer": None}}, "its normalizer is none"),
     ({"tokenizer.json": b"{broken"}, "tokenizer.json: not JSON"),
     ({"tokenizer.json": [1]}, "expected a JSON object"),
-    ({"vocab.txt": b"\xff\xfe"}, "not a vocabulary in UTF-8")])
+    ({"vocab.txt": b"\xff\xfe"}, "not a vocabulary in UTF-8"),
+  ],
+)
 def test_other_tokenizers_are_refused_by_name(tmp_path, files, message):
   for name, value in files.items():
     (tmp_path / name).write_bytes(value if isinstance(value, bytes) else json.dumps(value).encode())
@@ -156,8 +203,10 @@ def test_a_tokenizer_json_that_differs_from_bert_in_a_detail_is_refused(tmp_path
   path = tmp_path / "tokenizer.json"
   whole = json.loads(path.read_text(encoding="utf-8"))
   for part, key, value in (
-      ("model", "continuing_subword_prefix", "@@"), ("model", "max_input_chars_per_word", 50),
-      ("normalizer", "clean_text", False)):
+    ("model", "continuing_subword_prefix", "@@"),
+    ("model", "max_input_chars_per_word", 50),
+    ("normalizer", "clean_text", False),
+  ):
     changed = {**whole, part: {**whole[part], key: value}}
     path.write_text(json.dumps(changed), encoding="utf-8")
     with pytest.raises(UserError, match=key):
@@ -180,9 +229,16 @@ def test_a_missing_path_is_named(tmp_path):
 # --- Against transformers ---
 
 _TEXTS = [
-    "Hello World! naïve café, [MASK] 3.14", "今天天气很好，我们去Beijing玩。ＡＢＣ　… ﬁ",
-    "Ünïcödé\u200b soft\xadhyphen", "x" * 120 + " ok", "[SEP] in the [CLS] middle[MASK]", "", " \t\n",
-    "日本語テスト 한국어", "it's 10% \U0001f600 ℝ"]
+  "Hello World! naïve café, [MASK] 3.14",
+  "今天天气很好，我们去Beijing玩。ＡＢＣ　… ﬁ",
+  "Ünïcödé\u200b soft\xadhyphen",
+  "x" * 120 + " ok",
+  "[SEP] in the [CLS] middle[MASK]",
+  "",
+  " \t\n",
+  "日本語テスト 한국어",
+  "it's 10% \U0001f600 ℝ",
+]
 
 
 @pytest.mark.parametrize("name", _NAMES)
@@ -190,8 +246,10 @@ def test_transformers_reads_the_saved_folder_and_gives_the_same_ids(tmp_path, be
   save_tokenizer(bert[name], tmp_path, max_length=384)
   auto = transformers.AutoTokenizer.from_pretrained(tmp_path)
   assert auto.model_max_length == 384
-  assert SpecialIds(auto.pad_token_id, auto.unk_token_id, auto.cls_token_id, auto.sep_token_id,
-                    auto.mask_token_id) == bert[name].special
+  assert (
+    SpecialIds(auto.pad_token_id, auto.unk_token_id, auto.cls_token_id, auto.sep_token_id, auto.mask_token_id)
+    == bert[name].special
+  )
   ours = encode_batch(bert[name], _TEXTS)
   assert [auto(text, add_special_tokens=False)["input_ids"] for text in _TEXTS] == ours
   special = bert[name].special
@@ -226,13 +284,15 @@ def test_a_trained_vocabulary_works_in_transformers(tmp_path, small):
   assert auto.decode([2, 9, 6, 7, 4, 3], skip_special_tokens=True) == "unwanted"
 
 
-@pytest.mark.parametrize("file, name", [
-    ("enwiki_AA_00-49", "uncased"), ("enwiki_AA_00-49", "cased"), ("zhwiki_AA_00-49", "chinese")])
+@pytest.mark.parametrize(
+  "file, name", [("enwiki_AA_00-49", "uncased"), ("enwiki_AA_00-49", "cased"), ("zhwiki_AA_00-49", "chinese")]
+)
 def test_wikipedia_gets_the_ids_that_transformers_gives(shared_data, bert, file, name):
   with lzma.open(shared_data / "pretraining" / f"{file}.txt.xz", "rt", encoding="utf-8") as lines:
     texts = [line for line in itertools.islice(lines, 3000) if line.strip()]
   theirs = transformers.BertTokenizerFast(
-      vocab=str(shared_data / "vocab" / f"bert-base-{name}-vocab.txt"), do_lower_case=_NAMES[name])
+    vocab=str(shared_data / "vocab" / f"bert-base-{name}-vocab.txt"), do_lower_case=_NAMES[name]
+  )
   ours = encode_batch(bert[name], texts)
   assert theirs(texts, add_special_tokens=False)["input_ids"] == ours
   plain = bert[name].plain.encode_batch(texts, add_special_tokens=False)
@@ -268,8 +328,11 @@ def _partition(text, token):
 
 def _backend(case, ids):
   return build_backend(
-      ids, lowercase=case.get("do_lower_case", True), strip_accents=case.get("strip_accents"),
-      handle_chinese_chars=case.get("tokenize_chinese_chars", True))
+    ids,
+    lowercase=case.get("do_lower_case", True),
+    strip_accents=case.get("strip_accents"),
+    handle_chinese_chars=case.get("tokenize_chinese_chars", True),
+  )
 
 
 def _encode(case, tokenizer):
@@ -311,8 +374,13 @@ def _check(case, bert, vocab):
       tokenizer = build_tokenizer(vocab(name), lowercase=tokenizer.lowercase, handle_chinese_chars=False)
     assert case.get("do_lower_case", tokenizer.lowercase) == tokenizer.lowercase
     encoding = _encode(case, tokenizer)
-    computed = {"ids": encoding.ids, "tokens": encoding.tokens, "type_ids": encoding.type_ids,
-              "offsets": [list(span) for span in encoding.offsets], "sequence_ids": encoding.sequence_ids}
+    computed = {
+      "ids": encoding.ids,
+      "tokens": encoding.tokens,
+      "type_ids": encoding.type_ids,
+      "offsets": [list(span) for span in encoding.offsets],
+      "sequence_ids": encoding.sequence_ids,
+    }
     expected = {key: case[key] for key in computed if key in case}
     assert expected and expected == {key: computed[key] for key in expected}
   elif kind == "special_ids":

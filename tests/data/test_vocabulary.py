@@ -23,7 +23,7 @@ def english(seed=0, documents=60):
 def chinese(seed=0, documents=60):
   rng = random.Random(seed)
   # Many characters with the same count: ties are where training varies.
-  characters = [chr(0x4e00 + number) for number in range(900)]
+  characters = [chr(0x4E00 + number) for number in range(900)]
   return ["".join(rng.choices(characters, k=200)) + "。Python 3。" for _ in range(documents)]
 
 
@@ -33,16 +33,20 @@ def vocabulary_of(tokenizer):
 
 
 def test_three_processes_with_different_threads_train_the_same_vocabularies():
-  code = (f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
-          "import test_vocabulary as t\n"
-          "print([t.train_wordpiece(texts, 700).fingerprint for texts in (t.english(), t.chinese())])")
+  code = (
+    f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+    "import test_vocabulary as t\n"
+    "print([t.train_wordpiece(texts, 700).fingerprint for texts in (t.english(), t.chinese())])"
+  )
   settings = (
-      {"TOKENIZERS_PARALLELISM": "false"}, {"TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": "1"},
-      {"TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": "4"})
+    {"TOKENIZERS_PARALLELISM": "false"},
+    {"TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": "1"},
+    {"TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": "4"},
+  )
   runs = [
-      subprocess.Popen(
-          [sys.executable, "-c", code], env={**os.environ, **setting}, stdout=subprocess.PIPE, text=True)
-      for setting in settings]
+    subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **setting}, stdout=subprocess.PIPE, text=True)
+    for setting in settings
+  ]
   printed = {run.communicate()[0] for run in runs}
   assert len(printed) == 1 and printed.pop().count("'") == 4
 
@@ -120,8 +124,8 @@ def test_a_sample_does_not_depend_on_the_order_and_keeps_to_its_budget():
     sample = sample_documents(texts, max_bytes=budget, seed=3)
     assert sum(map(len, sample)) <= budget
     # The longest beginning of the order by hash that fits: nothing depends on what came when.
-    assert sample == whole[:len(sample)]
-    assert sum(map(len, whole[:len(sample) + 1])) > budget
+    assert sample == whole[: len(sample)]
+    assert sum(map(len, whole[: len(sample) + 1])) > budget
     for seed in range(5):
       shuffled = random.Random(seed).sample(texts, len(texts))
       assert sample_documents(shuffled, max_bytes=budget, seed=3) == sample

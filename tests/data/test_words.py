@@ -17,8 +17,21 @@ TEXT = """自然语言处理是人工智能的一个重要方向。它研究人�
 小明硕士毕业于中国科学院计算所，后在日本京都大学深造。他用Python 3.11写程序，每天coding到很晚（真的）。
 2023年，长江大桥上的车流量是10,000辆；北京大学的学生前来应聘。Ｆｕｌｌ ｗｉｄｔｈ也算，㍿、ﬁ和é也一样。"""
 SINGLE = sorted(set("".join(TEXT.lower().split())) | set("0123456789abcdefghijklmnopqrstuvwxyz"))
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "python", "cod", "##ing", "e", "10", "2023", *SINGLE,
-              *(f"##{one}" for one in "0123456789abcdefghijklmnopqrstuvwxyz")]
+VOCABULARY = [
+  "[PAD]",
+  "[UNK]",
+  "[CLS]",
+  "[SEP]",
+  "[MASK]",
+  "python",
+  "cod",
+  "##ing",
+  "e",
+  "10",
+  "2023",
+  *SINGLE,
+  *(f"##{one}" for one in "0123456789abcdefghijklmnopqrstuvwxyz"),
+]
 
 
 @pytest.fixture
@@ -44,7 +57,14 @@ def test_tokens_begin_words_where_jieba_does(vocab):
     assert found.dtype == bool and found.tolist() == starts_by_jieba(sentence, encoded.tokens, encoded.offsets)
     seen += zip(encoded.tokens, found.tolist())
   shown = "".join("|" * begins + token.removeprefix("##") for token, begins in seen)
-  for part in ("|自然语言|处理|是|人工智能|的|", "|中国科学院|计算所|", "|长江大桥|", "|北京大学|的|学生|前来|应聘|", "|python|", "|coding|"):
+  for part in (
+    "|自然语言|处理|是|人工智能|的|",
+    "|中国科学院|计算所|",
+    "|长江大桥|",
+    "|北京大学|的|学生|前来|应聘|",
+    "|python|",
+    "|coding|",
+  ):
     assert part in shown, shown
 
 
@@ -62,8 +82,11 @@ def test_the_corpus_keeps_the_words_of_the_text(vocab, tmp_path, objective):
   pool = [one for one in split_sentences(TEXT) if len(one) > 8]
   documents = ["\n".join(rng.choices(pool, k=rng.randint(1, 6))) for _ in range(60)]
   (tmp_path / "text.txt").write_text("\n\n".join(documents), encoding="utf-8")
-  prepare.prepare_corpus([f"text:{tmp_path}/text.txt"], tmp_path / "out",
-                         settings(vocab, seq_length=93, objective=objective, word_segmenter="jieba"))
+  prepare.prepare_corpus(
+    [f"text:{tmp_path}/text.txt"],
+    tmp_path / "out",
+    settings(vocab, seq_length=93, objective=objective, word_segmenter="jieba"),
+  )
   tokenizer = load_tokenizer(vocab)
   # Which starts a pair of neighbouring tokens may have, by the sentences; a word cut off at its front begins one.
   known = {}

@@ -19,14 +19,31 @@ from bert_jax.data.corpus import open_corpus
 from bert_jax.data.tokenizer import load_tokenizer
 from bert_jax.errors import UserError
 from tests.prepare_fixtures import (  # noqa: F401  (source, vocab and small_chunks are fixtures)
-    ENVIRONMENT, IN_SMALL_CHUNKS, arguments, contents, run, settings, small_chunks, source, start, vocab, write_documents)
+  ENVIRONMENT,
+  IN_SMALL_CHUNKS,
+  arguments,
+  contents,
+  run,
+  settings,
+  small_chunks,
+  source,
+  start,
+  vocab,
+  write_documents,
+)
 
 
 def work_in(tmp_path, vocab) -> workers.Work:
   tokenizer = load_tokenizer(vocab)
   return workers.Work(
-      str(tmp_path / "documents"), str(tmp_path / "corpus"), tokenizer.plain.to_str(), tokenizer.special._asdict(),
-      tokenizer.vocab_size, "", rows.RowSettings("nsp", 32, 4, 0.1, 0))
+    str(tmp_path / "documents"),
+    str(tmp_path / "corpus"),
+    tokenizer.plain.to_str(),
+    tokenizer.special._asdict(),
+    tokenizer.vocab_size,
+    "",
+    rows.RowSettings("nsp", 32, 4, 0.1, 0),
+  )
 
 
 def test_a_bounded_number_of_chunks_is_under_way(vocab, tmp_path):
@@ -52,8 +69,10 @@ def test_tokenized_documents_that_vanish_meanwhile_do_not_make_an_empty_shard(vo
 
 
 def test_workers_import_neither_jax_nor_tensorflow():
-  code = ("import sys, bert_jax.data.workers; "
-          "print([name for name in ('jax', 'tensorflow', 'torch', 'pyarrow') if name in sys.modules])")
+  code = (
+    "import sys, bert_jax.data.workers; "
+    "print([name for name in ('jax', 'tensorflow', 'torch', 'pyarrow') if name in sys.modules])"
+  )
   result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ENVIRONMENT)
   assert result.stdout.strip() == "[]"
 
@@ -74,7 +93,9 @@ def test_a_worker_that_dies_is_one_clear_message_and_the_same_command_goes_on(so
 
 def limited(limit_bytes: int) -> str:
   """`prepare` in a process that may write no file longer than this: the disk is full, as it were."""
-  return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit_bytes}, {limit_bytes})); {IN_SMALL_CHUNKS}"
+  return (
+    f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit_bytes}, {limit_bytes})); {IN_SMALL_CHUNKS}"
+  )
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -121,8 +142,10 @@ def test_a_disk_that_is_full_in_the_end_is_told_and_the_same_command_goes_on(sou
 def test_shares_side_by_side_make_the_corpus_of_one_process(source, vocab, tmp_path, small_chunks):
   whole = prepare.prepare_corpus([source], tmp_path / "whole", settings(vocab), documents=tmp_path / "elsewhere")
   options = arguments(source, tmp_path / "out", vocab)
-  ended = [(process, *process.communicate(timeout=300))
-           for process in [start([*options, f"--shard={index}/3"]) for index in range(3)]]
+  ended = [
+    (process, *process.communicate(timeout=300))
+    for process in [start([*options, f"--shard={index}/3"]) for index in range(3)]
+  ]
   assert [process.returncode for process, _, _ in ended] == [0, 0, 0], ended
   assert open_corpus(tmp_path / "out").manifest["corpus_id"] == whole["corpus_id"]
   assert sum("corpus_id" in shown for _, shown, _ in ended) >= 1
@@ -187,7 +210,9 @@ def test_an_interrupt_ends_everything_at_once_and_leaves_whole_chunks(vocab, tmp
 
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_change_nothing(vocab, tmp_path):
-  """Five while text is tokenized, five while rows are made of tokenized documents: `kill -9` for all processes at once."""
+  """Five while text is tokenized, five while rows are made of tokenized documents: `kill -9` for all processes at
+  once.
+  """
   rng = random.Random(time.time_ns())
   source = write_documents(tmp_path / "text.txt", 4000)
   assert run(arguments(source, tmp_path / "a" / "whole", vocab))[0] == 0
@@ -283,9 +308,9 @@ print(json.dumps({"steps": step, "wrong": wrong}))
 
 # "before" says which preparations there were, as (seed, killed at which step); "seed" and "how" which one is killed.
 PLANS = {
-    "a preparation": {"before": [], "seed": 1, "how": {}},
-    "a corpus that replaces another": {"before": [(2, None)], "seed": 1, "how": {"overwrite": True}},
-    "other settings over an unfinished preparation": {"before": [(1, 75)], "seed": 2, "how": {}},
+  "a preparation": {"before": [], "seed": 1, "how": {}},
+  "a corpus that replaces another": {"before": [(2, None)], "seed": 1, "how": {"overwrite": True}},
+  "other settings over an unfinished preparation": {"before": [(1, 75)], "seed": 2, "how": {}},
 }
 
 
@@ -295,9 +320,20 @@ def test_a_kill_at_any_change_of_the_disk_is_made_good_by_the_same_command(vocab
   source = write_documents(tmp_path / "text.txt", 12, sentences=6)
   chosen = settings("" if trained else vocab, vocab_size=80)
   result = subprocess.run(
-      [sys.executable, "-c", AT_EVERY_STEP, source, str(tmp_path / "work"), json.dumps(chosen._asdict()),
-       json.dumps(PLANS[plan])],
-      env=ENVIRONMENT | {"TOKENIZERS_PARALLELISM": "false"}, capture_output=True, text=True, timeout=580)
+    [
+      sys.executable,
+      "-c",
+      AT_EVERY_STEP,
+      source,
+      str(tmp_path / "work"),
+      json.dumps(chosen._asdict()),
+      json.dumps(PLANS[plan]),
+    ],
+    env=ENVIRONMENT | {"TOKENIZERS_PARALLELISM": "false"},
+    capture_output=True,
+    text=True,
+    timeout=580,
+  )
   assert result.returncode == 0, result.stderr
   told = json.loads(result.stdout.splitlines()[-1])
   assert told["steps"] > 40 and not told["wrong"], told

@@ -16,8 +16,14 @@ from tests.run_fixtures import write_config
 from bert_jax.training import metrics
 
 # The same for every test: steps that take no time, so that starting is all that they cost.
-QUICK = ("export.format=", "log_every_steps=1", "model.hidden_dropout_prob=0.0", "model.attention_probs_dropout_prob=0.0",
-         "cluster.connect_seconds=60", "cluster.heartbeat_seconds=10")  # fmt: skip
+QUICK = (
+  "export.format=",
+  "log_every_steps=1",
+  "model.hidden_dropout_prob=0.0",
+  "model.attention_probs_dropout_prob=0.0",
+  "cluster.connect_seconds=60",
+  "cluster.heartbeat_seconds=10",
+)
 
 _MAIN = """
 import sys
@@ -50,11 +56,24 @@ class Processes:
   """The processes of one attempt. Use as a context manager: none is left behind."""
 
   def __init__(
-      self, folder: pathlib.Path, corpus: pathlib.Path, name: str, overrides: Sequence[str] = (), *, count: int = 2, devices: int = 1,
-      sabotage: dict[int, str] | str = "", each: dict[int, Sequence[str]] | None = None, missing: Sequence[int] = (), flags: Sequence[str] = (),
-      host: str = "127.0.0.1", prefix: dict[int, Sequence[str]] | None = None, workdir: str = "", environ: dict[str, str] | None = None,
-      command: Sequence[str] = (),
-  ):  # fmt: skip
+    self,
+    folder: pathlib.Path,
+    corpus: pathlib.Path,
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    count: int = 2,
+    devices: int = 1,
+    sabotage: dict[int, str] | str = "",
+    each: dict[int, Sequence[str]] | None = None,
+    missing: Sequence[int] = (),
+    flags: Sequence[str] = (),
+    host: str = "127.0.0.1",
+    prefix: dict[int, Sequence[str]] | None = None,
+    workdir: str = "",
+    environ: dict[str, str] | None = None,
+    command: Sequence[str] = (),
+  ):
     """
     Args:
       folder: of the test: the config file, the compilation cache, the run folders.
@@ -75,21 +94,37 @@ class Processes:
     """
     self.workdir = workdir or folder / name
     port = free_port()
-    environment = os.environ | (environ or {}) | {
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONUNBUFFERED": "1",
+    environment = (
+      os.environ
+      | (environ or {})
+      | {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "PYTHONUNBUFFERED": "1",
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "TF_CPP_MIN_LOG_LEVEL": "3",  # JAX has set another one here
-    }  # fmt: skip
+      }
+    )
     self._processes = {}
     for number in range(count):
       if number in missing:
         continue
       words = sabotage if isinstance(sabotage, str) else sabotage.get(number, "")
       keys = (*(() if command else (f"data.corpus={corpus}",)), *QUICK, *overrides, *(each or {}).get(number, ()))
-      several = () if count == 1 else (f"--coordinator={host}:{port}", f"--num_processes={count}", f"--process_id={number}")
-      started = [*(prefix or {}).get(number, ()), sys.executable, "-c", _MAIN.format(sabotage=textwrap.dedent(words)),
-                 *(command or ("pretrain", f"--config={write_config(folder)}")), f"--workdir={self.workdir}", *several, *flags,
-                 *(f"--config.{key}" for key in keys)]  # fmt: skip
+      several = (
+        () if count == 1 else (f"--coordinator={host}:{port}", f"--num_processes={count}", f"--process_id={number}")
+      )
+      started = [
+        *(prefix or {}).get(number, ()),
+        sys.executable,
+        "-c",
+        _MAIN.format(sabotage=textwrap.dedent(words)),
+        *(command or ("pretrain", f"--config={write_config(folder)}")),
+        f"--workdir={self.workdir}",
+        *several,
+        *flags,
+        *(f"--config.{key}" for key in keys),
+      ]
       log = open(folder / f"{name}-{port}-{number}.log", "w+", encoding="utf-8")
       self._processes[number] = (subprocess.Popen(started, env=environment, stdout=log, stderr=subprocess.STDOUT), log)
 
@@ -124,7 +159,9 @@ class Processes:
   def wait_for_step(self, step: int) -> None:
     """Waits until the first process has shown a step (metrics are written every few seconds only)."""
     shown = re.compile(r"^ *([\d,]+)/[\d,]+ ", re.M)
-    self.wait_for(lambda: max((int(found.replace(",", "")) for found in shown.findall(self.output(0))), default=0) >= step)
+    self.wait_for(
+      lambda: max((int(found.replace(",", "")) for found in shown.findall(self.output(0))), default=0) >= step
+    )
 
   def ended(self, seconds: float = 120, numbers: Sequence[int] | None = None) -> list[Ended]:
     """Waits for the processes (or for some) to end; fails where they do not."""
@@ -155,7 +192,11 @@ def free_port() -> int:
 
 def losses(workdir: pathlib.Path) -> list[list[float]]:
   """[steps, 2]: MLM and NSP loss of every step."""
-  return [[line["train/mlm_loss"], line["train/nsp_loss"]] for line in metrics.read_metrics(workdir).values() if "train/mlm_loss" in line]
+  return [
+    [line["train/mlm_loss"], line["train/nsp_loss"]]
+    for line in metrics.read_metrics(workdir).values()
+    if "train/mlm_loss" in line
+  ]
 
 
 def events(workdir: pathlib.Path, *kinds: str) -> list[dict]:
@@ -173,5 +214,7 @@ def weights(workdir: pathlib.Path, step: int | None = None) -> str:
 
   step = step or steps_saved(workdir)[-1]
   manifest = checkpoint_folder.read_manifest(epath.Path(workdir / "checkpoints" / str(step)))
-  checkpoint_reading.restore_params(workdir / "checkpoints", step)  # the checksums in the manifest are those of the bytes
+  checkpoint_reading.restore_params(
+    workdir / "checkpoints", step
+  )  # the checksums in the manifest are those of the bytes
   return hashlib.sha256(repr(sorted(manifest.arrays.items())).encode()).hexdigest()

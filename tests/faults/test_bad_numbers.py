@@ -1,4 +1,6 @@
-"""Law 12 with real processes: NaN on one device of one process voids the update everywhere; a streak of them makes the run go back and on."""
+"""Law 12 with real processes: NaN on one device of one process voids the update everywhere; a streak of them makes the
+run go back and on.
+"""
 
 import math
 
@@ -9,7 +11,8 @@ from bert_jax.training import metrics
 
 STEPS = ("total_steps=12", "eval_every_steps=100", "checkpoint.every_steps=4", "checkpoint.keep_last=10")
 
-# The rows of some batches, counted from 1, hold a token that makes the loss (or only the gradient) of its device what it should not be.
+# The rows of some batches, counted from 1, hold a token that makes the loss (or only the gradient) of its device what
+# it should not be.
 BAD_ROWS = """
 import numpy as np
 import jax.numpy as jnp
@@ -48,7 +51,14 @@ def bad_rows(bad, how="nan", process=1):
 @pytest.mark.parametrize("how", ["nan", "inf", "gradient"])
 def test_an_update_that_is_not_finite_on_one_device_is_void_on_all_and_counted(folder, corpus, how):
   workdir = folder / f"void-{how}"
-  run(folder, corpus, workdir.name, (*STEPS, "checkpoint.every_steps=1", "checkpoint.keep_last=20"), devices=2, sabotage=bad_rows({3, 7}, how))
+  run(
+    folder,
+    corpus,
+    workdir.name,
+    (*STEPS, "checkpoint.every_steps=1", "checkpoint.keep_last=20"),
+    devices=2,
+    sabotage=bad_rows({3, 7}, how),
+  )
   assert [(event["step"], event["in_a_row"]) for event in events(workdir, "skip")] == [(3, 1), (7, 1)]
   assert not events(workdir, "rollback")
   lines = metrics.read_metrics(workdir)
@@ -57,9 +67,10 @@ def test_an_update_that_is_not_finite_on_one_device_is_void_on_all_and_counted(f
   from etils import epath
 
   arrays = lambda step: {
-      name: record for name, record in checkpoint_folder.read_manifest(epath.Path(workdir / "checkpoints" / str(step))).arrays.items()
-      if name != "step"
-  }  # fmt: skip
+    name: record
+    for name, record in checkpoint_folder.read_manifest(epath.Path(workdir / "checkpoints" / str(step))).arrays.items()
+    if name != "step"
+  }
   for step in (3, 7):
     assert arrays(step) == arrays(step - 1), "parameters and moments are those of before, by their checksums"
   assert arrays(4) != arrays(3)
@@ -73,7 +84,9 @@ def test_a_streak_makes_all_processes_go_back_and_on_past_it_and_a_resume_repeat
   assert all(math.isfinite(value) for line in losses(folder / "streak") for value in line)
 
   # Killed right after the jump was recorded, before anything else was saved.
-  kill = bad_rows({6, 7, 8}) + """
+  kill = (
+    bad_rows({6, 7, 8})
+    + """
 from bert_jax.training.jumps import Jumps
 plain_record = Jumps.record
 def record(self, jump, *, write):
@@ -85,6 +98,7 @@ def record(self, jump, *, write):
   time.sleep(60)
 Jumps.record = record
 """
+  )
   from tests.faults.processes import Processes
 
   with Processes(folder, corpus, "streak-killed", (*STEPS, "max_bad_steps=3"), sabotage=kill, devices=2) as processes:

@@ -11,7 +11,6 @@ from tests.faults.processes import SLOW_STEPS, Processes, events, run, steps_sav
 STEPS = ("total_steps=12", "eval_every_steps=100", "checkpoint.every_steps=4", "checkpoint.keep_last=3")
 
 
-
 def largest(folder):
   return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
@@ -30,10 +29,10 @@ def empty(folder):
 
 
 DAMAGE = {
-    "flipped bit": (flip_bit, "checksum"),
-    "truncated file": (lambda folder: os.truncate(largest(folder), largest(folder).stat().st_size // 2), "unreadable"),
-    "empty folder": (empty, "empty"),
-    "missing marker": (lambda folder: (folder / "commit_success.txt").unlink(), "no-commit-marker"),
+  "flipped bit": (flip_bit, "checksum"),
+  "truncated file": (lambda folder: os.truncate(largest(folder), largest(folder).stat().st_size // 2), "unreadable"),
+  "empty folder": (empty, "empty"),
+  "missing marker": (lambda folder: (folder / "commit_success.txt").unlink(), "no-commit-marker"),
 }
 
 
@@ -93,5 +92,7 @@ def test_a_failed_background_save_on_one_process_is_an_error_on_all_at_the_next_
   steps = ("total_steps=200", "eval_every_steps=1000", "checkpoint.every_steps=4", "checkpoint.keep_last=3")
   ended = run(folder, corpus, name, steps, code=1, sabotage={1: FAIL_IN_BACKGROUND + SLOW_STEPS})
   for one in ended:
-    assert one.output.count("No space left on device. Make room for ") == 1 and "Traceback" not in one.output, one.output
+    assert one.output.count("No space left on device. Make room for ") == 1 and "Traceback" not in one.output, (
+      one.output
+    )
   assert max(steps_saved(folder / name)) <= 8

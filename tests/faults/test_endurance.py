@@ -1,4 +1,6 @@
-"""Everything in turn on one run, started again by a shell loop: the weights at its end are those of a run that nobody disturbed."""
+"""Everything in turn on one run, started again by a shell loop: the weights at its end are those of a run that nobody
+disturbed.
+"""
 
 import os
 import shlex
@@ -12,7 +14,13 @@ from tests.faults.test_bad_numbers import bad_rows
 from tests.faults.test_checkpoint_damage import flip_bit
 from tests.run_fixtures import write_config
 
-STEPS = ("total_steps=60", "eval_every_steps=20", "checkpoint.every_steps=10", "checkpoint.keep_last=3", "max_bad_steps=2")
+STEPS = (
+  "total_steps=60",
+  "eval_every_steps=20",
+  "checkpoint.every_steps=10",
+  "checkpoint.keep_last=3",
+  "max_bad_steps=2",
+)
 BAD = bad_rows({25, 26, 47}, process=0)
 
 # $RUN is the command; each line of codes.txt is how an attempt ended.
@@ -41,10 +49,25 @@ def test_preempted_killed_flipped_and_fed_with_nan_a_run_ends_with_the_weights_o
 
   place, workdir = folder / "restarts", folder / "stormy"
   place.mkdir()
-  code = f"import os\nopen({str(place / 'pid.txt')!r}, 'w').write(str(os.getpid()))\n{BAD}\n{SLOW_STEPS}\nimport sys\nfrom bert_jax.__main__ import main\nsys.exit(main(sys.argv[1:]))"
-  command = [sys.executable, "-c", code, "pretrain", f"--config={write_config(folder)}", f"--workdir={workdir}",
-             *(f"--config.{key}" for key in (f"data.corpus={corpus}", *QUICK, *STEPS))]  # fmt: skip
-  environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "JAX_NUM_CPU_DEVICES": "1", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+  code = (
+    f"import os\nopen({str(place / 'pid.txt')!r}, 'w').write(str(os.getpid()))\n{BAD}\n{SLOW_STEPS}\nimport "
+    "sys\nfrom bert_jax.__main__ import "
+    "main\nsys.exit(main(sys.argv[1:]))"
+  )
+  command = [
+    sys.executable,
+    "-c",
+    code,
+    "pretrain",
+    f"--config={write_config(folder)}",
+    f"--workdir={workdir}",
+    *(f"--config.{key}" for key in (f"data.corpus={corpus}", *QUICK, *STEPS)),
+  ]
+  environment = os.environ | {
+    "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+    "JAX_NUM_CPU_DEVICES": "1",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+  }
   shell = RESTART_LOOP.replace("$RUN", shlex.join(command))
   with open(place / "log.txt", "w") as log:
     loop = subprocess.Popen(["bash", "-c", shell], cwd=place, env=environment, stdout=log, stderr=subprocess.STDOUT)

@@ -36,7 +36,9 @@ def losses(workdir):
 
 
 @pytest.mark.parametrize("command", ["finetune", "sentence-embedding"])
-def test_two_processes_have_the_losses_and_the_result_of_one_and_export_its_model(folder, corpus, model, pairs, command):
+def test_two_processes_have_the_losses_and_the_result_of_one_and_export_its_model(
+  folder, corpus, model, pairs, command
+):
   """The sentence embedding is in-batch: its negatives come from both processes."""
   flags = [command, f"--model={model}", f"--data={pairs}", f"--dev={pairs}", "--text=a", "--text_pair=b"]
   keys = [*TUNING, "export.format=transformers"]

@@ -18,7 +18,9 @@ FROZEN = "it is frozen, or cut off from the network"
 def expect_one_message(one: Ended, *words: str):
   """One plain message on the terminal, exit code 76, and no word of a runtime."""
   assert one.code == EXIT_PEER_LOST, one
-  errors = [line for line in one.output.splitlines() if not re.match(r" *[\d,]+/[\d,]+ |E\d{4} ", line)]  # the progress, and JAX's own log
+  errors = [
+    line for line in one.output.splitlines() if not re.match(r" *[\d,]+/[\d,]+ |E\d{4} ", line)
+  ]  # the progress, and JAX's own log
   (message,) = [line for line in errors if line.startswith("error: ")]
   for word in ("another process of this run is gone: ", "goes on from its newest checkpoint", *words):
     assert word in message, one.output
@@ -28,9 +30,9 @@ def expect_one_message(one: Ended, *words: str):
 
 
 @pytest.mark.parametrize(
-    "victim, kill, said",
-    [(1, signal.SIGKILL, KILLED), (0, signal.SIGKILL, KILLED), (1, signal.SIGSTOP, FROZEN), (0, signal.SIGSTOP, FROZEN)],
-    ids=["killed", "first killed", "frozen", "first frozen"],
+  "victim, kill, said",
+  [(1, signal.SIGKILL, KILLED), (0, signal.SIGKILL, KILLED), (1, signal.SIGSTOP, FROZEN), (0, signal.SIGSTOP, FROZEN)],
+  ids=["killed", "first killed", "frozen", "first frozen"],
 )
 def test_the_others_end_within_a_minute_and_name_the_process(folder, corpus, victim, kill, said):
   """They sit in a collective, or wait for the next one: nothing there tells them."""
@@ -50,7 +52,11 @@ def test_the_others_end_within_a_minute_and_name_the_process(folder, corpus, vic
       assert woken.code == EXIT_PEER_LOST and woken.output.count("error: ") == 1, woken
   assert 5 in steps_saved(folder / name)
   if victim != 0:
-    assert [event["message"] for event in events(folder / name, "fail", "peer_lost") if f"process {victim} on" in event["message"]]
+    assert [
+      event["message"]
+      for event in events(folder / name, "fail", "peer_lost")
+      if f"process {victim} on" in event["message"]
+    ]
 
 
 def test_a_killed_process_is_code_76_and_the_run_goes_on(folder, corpus):
@@ -78,7 +84,10 @@ loop._Trainer.take_step = take_step
 def test_a_mistake_of_one_process_is_the_same_message_and_exit_code_on_all(folder, corpus, number):
   from bert_jax.errors import UserError  # noqa: F401  (named in FAIL)
 
-  sabotage = {number: "from bert_jax.errors import UserError\n" + FAIL.format(error='UserError("the disk of this host is full; make room")')}
+  sabotage = {
+    number: "from bert_jax.errors import UserError\n"
+    + FAIL.format(error='UserError("the disk of this host is full; make room")')
+  }
   ended = run(folder, corpus, f"mistake-{number}", STEPS, code=1, sabotage=sabotage)
   for one in ended:
     assert one.output.count("the disk of this host is full; make room") == 1, one.output
@@ -89,4 +98,6 @@ def test_a_mistake_of_one_process_is_the_same_message_and_exit_code_on_all(folde
 def test_a_defect_in_one_process_shows_its_traceback_there_and_ends_the_other(folder, corpus):
   ended = run(folder, corpus, "defect", STEPS, code=1, sabotage={1: FAIL.format(error='KeyError("nonsense")')})
   assert "Traceback" in ended[1].output and "KeyError: 'nonsense'" in ended[1].output
-  assert "error: process 1 on " in ended[0].output and "nonsense" in ended[0].output and "Traceback" not in ended[0].output
+  assert (
+    "error: process 1 on " in ended[0].output and "nonsense" in ended[0].output and "Traceback" not in ended[0].output
+  )

@@ -1,4 +1,6 @@
-"""A run in an object store, where nothing can be appended to or renamed: trained, resumed, damaged, reported and exported."""
+"""A run in an object store, where nothing can be appended to or renamed: trained, resumed, damaged, reported and
+exported.
+"""
 
 import json
 import os
@@ -23,7 +25,13 @@ warnings.filterwarnings("error", "Append mode")
 from bert_jax.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
-STEPS = ("total_steps=12", "log_every_steps=1", "eval_every_steps=12", "checkpoint.every_steps=4", "checkpoint.keep_last=3")
+STEPS = (
+  "total_steps=12",
+  "log_every_steps=1",
+  "eval_every_steps=12",
+  "checkpoint.every_steps=4",
+  "checkpoint.keep_last=3",
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +46,18 @@ def store(corpus):
 
 def bert_jax(store, folder, *words, code=0):
   """What a command prints, which has to end with `code`."""
-  environment = os.environ | store.environment | {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "JAX_NUM_CPU_DEVICES": "1",
-                                                  "XLA_FLAGS": "--xla_backend_optimization_level=0"}  # fmt: skip
-  done = subprocess.run([sys.executable, "-c", _MAIN, *words], env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
+  environment = (
+    os.environ
+    | store.environment
+    | {
+      "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+      "JAX_NUM_CPU_DEVICES": "1",
+      "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", _MAIN, *words], env=environment, cwd=folder, capture_output=True, text=True, timeout=300
+  )
   assert done.returncode == code, print(done.stdout + done.stderr)
   assert "Traceback" not in done.stderr, done.stderr
   return done.stdout + done.stderr
@@ -48,8 +65,16 @@ def bert_jax(store, folder, *words, code=0):
 
 def pretrain(store, folder, name, *overrides, code=0, flags=()):
   keys = (f"data.corpus=gs://{BUCKET}/corpus", f"data.cache_dir={folder / 'cache'}", *STEPS, *overrides)
-  return bert_jax(store, folder, "pretrain", f"--config={write_config(folder)}", f"--workdir=gs://{BUCKET}/{name}", *flags,
-                  *(f"--config.{key}" for key in keys), code=code)  # fmt: skip
+  return bert_jax(
+    store,
+    folder,
+    "pretrain",
+    f"--config={write_config(folder)}",
+    f"--workdir=gs://{BUCKET}/{name}",
+    *flags,
+    *(f"--config.{key}" for key in keys),
+    code=code,
+  )
 
 
 def lines(store, folder):
@@ -80,7 +105,10 @@ def test_a_run_leaves_what_it_leaves_on_a_disk(store, folder, whole):
 
 def test_a_run_that_is_stopped_and_damaged_goes_on_bitwise(store, folder, whole):
   pretrain(store, folder, "damaged", "stop_at_step=8")
-  arrays = max((name for name in store.objects if name.startswith("damaged/checkpoints/8/state/")), key=lambda name: len(store.objects[name]))
+  arrays = max(
+    (name for name in store.objects if name.startswith("damaged/checkpoints/8/state/")),
+    key=lambda name: len(store.objects[name]),
+  )
   data = bytearray(store.objects[arrays])
   data[len(data) // 2] ^= 4  # one bit
   store.put(arrays, data)
@@ -107,8 +135,12 @@ def test_the_commands_around_a_run_take_it(store, folder, whole):
   bert_jax(store, folder, "export", f"--checkpoint={run}/checkpoints/8", f"--out=gs://{BUCKET}/there")
   assert store.objects["there/model.safetensors"] != store.objects["whole/export/model.safetensors"]
   for model in (run, f"{run}/export"):
-    assert "mlm_loss" in bert_jax(store, folder, "evaluate", f"--model={model}", f"--corpus={folder / 'cache' / os.listdir(folder / 'cache')[0]}")
-  keys = (f"--config.{key}" for key in (f"data.corpus=gs://{BUCKET}/corpus", f"data.cache_dir={folder / 'cache'}", *STEPS))
+    assert "mlm_loss" in bert_jax(
+      store, folder, "evaluate", f"--model={model}", f"--corpus={folder / 'cache' / os.listdir(folder / 'cache')[0]}"
+    )
+  keys = (
+    f"--config.{key}" for key in (f"data.corpus=gs://{BUCKET}/corpus", f"data.cache_dir={folder / 'cache'}", *STEPS)
+  )
   told = bert_jax(store, folder, "doctor", f"--config={write_config(folder)}", f"--workdir={run}", *keys)
   assert f"{run} has trained its 12 steps" in " ".join(told.split()) and ".doctor" not in " ".join(store.objects)
   pretrain(store, folder, "follower", f"init_from={run}", "init_optimizer=True", "total_steps=16")
@@ -118,7 +150,12 @@ def test_the_commands_around_a_run_take_it(store, folder, whole):
 
 
 def test_two_processes_killed_in_the_middle_of_a_save_go_on_from_the_one_before(store, folder):
-  keys = (f"data.corpus=gs://{BUCKET}/corpus", f"data.cache_dir={folder / 'cache'}", *STEPS, "export.format=transformers")
+  keys = (
+    f"data.corpus=gs://{BUCKET}/corpus",
+    f"data.cache_dir={folder / 'cache'}",
+    *STEPS,
+    "export.format=transformers",
+  )
   how = lambda name: dict(workdir=f"gs://{BUCKET}/{name}", environ=store.environment)
   run(folder, None, "two", keys, **how("two"))
   with Processes(folder, None, "killed", keys, **how("killed")) as processes:
@@ -130,7 +167,9 @@ def test_two_processes_killed_in_the_middle_of_a_save_go_on_from_the_one_before(
       processes.signal(number, signal.SIGKILL)
     processes.ended(30)
   ended = run(folder, None, "killed", keys, **how("killed"))
-  assert "checkpoint 8: its saving was interrupted; removed" in ended[0].output and "checkpoint 8" not in ended[1].output
+  assert (
+    "checkpoint 8: its saving was interrupted; removed" in ended[0].output and "checkpoint 8" not in ended[1].output
+  )
   assert [event["step"] for event in lines(store, "killed/events/") if event["event"] == "restore"] == [4]
   assert exported(store, "killed").keys() == exported(store, "two").keys()
   assert store.objects["killed/export/model.safetensors"] == store.objects["two/export/model.safetensors"]
@@ -138,7 +177,12 @@ def test_two_processes_killed_in_the_middle_of_a_save_go_on_from_the_one_before(
 
 
 def test_a_sigterm_saves_there_too_and_a_second_process_takes_the_run_over(store, folder):
-  keys = (f"data.corpus=gs://{BUCKET}/corpus", f"data.cache_dir={folder / 'cache'}", "total_steps=4000", "checkpoint.every_steps=4000")
+  keys = (
+    f"data.corpus=gs://{BUCKET}/corpus",
+    f"data.cache_dir={folder / 'cache'}",
+    "total_steps=4000",
+    "checkpoint.every_steps=4000",
+  )
   how = dict(workdir=f"gs://{BUCKET}/taken", environ=store.environment, count=1, sabotage=SLOW_STEPS)
   with Processes(folder, None, "taken", keys, **how) as older:
     older.wait_for_step(3)

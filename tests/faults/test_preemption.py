@@ -18,7 +18,9 @@ def test_a_sigterm_to_one_of_two_processes_makes_both_save_the_same_step(folder,
   assert [one.code for one in ended] == [EXIT_PREEMPTED] * 2, ended
   (preempt,) = events(workdir, "preempt")
   assert steps_saved(workdir) == [preempt["step"]] and 3 <= preempt["step"] < 30
-  assert f"stopped by a SIGTERM: step {preempt['step']} is saved, and the same command goes on from there" in ended[0].output
+  assert (
+    f"stopped by a SIGTERM: step {preempt['step']} is saved, and the same command goes on from there" in ended[0].output
+  )
   assert "Traceback" not in ended[0].output + ended[1].output
 
   run(folder, corpus, "terminated", STEPS)

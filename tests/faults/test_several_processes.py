@@ -1,4 +1,6 @@
-"""Law 1 and the promise of elasticity, with real processes: the same data and losses on any number, and a checkpoint that moves between them."""
+"""Law 1 and the promise of elasticity, with real processes: the same data and losses on any number, and a checkpoint
+that moves between them.
+"""
 
 import json
 import shutil
@@ -49,8 +51,13 @@ def alone(folder, corpus):
   return folder / "alone"
 
 
-@pytest.mark.parametrize("count, devices, mesh", [(2, 1, ()), (2, 2, ("mesh.fsdp=4",)), (4, 1, ("mesh.data=2", "mesh.fsdp=2")), (2, 1, ("mesh.tensor=2",))])
-def test_any_number_of_processes_sees_the_batches_and_makes_the_losses_of_one(folder, corpus, alone, count, devices, mesh):
+@pytest.mark.parametrize(
+  "count, devices, mesh",
+  [(2, 1, ()), (2, 2, ("mesh.fsdp=4",)), (4, 1, ("mesh.data=2", "mesh.fsdp=2")), (2, 1, ("mesh.tensor=2",))],
+)
+def test_any_number_of_processes_sees_the_batches_and_makes_the_losses_of_one(
+  folder, corpus, alone, count, devices, mesh
+):
   name = f"many-{count}-{devices}-{len(mesh)}-{'-'.join(mesh)}"
   run(folder, corpus, name, (*STEPS, *mesh), count=count, devices=devices, sabotage=RECORD)
   expected, _ = rows_seen(folder, "alone", 1)

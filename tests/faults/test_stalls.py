@@ -21,7 +21,9 @@ input_pipeline.load_batch = load_batch
 def test_a_host_that_is_stuck_ends_the_run_with_its_own_exit_code(folder, corpus):
   settings = ("total_steps=30", "eval_every_steps=100", "watchdog.step_seconds=5")
   # The first step compiles, and ten times its length is waited for: it must be quick here.
-  ended = run(folder, corpus, "stuck", (*settings, "checkpoint.every_steps=100"), code=EXIT_STALLED, sabotage={1: STUCK})
+  ended = run(
+    folder, corpus, "stuck", (*settings, "checkpoint.every_steps=100"), code=EXIT_STALLED, sabotage={1: STUCK}
+  )
   stacks = sorted((folder / "stuck" / "stalls").glob("attempt-0000-process-*.txt"))
   assert stacks and any("stuck_in_the_file_system" in path.read_text() for path in stacks)
   together = ended[0].output + ended[1].output
@@ -37,5 +39,7 @@ def test_a_start_that_is_stuck_is_ended_too(folder, corpus):
     time.sleep(1000)
   train_state.fresh = fresh
   """
-  (ended,) = run(folder, corpus, "stuck-start", ("watchdog.start_seconds=3",), code=EXIT_STALLED, count=1, sabotage=stuck)
+  (ended,) = run(
+    folder, corpus, "stuck-start", ("watchdog.start_seconds=3",), code=EXIT_STALLED, count=1, sabotage=stuck
+  )
   assert "watchdog.start_seconds" in ended.output and "in fresh" in ended.output

@@ -1,4 +1,6 @@
-"""A SIGTERM while a corpus is prepared or copied: the run ends soon with 75, and the same command goes on from what was finished."""
+"""A SIGTERM while a corpus is prepared or copied: the run ends soon with 75, and the same command goes on from what
+was finished.
+"""
 
 import os
 import signal
@@ -19,14 +21,19 @@ def endless(*_, **__):
   pathlib.Path({mark!r}).touch()
   time.sleep(600)
 """
-PREPARING = _ENDLESS + """
+PREPARING = (
+  _ENDLESS
+  + """
 from bert_jax.data import {module}
 {module}.{function} = endless
 """
+)
 
 
 def stopped(folder, corpus, name, overrides, sabotage, mark, *, to, count=1):
-  """Sends a SIGTERM to a process (None: to all) once the work is under way; how they ended, and the seconds that it took."""
+  """Sends a SIGTERM to a process (None: to all) once the work is under way; how they ended, and the seconds that it
+  took.
+  """
   with Processes(folder, corpus, name, (*STEPS, *overrides), sabotage=sabotage, count=count) as processes:
     processes.wait_for(mark.exists)
     began = time.monotonic()
@@ -40,12 +47,30 @@ def stopped(folder, corpus, name, overrides, sabotage, mark, *, to, count=1):
 def test_a_corpus_in_the_making_is_finished_by_the_next_start(folder, corpus, module, function, count):
   name = f"preparing-{module}-{count}"
   made, mark = folder / f"{name}-corpus", folder / f"{name}-begun"
-  keys = (f"data.corpus={made}", f"data.source=text:{write_text(folder / f'{name}.txt')}", "prepare.vocab_size=150", "prepare.seq_length=32",
-          "prepare.validation_fraction=0.2", "prepare.workers=1")  # fmt: skip
+  keys = (
+    f"data.corpus={made}",
+    f"data.source=text:{write_text(folder / f'{name}.txt')}",
+    "prepare.vocab_size=150",
+    "prepare.seq_length=32",
+    "prepare.validation_fraction=0.2",
+    "prepare.workers=1",
+  )
   # With two processes the notice goes to the one that waits for the other.
-  ended, seconds = stopped(folder, corpus, name, keys, PREPARING.format(mark=str(mark), module=module, function=function), mark, to=count - 1, count=count)
+  ended, seconds = stopped(
+    folder,
+    corpus,
+    name,
+    keys,
+    PREPARING.format(mark=str(mark), module=module, function=function),
+    mark,
+    to=count - 1,
+    count=count,
+  )
   assert [one.code for one in ended] == [EXIT_PREEMPTED] * count, ended
-  assert "stopped by a SIGTERM: nothing was trained yet" in ended[0].output and "Traceback" not in ended[0].output + ended[-1].output
+  assert (
+    "stopped by a SIGTERM: nothing was trained yet" in ended[0].output
+    and "Traceback" not in ended[0].output + ended[-1].output
+  )
   assert seconds < 25 and not made.exists()
   run(folder, corpus, name, (*STEPS, *keys), count=count)
   assert corpora.read_manifest(made)["corpus_id"] == corpora.read_manifest(corpus)["corpus_id"]
@@ -65,7 +90,9 @@ def slow(source, target):
   endless()
 staging._copy = slow
 """
-  ended, seconds = stopped(folder, corpus, name, keys, _ENDLESS.format(mark=str(mark)) + endless, mark, to=0, count=count)
+  ended, seconds = stopped(
+    folder, corpus, name, keys, _ENDLESS.format(mark=str(mark)) + endless, mark, to=0, count=count
+  )
   assert [one.code for one in ended] == [EXIT_PREEMPTED] * count, ended
   assert seconds < 25 and os.listdir(cache) == []
   run(folder, corpus, name, (*STEPS, *keys), count=count)

@@ -49,12 +49,12 @@ def test_processes_with_different_code_are_told_so(folder, corpus):
 
 
 @pytest.mark.parametrize(
-    "override, words",
-    [
-        ("mesh.data=3", "mesh.data=3, mesh.fsdp=1, mesh.tensor=1 does not fit 2 devices"),
-        ("data.batch_size=7", "data.batch_size=7 does not divide over 2 devices"),
-        ("model.max_position_embeddings=16", "rows of"),
-    ],
+  "override, words",
+  [
+    ("mesh.data=3", "mesh.data=3, mesh.fsdp=1, mesh.tensor=1 does not fit 2 devices"),
+    ("data.batch_size=7", "data.batch_size=7 does not divide over 2 devices"),
+    ("model.max_position_embeddings=16", "rows of"),
+  ],
 )
 def test_a_config_that_does_not_fit_is_one_message_everywhere(folder, corpus, override, words):
   name = f"fit-{override.replace('=', '-')}"

@@ -4,7 +4,8 @@
     gcloud compute tpus tpu-vm scp, ssh      copies to the hosts' homes; runs the command there with a real bash
     sudo, systemd-run, systemctl, …          on the hosts: units are real processes, stopped by a real SIGTERM
 
-gcloud_flags.txt holds the flags and says where they are from. A flag that a command does not have is an error here, as it is there.
+gcloud_flags.txt holds the flags and says where they are from. A flag that a command does not have is an error here, as
+it is there.
 """
 
 import json
@@ -24,7 +25,9 @@ SYSTEMD_RUN = {"--unit", "--uid", "--working-directory", "--property", "--setenv
 
 def known_flags() -> dict[str, set[str]]:
   """{command without "gcloud": its flags, those of all commands included}."""
-  lines = [line for line in (HERE / "gcloud_flags.txt").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+  lines = [
+    line for line in (HERE / "gcloud_flags.txt").read_text(encoding="utf-8").splitlines() if not line.startswith("#")
+  ]
   flags = {command: set(words.split()) for command, _, words in (line.partition(":") for line in lines)}
   everywhere = flags.pop("gcloud")
   return {command: own | everywhere for command, own in flags.items()}
@@ -55,8 +58,23 @@ class FakeCloud:
     self.folder = programs.folder / "cloud"
     self.folder.mkdir()
     self.hosts = hosts
-    programs.environ |= {"FAKE_CLOUD": str(self.folder), "FAKE_HOSTS": str(hosts), "STAND_IN_PYTHON": str(programs.python)}
-    for name in ("gcloud", "sudo", "systemd-run", "systemctl", "journalctl", "mountpoint", "mount", "apt-get", "mount.nfs", "python3"):
+    programs.environ |= {
+      "FAKE_CLOUD": str(self.folder),
+      "FAKE_HOSTS": str(hosts),
+      "STAND_IN_PYTHON": str(programs.python),
+    }
+    for name in (
+      "gcloud",
+      "sudo",
+      "systemd-run",
+      "systemctl",
+      "journalctl",
+      "mountpoint",
+      "mount",
+      "apt-get",
+      "mount.nfs",
+      "python3",
+    ):
       programs.add(name, f'exec {shlex.quote(sys.executable)} -S {pathlib.Path(__file__).resolve()} {name} "$@"')
 
   def calls(self) -> list[list[str]]:
@@ -112,10 +130,15 @@ def gcloud(folder: pathlib.Path, words: list[str]) -> int:
     source, target = rest
     for home in homes(folder, flags["--worker"]):
       copy = shutil.copytree if "--recurse" in flags else shutil.copy
-      copy(home / source.partition(":")[2] if ":" in source else source, home / target.partition(":")[2] if ":" in target else target)
+      copy(
+        home / source.partition(":")[2] if ":" in source else source,
+        home / target.partition(":")[2] if ":" in target else target,
+      )
   elif command == "compute tpus tpu-vm ssh":
-    codes = [subprocess.run(["bash", "-c", flags["--command"]], cwd=home, env=os.environ | {"HOME": str(home)}).returncode
-             for home in homes(folder, flags["--worker"])]  # fmt: skip
+    codes = [
+      subprocess.run(["bash", "-c", flags["--command"]], cwd=home, env=os.environ | {"HOME": str(home)}).returncode
+      for home in homes(folder, flags["--worker"])
+    ]
     return max(codes)
   return 0
 
@@ -137,10 +160,19 @@ def systemd_run(words: list[str]) -> int:
   home = pathlib.Path(os.environ["HOME"])
   assert {"KillMode=mixed", "TimeoutStopSec=300"} <= set(options["--property"]), options
   environ = {name: os.environ[name] for name in ("PATH", "HOME", "STAND_IN_LOG", "STAND_IN_PLAN") if name in os.environ}
-  environ |= dict(setting.split("=", 1) for setting in options["--setenv"])  # a unit does not inherit the session's variables
+  environ |= dict(
+    setting.split("=", 1) for setting in options["--setenv"]
+  )  # a unit does not inherit the session's variables
   with open(home / "journal", "a", encoding="utf-8") as journal:
-    unit = subprocess.Popen(words, env=environ | {"BERT_JAX_RESTART_SECONDS": "0"}, cwd=options["--working-directory"][0], stdout=journal,
-                            stderr=journal, stdin=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    unit = subprocess.Popen(
+      words,
+      env=environ | {"BERT_JAX_RESTART_SECONDS": "0"},
+      cwd=options["--working-directory"][0],
+      stdout=journal,
+      stderr=journal,
+      stdin=subprocess.DEVNULL,
+      start_new_session=True,
+    )
   (home / "unit").write_text(str(unit.pid), encoding="ascii")
   return 0
 
@@ -186,8 +218,12 @@ def main(program: str, words: list[str]) -> int:
     return 0
   if program == "mountpoint":
     return 1
-  does = {"gcloud": lambda: gcloud(folder, words), "systemd-run": lambda: systemd_run(words), "systemctl": lambda: systemctl(words),
-          "python3": lambda: python3(words)}  # fmt: skip
+  does = {
+    "gcloud": lambda: gcloud(folder, words),
+    "systemd-run": lambda: systemd_run(words),
+    "systemctl": lambda: systemctl(words),
+    "python3": lambda: python3(words),
+  }
   return does[program]() if program in does else 0
 
 

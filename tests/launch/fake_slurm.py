@@ -2,8 +2,8 @@
 
 `FakeSlurm` is the test's side. The programs it puts in front of PATH run this file:
 
-    srun       starts SLURM_NTASKS processes with the variables that JAX reads; SIGTERM goes on to all of them; ends with
-               the highest exit code. --kill-on-bad-exit and --wait do what they say
+    srun       starts SLURM_NTASKS processes with the variables that JAX reads; SIGTERM goes on to all of them; ends
+               with the highest exit code. --kill-on-bad-exit and --wait do what they say
     scontrol   requeue JOB
     squeue     the job's state
 
@@ -22,13 +22,44 @@ import threading
 import time
 
 SBATCH_OPTIONS = {
-    "job-name", "nodes", "gpus-per-node", "ntasks-per-node", "cpus-per-task", "mem", "time", "requeue", "signal", "output", "open-mode",
-    "partition", "account", "constraint", "exclusive", "qos", "error", "gres", "gpus-per-task", "ntasks", "mail-type",
-}  # fmt: skip
+  "job-name",
+  "nodes",
+  "gpus-per-node",
+  "ntasks-per-node",
+  "cpus-per-task",
+  "mem",
+  "time",
+  "requeue",
+  "signal",
+  "output",
+  "open-mode",
+  "partition",
+  "account",
+  "constraint",
+  "exclusive",
+  "qos",
+  "error",
+  "gres",
+  "gpus-per-task",
+  "ntasks",
+  "mail-type",
+}
 SRUN_OPTIONS = {
-    "kill-on-bad-exit", "wait", "label", "output", "open-mode", "cpus-per-task", "ntasks", "nodes", "gpu-bind", "export", "unbuffered",
-    "container-image", "container-mounts", "container-workdir",  # these three are pyxis's
-}  # fmt: skip
+  "kill-on-bad-exit",
+  "wait",
+  "label",
+  "output",
+  "open-mode",
+  "cpus-per-task",
+  "ntasks",
+  "nodes",
+  "gpu-bind",
+  "export",
+  "unbuffered",
+  "container-image",
+  "container-mounts",
+  "container-workdir",  # these three are pyxis's
+}
 
 
 def directives(script: pathlib.Path) -> dict[str, str]:
@@ -70,9 +101,14 @@ class FakeSlurm:
       restarts = {"SLURM_RESTART_COUNT": str(len(self.attempts))} if self.attempts else {}
       with open(self.output, "a" if options.get("open-mode") == "append" else "w", encoding="utf-8") as output:
         self.batch = subprocess.Popen(
-            ["/bin/bash", str(spool), *arguments], cwd=self.programs.folder, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            env=self.programs.environ | environ | self._variables(options) | restarts, start_new_session=True,
-        )  # fmt: skip
+          ["/bin/bash", str(spool), *arguments],
+          cwd=self.programs.folder,
+          stdout=output,
+          stderr=subprocess.STDOUT,
+          stdin=subprocess.DEVNULL,
+          env=self.programs.environ | environ | self._variables(options) | restarts,
+          start_new_session=True,
+        )
       self.attempts.append(self.batch.wait(timeout=300))
       if not (self.folder / "requeued").exists():
         return self.attempts[-1]
@@ -107,8 +143,13 @@ class FakeSlurm:
     (self.folder / name).write_text(value, encoding="ascii")
 
   def _variables(self, options: dict[str, str]) -> dict[str, str]:
-    variables = {"FAKE_SLURM": str(self.folder), "SLURM_JOB_ID": self.job, "SLURM_NTASKS": str(self.tasks), "SLURM_JOB_NODELIST": "localhost",
-                 "SLURM_SUBMIT_DIR": str(self.programs.folder)}  # fmt: skip
+    variables = {
+      "FAKE_SLURM": str(self.folder),
+      "SLURM_JOB_ID": self.job,
+      "SLURM_NTASKS": str(self.tasks),
+      "SLURM_JOB_NODELIST": "localhost",
+      "SLURM_SUBMIT_DIR": str(self.programs.folder),
+    }
     if "cpus-per-task" in options:
       variables["SLURM_CPUS_PER_TASK"] = options["cpus-per-task"]
     return variables
@@ -139,15 +180,29 @@ def parse(words: list[str]) -> tuple[dict[str, str], list[str]]:
 def srun(words: list[str]) -> int:
   options, command = parse(words)
   folder, count = pathlib.Path(os.environ["FAKE_SLURM"]), int(os.environ["SLURM_NTASKS"])
-  (folder / "srun.options").write_text("\n".join(f"{name}={value}" for name, value in options.items()), encoding="utf-8")
+  (folder / "srun.options").write_text(
+    "\n".join(f"{name}={value}" for name, value in options.items()), encoding="utf-8"
+  )
   (folder / "srun.command").write_text(shlex.join(command), encoding="utf-8")
-  output = open(options["output"], options.get("open-mode", "truncate")[0].replace("t", "w"), encoding="utf-8", buffering=1)
+  output = open(
+    options["output"], options.get("open-mode", "truncate")[0].replace("t", "w"), encoding="utf-8", buffering=1
+  )
   tasks, readers = [], []
   for number in range(count):
-    environ = os.environ | {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number), "SLURM_STEP_NODELIST": "127.0.0.1",
-                            "SLURM_STEP_NUM_NODES": "1"}  # fmt: skip
-    tasks.append(subprocess.Popen(command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True))
-    readers.append(threading.Thread(target=copy_lines, args=(tasks[-1].stdout, output, f"{number}: " if "label" in options else "")))
+    environ = os.environ | {
+      "SLURM_PROCID": str(number),
+      "SLURM_LOCALID": str(number),
+      "SLURM_STEP_NODELIST": "127.0.0.1",
+      "SLURM_STEP_NUM_NODES": "1",
+    }
+    tasks.append(
+      subprocess.Popen(
+        command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+      )
+    )
+    readers.append(
+      threading.Thread(target=copy_lines, args=(tasks[-1].stdout, output, f"{number}: " if "label" in options else ""))
+    )
     readers[-1].start()
   signal.signal(signal.SIGTERM, lambda *_: [task.send_signal(signal.SIGTERM) for task in tasks if task.poll() is None])
   (folder / "tasks.new").write_text(" ".join(str(task.pid) for task in tasks), encoding="ascii")

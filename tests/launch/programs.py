@@ -1,4 +1,6 @@
-"""What the tests of the launchers share: scripts run as a user runs them, with stand-ins for what this machine lacks."""
+"""What the tests of the launchers share: scripts run as a user runs them, with stand-ins for what this machine
+lacks.
+"""
 
 import os
 import pathlib
@@ -26,8 +28,12 @@ class Programs:
     self.python = self.add("stand-in-python", f'exec {shlex.quote(sys.executable)} -S {HERE / "stand_in.py"} "$@"')
     foreign = ("BERT_JAX_", "SLURM_", "SKYPILOT_", "TPU_", "STAND_IN_")
     self.environ = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    self.environ |= {"PATH": f"{self.bin}:{os.environ['PATH']}", "HOME": str(folder), "STAND_IN_LOG": str(self.log),
-                     "BERT_JAX_PYTHON": str(self.python)}  # fmt: skip
+    self.environ |= {
+      "PATH": f"{self.bin}:{os.environ['PATH']}",
+      "HOME": str(folder),
+      "STAND_IN_LOG": str(self.log),
+      "BERT_JAX_PYTHON": str(self.python),
+    }
 
   def add(self, name: str, script: str) -> pathlib.Path:
     """A program of that name, made of lines of bash."""
@@ -38,9 +44,15 @@ class Programs:
 
   def start(self, *command, **environ) -> subprocess.Popen:
     return subprocess.Popen(
-        [str(word) for word in command], env=self.environ | environ, cwd=self.folder, text=True, start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+      [str(word) for word in command],
+      env=self.environ | environ,
+      cwd=self.folder,
+      text=True,
+      start_new_session=True,
+      stdin=subprocess.DEVNULL,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+    )
 
   def run(self, *command, seconds: float = 20, **environ) -> subprocess.CompletedProcess:
     process = self.start(*command, **environ)
@@ -69,4 +81,3 @@ def wait_until(find, times: int = 1, seconds: float = 30):
     assert time.time() < end, f"waited {seconds} s for {times}, and there are {found}"
     time.sleep(0.02)
   return found
-

@@ -39,7 +39,11 @@ def main() -> int:
     note(argv=sys.argv[1:], environ={name: value for name, value in os.environ.items() if name.startswith(WATCHED)})
     return 0
   calls = sum(record.get("attempt") == os.environ["HOME"] for record in notes(pathlib.Path(os.environ["STAND_IN_LOG"])))
-  note(attempt=os.environ["HOME"], argv=sys.argv[1:], environ={name: value for name, value in os.environ.items() if name.startswith(WATCHED)})
+  note(
+    attempt=os.environ["HOME"],
+    argv=sys.argv[1:],
+    environ={name: value for name, value in os.environ.items() if name.startswith(WATCHED)},
+  )
   attempt = int(os.environ.get("SLURM_RESTART_COUNT", "0")) if "SLURM_PROCID" in os.environ else calls
   actions = json.loads(os.environ.get("STAND_IN_PLAN", "[0]"))
   action = actions[min(attempt, len(actions) - 1)]

@@ -19,14 +19,26 @@ def test_config_workdir_and_flags_arrive_each_as_one_word(programs):
   assert result.returncode == 0, result.stderr
   (call,) = programs.calls()
   assert call["argv"] == [
-      "-m", "bert_jax", "pretrain", "--config=configs/quickstart.py", "--workdir=runs/a b", "--config.data.corpus=/data/wiki",
-      "--config.data.batch_size=512", "--config.seed=1", "--config.data.source=text:my books/*.txt",
-  ]  # fmt: skip
+    "-m",
+    "bert_jax",
+    "pretrain",
+    "--config=configs/quickstart.py",
+    "--workdir=runs/a b",
+    "--config.data.corpus=/data/wiki",
+    "--config.data.batch_size=512",
+    "--config.seed=1",
+    "--config.data.source=text:my books/*.txt",
+  ]
   assert call["environ"]["PYTHONUNBUFFERED"] == "1"
 
 
 def test_what_it_calls_is_what_the_command_line_takes(programs):
-  programs.run(ENTRYPOINT, BERT_JAX_DOCTOR="1", BERT_JAX_FLAGS="--coordinator=a:1 --num_processes=2 --process_id=0 --config.seed=1", **RUN)
+  programs.run(
+    ENTRYPOINT,
+    BERT_JAX_DOCTOR="1",
+    BERT_JAX_FLAGS="--coordinator=a:1 --num_processes=2 --process_id=0 --config.seed=1",
+    **RUN,
+  )
   commands = [call["argv"][2:] for call in programs.calls()]
   assert [command[0] for command in commands] == ["doctor", "pretrain"]
   for command in commands:
@@ -55,9 +67,17 @@ def test_sigterm_reaches_python_for_it_is_the_same_process(programs):
 
 def test_doctor_comes_first_with_the_run_s_flags_and_its_failure_is_final(programs):
   flags = "--config.seed=1 --profile=3:5"
-  assert programs.run(ENTRYPOINT, BERT_JAX_DOCTOR="1", BERT_JAX_FLAGS=flags, STAND_IN_PLAN="[1, 0]", **RUN).returncode == 1
+  assert (
+    programs.run(ENTRYPOINT, BERT_JAX_DOCTOR="1", BERT_JAX_FLAGS=flags, STAND_IN_PLAN="[1, 0]", **RUN).returncode == 1
+  )
   (call,) = programs.calls()
-  assert call["argv"][2:] == ["doctor", "--quick", "--config=configs/quickstart.py", "--workdir=runs/a b", "--config.seed=1"]
+  assert call["argv"][2:] == [
+    "doctor",
+    "--quick",
+    "--config=configs/quickstart.py",
+    "--workdir=runs/a b",
+    "--config.seed=1",
+  ]
 
 
 def test_a_healthy_doctor_lets_the_run_start(programs):

@@ -29,23 +29,44 @@ def test_dockerfiles_pass_hadolint(name):
 def install(site, **versions):
   for name, version in versions.items():
     (site / f"{name}-{version}.dist-info").mkdir(parents=True)
-    (site / f"{name}-{version}.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (site / f"{name}-{version}.dist-info" / "METADATA").write_text(
+      f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    )
 
 
 def hold(site, *flags):
-  return subprocess.run([sys.executable, "-S", LAUNCH / "hold_jax.py", *flags], env={"PYTHONPATH": str(site)}, text=True, capture_output=True)
+  return subprocess.run(
+    [sys.executable, "-S", LAUNCH / "hold_jax.py", *flags],
+    env={"PYTHONPATH": str(site)},
+    text=True,
+    capture_output=True,
+  )
 
 
 def test_an_image_s_jax_is_held_and_a_change_of_it_is_named(tmp_path):
-  install(tmp_path / "a", jax="0.12.1.dev20260601", jaxlib="0.12.1", jax_cuda13_plugin="0.12.1", nvidia_nccl_cu13="2.30.7", flax="0.12.8")
+  install(
+    tmp_path / "a",
+    jax="0.12.1.dev20260601",
+    jaxlib="0.12.1",
+    jax_cuda13_plugin="0.12.1",
+    nvidia_nccl_cu13="2.30.7",
+    flax="0.12.8",
+  )
   (tmp_path / "versions").write_text(hold(tmp_path / "a").stdout)
   assert (tmp_path / "versions").read_text().split() == [
-      "jax-cuda13-plugin==0.12.1", "jax==0.12.1.dev20260601", "jaxlib==0.12.1", "nvidia-nccl-cu13==2.30.7"
-  ]  # fmt: skip
+    "jax-cuda13-plugin==0.12.1",
+    "jax==0.12.1.dev20260601",
+    "jaxlib==0.12.1",
+    "nvidia-nccl-cu13==2.30.7",
+  ]
   assert hold(tmp_path / "a", "--compare", tmp_path / "versions").returncode == 0
   install(tmp_path / "b", jax="0.10.2", jaxlib="0.12.1", jax_cuda13_plugin="0.12.1", nvidia_nccl_cu13="2.30.7")
   changed = hold(tmp_path / "b", "--compare", tmp_path / "versions")
-  assert changed.returncode == 1 and "jax==0.12.1.dev20260601 is gone" in changed.stderr and "jax==0.10.2 is new" in changed.stderr
+  assert (
+    changed.returncode == 1
+    and "jax==0.12.1.dev20260601 is gone" in changed.stderr
+    and "jax==0.10.2 is new" in changed.stderr
+  )
 
 
 def test_an_image_without_jax_is_refused(tmp_path):

@@ -41,15 +41,21 @@ def test_the_storage_fits_its_schema():
 
 
 def action_for(name, code=None, disrupted=False):
-  """What JobSet does when a pod ends so: the Job's first rule that matches, then JobSet's, by the Job controller's messages
-  (kubernetes/kubernetes, pkg/controller/job/pod_failure_policy.go)."""
+  """What JobSet does when a pod ends so: the Job's first rule that matches, then JobSet's, by the Job controller's
+  messages (kubernetes/kubernetes, pkg/controller/job/pod_failure_policy.go)."""
   reason, message = "BackoffLimitExceeded", "Job has reached the specified backoff limit"
   for index, rule in enumerate(job_of(name)["podFailurePolicy"]["rules"]):
     if code in rule.get("onExitCodes", {}).get("values", []):
-      reason, message = "PodFailurePolicy", f"Container bert-jax for pod a/b failed with exit code {code} matching FailJob rule at index {index}"
+      reason, message = (
+        "PodFailurePolicy",
+        f"Container bert-jax for pod a/b failed with exit code {code} matching FailJob rule at index {index}",
+      )
       break
     if disrupted and "onPodConditions" in rule:
-      reason, message = "PodFailurePolicy", f"Pod a/b has condition DisruptionTarget matching FailJob rule at index {index}"
+      reason, message = (
+        "PodFailurePolicy",
+        f"Pod a/b has condition DisruptionTarget matching FailJob rule at index {index}",
+      )
       break
   for rule in load(name)["spec"]["failurePolicy"]["rules"]:
     patterns = rule.get("onJobFailureMessagePatterns", [""])
@@ -71,9 +77,14 @@ def test_pods_find_process_0_and_know_how_many_they_are(name):
   spec, job = load(name)["spec"], job_of(name)
   environ = {entry["name"]: entry.get("value") for entry in container_of(name)["env"]}
   host, port = environ["BERT_JAX_COORDINATOR"].split(":")
-  assert host == f"{load(name)['metadata']['name']}-{spec['replicatedJobs'][0]['name']}-0-0.{spec['network']['subdomain']}"
+  assert (
+    host == f"{load(name)['metadata']['name']}-{spec['replicatedJobs'][0]['name']}-0-0.{spec['network']['subdomain']}"
+  )
   assert int(port) in [entry["containerPort"] for entry in container_of(name)["ports"]]
-  assert int(environ["BERT_JAX_NUM_PROCESSES"]) == job["completions"] == job["parallelism"] and job["completionMode"] == "Indexed"
+  assert (
+    int(environ["BERT_JAX_NUM_PROCESSES"]) == job["completions"] == job["parallelism"]
+    and job["completionMode"] == "Indexed"
+  )
 
 
 @pytest.mark.parametrize("name", ["skypilot-gpu.yaml", "skypilot-tpu.yaml"])
@@ -88,7 +99,16 @@ def test_skypilot_restarts_the_same_codes_and_its_commands_run(name, programs):
   result = programs.run("bash", "-c", task["run"], STAND_IN_PLAN="[0, 76]", **task["envs"] | nodes)
   assert result.returncode == 76, result.stderr
   seen = programs.calls()[-1]
-  assert seen["argv"][2:] == ["pretrain", "--config=configs/bert_base.py:phase1", "--workdir=/mnt/bert_jax/runs/base-128",
-                              "--config.data.corpus=/mnt/bert_jax/wiki-128", "--config.data.cache_dir=/tmp/corpus"]  # fmt: skip
+  assert seen["argv"][2:] == [
+    "pretrain",
+    "--config=configs/bert_base.py:phase1",
+    "--workdir=/mnt/bert_jax/runs/base-128",
+    "--config.data.corpus=/mnt/bert_jax/wiki-128",
+    "--config.data.cache_dir=/tmp/corpus",
+  ]
   if "gpu" in name:
-    assert [seen["environ"][f"BERT_JAX_{key}"] for key in ("COORDINATOR", "NUM_PROCESSES", "PROCESS_ID")] == ["10.0.0.1:8476", "2", "1"]
+    assert [seen["environ"][f"BERT_JAX_{key}"] for key in ("COORDINATOR", "NUM_PROCESSES", "PROCESS_ID")] == [
+      "10.0.0.1:8476",
+      "2",
+      "1",
+    ]

@@ -10,14 +10,21 @@ from tests.launch.programs import LAUNCH, ROOT
 from tests.launch.test_supervise import AGAIN, FINAL
 
 SCRIPT = LAUNCH / "slurm.sbatch"
-RUN = {"BERT_JAX_CONFIG": "configs/quickstart.py", "BERT_JAX_WORKDIR": "runs/x", "BERT_JAX_HOME": str(ROOT), "BERT_JAX_LOG_DIR": "logs"}
+RUN = {
+  "BERT_JAX_CONFIG": "configs/quickstart.py",
+  "BERT_JAX_WORKDIR": "runs/x",
+  "BERT_JAX_HOME": str(ROOT),
+  "BERT_JAX_LOG_DIR": "logs",
+}
 
 
 @pytest.fixture
 def slurm(programs):
   slurm = FakeSlurm(programs)
   yield slurm
-  print(slurm.log(), *(log.read_text(encoding="utf-8") for log in programs.folder.glob("logs/*-attempt-*")))  # shown if it failed
+  print(
+    slurm.log(), *(log.read_text(encoding="utf-8") for log in programs.folder.glob("logs/*-attempt-*"))
+  )  # shown if it failed
 
 
 def sbatch(slurm, plan, **environ) -> int:
@@ -28,7 +35,10 @@ def test_every_task_runs_pretrain_and_is_told_who_it_is(slurm, programs):
   assert sbatch(slurm, [0]) == 0
   calls = programs.calls()
   assert sorted(call["environ"]["SLURM_PROCID"] for call in calls) == ["0", "1"]
-  assert all(call["argv"] == ["-m", "bert_jax", "pretrain", "--config=configs/quickstart.py", "--workdir=runs/x"] for call in calls)
+  assert all(
+    call["argv"] == ["-m", "bert_jax", "pretrain", "--config=configs/quickstart.py", "--workdir=runs/x"]
+    for call in calls
+  )
 
 
 @pytest.mark.parametrize("code", AGAIN)
@@ -103,7 +113,11 @@ def test_coordinates_from_elsewhere_do_not_win_over_slurm_s(slurm, programs):
 def test_with_an_image_srun_starts_the_entrypoint_inside_it(slurm):
   sbatch(slurm, [0], BERT_JAX_IMAGE="registry#bert-jax:gpu", BERT_JAX_MOUNTS="/shared:/shared")
   options = (slurm.folder / "srun.options").read_text(encoding="utf-8").splitlines()
-  assert {"container-image=registry#bert-jax:gpu", "container-mounts=/shared:/shared", "container-workdir=/opt/bert_jax"} <= set(options)
+  assert {
+    "container-image=registry#bert-jax:gpu",
+    "container-mounts=/shared:/shared",
+    "container-workdir=/opt/bert_jax",
+  } <= set(options)
   assert (slurm.folder / "srun.command").read_text(encoding="utf-8") == "/opt/bert_jax/launch/entrypoint.sh"
 
 

@@ -15,10 +15,17 @@ from tests.run_fixtures import corpus, write_config  # noqa: F401  (corpus is a 
 def test_a_run_that_is_warned_saves_comes_back_and_finishes(programs, corpus, tmp_path):  # noqa: F811
   slurm, workdir = FakeSlurm(programs), tmp_path / "run"
   job = slurm.submit(
-      LAUNCH / "slurm.sbatch", BERT_JAX_CONFIG=write_config(tmp_path), BERT_JAX_WORKDIR=str(workdir), BERT_JAX_HOME=str(ROOT),
-      BERT_JAX_LOG_DIR="logs", BERT_JAX_PYTHON=sys.executable, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu",
-      BERT_JAX_FLAGS=f"--config.data.corpus={corpus} --config.total_steps=400 --config.eval_every_steps=400 --config.checkpoint.every_steps=400",
-  )  # fmt: skip
+    LAUNCH / "slurm.sbatch",
+    BERT_JAX_CONFIG=write_config(tmp_path),
+    BERT_JAX_WORKDIR=str(workdir),
+    BERT_JAX_HOME=str(ROOT),
+    BERT_JAX_LOG_DIR="logs",
+    BERT_JAX_PYTHON=sys.executable,
+    PYTHONPATH=str(ROOT),
+    JAX_PLATFORMS="cpu",
+    BERT_JAX_FLAGS=f"--config.data.corpus={corpus} --config.total_steps=400 --config.eval_every_steps=400 "
+    "--config.checkpoint.every_steps=400",
+  )
   end = time.time() + 90
   while not any(event["event"] == "first_step" for event in metrics.read_events(workdir)):
     assert job.is_alive() and time.time() < end, slurm.log()

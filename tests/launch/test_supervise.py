@@ -14,7 +14,9 @@ AGAIN = (errors.EXIT_PREEMPTED, errors.EXIT_PEER_LOST, errors.EXIT_STALLED, 134,
 
 
 def supervise(programs, plan, **environ):
-  return programs.run(SUPERVISE, programs.python, "train", STAND_IN_PLAN=str(plan), **{"BERT_JAX_RESTART_SECONDS": "0"} | environ)
+  return programs.run(
+    SUPERVISE, programs.python, "train", STAND_IN_PLAN=str(plan), **{"BERT_JAX_RESTART_SECONDS": "0"} | environ
+  )
 
 
 @pytest.mark.parametrize("code", AGAIN)
@@ -63,7 +65,7 @@ def test_more_signals_do_not_cut_the_save_short(programs):
 
 def test_a_command_that_dies_by_itself_of_sigterm_is_started_again(programs):
   """SIGTERM to Python alone, before it listens to it: nobody asked for the end of the run."""
-  program = programs.add("dies-once", '[[ -e died ]] && exit 0; touch died; kill -TERM $$; sleep 5')
+  program = programs.add("dies-once", "[[ -e died ]] && exit 0; touch died; kill -TERM $$; sleep 5")
   result = programs.run(SUPERVISE, program, BERT_JAX_RESTART_SECONDS="0")
   assert result.returncode == 0 and "exit code 143, restart 1" in result.stderr
 

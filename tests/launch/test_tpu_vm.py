@@ -10,9 +10,18 @@ from tests.launch.fake_gcloud import FakeCloud
 from tests.launch.programs import LAUNCH, ROOT, wait_until
 
 SCRIPT = LAUNCH / "tpu-vm.sh"
-TPU = {"TPU_NAME": "bert", "TPU_ZONE": "us-west4-a", "TPU_TYPE": "v5litepod-16", "TPU_SHARE": "10.0.0.2:/share", "TPU_POLL_SECONDS": "0.05"}
-RUN = {"BERT_JAX_CONFIG": "configs/bert_base.py:phase1", "BERT_JAX_WORKDIR": "/mnt/bert_jax/runs/a b",
-       "BERT_JAX_FLAGS": "--config.data.corpus=/mnt/bert_jax/wiki-128 --config.seed=1"}  # fmt: skip
+TPU = {
+  "TPU_NAME": "bert",
+  "TPU_ZONE": "us-west4-a",
+  "TPU_TYPE": "v5litepod-16",
+  "TPU_SHARE": "10.0.0.2:/share",
+  "TPU_POLL_SECONDS": "0.05",
+}
+RUN = {
+  "BERT_JAX_CONFIG": "configs/bert_base.py:phase1",
+  "BERT_JAX_WORKDIR": "/mnt/bert_jax/runs/a b",
+  "BERT_JAX_FLAGS": "--config.data.corpus=/mnt/bert_jax/wiki-128 --config.seed=1",
+}
 
 
 @pytest.fixture
@@ -36,14 +45,29 @@ def up(programs, cloud, **environ):
 def test_create_asks_for_a_spot_tpu_with_the_software_that_belongs_to_it(programs, cloud):
   assert call(programs, "create").returncode == 0
   assert cloud.gcloud_calls("queued-resources create") == [
-      ["compute", "tpus", "queued-resources", "create", "bert", "--node-id=bert", "--accelerator-type=v5litepod-16",
-       "--runtime-version=v2-alpha-tpuv5-lite", "--spot", "--zone=us-west4-a"]
-  ]  # fmt: skip
+    [
+      "compute",
+      "tpus",
+      "queued-resources",
+      "create",
+      "bert",
+      "--node-id=bert",
+      "--accelerator-type=v5litepod-16",
+      "--runtime-version=v2-alpha-tpuv5-lite",
+      "--spot",
+      "--zone=us-west4-a",
+    ]
+  ]
 
 
 @pytest.mark.parametrize(
-    "kind, version",
-    [("v2-8", "tpu-ubuntu2204-base"), ("v4-32", "tpu-ubuntu2204-base"), ("v5p-32", "v2-alpha-tpuv5"), ("v6e-8", "v2-alpha-tpuv6e")],
+  "kind, version",
+  [
+    ("v2-8", "tpu-ubuntu2204-base"),
+    ("v4-32", "tpu-ubuntu2204-base"),
+    ("v5p-32", "v2-alpha-tpuv5"),
+    ("v6e-8", "v2-alpha-tpuv6e"),
+  ],
 )
 def test_the_software_version_follows_from_the_type(programs, cloud, kind, version):
   call(programs, "create", TPU_TYPE=kind, TPU_SPOT="0", TPU_PROJECT="mine")
@@ -60,7 +84,9 @@ def test_wait_ends_when_the_tpu_is_there_and_fails_when_it_will_not_come(program
   cloud.set_states("WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE")
   result = call(programs, "wait")
   assert result.returncode == 0
-  assert result.stderr.splitlines() == [f"tpu-vm: bert: {state}" for state in ("WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE")]
+  assert result.stderr.splitlines() == [
+    f"tpu-vm: bert: {state}" for state in ("WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE")
+  ]
   cloud.set_states("WAITING_FOR_RESOURCES", "FAILED")
   result = call(programs, "wait")
   assert result.returncode == 1 and "delete, then create" in result.stderr
@@ -68,31 +94,49 @@ def test_wait_ends_when_the_tpu_is_there_and_fails_when_it_will_not_come(program
 
 def test_wait_without_a_tpu_says_so_with_what_gcloud_says(programs, cloud):
   result = call(programs, "wait")
-  assert result.returncode == 2 and "NOT_FOUND" in result.stderr and "there is no queued resource bert in us-west4-a" in result.stderr
+  assert (
+    result.returncode == 2
+    and "NOT_FOUND" in result.stderr
+    and "there is no queued resource bert in us-west4-a" in result.stderr
+  )
 
 
 def test_install_brings_what_git_knows_to_every_host_and_mounts_the_share(programs, cloud):
   cloud.set_states("ACTIVE")
   result = call(programs, "install")
   assert result.returncode == 0, result.stderr
-  tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, text=True, capture_output=True, check=True).stdout.splitlines()
+  tracked = subprocess.run(
+    ["git", "ls-files"], cwd=ROOT, text=True, capture_output=True, check=True
+  ).stdout.splitlines()
   for number in range(cloud.hosts):
     home = cloud.folder / f"host-{number}"
     assert (home / "bert_jax" / "setup.py").read_bytes() == (ROOT / "setup.py").read_bytes()
-    there = {str(path.relative_to(home / "bert_jax")) for path in (home / "bert_jax").rglob("*") if path.is_file() or path.is_symlink()}
+    there = {
+      str(path.relative_to(home / "bert_jax"))
+      for path in (home / "bert_jax").rglob("*")
+      if path.is_file() or path.is_symlink()
+    }
     assert there - {".venv/bin/python"} <= set(tracked)
   mounts = [words for words in cloud.calls() if words[0] == "mount"]
   assert mounts == [["mount", "-t", "nfs", "-o", "hard,noatime", "10.0.0.2:/share", "/mnt/bert_jax"]] * cloud.hosts
   installs = [words for words in cloud.calls() if words[:4] == ["python3", "-m", "uv", "pip"]]
-  assert all({"--constraint=constraints.txt", "--editable=.[tpu,gcs,zh]"} <= set(words) for words in installs) and len(installs) == cloud.hosts
+  assert (
+    all({"--constraint=constraints.txt", "--editable=.[tpu,gcs,zh]"} <= set(words) for words in installs)
+    and len(installs) == cloud.hosts
+  )
 
 
 def test_run_trains_on_every_host_with_the_variables_as_they_are(programs, cloud):
   up(programs, cloud, STAND_IN_PLAN='["train"]')
   calls = wait_until(lambda: [c for c in programs.calls() if "pretrain" in c["argv"]], times=2)
   for seen in calls:
-    assert seen["argv"][2:] == ["pretrain", "--config=configs/bert_base.py:phase1", "--workdir=/mnt/bert_jax/runs/a b",
-                                "--config.data.corpus=/mnt/bert_jax/wiki-128", "--config.seed=1"]  # fmt: skip
+    assert seen["argv"][2:] == [
+      "pretrain",
+      "--config=configs/bert_base.py:phase1",
+      "--workdir=/mnt/bert_jax/runs/a b",
+      "--config.data.corpus=/mnt/bert_jax/wiki-128",
+      "--config.seed=1",
+    ]
     assert "BERT_JAX_COORDINATOR" not in seen["environ"]  # JAX reads the TPU's metadata
 
 
@@ -176,7 +220,9 @@ def test_delete_leaves_the_question_to_gcloud(programs, cloud):
 @pytest.mark.parametrize("words", [[], ["--help"], ["no-such-command"]])
 def test_help_without_and_with_asking(programs, cloud, words):
   result = programs.run(SCRIPT, *words)
-  assert (result.returncode, result.stdout if words == ["--help"] else result.stderr)[0] == (0 if words == ["--help"] else 2)
+  assert (result.returncode, result.stdout if words == ["--help"] else result.stderr)[0] == (
+    0 if words == ["--help"] else 2
+  )
   assert "usage: launch/tpu-vm.sh COMMAND" in result.stdout + result.stderr and not cloud.calls()
 
 

@@ -14,9 +14,13 @@ from bert_jax.models.pretraining import PretrainingModel
 @pytest.fixture(scope="session")
 def config() -> EncoderConfig:
   return EncoderConfig(
-      vocab_size=130, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-      max_position_embeddings=32,
-  ).validate()  # fmt: skip
+    vocab_size=130,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=64,
+    max_position_embeddings=32,
+  ).validate()
 
 
 @pytest.fixture(scope="session")

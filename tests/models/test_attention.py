@@ -58,7 +58,8 @@ def test_dropout_drops_the_stated_share_and_keeps_the_mean():
   value = jnp.broadcast_to(jnp.eye(64)[None, :, None, :], (4, 64, 2, 64))
   segments = jnp.ones((4, 64), jnp.int32)
   dropped = attention.dot_product_attention(
-      query, key, value, segments, dropout_rate=0.25, dropout_keys_B=jax.random.split(jax.random.key(0), len(query)))
+    query, key, value, segments, dropout_rate=0.25, dropout_keys_B=jax.random.split(jax.random.key(0), len(query))
+  )
   kept = attention.dot_product_attention(query, key, value, segments)
   dropped, kept = np.asarray(dropped), np.asarray(kept)
   assert np.mean(dropped == 0) == pytest.approx(0.25, abs=0.01)
@@ -67,8 +68,15 @@ def test_dropout_drops_the_stated_share_and_keeps_the_mean():
 
 def test_a_window_reaches_as_far_to_both_sides_and_no_further_than_the_sequence():
   segments = jnp.array([[1, 1, 1, 1, 2, 2, 0]])
-  expected = [[1, 1, 0, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0, 0], [0, 1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 0, 0, 0],
-              [0, 0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 1, 1, 0], [1, 1, 1, 1, 1, 1, 0]]  # fmt: skip
+  expected = [
+    [1, 1, 0, 0, 0, 0, 0],
+    [1, 1, 1, 0, 0, 0, 0],
+    [0, 1, 1, 1, 0, 0, 0],
+    [0, 0, 1, 1, 0, 0, 0],
+    [0, 0, 0, 0, 1, 1, 0],
+    [0, 0, 0, 0, 1, 1, 0],
+    [1, 1, 1, 1, 1, 1, 0],
+  ]
   np.testing.assert_array_equal(attention.attention_mask(segments, window=1)[0], expected)
 
 
@@ -76,12 +84,18 @@ def test_auto_is_a_known_implementation_and_others_are_refused():
   for platform in ("tpu", "gpu", "cpu", ""):
     use = attention.Use(platform, 512, 64, "bfloat16")
     assert attention.choose("auto", use) == attention.choose("xla", use) == "xla" and "xla" in attention.IMPLEMENTATIONS
-  assert {name: kernel.platform for name, kernel in attention.KERNELS.items()} == {"splash": "tpu", "cudnn": "gpu", "tokamax": "gpu"}
+  assert {name: kernel.platform for name, kernel in attention.KERNELS.items()} == {
+    "splash": "tpu",
+    "cudnn": "gpu",
+    "tokamax": "gpu",
+  }
   with pytest.raises(UserError, match="model.attention.*xla.*'flash'"):
     attention.choose("flash")
 
 
-@pytest.mark.parametrize("implementation, use, reason", [
+@pytest.mark.parametrize(
+  "implementation, use, reason",
+  [
     ("splash", attention.Use("gpu", 512), "a kernel for TPUs, and this is a GPU"),
     ("splash", attention.Use("tpu", 500), "multiple of 128 tokens, not 500"),
     ("splash", attention.Use("tpu", 512, dropout=True), "attention_probs_dropout_prob"),
@@ -90,7 +104,8 @@ def test_auto_is_a_known_implementation_and_others_are_refused():
     ("cudnn", attention.Use("gpu", 512, dtype="bfloat16", window=64), "no window"),
     ("tokamax", attention.Use("tpu", 512), "a kernel for GPUs"),
     ("tokamax", attention.Use("gpu", 512, split_heads=True), "mesh.tensor must be 1"),
-])  # fmt: skip
+  ],
+)
 def test_a_kernel_that_is_asked_for_where_it_cannot_be_used_is_refused_with_the_reason(implementation, use, reason):
   with pytest.raises(UserError, match=reason):
     attention.choose(implementation, use)

@@ -1,7 +1,9 @@
-"""Every kernel against the rule written down: outputs and gradients, on ragged rows, padded tails, one-sequence rows and windows.
+"""Every kernel against the rule written down: outputs and gradients, on ragged rows, padded tails, one-sequence rows
+and windows.
 
-Splash runs in interpret mode and Tokamax by its implementations for any device, so that what is compared is this project's use of
-them: masks, scales, layouts. cuDNN runs on GPUs only; here its layout is held against a reading of it in NumPy.
+Splash runs in interpret mode and Tokamax by its implementations for any device, so that what is compared is this
+project's use of them: masks, scales, layouts. cuDNN runs on GPUs only; here its layout is held against a reading of it
+in NumPy.
 """
 
 import functools
@@ -19,11 +21,11 @@ from bert_jax.tools.data_facts import DataFacts
 
 HEADS, WIDTH, LENGTH = 2, 16, 256
 ROWS = {
-    "ragged": [100, 1, 129],  # and a padded tail of 26
-    "one sequence": [LENGTH],
-    "one sequence, padded": [77],
-    "many": [3, 64, 64, 1, 1, 100],
-    "padding alone": [],
+  "ragged": [100, 1, 129],  # and a padded tail of 26
+  "one sequence": [LENGTH],
+  "one sequence, padded": [77],
+  "many": [3, 64, 64, 1, 1, 100],
+  "padding alone": [],
 }
 LENGTHS = np.array([lengths + [0] * (6 - len(lengths)) for lengths in ROWS.values()])
 SEGMENTS = np.array([np.repeat([*range(1, len(row) + 1), 0], [*row, LENGTH - sum(row)]) for row in ROWS.values()])
@@ -36,9 +38,9 @@ def tokamax(*arguments, kernels):
 
 
 KERNELS = {
-    "splash": functools.partial(attention_kernels.splash_attention, interpret=True),
-    "tokamax": functools.partial(tokamax, kernels=("xla",)),
-    "tokamax, chunked": functools.partial(tokamax, kernels=("not there", "xla_chunked")),
+  "splash": functools.partial(attention_kernels.splash_attention, interpret=True),
+  "tokamax": functools.partial(tokamax, kernels=("xla",)),
+  "tokamax, chunked": functools.partial(tokamax, kernels=("not there", "xla_chunked")),
 }
 
 
@@ -73,7 +75,9 @@ def test_nothing_of_a_neighbour_reaches_a_sequence(kernel):
   rng = np.random.default_rng(1)
   query, key, value = (rng.normal(size=(1, LENGTH, HEADS, WIDTH)).astype(np.float32) for _ in range(3))
   segments = SEGMENTS[:1]
-  run = lambda key, value: np.asarray(KERNELS[kernel](*map(jnp.asarray, (query, key, value, segments, LENGTHS[:1])), None))
+  run = lambda key, value: np.asarray(
+    KERNELS[kernel](*map(jnp.asarray, (query, key, value, segments, LENGTHS[:1])), None)
+  )
   before = run(key, value)
   key, value = key.copy(), value.copy()
   key[:, 100:], value[:, 100:] = rng.normal(size=key[:, 100:].shape), 1e4  # all but the first sequence
@@ -130,18 +134,24 @@ def test_cudnn_gets_the_packed_call_and_what_it_leaves_at_padding_reaches_neithe
     return kernel(query, key, value)
 
   monkeypatch.setattr(cudnn, "dot_product_attention", stand_in)
-  found = outputs_and_gradients(lambda q, k, v: attention_kernels.cudnn_attention(q, k, v, segments, lengths, None), SEGMENTS)
+  found = outputs_and_gradients(
+    lambda q, k, v: attention_kernels.cudnn_attention(q, k, v, segments, lengths, None), SEGMENTS
+  )
   expected = outputs_and_gradients(lambda q, k, v: attention.xla_attention(q, k, v, segments), SEGMENTS)
   for ours, theirs in zip(expected, found):
     np.testing.assert_allclose(theirs, ours, atol=3e-6)
   ones = jnp.ones((*SEGMENTS.shape, HEADS, WIDTH))
   assert (attention_kernels.cudnn_attention(ones, ones, ones, segments, lengths, None)[SEGMENTS == 0] == 0).all()
-  assert called["scale"] == WIDTH**-0.5 and called["mask_type"] == cudnn.MaskType.PADDING and called["qkv_layout"] == "BTNH"
+  assert (
+    called["scale"] == WIDTH**-0.5 and called["mask_type"] == cudnn.MaskType.PADDING and called["qkv_layout"] == "BTNH"
+  )
   assert called["q_seqlen"] is called["kv_seqlen"] and called["q_offsets"] is called["kv_offsets"]
 
 
 def test_cudnn_s_packed_kernel_is_what_a_gpu_would_be_given(monkeypatch):
-  """The program is lowered for a GPU that is not here: both passes call cuDNN's attention without bias, mask or dropout."""
+  """The program is lowered for a GPU that is not here: both passes call cuDNN's attention without bias, mask or
+  dropout.
+  """
   from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
   monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
@@ -153,23 +163,42 @@ def test_cudnn_s_packed_kernel_is_what_a_gpu_would_be_given(monkeypatch):
     segments, lengths = jnp.asarray(SEGMENTS), jnp.asarray(LENGTHS)
     return attention_kernels.cudnn_attention(query, key, value, segments, lengths, None).astype(jnp.float32).sum()
 
-  text = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(shape, shape, shape).lower(lowering_platforms=("cuda",)).as_text()
+  text = (
+    jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(shape, shape, shape).lower(lowering_platforms=("cuda",)).as_text()
+  )
   assert "__cudnn$fmhaSoftmax(" in text and "__cudnn$fmhaSoftmaxBackward(" in text
-  assert '"mask_type": "PADDING"' in text.replace('\\22', '"') and "Bias" not in text and "Dropout" not in text
+  assert '"mask_type": "PADDING"' in text.replace("\\22", '"') and "Bias" not in text and "Dropout" not in text
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", ["v5e:2x4", "v5p:2x2x1"])
-def test_a_training_step_with_splash_compiles_for_tpus_and_calls_a_kernel_for_each_pass_of_each_layer(topology, tmp_path):
+def test_a_training_step_with_splash_compiles_for_tpus_and_calls_a_kernel_for_each_pass_of_each_layer(
+  topology, tmp_path
+):
   pytest.importorskip("libtpu", reason="compiling for TPUs needs the extra [plan]")
-  config = tiny_config(**{
-      "mesh.data": -1, "data.batch_size": 32, "model.dtype": "bfloat16", "model.vocab_size": 1000, "model.hidden_size": 128,
-      "model.num_attention_heads": 2, "model.num_hidden_layers": 2, "model.intermediate_size": 256, "model.max_position_embeddings": 512,
-      "masking.max_predictions": 80, "model.attention": "splash", "model.attention_probs_dropout_prob": 0.0,
-  })  # fmt: skip
-  (result,) = compile_ahead([Request(config, topology, DataFacts(1000, 512, 4, "nsp"), hlo_file=str(tmp_path / "step.hlo"))])
+  config = tiny_config(
+    **{
+      "mesh.data": -1,
+      "data.batch_size": 32,
+      "model.dtype": "bfloat16",
+      "model.vocab_size": 1000,
+      "model.hidden_size": 128,
+      "model.num_attention_heads": 2,
+      "model.num_hidden_layers": 2,
+      "model.intermediate_size": 256,
+      "model.max_position_embeddings": 512,
+      "masking.max_predictions": 80,
+      "model.attention": "splash",
+      "model.attention_probs_dropout_prob": 0.0,
+    }
+  )
+  (result,) = compile_ahead(
+    [Request(config, topology, DataFacts(1000, 512, 4, "nsp"), hlo_file=str(tmp_path / "step.hlo"))]
+  )
   assert hasattr(result, "traffic"), result
-  assert (tmp_path / "step.hlo").read_text().count('custom_call_target="tpu_custom_call"') == 3 * 2  # forward, dq, and dk with dv
+  assert (tmp_path / "step.hlo").read_text().count(
+    'custom_call_target="tpu_custom_call"'
+  ) == 3 * 2  # forward, dq, and dk with dv
 
 
 def test_a_row_of_packed_sequences_has_its_lengths_among_the_inputs_of_the_model():

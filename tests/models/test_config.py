@@ -13,14 +13,17 @@ def test_every_preset_makes_a_valid_config():
 
 
 @pytest.mark.parametrize(
-    "preset, millions",
-    [
-        # Table 1 of arXiv:1908.08962
-        ("bert-tiny", 4.4), ("bert-mini", 11.3), ("bert-small", 29.1), ("bert-medium", 41.7),
-        ("bert-base", 110.1),
-        # Section 3 of arXiv:1810.04805
-        ("bert-large", 340),
-    ],  # fmt: skip
+  "preset, millions",
+  [
+    # Table 1 of arXiv:1908.08962
+    ("bert-tiny", 4.4),
+    ("bert-mini", 11.3),
+    ("bert-small", 29.1),
+    ("bert-medium", 41.7),
+    ("bert-base", 110.1),
+    # Section 3 of arXiv:1810.04805
+    ("bert-large", 340),
+  ],
 )
 def test_presets_have_the_published_number_of_parameters(preset, millions):
   c = model_config.encoder_config(preset)
@@ -37,20 +40,20 @@ def test_the_vocabulary_is_padded_to_a_multiple_of_128():
 
 
 @pytest.mark.parametrize(
-    "overrides, named",
-    [
-        ({"hidden_size": 100, "num_attention_heads": 3}, "num_attention_heads"),
-        ({"hidden_act": "gelu_new"}, "hidden_act"),
-        ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob"),
-        ({"vocab_size": 0}, "vocab_size"),
-        ({"vocab_size": 30522.0}, "vocab_size"),
-        ({"num_hidden_layers": True}, "num_hidden_layers"),
-        ({"layer_norm_eps": 0}, "layer_norm_eps"),
-        ({"pad_token_id": 99999}, "pad_token_id"),
-        ({"position_init": "sine"}, "position_init"),
-        ({"position_init": "sinusoidal", "hidden_size": 65, "num_attention_heads": 1}, "even"),
-        ({"hiden_size": 128}, "did you mean 'hidden_size'"),
-    ],
+  "overrides, named",
+  [
+    ({"hidden_size": 100, "num_attention_heads": 3}, "num_attention_heads"),
+    ({"hidden_act": "gelu_new"}, "hidden_act"),
+    ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob"),
+    ({"vocab_size": 0}, "vocab_size"),
+    ({"vocab_size": 30522.0}, "vocab_size"),
+    ({"num_hidden_layers": True}, "num_hidden_layers"),
+    ({"layer_norm_eps": 0}, "layer_norm_eps"),
+    ({"pad_token_id": 99999}, "pad_token_id"),
+    ({"position_init": "sine"}, "position_init"),
+    ({"position_init": "sinusoidal", "hidden_size": 65, "num_attention_heads": 1}, "even"),
+    ({"hiden_size": 128}, "did you mean 'hidden_size'"),
+  ],
 )
 def test_a_field_that_makes_no_model_is_named(overrides, named):
   with pytest.raises(UserError, match=named):

@@ -37,8 +37,11 @@ def test_what_is_kept_is_scaled_by_the_share_that_is_really_kept(rate, dtype):
     found = np.asarray(found, np.float64)
   error = (found - expected)[found != 0] / expected[found != 0]
   assert np.abs(error).max() <= {"bfloat16": 2.0**-8, "float32": 2.0**-22, "float64": 2.0**-51}[dtype]
-  # What the mean is off by is the rounding of the products alone; a factor that is itself a bfloat16 would be off by up to 0.4 %.
-  rounded = np.asarray(jnp.asarray(expected, jnp.float32).astype(dtype if dtype == "bfloat16" else "float32"), np.float64)
+  # What the mean is off by is the rounding of the products alone; a factor that is itself a bfloat16 would be off by
+  # up to 0.4 %.
+  rounded = np.asarray(
+    jnp.asarray(expected, jnp.float32).astype(dtype if dtype == "bfloat16" else "float32"), np.float64
+  )
   assert abs(error.mean() - (rounded / expected - 1)[found != 0].mean()) < 2e-5
 
 
@@ -48,7 +51,9 @@ def test_the_mean_stays():
   assert abs(float(jnp.mean(found)) / float(jnp.mean(x)) - 1) < 0.01
 
 
-@pytest.mark.parametrize("shape", [(3, 1), (3, 2), (3, 3), (3, 5), (3, 7, 9), (3, 2, 5, 6), (3, 4, 127), (3, 0), (3, 1, 4)])
+@pytest.mark.parametrize(
+  "shape", [(3, 1), (3, 2), (3, 3), (3, 5), (3, 7, 9), (3, 2, 5, 6), (3, 4, 127), (3, 0), (3, 1, 4)]
+)
 def test_odd_sizes_are_as_good_as_even_ones(shape):
   found = kept(shape, 0.5, keys(3))
   assert found.shape == shape
@@ -91,7 +96,11 @@ def test_rows_places_and_layers_are_dropped_independently():
   fields = {"a row": kept(shape, 0.3, keys(8))}
   fields["the row below"] = np.roll(fields["a row"], 1, axis=0)
   fields |= {f"place {place}": kept(shape, 0.3, fold(keys(8), place)) for place in range(3)}
-  fields |= {f"place {place} of layer {layer}": kept(shape, 0.3, fold(fold(keys(8), layer), place)) for layer in (1, 2) for place in (0, 1)}
+  fields |= {
+    f"place {place} of layer {layer}": kept(shape, 0.3, fold(fold(keys(8), layer), place))
+    for layer in (1, 2)
+    for place in (0, 1)
+  }
   names = list(fields)
   for number, name in enumerate(names):
     for other in names[:number]:

@@ -22,7 +22,9 @@ def _apply(encoder, params, ids, dropout_keys):
 def _run(config, params, inputs, *, key=None, dtype=jnp.float32):
   """Runs the encoder, with dropout if there is a key."""
   ids = [getattr(inputs, name) for name in IDS]
-  return _apply(Encoder(config, dtype), params["encoder"], ids, None if key is None else jax.random.split(key, len(ids[0])))
+  return _apply(
+    Encoder(config, dtype), params["encoder"], ids, None if key is None else jax.random.split(key, len(ids[0]))
+  )
 
 
 def test_there_is_one_hidden_state_more_than_layers_and_the_last_is_the_output(config, params, rows):
@@ -48,14 +50,18 @@ def test_a_row_is_dropped_out_alike_in_any_batch(config, params, rows):
   ids, keys = [getattr(rows[0], name) for name in IDS], jax.random.split(jax.random.key(0), 2)
   both = _apply(Encoder(config), params["encoder"], ids, keys).sequence_output
   for row in range(2):
-    alone = _apply(Encoder(config), params["encoder"], [x[row : row + 1] for x in ids], keys[row : row + 1]).sequence_output
+    alone = _apply(
+      Encoder(config), params["encoder"], [x[row : row + 1] for x in ids], keys[row : row + 1]
+    ).sequence_output
     np.testing.assert_allclose(alone[0], both[row], atol=1e-5)
   assert np.abs(_apply(Encoder(config), params["encoder"], ids, keys[::-1]).sequence_output - both).max() > 0.1
 
 
 @pytest.fixture(scope="module")
 def by_remat(config, params, rows):
-  """{policy: (gradients with dropout, jaxpr of the gradient, bytes kept from the forward pass for the backward pass)}."""
+  """{policy: (gradients with dropout, jaxpr of the gradient, bytes kept from the forward pass for the backward
+  pass)}.
+  """
   config = dataclasses.replace(config, num_hidden_layers=1)
   ids = [getattr(rows[0], name) for name in IDS]
 
@@ -64,7 +70,10 @@ def by_remat(config, params, rows):
       output = Encoder(config, remat=remat).apply({"params": p}, *ids, jax.random.split(jax.random.key(3), 2))
       return jnp.mean(output.sequence_output[:, 0] ** 3)
 
-    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(lambda p: jax.vjp(loss, p)[1], params["encoder"])))
+    kept = sum(
+      leaf.size * leaf.dtype.itemsize
+      for leaf in jax.tree.leaves(jax.eval_shape(lambda p: jax.vjp(loss, p)[1], params["encoder"]))
+    )
     return jax.jit(jax.grad(loss))(params["encoder"]), str(jax.make_jaxpr(jax.grad(loss))(params["encoder"])), kept
 
   return {remat: one(remat) for remat in ("none", "dots", "full")}
@@ -72,7 +81,9 @@ def by_remat(config, params, rows):
 
 @pytest.mark.parametrize("remat", ["dots", "full"])
 def test_remat_gives_the_same_gradients_with_dropout(by_remat, remat):
-  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), by_remat["none"][0], by_remat[remat][0])
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), by_remat["none"][0], by_remat[remat][0]
+  )
 
 
 def test_each_remat_policy_recomputes_what_it_says_and_keeps_less(by_remat):

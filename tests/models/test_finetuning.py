@@ -1,4 +1,6 @@
-"""models/finetuning.py: which parameters there are, and what the scores are read from. Parity with transformers: tests/test_finetune.py."""
+"""models/finetuning.py: which parameters there are, and what the scores are read from. Parity with transformers:
+tests/test_finetune.py.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +21,14 @@ def inputs(model_of):  # noqa: F811
 
 
 @pytest.mark.parametrize(
-    "target, pooling, subtrees, shape",
-    [
-        (SEQUENCE, "pooler", {"encoder", "pooler", "classifier"}, (2, 3)), (SEQUENCE, "mean", {"encoder", "classifier"}, (2, 3)),
-        (TOKENS, "pooler", {"encoder", "classifier"}, (2, 32, 3)), (SPAN, "pooler", {"encoder", "span_head"}, (2, 32, 3)),
-    ],
-)  # fmt: skip
+  "target, pooling, subtrees, shape",
+  [
+    (SEQUENCE, "pooler", {"encoder", "pooler", "classifier"}, (2, 3)),
+    (SEQUENCE, "mean", {"encoder", "classifier"}, (2, 3)),
+    (TOKENS, "pooler", {"encoder", "classifier"}, (2, 32, 3)),
+    (SPAN, "pooler", {"encoder", "span_head"}, (2, 32, 3)),
+  ],
+)
 def test_there_are_the_parameters_that_are_read_and_no_others(inputs, target, pooling, subtrees, shape):
   model = FinetuningModel(CONFIG, target, 3, pooling)
   scores, variables = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), inputs))
@@ -35,9 +39,19 @@ def test_there_are_the_parameters_that_are_read_and_no_others(inputs, target, po
 def test_the_score_of_a_text_is_the_head_of_its_pooled_vector(inputs, pooling):
   model = FinetuningModel(CONFIG, SEQUENCE, 3, pooling)
   params = model.init(jax.random.key(0), inputs)["params"]
-  states = Encoder(CONFIG).apply({"params": params["encoder"]}, inputs.input_ids, inputs.token_type_ids, inputs.position_ids, inputs.segment_ids, None, inputs.sequence_lengths)
+  states = Encoder(CONFIG).apply(
+    {"params": params["encoder"]},
+    inputs.input_ids,
+    inputs.token_type_ids,
+    inputs.position_ids,
+    inputs.segment_ids,
+    None,
+    inputs.sequence_lengths,
+  )
   dense = params["classifier"]["dense"] if "dense" in params["classifier"] else params["classifier"]
-  expected = np.asarray(pool(states.sequence_output, None, inputs, pooling)) @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"])
+  expected = np.asarray(pool(states.sequence_output, None, inputs, pooling)) @ np.asarray(dense["kernel"]) + np.asarray(
+    dense["bias"]
+  )
   np.testing.assert_allclose(model.apply({"params": params}, inputs), expected, atol=1e-5)
 
 

@@ -44,7 +44,9 @@ def test_weights_start_truncated_normal_and_biases_zero_and_scales_one(start):
 
 
 def test_sinusoidal_positions_are_a_rotation_apart_and_all_else_starts_as_ever(config, rows, start):
-  config = dataclasses.replace(config, hidden_size=128, intermediate_size=512, vocab_size=1000, position_init="sinusoidal")
+  config = dataclasses.replace(
+    config, hidden_size=128, intermediate_size=512, vocab_size=1000, position_init="sinusoidal"
+  )
   params = jax.jit(PretrainingModel(config).init)(jax.random.key(0), *rows)["params"]
   table = np.asarray(params["encoder"]["embeddings"]["position_embeddings"]["embedding"], np.float64)
   assert np.sqrt((table**2).mean()) == pytest.approx(2.5 * config.initializer_range / np.sqrt(2), rel=1e-3)

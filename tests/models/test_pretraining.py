@@ -20,15 +20,15 @@ def test_the_parameter_tree_is_pinned(shapes):
   dense = lambda name, i, o: {f"{name}/kernel": (i, o), f"{name}/bias": (o,)}
   norm = lambda name: {f"{name}/scale": (32,), f"{name}/bias": (32,)}
   expected = {
-      "encoder/embeddings/word_embeddings/embedding": (256, 32),
-      "encoder/embeddings/position_embeddings/embedding": (32, 32),
-      "encoder/embeddings/token_type_embeddings/embedding": (2, 32),
-      **norm("encoder/embeddings/layer_norm"),
-      **dense("pooler/dense", 32, 32),
-      **dense("mlm_head/dense", 32, 32),
-      **norm("mlm_head/layer_norm"),
-      "mlm_head/bias": (256,),
-      **dense("nsp_head/dense", 32, 2),
+    "encoder/embeddings/word_embeddings/embedding": (256, 32),
+    "encoder/embeddings/position_embeddings/embedding": (32, 32),
+    "encoder/embeddings/token_type_embeddings/embedding": (2, 32),
+    **norm("encoder/embeddings/layer_norm"),
+    **dense("pooler/dense", 32, 32),
+    **dense("mlm_head/dense", 32, 32),
+    **norm("mlm_head/layer_norm"),
+    "mlm_head/bias": (256,),
+    **dense("nsp_head/dense", 32, 2),
   }
   for n in range(2):
     layer = f"encoder/layer_{n}"
@@ -53,18 +53,20 @@ def test_shapes_and_dtypes_of_every_output(config, params, rows):
     outputs = output._asdict()
     assert {x.shape for x in outputs.pop("hidden_states")} == {(2, 24, 32)}
     assert {name: (x.shape, x.dtype) for name, x in outputs.items()} == {
-        "sequence_output": ((2, 24, 32), dtype),
-        "pooled_output": ((2, 2, 32), dtype),
-        "masked_output": ((2, 4, 32), dtype),
-        "padded_mlm_logits": ((2, 4, 256), jnp.float32),
-        "mlm_logits": ((2, 4, 130), jnp.float32),
-        "nsp_logits": ((2, 2, 2), jnp.float32),
+      "sequence_output": ((2, 24, 32), dtype),
+      "pooled_output": ((2, 2, 32), dtype),
+      "masked_output": ((2, 4, 32), dtype),
+      "padded_mlm_logits": ((2, 4, 256), jnp.float32),
+      "mlm_logits": ((2, 4, 130), jnp.float32),
+      "nsp_logits": ((2, 2, 2), jnp.float32),
     }
 
 
 def test_bfloat16_logits_are_finite_and_near(config, params, rows):
-  exact, rounded = (jax.jit(PretrainingModel(config, dtype=dtype).apply)({"params": params}, *rows)
-                    for dtype in (jnp.float32, jnp.bfloat16))
+  exact, rounded = (
+    jax.jit(PretrainingModel(config, dtype=dtype).apply)({"params": params}, *rows)
+    for dtype in (jnp.float32, jnp.bfloat16)
+  )
   scale = float(jnp.std(exact.mlm_logits))
   assert np.abs(rounded.mlm_logits - exact.mlm_logits).max() < 0.1 * scale
   assert np.abs(rounded.nsp_logits - exact.nsp_logits).max() < 0.1 * scale
@@ -114,7 +116,8 @@ def test_packing_and_padding_are_invisible(config, params, rows):
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
     (loss, packed), gradient = _loss_and_gradient(config, params, inputs, positions, jnp.ones((2, 4)))
     (alone_loss, single), alone_gradient = _loss_and_gradient(
-        config, params, alone_inputs, alone_positions, alone_weights)
+      config, params, alone_inputs, alone_positions, alone_weights
+    )
     close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
     close(packed.sequence_output[0, :9], single.sequence_output[0, :9])
     close(packed.sequence_output[0, 9:16], single.sequence_output[1, :7])
@@ -159,6 +162,7 @@ def test_a_model_without_a_head_needs_no_parameters_for_it(config, params, rows)
 
 def test_dropout_reaches_every_place_that_bert_has(config, params, rows):
   """Each of the two rates alone changes the output, and a rate of 0 leaves nothing random."""
+
   def run(**rates):
     none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = PretrainingModel(dataclasses.replace(config, **none | rates))

@@ -36,7 +36,9 @@ def test_texts_of_a_row_have_the_vectors_that_they_have_alone(pooling):
 def test_normalized_vectors_have_length_1_and_point_the_same_way():
   batch = packed_batch(2, rows=4)
   params, _ = drawn(SentenceModel(CONFIG), "in-batch")
-  plain, normal = (vectors(SentenceModel(CONFIG, normalize=on), params, batch["tokens"], batch["sequences"]) for on in (False, True))
+  plain, normal = (
+    vectors(SentenceModel(CONFIG, normalize=on), params, batch["tokens"], batch["sequences"]) for on in (False, True)
+  )
   np.testing.assert_allclose(jnp.linalg.norm(normal, axis=-1), 1.0, rtol=1e-5)
   np.testing.assert_allclose(unit(plain), normal, atol=1e-6)
   assert not np.allclose(plain, normal, atol=0.1)

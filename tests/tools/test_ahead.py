@@ -26,21 +26,39 @@ ENTRY %main (param: f32[8]) -> f32[8] {
 
 
 @pytest.mark.parametrize(
-    "message, kind, needed, has",
-    [
-        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 17.50G of 15.75G hbm. Exceeded by 1.75G", "memory", 17.5, 15.75),
-        ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (20.28G) exceeds available HBM (15.75G).", "memory", 20.28, 15.75),
-        ("RESOURCE_EXHAUSTED: something else", "memory", 0, 0),
-        ("INTERNAL: a check failed", "compiler", 0, 0),
-    ],
+  "message, kind, needed, has",
+  [
+    (
+      "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 17.50G of 15.75G hbm. Exceeded by 1.75G",
+      "memory",
+      17.5,
+      15.75,
+    ),
+    (
+      "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (20.28G) exceeds "
+      "available HBM "
+      "(15.75G).",
+      "memory",
+      20.28,
+      15.75,
+    ),
+    ("RESOURCE_EXHAUSTED: something else", "memory", 0, 0),
+    ("INTERNAL: a check failed", "compiler", 0, 0),
+  ],
 )
 def test_what_a_chip_would_need_is_read_from_the_message_of_the_compiler(message, kind, needed, has):
   failure = ahead.failure_of(message)
-  assert failure.kind == kind and failure.needed_bytes == pytest.approx(needed * 2**30, abs=1) and failure.hbm_bytes == pytest.approx(has * 2**30, abs=1)
+  assert (
+    failure.kind == kind
+    and failure.needed_bytes == pytest.approx(needed * 2**30, abs=1)
+    and failure.hbm_bytes == pytest.approx(has * 2**30, abs=1)
+  )
 
 
 def test_the_compilers_time_is_freed_of_the_second_that_it_books_off_for_every_call_it_does_not_know():
-  assert ahead.own_seconds(-1.98, ENTRY, 1) == pytest.approx(0.02), "two of the entry: neither that of a fusion nor that which allocates"
+  assert ahead.own_seconds(-1.98, ENTRY, 1) == pytest.approx(0.02), (
+    "two of the entry: neither that of a fusion nor that which allocates"
+  )
   assert ahead.own_seconds(0.5, ENTRY.replace("custom-call", "copy"), 1) == 0.5
 
 
@@ -50,12 +68,19 @@ def test_the_compilers_time_is_none_where_it_is_no_time_of_a_whole_step(said, mi
 
 
 def test_a_collective_is_placed_on_the_torus_by_the_chips_of_its_groups():
-  devices = [types.SimpleNamespace(coords=(x, y, 0), slice_index=piece) for piece in (0, 1) for x in range(4) for y in range(2)]
+  devices = [
+    types.SimpleNamespace(coords=(x, y, 0), slice_index=piece) for piece in (0, 1) for x in range(4) for y in range(2)
+  ]
   mesh = types.SimpleNamespace(devices=np.array(devices, object).reshape(2, 8), shape={"data": 2, "fsdp": 8})
   line = "  ROOT %r = f32[8]{{0}} all-reduce(%param), channel_id=1, replica_groups={groups}, to_apply=%sum"
-  text = "HloModule m\n\nENTRY %main (param: f32[8]) -> f32[8] {{\n  %param = f32[8]{{0}} parameter(0)\n" + line + "\n}}\n"
+  text = (
+    "HloModule m\n\nENTRY %main (param: f32[8]) -> f32[8] {{\n  %param = f32[8]{{0}} parameter(0)\n" + line + "\n}}\n"
+  )
   placed = lambda groups: ahead._traffic(*ahead.hlo.collectives(text.format(groups=groups), num_devices=16), mesh)
-  found = [placed(groups) for groups in ("{{0,1,2,3,4,5,6,7},{8,9,10,11,12,13,14,15}}", "{{0,2,4,6},{1,3,5,7}}", "{{0,8},{1,9}}")]
+  found = [
+    placed(groups)
+    for groups in ("{{0,1,2,3,4,5,6,7},{8,9,10,11,12,13,14,15}}", "{{0,2,4,6},{1,3,5,7}}", "{{0,8},{1,9}}")
+  ]
   assert [(one.spans, one.slices) for one in found] == [((4, 2, 1), 1), ((4, 1, 1), 1), ((1, 1, 1), 2)]
   assert [one.axes for one in found] == [("fsdp",), ("fsdp",), ("data",)]
   assert placed("@unknown").spans == ()
@@ -77,7 +102,11 @@ def test_a_child_that_leaves_after_an_answer_is_followed_by_another(monkeypatch)
 
 def test_a_child_that_dies_costs_the_request_it_died_of_and_is_followed_by_another(monkeypatch):
   found = answers(monkeypatch, ONE + "; sys.exit('overflowed its stack')")
-  assert [failure.message for failure in found] == ["an answer", "the compiler ended with code 1: overflowed its stack", "an answer"]
+  assert [failure.message for failure in found] == [
+    "an answer",
+    "the compiler ended with code 1: overflowed its stack",
+    "an answer",
+  ]
 
 
 def test_a_child_that_never_answers_is_told_once_for_each_request(monkeypatch):

@@ -33,4 +33,6 @@ def test_without_a_corpus_the_config_says_what_it_will_be_like():
   facts = facts_of(config)
   assert facts.data == data_facts.promised(config) == (30522, 512, config.prepare.max_sequences, "nsp", False)
   assert "assumed" in facts.source and facts.sequence_length == 512
-  assert data_facts.resolved(config, facts.data).masking.max_predictions == 77 and config.masking.max_predictions is None
+  assert (
+    data_facts.resolved(config, facts.data).masking.max_predictions == 77 and config.masking.max_predictions is None
+  )

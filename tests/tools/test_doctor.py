@@ -22,7 +22,11 @@ CHECKS = ["coordinator", *doctor.OWN]
 
 
 def files(folder):
-  return sorted((str(path), path.read_bytes() if path.is_file() else b"") for path in folder.rglob("*") if "__pycache__" not in str(path))
+  return sorted(
+    (str(path), path.read_bytes() if path.is_file() else b"")
+    for path in folder.rglob("*")
+    if "__pycache__" not in str(path)
+  )
 
 
 def load(folder, corpus, *overrides):  # noqa: F811
@@ -54,9 +58,13 @@ def test_every_row_that_is_not_ok_has_a_remedy(tmp_path):
 
 def test_a_process_that_waits_in_vain_makes_its_other_checks(tmp_path, corpus):  # noqa: F811
   config = load(tmp_path, corpus, "cluster.connect_seconds=1")
-  rows, status = doctor.diagnose(config, str(tmp_path / "run"), distributed.Cluster(f"127.0.0.1:{port()}", 2, 1, "arguments"))
+  rows, status = doctor.diagnose(
+    config, str(tmp_path / "run"), distributed.Cluster(f"127.0.0.1:{port()}", 2, 1, "arguments")
+  )
   assert status == row.FAIL and rows["coordinator"][0].status == row.FAIL and rows["devices"][0].status == row.WARN
-  assert {rows[name][0].status for name in ("versions", "corpus", "run folder", "checkpoints", "disk space")} == {row.OK}
+  assert {rows[name][0].status for name in ("versions", "corpus", "run folder", "checkpoints", "disk space")} == {
+    row.OK
+  }
 
 
 def port():
@@ -66,11 +74,29 @@ def port():
 
 def start(address, number, words, *, before=(), **environ):
   """A process of two; `before` is the command that starts it, if any."""
-  command = [*before, sys.executable, "-m", "bert_jax", "doctor", f"--coordinator={address}", "--num_processes=2", f"--process_id={number}",
-             "--json", "--config.cluster.heartbeat_seconds=10", "--config.cluster.connect_seconds=30", *words]  # fmt: skip
+  command = [
+    *before,
+    sys.executable,
+    "-m",
+    "bert_jax",
+    "doctor",
+    f"--coordinator={address}",
+    "--num_processes=2",
+    f"--process_id={number}",
+    "--json",
+    "--config.cluster.heartbeat_seconds=10",
+    "--config.cluster.connect_seconds=30",
+    *words,
+  ]
   root = pathlib.Path(__file__).resolve().parents[2]
-  return subprocess.Popen(command, cwd=root, env={**os.environ, "JAX_PLATFORMS": "cpu", **environ}, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+  return subprocess.Popen(
+    command,
+    cwd=root,
+    env={**os.environ, "JAX_PLATFORMS": "cpu", **environ},
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  )
 
 
 def results(*started):
@@ -101,16 +127,26 @@ def test_what_differs_on_one_process_is_named_with_it(tmp_path, corpus):  # noqa
   shard = next((damaged / "train").glob("tokens-*.npy"))
   shard.write_bytes(shard.read_bytes()[:-1])
   (tmp_path / "fast").mkdir()
-  (tmp_path / "fast" / "sitecustomize.py").write_text("import time\nright = time.time\ntime.time = lambda: right() + 7\n")
+  (tmp_path / "fast" / "sitecustomize.py").write_text(
+    "import time\nright = time.time\ntime.time = lambda: right() + 7\n"
+  )
   words = [f"--config={write_config(tmp_path)}", f"--workdir={tmp_path / 'run'}"]
   address = f"127.0.0.1:{port()}"
   first = start(address, 0, [*words, f"--config.data.corpus={corpus}"])
-  second = start(address, 1, [*words, f"--config.data.corpus={damaged}", "--config.seed=3"], PYTHONPATH=str(tmp_path / "fast"))
+  second = start(
+    address, 1, [*words, f"--config.data.corpus={damaged}", "--config.seed=3"], PYTHONPATH=str(tmp_path / "fast")
+  )
   codes, rows, _ = results(first, second)
   assert codes == [1, 1]
   told = " ".join(one.found for one in rows["clocks"])
-  assert "7.0 s ahead of that of" in told and "process 1 (" in told and "clock of the file system is 7.0 s behind" in told
-  assert rows["corpus"][0].status == row.FAIL and rows["corpus"][0].found.startswith("process 1 (") and shard.name in rows["corpus"][0].found
+  assert (
+    "7.0 s ahead of that of" in told and "process 1 (" in told and "clock of the file system is 7.0 s behind" in told
+  )
+  assert (
+    rows["corpus"][0].status == row.FAIL
+    and rows["corpus"][0].found.startswith("process 1 (")
+    and shard.name in rows["corpus"][0].found
+  )
   assert "seed=3, process 0 0" in rows["processes"][0].found
 
 
@@ -123,10 +159,16 @@ def test_a_run_folder_that_is_not_shared_and_flags_that_xla_does_not_know_are_fo
   words = [f"--config={write_config(tmp_path)}", f"--workdir={shared / 'run'}", f"--config.data.corpus={corpus}"]
   address, script = f"127.0.0.1:{port()}", f'mount -t tmpfs none {shared} && exec "$@"'
   apart = ["unshare", "--mount", "sh", "-c", script, "sh"]
-  codes, rows, _ = results(start(address, 0, words, XLA_FLAGS="--xla_no_such_flag=1"), start(address, 1, words, before=apart))
+  codes, rows, _ = results(
+    start(address, 0, words, XLA_FLAGS="--xla_no_such_flag=1"), start(address, 1, words, before=apart)
+  )
   assert codes == [1, 1]
   (found,) = rows["checkpoints"]
-  assert found.status == row.FAIL and found.found.startswith("process 1 (") and "does not see what process 0 writes" in found.found
+  assert (
+    found.status == row.FAIL
+    and found.found.startswith("process 1 (")
+    and "does not see what process 0 writes" in found.found
+  )
   assert not list(shared.iterdir())
   assert rows["devices"][0].status == row.FAIL and rows["devices"][0].found.startswith("process 0: XLA_FLAGS")
 

@@ -224,13 +224,20 @@ def random_log(seed):
       log(draw.random() * 30, "first_step", step + 1)
     end = step
     for _ in range(draw.randint(0, 8)):
-      fields = {"window_steps": 10} | {f"seconds/{part}": draw.random() * 6 for part in ("step", "data_wait", "evaluation", "checkpoint")}
+      fields = {"window_steps": 10} | {
+        f"seconds/{part}": draw.random() * 6 for part in ("step", "data_wait", "evaluation", "checkpoint")
+      }
       bad = draw.random() < 0.2
       if bad:
         log(draw.random(), "skip", end + 3)
         skips[end + 3] = True
       end += 10
-      log(draw.random() * 20, "train", end, **(fields if told else {"step_seconds": draw.random(), "data_wait_fraction": draw.random()}))
+      log(
+        draw.random() * 20,
+        "train",
+        end,
+        **(fields if told else {"step_seconds": draw.random(), "data_wait_fraction": draw.random()}),
+      )
       if draw.random() < 0.3:
         log(draw.random() * 9, "eval", end)
       if draw.random() < 0.4:
@@ -243,7 +250,13 @@ def random_log(seed):
     if draw.random() < 0.1:
       log(-draw.random() * 100, "fail", message="another machine, whose clock is late")
     if draw.random() < 0.3:
-      log(draw.random() * 9, draw.choice(["preempt", "stall", "fail", "finish"]), end, seconds=draw.random() * 50, message="")
+      log(
+        draw.random() * 9,
+        draw.choice(["preempt", "stall", "fail", "finish"]),
+        end,
+        seconds=draw.random() * 50,
+        message="",
+      )
   records = [record for records in history.by_attempt(log.events, log.lines).values() for record in records]
   reached = 0
   for record in records:
@@ -267,10 +280,17 @@ def test_the_parts_add_up_whatever_happened(seeds):
 
 def test_a_real_run_is_accounted_for(corpus, tmp_path):
   for stop in (12, 24):
-    pretrain_run(tiny_run_config(tmp_path, corpus, f"stop_at_step={stop}", "export.format="), str(tmp_path / "run"), say=lambda _: None)
+    pretrain_run(
+      tiny_run_config(tmp_path, corpus, f"stop_at_step={stop}", "export.format="),
+      str(tmp_path / "run"),
+      say=lambda _: None,
+    )
   account = goodput.account(read_events(tmp_path / "run"), read_lines(tmp_path / "run"))
   check_whole(account)
-  assert [(attempt.first, attempt.last, attempt.ended) for attempt in account.attempts] == [(0, 12, "finished"), (12, 24, "finished")]
+  assert [(attempt.first, attempt.last, attempt.ended) for attempt in account.attempts] == [
+    (0, 12, "finished"),
+    (12, 24, "finished"),
+  ]
   assert sum(span.steps for span in account.spans if span.part == "useful") == 24
   assert all(account.seconds[part] > 0 for part in ("useful", "starting", "data_wait", "evaluation", "checkpoint"))
   assert account.seconds["lost"] == account.seconds["down"] == 0

@@ -31,8 +31,11 @@ def read(lines, before="", num_devices=8):
 
 # From a BERT-base step for v5e:2x4, shortened.
 ALL_REDUCE = (
-    "  %all-reduce.56 = (f32[]{:T(128)}, bf16[30592,1024]{1,0:T(8,128)(2,1)}) all-reduce(%a, %b), channel_id=4, replica_groups=mesh['axis_0'=8,'axis_1'=1] "
-    "{'axis_0','axis_1'}, use_global_device_ids=true, to_apply=%sum, metadata={op_name=\"jit(step)/reduce_sum\" stack_frame_id=50}, backend_config={}"
+  "  %all-reduce.56 = (f32[]{:T(128)}, bf16[30592,1024]{1,0:T(8,128)(2,1)}) all-reduce(%a, %b), channel_id=4, "
+  "replica_groups=mesh['axis_0'=8,'axis_1'=1] "
+  "{'axis_0','axis_1'}, use_global_device_ids=true, to_apply=%sum, metadata={op_name=\"jit(step)/reduce_sum\" "
+  "stack_frame_id=50}, "
+  "backend_config={}"
 )
 SCATTER_BODY = """%all-reduce-scatter.2 (input: bf16[24640,8,128]) -> bf16[3080,8,128] {
   %pad.2 = bf16[24640,8,128]{2,1,0:T(8,128)(2,1)} parameter(0)
@@ -41,8 +44,9 @@ SCATTER_BODY = """%all-reduce-scatter.2 (input: bf16[24640,8,128]) -> bf16[3080,
 }
 """
 SCATTER_CALL = (
-    "  %fusion.2 = bf16[3080,8,128]{2,1,0:T(8,128)(2,1)S(1)} fusion(%fusion.14), kind=kCustom, calls=%all-reduce-scatter.2, "
-    'metadata={op_name="jit(step)/encoder/layer_0/attention/key/dot_general" stack_frame_id=187}'
+  "  %fusion.2 = bf16[3080,8,128]{2,1,0:T(8,128)(2,1)S(1)} fusion(%fusion.14), kind=kCustom, "
+  "calls=%all-reduce-scatter.2, "
+  'metadata={op_name="jit(step)/encoder/layer_0/attention/key/dot_general" stack_frame_id=187}'
 )
 
 
@@ -64,7 +68,9 @@ def test_the_operands_of_one_all_reduce_are_read_with_type_and_shape():
 
 def test_a_ring_sends_all_but_one_part_and_twice_that_to_reduce_all():
   (reduce,) = read(ALL_REDUCE)
-  (gather,) = read("  %g = f32[64,128]{1,0} all-gather(%param), replica_groups={{0,1},{2,3},{4,5},{6,7}}, dimensions={0}")
+  (gather,) = read(
+    "  %g = f32[64,128]{1,0} all-gather(%param), replica_groups={{0,1},{2,3},{4,5},{6,7}}, dimensions={0}"
+  )
   assert reduce.sent_bytes == 2 * reduce.bytes * 7 / 8
   assert gather.bytes == 64 * 128 * 4 and gather.sent_bytes == gather.bytes / 2
 
@@ -82,7 +88,9 @@ def test_a_collective_that_nobody_calls_is_not_counted():
 
 def test_the_parts_of_a_chain_of_fusions_are_one_collective():
   names = ["fused_computation.1", "async_collective_fusion.1", "fused_computation.2"]
-  calls = "\n".join(f"  %fusion.{n} = bf16[768,768] fusion(%param), kind=kOutput, calls=%{name}" for n, name in enumerate(names))
+  calls = "\n".join(
+    f"  %fusion.{n} = bf16[768,768] fusion(%param), kind=kOutput, calls=%{name}" for n, name in enumerate(names)
+  )
   (one,) = read(calls, "\n".join(map(chain_part, names)))
   assert one.kind == "all-gather" and one.bytes == 2 * 768 * 768
 
@@ -138,17 +146,24 @@ LOOP = """%fused_compare (i: s32[]) -> pred[] {
 
 
 def test_what_slices_send_through_their_hosts_is_the_collective_that_it_is_a_part_of():
-  attributes = ('_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_host_transfer_rendezvous="psum.383_0",_xla_megascale_reduce_operation="SUM",'
-                '_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"')  # fmt: skip
+  attributes = (
+    '_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_host_transfer_rendezvous="psum.383_0",_xla_megascale_reduce_operation="SUM",'
+    '_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"'
+  )
   rest = f"channel_id=35, is_host_transfer=true, frontend_attributes={{{attributes}}}, backend_config={{}}"
-  (one,) = read(f"  %send.19 = (f32[2,8,128]{{2,1,0:T(8,128)}}, u32[], token[]) send(%bitcast.38, %after-all.19), {rest}\n"
-                f"  %recv.19 = (f32[2,8,128]{{2,1,0:T(8,128)}}, u32[], token[]) recv(%after-all.20), {rest}")  # fmt: skip
+  (one,) = read(
+    f"  %send.19 = (f32[2,8,128]{{2,1,0:T(8,128)}}, u32[], token[]) send(%bitcast.38, %after-all.19), {rest}\n"
+    f"  %recv.19 = (f32[2,8,128]{{2,1,0:T(8,128)}}, u32[], token[]) recv(%after-all.20), {rest}"
+  )
   assert one.kind == "all-reduce" and one.arrays == (("f32", (2, 8, 128)),)
   assert one.groups.tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
 
 
 def test_a_send_to_the_host_is_no_collective():
-  assert read("  %send = (f32[8,128]{1,0}, u32[], token[]) send(%param, %after-all), channel_id=2, is_host_transfer=true") == []
+  assert (
+    read("  %send = (f32[8,128]{1,0}, u32[], token[]) send(%param, %after-all), channel_id=2, is_host_transfer=true")
+    == []
+  )
 
 
 def test_a_collective_in_a_loop_happens_as_often_as_its_condition_says():
@@ -157,41 +172,55 @@ def test_a_collective_in_a_loop_happens_as_often_as_its_condition_says():
 
 
 def test_the_noted_trip_count_of_a_loop_comes_first():
-  (one,) = read('  %w = (s32[], f32[8,128]{1,0}) while(%param), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"12"}}', LOOP)
+  (one,) = read(
+    "  %w = (s32[], f32[8,128]{1,0}) while(%param), condition=%cond, body=%body, "
+    'backend_config={"known_trip_count":{"n":"12"}}',
+    LOOP,
+  )
   assert (one.times, one.times_known) == (12, True)
 
 
 def test_a_loop_in_a_loop_turns_as_often_as_both():
-  outer = LOOP + """
+  outer = (
+    LOOP
+    + """
 %outer (state.2: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
   %state.2 = (s32[], f32[8,128]{1,0}) parameter(0)
   ROOT %w.2 = (s32[], f32[8,128]) while(%state.2), condition=%cond, body=%body
 }
 """
-  (one,) = read('  %w = (s32[], f32[8,128]{1,0}) while(%param), condition=%cond, body=%outer, backend_config={"known_trip_count":{"n":"12"}}', outer)
+  )
+  (one,) = read(
+    "  %w = (s32[], f32[8,128]{1,0}) while(%param), condition=%cond, body=%outer, "
+    'backend_config={"known_trip_count":{"n":"12"}}',
+    outer,
+  )
   assert (one.times, one.times_known) == (84, True)
 
 
 def test_a_loop_of_unknown_length_counts_as_one_turn_and_says_so():
-  (one,) = read("  %w = (s32[], f32[8,128]{1,0}) while(%param), condition=%cond, body=%body", LOOP.replace("direction=LT", "direction=EQ"))
+  (one,) = read(
+    "  %w = (s32[], f32[8,128]{1,0}) while(%param), condition=%cond, body=%body",
+    LOOP.replace("direction=LT", "direction=EQ"),
+  )
   assert (one.times, one.times_known) == (1, False)
 
 
 @pytest.mark.parametrize(
-    ("text", "groups"),
-    [
-        ("replica_groups={{0,1},{2,3}}", [[0, 1], [2, 3]]),
-        ("replica_groups={}", [[0, 1, 2, 3]]),
-        ("replica_groups=[2,2]<=[4]", [[0, 1], [2, 3]]),
-        ("replica_groups=[2,2]<=[2,2]T(1,0)", [[0, 2], [1, 3]]),
-        ("replica_groups=mesh['a'=2,'b'=2] {'b'}", [[0, 1], [2, 3]]),
-        ("replica_groups=mesh['a'=2,'b'=2] {'a'}", [[0, 2], [1, 3]]),
-        ("replica_groups=mesh['a'=2,'b'=2] {'a','b'}", [[0, 1, 2, 3]]),
-        ("replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}", [[0, 2], [1, 3]]),
-        ("replica_groups=mesh['a'=2,'b'=2], device_ids=(3,1,2,0) {'b'}", [[3, 1], [2, 0]]),
-        ("replica_groups=mesh['a'=4] {'a':(2)2}", [[0, 1], [2, 3]]),
-        ("replica_groups=mesh['a'=4] {'a':(1)2}", [[0, 2], [1, 3]]),
-    ],
+  ("text", "groups"),
+  [
+    ("replica_groups={{0,1},{2,3}}", [[0, 1], [2, 3]]),
+    ("replica_groups={}", [[0, 1, 2, 3]]),
+    ("replica_groups=[2,2]<=[4]", [[0, 1], [2, 3]]),
+    ("replica_groups=[2,2]<=[2,2]T(1,0)", [[0, 2], [1, 3]]),
+    ("replica_groups=mesh['a'=2,'b'=2] {'b'}", [[0, 1], [2, 3]]),
+    ("replica_groups=mesh['a'=2,'b'=2] {'a'}", [[0, 2], [1, 3]]),
+    ("replica_groups=mesh['a'=2,'b'=2] {'a','b'}", [[0, 1, 2, 3]]),
+    ("replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}", [[0, 2], [1, 3]]),
+    ("replica_groups=mesh['a'=2,'b'=2], device_ids=(3,1,2,0) {'b'}", [[3, 1], [2, 0]]),
+    ("replica_groups=mesh['a'=4] {'a':(2)2}", [[0, 1], [2, 3]]),
+    ("replica_groups=mesh['a'=4] {'a':(1)2}", [[0, 2], [1, 3]]),
+  ],
 )
 def test_groups_are_read_in_every_spelling(text, groups):
   (one,) = read(f"  %r = f32[8,128]{{1,0}} all-reduce(%param), channel_id=1, {text}, to_apply=%sum", num_devices=4)
@@ -199,7 +228,10 @@ def test_groups_are_read_in_every_spelling(text, groups):
 
 
 def test_a_spelling_that_is_not_known_leaves_the_groups_open():
-  (one,) = read("  %r = f32[8,128]{1,0} all-reduce(%param), channel_id=1, replica_groups=@mesh_5 {'a'}, to_apply=%sum", num_devices=4)
+  (one,) = read(
+    "  %r = f32[8,128]{1,0} all-reduce(%param), channel_id=1, replica_groups=@mesh_5 {'a'}, to_apply=%sum",
+    num_devices=4,
+  )
   assert one.groups is None and one.group_size == 0 and one.sent_bytes == 2 * one.bytes
   assert hlo.mesh_axes(one.groups, {"data": 4}) is None
 
@@ -235,8 +267,14 @@ def test_what_xla_compiles_on_this_machine_is_read_too(mesh):
 
 def test_a_parameter_that_is_gathered_is_found_whole(mesh):
   text = (
-      jax.jit(lambda w: w * 2, in_shardings=NamedSharding(mesh, P("fsdp")), out_shardings=NamedSharding(mesh, P()))
-      .lower(jax.ShapeDtypeStruct((8, 6), jnp.float32)).compile().as_text()
-  )  # fmt: skip
+    jax.jit(lambda w: w * 2, in_shardings=NamedSharding(mesh, P("fsdp")), out_shardings=NamedSharding(mesh, P()))
+    .lower(jax.ShapeDtypeStruct((8, 6), jnp.float32))
+    .compile()
+    .as_text()
+  )
   (one,) = hlo.collectives(text, num_devices=8)
-  assert (one.kind, one.arrays, hlo.mesh_axes(one.groups, dict(mesh.shape))) == ("all-gather", (("f32", (8, 6)),), ("fsdp",))
+  assert (one.kind, one.arrays, hlo.mesh_axes(one.groups, dict(mesh.shape))) == (
+    "all-gather",
+    (("f32", (8, 6)),),
+    ("fsdp",),
+  )

@@ -1,4 +1,6 @@
-"""look.py: what it says of the last layer is what the model says; attention is transformers'; and both views show it."""
+"""look.py: what it says of the last layer is what the model says; attention is transformers'; and both views show
+it.
+"""
 
 import html.parser
 import json
@@ -36,7 +38,9 @@ def test_the_last_layer_says_what_fill_mask_says(model, found):
   for mask, completions in zip(found.masks, inference.fill_mask(model, TEXT, 3), strict=True):
     for ours, its in zip(mask.layers[-1].completions, completions, strict=True):
       assert ours.token == its.token and ours.probability == pytest.approx(its.probability, rel=1e-4)
-    assert mask.word == completions[0].token and mask.layers[-1].probability == pytest.approx(completions[0].probability, rel=1e-4)
+    assert mask.word == completions[0].token and mask.layers[-1].probability == pytest.approx(
+      completions[0].probability, rel=1e-4
+    )
     assert len(mask.layers) == 4
 
 
@@ -56,7 +60,9 @@ def test_other_layers_are_read_by_the_same_head(exported, found):  # noqa: F811
         assert one.probability == pytest.approx(np.exp(row[word]), rel=1e-3, abs=1e-7)
         assert one.entropy == pytest.approx(-(np.exp(row) * row).sum(), rel=1e-3)
         vector = transformed[mask.place]
-        assert one.cosine == pytest.approx(vector @ embedding / np.linalg.norm(vector) / np.linalg.norm(embedding), abs=1e-4)
+        assert one.cosine == pytest.approx(
+          vector @ embedding / np.linalg.norm(vector) / np.linalg.norm(embedding), abs=1e-4
+        )
 
 
 def test_attention_is_that_of_transformers(exported, model):  # noqa: F811
@@ -76,7 +82,9 @@ def test_rollout_is_a_mixture_of_tokens_and_of_two_layers_the_product(found):
   for mask in found.masks:
     assert mask.rollout.sum() == pytest.approx(1) and (mask.rollout > 0).all()
   one, two = [[[0.5, 0.5], [0.0, 1.0]]], [[[1.0, 0.0], [1.0, 0.0]]]  # of one head each
-  np.testing.assert_allclose(look.rollout(np.array([one, two])), np.array([[1.0, 0.0], [0.5, 0.5]]) @ np.array([[0.75, 0.25], [0.0, 1.0]]))
+  np.testing.assert_allclose(
+    look.rollout(np.array([one, two])), np.array([[1.0, 0.0], [0.5, 0.5]]) @ np.array([[0.75, 0.25], [0.0, 1.0]])
+  )
 
 
 def test_left_out_is_what_hiding_a_token_costs(model, found):
@@ -125,7 +133,11 @@ def test_the_page_needs_nothing_else_and_shows_what_the_terminal_does(model, fou
       assert f"{found.tokens[place]}<small>{mask.rollout[place]:.1%}</small>" in text
     assert f"{mask.left_out[1]:+.3f}" in shown and f"{mask.rollout[1]:.1%}" in shown
     for layer in mask.layers:
-      assert f"{layer.probability:.1%}" in shown and f"{layer.probability:.1%}" in page.seen and f"{layer.cosine:.2f}" in shown
+      assert (
+        f"{layer.probability:.1%}" in shown
+        and f"{layer.probability:.1%}" in page.seen
+        and f"{layer.cosine:.2f}" in shown
+      )
   assert all(meaning in page.seen and meaning in look_page.legend() for _, meaning in look_page.LEGEND)
 
 
@@ -141,9 +153,14 @@ def test_of_a_long_text_the_weightiest_tokens_are_listed_in_their_order(model):
   weights = [float(line.split()[1]) for line in shown[:-1]]
   every = mask.left_out[np.isfinite(mask.left_out)]
   assert sorted(np.abs(weights)) == pytest.approx(sorted(np.abs(every))[-12:], abs=6e-4)
-  assert [line.split()[0] for line in shown[:-1]] == [token for token, value in zip(found.tokens, mask.left_out) if f"{value:+.3f}" in {f"{w:+.3f}" for w in weights}]
+  assert [line.split()[0] for line in shown[:-1]] == [
+    token for token, value in zip(found.tokens, mask.left_out) if f"{value:+.3f}" in {f"{w:+.3f}" for w in weights}
+  ]
   assert shown[-1].startswith("  4 other tokens, the masks, [CLS] and [SEP]")
-  shares = sum(float(line.split()[-1].rstrip("%")) if line.split()[-1].endswith("%") else float(line.split()[-2].rstrip("%")) for line in shown)
+  shares = sum(
+    float(line.split()[-1].rstrip("%")) if line.split()[-1].endswith("%") else float(line.split()[-2].rstrip("%"))
+    for line in shown
+  )
   assert shares == pytest.approx(100, abs=1)
 
 
@@ -151,11 +168,21 @@ def test_columns_of_the_terminal_stand_beneath_each_other_in_chinese_too():
   columns = lambda text: sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
   for text in ("a", "首都", "##ing", "一二三四五六七八九十", "x" * 30, "一二三四五六七八x", "ＡＢ！"):
     assert columns(look_page._fit(text, 18)) == 18
-  assert look_page._fit("首都", 6) == "首都  " and look_page._fit("ＡＢ", 6) == "ＡＢ  " and look_page._fit("一二三四", 6) == "一二… " and look_page._fit("首都首", 6) == "首都… "
+  assert (
+    look_page._fit("首都", 6) == "首都  "
+    and look_page._fit("ＡＢ", 6) == "ＡＢ  "
+    and look_page._fit("一二三四", 6) == "一二… "
+    and look_page._fit("首都首", 6) == "首都… "
+  )
 
 
 @pytest.mark.parametrize(
-    "words, settled, said", [("abcc", 2, "likeliest from layer 2 on"), ("cabc", 3, "likeliest in the last layer only"), ("cccc", 0, "likeliest in all layers")]
+  "words, settled, said",
+  [
+    ("abcc", 2, "likeliest from layer 2 on"),
+    ("cabc", 3, "likeliest in the last layer only"),
+    ("cccc", 0, "likeliest in all layers"),
+  ],
 )
 def test_the_layer_is_told_from_which_on_the_answer_stands(words, settled, said):
   layers = [look.Layer([inference.Completion(word, 0, 0.5)], 0.5, 1.0, 0.1) for word in words]
@@ -180,4 +207,6 @@ def test_attention_is_kept_only_where_it_is_asked_for(model):
   plain = lambda params: module.apply({"params": params}, inputs, None).sequence_output
   asked = lambda params: module.apply({"params": params}, inputs, None, mutable="intermediates")
   exponentials = lambda function: str(jax.make_jaxpr(function)(model.params)).count("= exp ")
-  assert exponentials(asked) == 2 * exponentials(plain) == 2 * model.config.num_hidden_layers  # one softmax a layer, and one more
+  assert (
+    exponentials(asked) == 2 * exponentials(plain) == 2 * model.config.num_hidden_layers
+  )  # one softmax a layer, and one more

@@ -1,4 +1,6 @@
-"""probe.py: Spearman of the cosine at every layer and pooling, as one would compute it from transformers' hidden states."""
+"""probe.py: Spearman of the cosine at every layer and pooling, as one would compute it from transformers' hidden
+states.
+"""
 
 import json
 import xml.etree.ElementTree
@@ -45,7 +47,9 @@ def test_every_cell_is_spearman_of_the_cosines_of_transformers_vectors(exported)
       if name == "cls" and layer == 0:
         assert np.isnan(row[0])  # [CLS] of the embeddings is the same for every text
         continue
-      assert row[layer if len(cosines) > 1 else -1] == pytest.approx(stats.spearmanr(SCORES, cosines[layer])[0], abs=1e-6), (name, layer)
+      assert row[layer if len(cosines) > 1 else -1] == pytest.approx(
+        stats.spearmanr(SCORES, cosines[layer])[0], abs=1e-6
+      ), (name, layer)
 
 
 def test_the_best_cell_is_named_and_drawn():
@@ -53,19 +57,29 @@ def test_the_best_cell_is_named_and_drawn():
   found = probe.Probe({"cls": [nan, 0.2, 0.3], "pooler": [nan, nan, 0.1], "mean": [0.4, 0.6, 0.5]}, 10, 0, (0.3, 0.1))
   assert found.best == ("mean", 1) and found.peaks == [("mean", 1), ("cls", 2), ("pooler", 2)]
   said = probe.verdict(found)
-  assert said.startswith("Best: mean of layer 1 0.600. The other poolings at their best: cls of layer 2 (the last) 0.300, pooler of layer 2 (the last) 0.100. ")
-  assert "mean is ahead of cls by 0.300 ± 0.100 (standard error over the pairs). At the last layer: mean 0.500, cls 0.300, pooler 0.100." in said
+  assert said.startswith(
+    "Best: mean of layer 1 0.600. The other poolings at their best: cls of layer 2 (the last) 0.300, pooler of layer "
+    "2 (the last) 0.100. "
+  )
+  assert (
+    "mean is ahead of cls by 0.300 ± 0.100 (standard error over the pairs). At the last layer: mean 0.500, cls 0.300, "
+    "pooler 0.100." in said
+  )
   assert "cannot tell the two apart" in probe.verdict(found._replace(lead=(0.3, 0.2)))
   assert "0.600*" in probe.table(found) and probe.table(found).count("*") == 1 and probe.table(found).count("–") == 3
   svg = probe.heat_map(found, "runs/<base>", "pairs.csv")
   assert svg.count("c0392b") == 1 and "&lt;base&gt;" in svg
   xml.etree.ElementTree.fromstring(svg)
-  assert "words without their neighbours" in probe.verdict(found._replace(spearman={"mean": [0.9, 0.1], "max": [0.1, 0.2]}))
+  assert "words without their neighbours" in probe.verdict(
+    found._replace(spearman={"mean": [0.9, 0.1], "max": [0.1, 0.2]})
+  )
 
 
 def test_the_lead_has_the_standard_error_of_many_samples_of_pairs():
   rng = np.random.default_rng(3)
-  draw = lambda: (lambda truth: (truth, truth + rng.normal(size=200), truth + 2 * rng.normal(size=200)))(rng.normal(size=200))
+  draw = lambda: (lambda truth: (truth, truth + rng.normal(size=200), truth + 2 * rng.normal(size=200)))(
+    rng.normal(size=200)
+  )
   samples = [draw() for _ in range(300)]
   leads = [stats.spearmanr(truth, good)[0] - stats.spearmanr(truth, worse)[0] for truth, good, worse in samples]
   assert np.mean([probe._lead(*sample)[1] for sample in samples[:5]]) == pytest.approx(np.std(leads), rel=0.25)
@@ -98,10 +112,13 @@ def test_columns_are_found_by_their_usual_names_by_those_given_or_by_their_place
   rows = [("the cat", "a cat", 4.5), ("x", "y", 1.0), ("on", "at", 2.0)]
   expected = probe.Pairs([row[0] for row in rows], [row[1] for row in rows], np.array([row[2] for row in rows]))
   tables = {  # what GLUE's dev.tsv of STS-B looks like; stsb-en-dev.csv; somebody's own
-      "glue.tsv": (["index\tgenre\tsentence1\tsentence2\tscore"] + [f"{i}\tnews\t{a}\t{b}\t{s}" for i, (a, b, s) in enumerate(rows)], ()),
-      "bare.csv": ([f"{a},{b},{s}" for a, b, s in rows], ()),
-      "own.csv": (["alike,one,other"] + [f"{s},{a},{b}" for a, b, s in rows], ("one", "other", "alike")),
-      "part.jsonl": ([json.dumps({"sentence1": a, "sentence2": b, "alike": s}) for a, b, s in rows], ("", "", "alike")),
+    "glue.tsv": (
+      ["index\tgenre\tsentence1\tsentence2\tscore"] + [f"{i}\tnews\t{a}\t{b}\t{s}" for i, (a, b, s) in enumerate(rows)],
+      (),
+    ),
+    "bare.csv": ([f"{a},{b},{s}" for a, b, s in rows], ()),
+    "own.csv": (["alike,one,other"] + [f"{s},{a},{b}" for a, b, s in rows], ("one", "other", "alike")),
+    "part.jsonl": ([json.dumps({"sentence1": a, "sentence2": b, "alike": s}) for a, b, s in rows], ("", "", "alike")),
   }
   for name, (lines, columns) in tables.items():
     (tmp_path / name).write_text("\n".join(lines) + "\n")
@@ -113,21 +130,23 @@ def test_columns_are_found_by_their_usual_names_by_those_given_or_by_their_place
 def test_pairs_with_an_empty_text_are_left_out_and_told(tmp_path):
   (tmp_path / "a.csv").write_text("a,b,1\n ,b,no number\nc,d,2\ne,,3\ne,f,3\n")
   found = probe.read_pairs(str(tmp_path / "a.csv"))
-  assert found.first == ["a", "c", "e"] and found.notes == (f"2 pairs with an empty text are left out, the first of them at {tmp_path / 'a.csv'}:2",)
+  assert found.first == ["a", "c", "e"] and found.notes == (
+    f"2 pairs with an empty text are left out, the first of them at {tmp_path / 'a.csv'}:2",
+  )
 
 
 @pytest.mark.parametrize(
-    "name, content, columns, words",
-    [
-        ("a.csv", "a,b,1\nc,d,high\ne,f,2\n", (), "a.csv:2: the score 'high' in column 2 is not a number"),
-        ("a.csv", "a,b,s\nc,d,1\n", (), "a.csv:1: the score 's' .*if the first line is a header"),
-        ("a.tsv", "a\tb\ts\nx\ty\t1\n", ("a", "b", "t"), "has no column 't'; it has: a, b, s"),
-        ("a.tsv", "a\tb\nx\ty\n", (), "has the columns 0, 1; expected a text, another one, and a score"),
-        ("a.csv", "a,b,1\nc,d,1\ne,f,1\n", (), "3 pairs with texts, scores .1.0.; a rank correlation needs"),
-        ("a.csv", "a,b,1\n ,d,2\ne,,3\n", (), "1 pairs with texts"),
-        ("a.csv", b"a,b,1\n\xff,d,2\n", (), "a.csv:2: not UTF-8"),
-        ("a.csv", "t,u,s\na,b,1\n", ("t", "", "x"), "has no column 'x'; it has: t, u, s"),
-    ],
+  "name, content, columns, words",
+  [
+    ("a.csv", "a,b,1\nc,d,high\ne,f,2\n", (), "a.csv:2: the score 'high' in column 2 is not a number"),
+    ("a.csv", "a,b,s\nc,d,1\n", (), "a.csv:1: the score 's' .*if the first line is a header"),
+    ("a.tsv", "a\tb\ts\nx\ty\t1\n", ("a", "b", "t"), "has no column 't'; it has: a, b, s"),
+    ("a.tsv", "a\tb\nx\ty\n", (), "has the columns 0, 1; expected a text, another one, and a score"),
+    ("a.csv", "a,b,1\nc,d,1\ne,f,1\n", (), "3 pairs with texts, scores .1.0.; a rank correlation needs"),
+    ("a.csv", "a,b,1\n ,d,2\ne,,3\n", (), "1 pairs with texts"),
+    ("a.csv", b"a,b,1\n\xff,d,2\n", (), "a.csv:2: not UTF-8"),
+    ("a.csv", "t,u,s\na,b,1\n", ("t", "", "x"), "has no column 'x'; it has: t, u, s"),
+  ],
 )
 def test_pairs_that_cannot_be_compared_are_one_message(tmp_path, name, content, columns, words):
   (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -136,14 +155,24 @@ def test_pairs_that_cannot_be_compared_are_one_message(tmp_path, name, content, 
 
 
 def test_the_command_prints_a_table_and_writes_a_picture(exported, tmp_path, capsys):  # noqa: F811
-  (tmp_path / "a.tsv").write_text("\n".join(f"{a}\t{b}\t{score}" for a, b, score in zip(FIRST, SECOND, SCORES)) + f"\n{'the cat ' * 40}\tcat\t3\n")
-  assert main(["probe", f"--model={exported / 'mlm'}", f"--pairs={tmp_path / 'a.tsv'}", f"--out={tmp_path / 'a.svg'}"]) == 0
+  (tmp_path / "a.tsv").write_text(
+    "\n".join(f"{a}\t{b}\t{score}" for a, b, score in zip(FIRST, SECOND, SCORES)) + f"\n{'the cat ' * 40}\tcat\t3\n"
+  )
+  assert (
+    main(["probe", f"--model={exported / 'mlm'}", f"--pairs={tmp_path / 'a.tsv'}", f"--out={tmp_path / 'a.svg'}"]) == 0
+  )
   shown, told = capsys.readouterr()
   assert "embeddings" in shown and "pooler" not in shown, "BertForMaskedLM has no pooler"
-  assert "7 pairs" in shown and "1 of 14 texts had more than the 38 tokens" in told and (tmp_path / "a.svg").read_text().startswith("<svg")
+  assert (
+    "7 pairs" in shown
+    and "1 of 14 texts had more than the 38 tokens" in told
+    and (tmp_path / "a.svg").read_text().startswith("<svg")
+  )
   assert main(["probe", f"--model={exported / 'mlm'}", f"--pairs={tmp_path / 'a.tsv'}", "--json"]) == 0
   content = json.loads(capsys.readouterr().out)
   assert content["pairs"] == 7 and content["truncated"] == 1 and content["spearman"]["cls"][0] is None
-  assert content["spearman"][content["best"]["pooling"]][content["best"]["layer"]] == max(v for row in content["spearman"].values() for v in row if v is not None)
+  assert content["spearman"][content["best"]["pooling"]][content["best"]["layer"]] == max(
+    v for row in content["spearman"].values() for v in row if v is not None
+  )
   assert main(["probe", f"--model={exported / 'mlm'}", f"--pairs={tmp_path / 'a.tsv'}", "--out=a.png"]) == 1
   assert "expected a file name ending in .svg" in capsys.readouterr().err

@@ -17,7 +17,12 @@ def test_the_summary_tells_what_the_run_wrote(run_folder):
   assert told["tokens seen"] == "320,000 in 3,200 rows: 3.20 passes over the corpus"
   assert told["speed"] == "5,000 tokens/s (median)"
   assert told["goodput"] == "3.8% of 1:26:40 (h:mm:ss)"
-  assert told["useful steps"].split() == ["0:03:18", "3.8%", "399", "steps"]  # 2 s of the first 100 were for steps 201 to 300
+  assert told["useful steps"].split() == [
+    "0:03:18",
+    "3.8%",
+    "399",
+    "steps",
+  ]  # 2 s of the first 100 were for steps 201 to 300
   assert told["down"].split() == ["1:23:20", "96.2%"]
   assert told["attempts"] == "2"
   assert told["after attempt 0"] == "killed without a word at step 300, 100 steps lost, down 1:23:20"
@@ -46,8 +51,6 @@ def test_what_cannot_be_reported_is_refused_with_the_remedy(tmp_path):
   (tmp_path / "empty" / "config.json").write_text('{"log_every_steps": 50}')
   with pytest.raises(UserError, match="not logged a step yet; it does so every 50 steps"):
     report.read_run(tmp_path / "empty")
-
-
 
 
 def told_of(log, folder, **config):
@@ -100,7 +103,11 @@ def test_what_went_wrong_inside_an_attempt_is_told(tmp_path):
 
 
 def test_only_settings_that_differ_from_their_defaults_are_listed(tmp_path):
-  text = report.summary(report.read_run(killed_between_saves().write(tmp_path, **{"optimizer.learning_rate": 0.25, "mesh.fsdp": 1, "old.key": "x y"})))
+  text = report.summary(
+    report.read_run(
+      killed_between_saves().write(tmp_path, **{"optimizer.learning_rate": 0.25, "mesh.fsdp": 1, "old.key": "x y"})
+    )
+  )
   listed = text[text.index("changed settings") :].split("\n\n")[0]
   assert "optimizer.learning_rate=0.25" in listed and "old.key=x y" in listed and "mesh.fsdp" not in listed
   settings = report.configuration(report.read_run(tmp_path))

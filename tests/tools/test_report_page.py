@@ -66,7 +66,17 @@ def page_of(log, folder, drawn=NONE, **config):
 
 
 def test_the_page_has_all_that_it_promises(run_folder):
-  samples = Samples(400, [Sample(["a", "small", "test", "."], [1], [[Completion("small", 7, 0.5), Completion("big", 8, 0.25), Completion("odd", 9, 0.1)]])], "")
+  samples = Samples(
+    400,
+    [
+      Sample(
+        ["a", "small", "test", "."],
+        [1],
+        [[Completion("small", 7, 0.5), Completion("big", 8, 0.25), Completion("odd", 9, 0.1)]],
+      )
+    ],
+    "",
+  )
   page = Page(report_page.page(report.read_run(run_folder), samples))
   assert page.charts == ["MLM loss (nats)", "NSP accuracy", "Tokens per second, without padding", "Step over time"]
   for section in ("Curves", "Throughput", "Goodput", "Restarts", "What happened", "Samples", "Configuration"):
@@ -93,13 +103,15 @@ def test_the_page_needs_nothing_from_outside(run_folder):
   page = Page(text)
   assert not page.count("link") and not page.count("img") and not page.count("iframe")
   assert all(not {"src", "href", "srcset"} & found.keys() for _, found in page.elements)
-  assert set(re.findall(r"https?://[^\"' ]+", text)) <= {"http://www.w3.org/2000/svg"}  # a name, not an address that is read
+  assert set(re.findall(r"https?://[^\"' ]+", text)) <= {
+    "http://www.w3.org/2000/svg"
+  }  # a name, not an address that is read
   assert "url(" not in text and "@import" not in text
   assert page.count("meta", charset="utf-8") == 1 and page.count("meta", name="viewport") == 1
   assert "prefers-color-scheme: dark" in text
 
 
-EVIL = '"><img src=x onerror=alert(1)><script>alert(1)</script>\'&amp;</style>\x00\ud800'
+EVIL = "\"><img src=x onerror=alert(1)><script>alert(1)</script>'&amp;</style>\x00\ud800"
 
 
 def test_nothing_in_a_run_can_break_out_of_its_text(tmp_path):
@@ -135,7 +147,7 @@ def test_chinese_text_is_kept(tmp_path):
   log(1, "fail", message="磁盘已满")
   report_page.write_page(report.read_run(log.write(tmp_path)), Samples(3, [sample], ""), tmp_path / "report.html")
   text = (tmp_path / "report.html").read_text(encoding="utf-8")
-  assert "今<mark>1</mark>很好" in text and '<span class=hit>天</span>' in text and "磁盘已满" in text
+  assert "今<mark>1</mark>很好" in text and "<span class=hit>天</span>" in text and "磁盘已满" in text
 
 
 def test_curves_show_the_steps_that_count_and_where_the_run_went_back_to(tmp_path):
@@ -148,7 +160,10 @@ def test_curves_show_the_steps_that_count_and_where_the_run_went_back_to(tmp_pat
   low, high = map(float, re.search(r'data-y="(\S+) (\S+)"', loss).groups())
   assert high < 10
   assert loss.count('class="mark"') == 2
-  assert "attempt 1 went on from step 20: the one before was killed without a word" in loss and "rollback from step 30 to 25" in loss
+  assert (
+    "attempt 1 went on from step 20: the one before was killed without a word" in loss
+    and "rollback from step 30 to 25" in loss
+  )
   climb = text[text.index('aria-label="Step over time"') :].split("</svg>")[0]
   assert 'data-name="in vain"' in climb and 'data-time="1"' in climb
 
@@ -158,7 +173,11 @@ def test_a_run_of_one_attempt_that_goes_on_is_shown(tmp_path):
   begun(log)
   log.window(5, 10)
   page = page_of(log, tmp_path)
-  assert "None: one attempt so far." in page.text and "last sign of life" in page.text and "None: none were asked for." in page.text
+  assert (
+    "None: one attempt so far." in page.text
+    and "last sign of life" in page.text
+    and "None: none were asked for." in page.text
+  )
   assert "What happened" not in page.texts and "Dotted" not in page.text
 
 
@@ -190,7 +209,9 @@ def test_the_wait_for_data_is_a_share_of_the_window(tmp_path):
   y0, y1 = map(float, re.search(r'data-y="(\S+) (\S+)"', chart).groups())
   heights = [float(point.split(",")[1]) for point in re.search(r'polyline[^>]* points="([^"]*)"', chart)[1].split()]
   top, bottom = map(float, re.search(r'data-plot="\S+ \S+ (\S+) (\S+)"', chart).groups())
-  assert [y0 + (bottom - height) / (bottom - top) * (y1 - y0) for height in heights] == pytest.approx([0.2, 0.5], abs=0.01)
+  assert [y0 + (bottom - height) / (bottom - top) * (y1 - y0) for height in heights] == pytest.approx(
+    [0.2, 0.5], abs=0.01
+  )
 
 
 def test_a_page_of_a_long_run_stays_small(tmp_path):
@@ -198,7 +219,12 @@ def test_a_page_of_a_long_run_stays_small(tmp_path):
   for attempt in range(30):
     begun(log, attempt * 1000)
     for step in range(attempt * 1000 + 10, attempt * 1000 + 1001, 10):
-      log(3, "train", step, **{"train/mlm_accuracy": 0.1, "train/grad_norm": 1.0, "learning_rate": 1e-4, "tokens_per_second": 5e4})
+      log(
+        3,
+        "train",
+        step,
+        **{"train/mlm_accuracy": 0.1, "train/grad_norm": 1.0, "learning_rate": 1e-4, "tokens_per_second": 5e4},
+      )
     log(1, "save", step)
     log(100, "skip", step + 1, in_a_row=1)
   text = report_page.page(report.read_run(log.write(tmp_path)), NONE)
@@ -206,9 +232,13 @@ def test_a_page_of_a_long_run_stays_small(tmp_path):
   assert Page(text).text.count("killed without a word") > 20
 
 
-def test_a_page_that_cannot_be_written_is_refused_with_the_remedy_and_leaves_the_old_one(run_folder, tmp_path, monkeypatch):
+def test_a_page_that_cannot_be_written_is_refused_with_the_remedy_and_leaves_the_old_one(
+  run_folder, tmp_path, monkeypatch
+):
   run = report.read_run(run_folder)
-  with pytest.raises(UserError, match=r"cannot write the page .*No such file or directory; say where it may go: --html=FILE.html"):
+  with pytest.raises(
+    UserError, match=r"cannot write the page .*No such file or directory; say where it may go: --html=FILE.html"
+  ):
     report_page.write_page(run, NONE, tmp_path / "missing" / "report.html")
   with pytest.raises(UserError, match="cannot write the page .*Is a directory"):
     report_page.write_page(run, NONE, tmp_path)
@@ -241,7 +271,9 @@ def test_the_command_writes_the_page_into_the_run_folder_and_says_so(run_folder,
 def test_the_command_puts_page_and_picture_where_it_is_told(run_folder, tmp_path, capsys):
   run_command(f"--workdir={run_folder}", f"--html={tmp_path / 'a.html'}", f"--plot={tmp_path / 'a.svg'}", "--samples=0")
   told = capsys.readouterr().out
-  assert f"picture             {tmp_path / 'a.svg'}\n" in told and told.endswith(f"page                {tmp_path / 'a.html'}\n")
+  assert f"picture             {tmp_path / 'a.svg'}\n" in told and told.endswith(
+    f"page                {tmp_path / 'a.html'}\n"
+  )
   assert (tmp_path / "a.svg").read_text().startswith("<?xml") and not (run_folder / "report.html").exists()
   with pytest.raises(UserError, match="--samples=-1: 0 or more"):
     run_command(f"--workdir={run_folder}", "--samples=-1")

@@ -40,11 +40,16 @@ def test_guesses_are_what_the_model_writes_at_the_masks(run):
     ids = [model.tokenizer.backend.token_to_id(token) for token in sample.tokens]
     masked = [model.tokenizer.special.mask if place in sample.places else index for place, index in enumerate(ids)]
     inputs = inference.make_inputs(model, [(masked, [])])
-    logits = np.asarray(inference.apply(model, inputs, np.array([[place + 1 for place in sample.places]], np.int32)).mlm_logits[0], np.float64)
+    logits = np.asarray(
+      inference.apply(model, inputs, np.array([[place + 1 for place in sample.places]], np.int32)).mlm_logits[0],
+      np.float64,
+    )
     odds = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     for row, guesses in zip(odds, sample.guesses, strict=True):
       assert [guess.token_id for guess in guesses] == np.argsort(-row, kind="stable")[: samples.TOP_K].tolist()
-      assert [guess.probability for guess in guesses] == pytest.approx(np.sort(row)[::-1][: samples.TOP_K].tolist(), rel=1e-4)
+      assert [guess.probability for guess in guesses] == pytest.approx(
+        np.sort(row)[::-1][: samples.TOP_K].tolist(), rel=1e-4
+      )
       assert all(model.tokenizer.backend.id_to_token(guess.token_id) == guess.token for guess in guesses)
 
 
@@ -71,10 +76,14 @@ def test_of_a_damaged_checkpoint_the_one_before_is_shown(run):
 def test_where_there_is_nothing_to_show_the_reason_is_told(run, tmp_path):
   assert samples.draw_samples(run, 0).reason == "none were asked for"
   elsewhere = lambda **config: run._replace(config=run.config | config)
-  assert samples.draw_samples(elsewhere(**{"data.corpus": "gone"}), 1).reason == "the corpus of the run (gone) is not here"
+  assert (
+    samples.draw_samples(elsewhere(**{"data.corpus": "gone"}), 1).reason == "the corpus of the run (gone) is not here"
+  )
   assert samples.draw_samples(elsewhere(**{"data.corpus": ""}), 1).reason == "the corpus of the run (none) is not here"
   text = tmp_path / "other.txt"
-  text.write_text("\n\n".join(f"Another text about number {number}.\nIt has two sentences." for number in range(40)), encoding="utf-8")
+  text.write_text(
+    "\n\n".join(f"Another text about number {number}.\nIt has two sentences." for number in range(40)), encoding="utf-8"
+  )
   other = prepare(f"text:{text}", tmp_path / "other")
   assert "another tokenizer" in samples.draw_samples(elsewhere(**{"data.corpus": str(other)}), 1).reason
   shutil.rmtree(run.workdir / "checkpoints")
@@ -84,7 +93,9 @@ def test_where_there_is_nothing_to_show_the_reason_is_told(run, tmp_path):
 
 
 def test_a_mixture_shows_sentences_of_its_first_corpus(run):
-  mixed = run._replace(config=run.config | {"data.mixture": f"{run.config['data.corpus']}=1,elsewhere=2", "data.corpus": ""})
+  mixed = run._replace(
+    config=run.config | {"data.mixture": f"{run.config['data.corpus']}=1,elsewhere=2", "data.corpus": ""}
+  )
   assert samples.draw_samples(mixed, 2).samples == samples.draw_samples(run, 2).samples
 
 
@@ -93,7 +104,9 @@ def test_the_summary_lists_guesses_and_truth(run):
   lines = samples.summary(drawn).splitlines()
   assert lines[0].startswith("samples             checkpoint 24 ")
   assert len(lines) == 2 + len(drawn.samples[0].places)
-  assert lines[2].startswith("    ⟦1⟧ ") and lines[2].endswith(f"({drawn.samples[0].truth(0)})") and lines[2].count("%") == 3
+  assert (
+    lines[2].startswith("    ⟦1⟧ ") and lines[2].endswith(f"({drawn.samples[0].truth(0)})") and lines[2].count("%") == 3
+  )
 
 
 CHINESE = "今天的天气很好，我们一起去公园散步，看见了许多美丽的花。"
@@ -101,11 +114,17 @@ CHINESE = "今天的天气很好，我们一起去公园散步，看见了许多
 
 def test_chinese_characters_are_words_and_stand_without_spaces(tmp_path):
   text = tmp_path / "zh.txt"
-  documents = [f"{CHINESE}\n{CHINESE[::-1]}\n我们又来了，{CHINESE[number % 12]}{CHINESE[number % 7]}公园里的花还是很美。" for number in range(60)]
+  documents = [
+    f"{CHINESE}\n{CHINESE[::-1]}\n我们又来了，{CHINESE[number % 12]}{CHINESE[number % 7]}公园里的花还是很美。"
+    for number in range(60)
+  ]
   text.write_text("\n\n".join(documents), encoding="utf-8")
   folder = prepare(f"text:{text}", tmp_path / "corpus", vocab_size=140, seq_length=64)
-  pretrain_run(tiny_run_config(tmp_path, folder, "total_steps=8", "model.max_position_embeddings=64", "export.format="),
-               str(tmp_path / "run"), say=lambda _: None)  # fmt: skip
+  pretrain_run(
+    tiny_run_config(tmp_path, folder, "total_steps=8", "model.max_position_embeddings=64", "export.format="),
+    str(tmp_path / "run"),
+    say=lambda _: None,
+  )
   drawn = samples.draw_samples(report.read_run(tmp_path / "run"), 2)
   assert len(drawn.samples) == 2
   for sample in drawn.samples:

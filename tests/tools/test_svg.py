@@ -16,7 +16,10 @@ def parsed(text):
 
 def lines(chart):
   """name -> [(x, y)] in units of the chart."""
-  return {line.get("data-name"): [tuple(map(float, point.split(","))) for point in line.get("points").split()] for line in chart.iter("polyline")}
+  return {
+    line.get("data-name"): [tuple(map(float, point.split(","))) for point in line.get("points").split()]
+    for line in chart.iter("polyline")
+  }
 
 
 @pytest.mark.parametrize("log", [False, True])
@@ -33,7 +36,10 @@ def test_values_can_be_read_back_from_the_chart(log):
 
 
 def test_a_value_that_is_not_positive_makes_an_axis_linear():
-  assert parsed(svg.chart("t", [Series("one", "train", [(1, 0.0), (2, 5.0)])], y=Axis(svg.number, log=True))).get("data-log") == "0"
+  assert (
+    parsed(svg.chart("t", [Series("one", "train", [(1, 0.0), (2, 5.0)])], y=Axis(svg.number, log=True))).get("data-log")
+    == "0"
+  )
 
 
 def test_nothing_to_draw_is_no_chart_and_a_single_value_is_a_dot():
@@ -76,7 +82,11 @@ def test_ticks_are_round_few_and_within_the_axis():
 
 
 def test_a_legend_names_each_kind_once_and_a_single_line_needs_none():
-  series = [Series("train", "train", [(1, 1.0)]), Series("train", "train", [(2, 1.0)]), Series("validation", "eval", [(1, 2.0)])]
+  series = [
+    Series("train", "train", [(1, 1.0)]),
+    Series("train", "train", [(2, 1.0)]),
+    Series("validation", "eval", [(1, 2.0)]),
+  ]
   chart = svg.chart("t", series, limit=Limit(1.5, "unigrams"))
   legend = chart[chart.index("legend") :]
   assert [legend.count(f">{name}<") for name in ("train", "validation", "unigrams")] == [1, 1, 1]
@@ -85,7 +95,9 @@ def test_a_legend_names_each_kind_once_and_a_single_line_needs_none():
 
 def test_no_text_can_break_out():
   evil = '"><script>alert(1)</script>&\x00\ud800'
-  chart = parsed(svg.chart(evil, [Series(evil, "train", [(1, 1.0), (2, 2.0)])], limit=Limit(1.0, evil), marks=[(1, evil)]))
+  chart = parsed(
+    svg.chart(evil, [Series(evil, "train", [(1, 1.0), (2, 2.0)])], limit=Limit(1.0, evil), marks=[(1, evil)])
+  )
   assert not list(chart.iter("script"))
   title = next(text for text in chart.iter("text") if text.get("class") == "title")
   assert title.text == '"><script>alert(1)</script>&�?'
@@ -97,15 +109,27 @@ def test_the_strip_fills_every_column_by_shares():
   strip = parsed(svg.strip(spans, ("useful", "lost", "down"), columns=10))
   heights = {path.get("class"): path.get("d") for path in strip.iter("path")}
   assert heights["part-down"] == "M3,0.0h1v100.0h-1z"
-  assert heights["part-useful"].startswith("M0,0.0h1v100.0h-1zM1") and heights["part-useful"].endswith("M4,90.0h1v10.0h-1z")
+  assert heights["part-useful"].startswith("M0,0.0h1v100.0h-1zM1") and heights["part-useful"].endswith(
+    "M4,90.0h1v10.0h-1z"
+  )
   assert heights["part-lost"].startswith("M4,0.0h1v90.0h-1zM5") and heights["part-lost"].count("M") == 6
   assert svg.strip([], ("useful",)) == "" and svg.strip([("useful", 5.0, 5.0)], ("useful",)) == ""
 
 
-@pytest.mark.parametrize("form, value, text", [
-    (svg.count, 1200, "1,200"), (svg.count, 1.5e6, "1.5M"), (svg.number, 0.00002, "2e-05"), (svg.number, 5.123, "5.12"), (svg.number, 48_000, "48,000"),
-    (svg.percent, 0.125, "12.5%"), (svg.duration, 42, "42 s"), (svg.duration, 201, "3:21 min"), (svg.duration, 3780, "1:03 h"),
+@pytest.mark.parametrize(
+  "form, value, text",
+  [
+    (svg.count, 1200, "1,200"),
+    (svg.count, 1.5e6, "1.5M"),
+    (svg.number, 0.00002, "2e-05"),
+    (svg.number, 5.123, "5.12"),
+    (svg.number, 48_000, "48,000"),
+    (svg.percent, 0.125, "12.5%"),
+    (svg.duration, 42, "42 s"),
+    (svg.duration, 201, "3:21 min"),
+    (svg.duration, 3780, "1:03 h"),
     (svg.duration, 2.1 * 86400, "2.1 days"),
-])  # fmt: skip
+  ],
+)
 def test_numbers_are_short(form, value, text):
   assert form(value) == text

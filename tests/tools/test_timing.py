@@ -20,15 +20,19 @@ def test_all_take_their_turn_in_every_round_and_every_other_round_goes_backwards
   log = []
   in_turn({name: recorder(name, log, seconds=0.001) for name in "abc"}, rounds=4, seconds=0.001)
   assert [name for name, _ in log[:3]] == list("abc")  # one call each, to know how many make a turn
-  assert "".join(name for name, _ in log[3:]) == "abc" "cba" "abc" "cba"
+  assert "".join(name for name, _ in log[3:]) == "abccbaabccba"
 
 
 def test_a_turn_has_as_many_calls_as_fill_it_and_the_figure_is_that_of_one():
   log = []
-  found = in_turn({"slow": recorder("slow", log, seconds=0.05), "fast": recorder("fast", log, seconds=0.01)}, rounds=2, seconds=0.1)
+  found = in_turn(
+    {"slow": recorder("slow", log, seconds=0.05), "fast": recorder("fast", log, seconds=0.01)}, rounds=2, seconds=0.1
+  )
   calls = {name: times for name, times in log[2:]}
   assert calls["slow"] == 2 and 5 <= calls["fast"] <= 10
-  assert found["slow"] == pytest.approx([0.05, 0.05], abs=0.02) and found["fast"] == pytest.approx([0.01, 0.01], abs=0.005)
+  assert found["slow"] == pytest.approx([0.05, 0.05], abs=0.02) and found["fast"] == pytest.approx(
+    [0.01, 0.01], abs=0.005
+  )
 
 
 def test_a_run_that_counts_its_work_is_measured_by_it():

@@ -41,8 +41,8 @@ def make_state(step: int = 0, width: int = 128) -> State:
   """A small train state, another one for every step."""
   rng = np.random.default_rng(step)
   params = {
-      "encoder": {"layer_0": {"kernel": rng.normal(size=(width, 8)), "bias": rng.normal(size=8)}},
-      "head": {"kernel": rng.normal(size=(8, 4))},
+    "encoder": {"layer_0": {"kernel": rng.normal(size=(width, 8)), "bias": rng.normal(size=8)}},
+    "head": {"kernel": rng.normal(size=(8, 4))},
   }
   params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
   params["head"]["scale"] = jnp.asarray(rng.normal(size=8), jnp.bfloat16)
@@ -332,16 +332,16 @@ def empty(folder):
 
 
 DAMAGE = {
-    "flipped weight": (flip_weight, "checksum", "params/encoder/layer_0/kernel"),
-    "flipped manifest": (flip_manifest, "manifest", "altered"),
-    "truncated data": (truncate, "unreadable", "cannot be read"),
-    "missing data": (delete_data, "unreadable", "cannot be read"),
-    "missing manifest": (lambda folder: shutil.rmtree(folder / "manifest"), "incomplete", "manifest missing"),
-    "missing manifest file": (lambda folder: (folder / "manifest/data.json").unlink(), "manifest", "data.json"),
-    "truncated manifest": (lambda folder: os.truncate(folder / "manifest/data.json", 50), "manifest", "data.json"),
-    "missing state": (lambda folder: shutil.rmtree(folder / "state"), "incomplete", "state missing"),
-    "missing marker": (lambda folder: (folder / "commit_success.txt").unlink(), "no-commit-marker", "missing"),
-    "empty folder": (empty, "empty", "empty"),
+  "flipped weight": (flip_weight, "checksum", "params/encoder/layer_0/kernel"),
+  "flipped manifest": (flip_manifest, "manifest", "altered"),
+  "truncated data": (truncate, "unreadable", "cannot be read"),
+  "missing data": (delete_data, "unreadable", "cannot be read"),
+  "missing manifest": (lambda folder: shutil.rmtree(folder / "manifest"), "incomplete", "manifest missing"),
+  "missing manifest file": (lambda folder: (folder / "manifest/data.json").unlink(), "manifest", "data.json"),
+  "truncated manifest": (lambda folder: os.truncate(folder / "manifest/data.json", 50), "manifest", "data.json"),
+  "missing state": (lambda folder: shutil.rmtree(folder / "state"), "incomplete", "state missing"),
+  "missing marker": (lambda folder: (folder / "commit_success.txt").unlink(), "no-commit-marker", "missing"),
+  "empty folder": (empty, "empty", "empty"),
 }
 
 
@@ -431,7 +431,10 @@ def test_a_due_save_is_passed_over_while_the_one_before_is_being_written(tmp_pat
     writing.set()
     assert c.should_save(6)
   assert events == [("save_passed_over", 4), ("saved", 2)]
-  assert "checkpoint 4 is passed over: that of step 2 is still being written; raise checkpoint.every_steps" in capfd.readouterr().err
+  assert (
+    "checkpoint 4 is passed over: that of step 2 is still being written; raise checkpoint.every_steps"
+    in capfd.readouterr().err
+  )
 
 
 def test_a_killed_first_save_starts_over(tmp_path):
@@ -448,7 +451,9 @@ def test_a_killed_first_save_starts_over(tmp_path):
 
 def test_another_configuration_is_an_error_that_names_the_array_and_harms_nothing(copy):
   before = sorted(path.relative_to(copy) for path in copy.rglob("*"))
-  with pytest.raises(UserError, match=r"params/encoder/layer_0/kernel: .* float32 \[128, 8\], this run float32 \[32, 8\]"):
+  with pytest.raises(
+    UserError, match=r"params/encoder/layer_0/kernel: .* float32 \[128, 8\], this run float32 \[32, 8\]"
+  ):
     restore(copy, abstract(make_state(width=32)))
   state = make_state()
   state.params["extra"] = jnp.zeros(3)
@@ -574,7 +579,9 @@ def large_state(step: int):
 def run_and_kill(folder: pathlib.Path, rng: random.Random) -> tuple[int, int]:
   """Lets a child save and save, and SIGKILLs it during a save. Returns (step it resumed from, step it was saving)."""
   environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
-  child = subprocess.Popen([sys.executable, "-c", CHILD, str(folder)], stdout=subprocess.PIPE, text=True, env=environment)
+  child = subprocess.Popen(
+    [sys.executable, "-c", CHILD, str(folder)], stdout=subprocess.PIPE, text=True, env=environment
+  )
   try:
     word, resumed = child.stdout.readline().split()
     assert word == "restored"
@@ -651,10 +658,15 @@ def run_two_processes(folder: pathlib.Path) -> list[str]:
     port = str(probe.getsockname()[1])
   environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
   both = [
-      subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), port, str(folder)],
-                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-      for rank in (0, 1)
-  ]  # fmt: skip
+    subprocess.Popen(
+      [sys.executable, "-c", PROCESS, str(rank), port, str(folder)],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      env=environment,
+    )
+    for rank in (0, 1)
+  ]
   try:
     answers = [process.communicate(timeout=120) for process in both]
   finally:

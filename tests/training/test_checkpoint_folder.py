@@ -141,7 +141,11 @@ def test_in_an_object_store_a_checkpoint_that_lacks_its_marker_alone_is_put_back
   folders.set_aside(directory / "7", damage.value.reason)
   assert folders.unmarked(directory) == ["7"] and names(folders.step_folders(directory)) == ["3"]
   folders.put_back(directory, "7")
-  assert folders.committed_steps(directory) == [3, 7] and not folders.unmarked(directory) and not folders.has_damage(directory)
+  assert (
+    folders.committed_steps(directory) == [3, 7]
+    and not folders.unmarked(directory)
+    and not folders.has_damage(directory)
+  )
   folders.check_committed(directory / "7")
 
 
@@ -175,7 +179,10 @@ def test_a_store_that_does_not_let_us_in_is_no_damage(stored, monkeypatch):
     folders.read_manifest(directory / "3")
 
 
-@pytest.mark.parametrize("said, is_damage", [("UNAVAILABLE: CURL error[6] Could not resolve hostname", False), ("DATA_LOSS: checksum of a block", True)])
+@pytest.mark.parametrize(
+  "said, is_damage",
+  [("UNAVAILABLE: CURL error[6] Could not resolve hostname", False), ("DATA_LOSS: checksum of a block", True)],
+)
 def test_a_store_that_is_not_reached_sets_nothing_aside(stored, monkeypatch, said, is_damage):
   store, directory = stored
   store.put(f"run/checkpoints/3/{folders.MANIFEST_FILE}", json.dumps(folders.encode(MANIFEST)).encode())

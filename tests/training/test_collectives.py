@@ -20,26 +20,38 @@ pytestmark = pytest.mark.slow  # minutes of compiling
 
 ROWS, LENGTH, PREDICTIONS, VOCAB, HIDDEN, LAYERS = 96, 72, 10, 1000, 128, 2
 MESHES = {
-    "data": dict(data=8),
-    "data, 4 microbatches": dict(data=8, microbatches=4),
-    "fsdp": dict(data=1, fsdp=8),
-    "data x fsdp": dict(data=2, fsdp=4),
-    "data x fsdp, 4 microbatches": dict(data=2, fsdp=4, microbatches=4),
-    "data x tensor": dict(data=4, tensor=2),
-    "fsdp x tensor": dict(data=1, fsdp=4, tensor=2),
-    "data between slices, fsdp within": dict(data=2, fsdp=8),
+  "data": dict(data=8),
+  "data, 4 microbatches": dict(data=8, microbatches=4),
+  "fsdp": dict(data=1, fsdp=8),
+  "data x fsdp": dict(data=2, fsdp=4),
+  "data x fsdp, 4 microbatches": dict(data=2, fsdp=4, microbatches=4),
+  "data x tensor": dict(data=4, tensor=2),
+  "fsdp x tensor": dict(data=1, fsdp=4, tensor=2),
+  "data between slices, fsdp within": dict(data=2, fsdp=8),
 }
 SLICES = {"data between slices, fsdp within": "v5e:2x4*2"}
 TINY = 4096  # bytes; sums of losses and norms, and arrays that live on every device
 
 
 def config_of(data, fsdp=1, tensor=1, microbatches=1):
-  return tiny_config(**{
-      "mesh.data": data, "mesh.fsdp": fsdp, "mesh.tensor": tensor, "optimizer.microbatches": microbatches, "data.batch_size": ROWS,
-      "model.dtype": "bfloat16", "model.vocab_size": VOCAB, "model.hidden_size": HIDDEN, "model.num_hidden_layers": LAYERS,
-      "model.intermediate_size": 256, "model.max_position_embeddings": 512, "masking.max_predictions": PREDICTIONS,
-      "model.hidden_dropout_prob": 0.1, "model.attention_probs_dropout_prob": 0.1,
-  })  # fmt: skip
+  return tiny_config(
+    **{
+      "mesh.data": data,
+      "mesh.fsdp": fsdp,
+      "mesh.tensor": tensor,
+      "optimizer.microbatches": microbatches,
+      "data.batch_size": ROWS,
+      "model.dtype": "bfloat16",
+      "model.vocab_size": VOCAB,
+      "model.hidden_size": HIDDEN,
+      "model.num_hidden_layers": LAYERS,
+      "model.intermediate_size": 256,
+      "model.max_position_embeddings": 512,
+      "masking.max_predictions": PREDICTIONS,
+      "model.hidden_dropout_prob": 0.1,
+      "model.attention_probs_dropout_prob": 0.1,
+    }
+  )
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +59,9 @@ def compiled():
   """{mesh: what the TPU compiler made of the step}."""
   pytest.importorskip("libtpu", reason="compiling for TPUs needs the extra [plan]")
   data = DataFacts(VOCAB, LENGTH, 4, "nsp")
-  results = compile_ahead([Request(config_of(**mesh), SLICES.get(name, "v5e:2x4"), data) for name, mesh in MESHES.items()])
+  results = compile_ahead(
+    [Request(config_of(**mesh), SLICES.get(name, "v5e:2x4"), data) for name, mesh in MESHES.items()]
+  )
   results = dict(zip(MESHES, results, strict=True))
   for name, result in results.items():
     assert hasattr(result, "traffic"), f"{name}: {result}"
@@ -57,8 +71,14 @@ def compiled():
 def parameters(split_by_fsdp):
   """Numbers in all parameters of the model that fsdp splits, or that it does not."""
   config = config_of(8)
-  task = pretrain.make_task(model_of(config, configs.encoder_of(config)), config.masking, special=SpecialIds(0, 1, 2, 3, 4),
-                            continuation=[False] * VOCAB, pairs="nsp", total_steps=10)  # fmt: skip
+  task = pretrain.make_task(
+    model_of(config, configs.encoder_of(config)),
+    config.masking,
+    special=SpecialIds(0, 1, 2, 3, 4),
+    continuation=[False] * VOCAB,
+    pairs="nsp",
+    total_steps=10,
+  )
   shapes = jax.tree_util.tree_leaves_with_path(jax.eval_shape(task.init, jax.random.key(0)))
   big = lambda path, leaf: leaf.ndim == 2 and "token_type" not in str(path) and "nsp_head" not in str(path)
   return sum(math.prod(leaf.shape) for path, leaf in shapes if big(path, leaf) == split_by_fsdp)
@@ -66,8 +86,11 @@ def parameters(split_by_fsdp):
 
 def of(result, kind=None, axis=None):
   """Collectives that carry more than scalars and small vectors."""
-  return [one for one in result.traffic
-          if one.bytes > TINY and (kind is None or one.kind == kind) and (axis is None or axis in one.axes)]  # fmt: skip
+  return [
+    one
+    for one in result.traffic
+    if one.bytes > TINY and (kind is None or one.kind == kind) and (axis is None or axis in one.axes)
+  ]
 
 
 def carried(collectives):
@@ -103,11 +126,15 @@ def test_fsdp_gathers_parameters_and_scatters_gradients_once_a_microbatch(compil
 
 
 def test_slices_exchange_each_device_s_own_part_of_the_gradients_and_nothing_else(compiled):
-  """The network between slices is far slower than the one within: parameters are neither gathered nor scattered over it."""
+  """The network between slices is far slower than the one within: parameters are neither gathered nor scattered over
+  it.
+  """
   result = compiled["data between slices, fsdp within"]
   across = [one for one in of(result) if one.slices > 1]
   own_part = 4 * parameters(True) // result.mesh["fsdp"]
-  assert {(one.kind, one.axes, one.times) for one in across} == {("all-reduce", ("data",), 1)} and dtypes(across) == {"f32"}
+  assert {(one.kind, one.axes, one.times) for one in across} == {("all-reduce", ("data",), 1)} and dtypes(across) == {
+    "f32"
+  }
   assert own_part < carried(across) <= own_part + 4 * parameters(False) + TINY  # in whole tiles
   assert carried(of(result, "reduce-scatter")) == 4 * parameters(True)
 

@@ -24,15 +24,15 @@ def ends(values, **judge):
 
 
 @pytest.mark.parametrize(
-    "values, judge, end",
-    [
-        ([3, 2, 2, 2, 2], {"patience": 2}, 4),
-        ([1, 2, 2, 3, 3, 3], {"patience": 2, "higher_is_better": True}, 6),
-        ([1, 1, 1, 1], {"patience": 0}, None),
-        ([3, 4, 2, 3, 1, 2], {"patience": 2}, None),
-        ([math.nan, math.nan, 1], {"patience": 2}, 2),
-        ([1, math.nan, 0.5, math.inf, 0.4], {"patience": 2}, None),
-    ],
+  "values, judge, end",
+  [
+    ([3, 2, 2, 2, 2], {"patience": 2}, 4),
+    ([1, 2, 2, 3, 3, 3], {"patience": 2, "higher_is_better": True}, 6),
+    ([1, 1, 1, 1], {"patience": 0}, None),
+    ([3, 4, 2, 3, 1, 2], {"patience": 2}, None),
+    ([math.nan, math.nan, 1], {"patience": 2}, 2),
+    ([1, math.nan, 0.5, math.inf, 0.4], {"patience": 2}, None),
+  ],
 )
 def test_a_run_ends_after_so_many_evaluations_without_a_better_one(values, judge, end):
   assert ends(values, **judge) == end

@@ -25,7 +25,9 @@ def test_jumps_are_read_again_and_only_the_first_process_writes(tmp_path):
   Jumps(tmp_path, []).record(Jump(1, 2, 3), write=False)
   assert read_jumps(tmp_path) == []
   Jumps(tmp_path, []).record(Jump(1, 2, 3), write=True)
-  assert Jumps(tmp_path, [list(jump) for jump in read_jumps(tmp_path)]).after(1, 2) == 3, "as they come from another process"
+  assert Jumps(tmp_path, [list(jump) for jump in read_jumps(tmp_path)]).after(1, 2) == 3, (
+    "as they come from another process"
+  )
 
 
 @pytest.mark.parametrize("text", ["", "{", '[{"step": 1}]', "[3]"])

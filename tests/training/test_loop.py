@@ -46,32 +46,65 @@ def one_matrix_task() -> Task:
 
 
 def train(
-    folder, bad=(), preemption=None, profile=None, evaluate=lambda params, after_batch: {}, consumed=None, judge=Judge(), **overrides
-):  # fmt: skip
+  folder,
+  bad=(),
+  preemption=None,
+  profile=None,
+  evaluate=lambda params, after_batch: {},
+  consumed=None,
+  judge=Judge(),
+  **overrides,
+):
   """Trains 8 steps in `folder`; the batches in `bad`, counted from 1, make the loss NaN. Returns the parameters.
 
   The numbers of the batches that the loop asked for are appended to `consumed`.
   """
-  config = tiny_config(**{"total_steps": 8, "log_every_steps": 4, "data.batch_size": ROWS, "optimizer.warmup_steps": 2,
-                          "checkpoint.every_steps": 100} | overrides)  # fmt: skip
+  config = tiny_config(
+    **{
+      "total_steps": 8,
+      "log_every_steps": 4,
+      "data.batch_size": ROWS,
+      "optimizer.warmup_steps": 2,
+      "checkpoint.every_steps": 100,
+    }
+    | overrides
+  )
 
   def batches(position):
     for number in itertools.count(position // ROWS + 1):
       if consumed is not None:
         consumed.append(number)
       index = np.arange(ROWS, dtype=np.uint32)
-      yield {"tokens": np.full((ROWS, 4), BAD if number in bad else number % 7, np.int32), "epoch": index * 0, "index": index}
+      yield {
+        "tokens": np.full((ROWS, 4), BAD if number in bad else number % 7, np.int32),
+        "epoch": index * 0,
+        "index": index,
+      }
 
   mesh = sharding.make_mesh(config, jax.devices()[:1])
   run = loop.Run(one_matrix_task(), config, mesh, batches, evaluate=evaluate, identity={}, judge=judge)
   with (
-      MetricsWriter(folder, next_attempt(folder)) as writer,
-      Checkpoints(folder / "checkpoints", every_steps=config.checkpoint.every_steps, keep_last=2, keep_best=0, judge=judge, on_event=writer.event) as checkpoints,
-      Progress(config.total_steps, stream=io.StringIO()) as progress,
-      Watchdog(start_seconds=600, step_seconds=600, dump=folder / "stalls.txt") as watchdog,
+    MetricsWriter(folder, next_attempt(folder)) as writer,
+    Checkpoints(
+      folder / "checkpoints",
+      every_steps=config.checkpoint.every_steps,
+      keep_last=2,
+      keep_best=0,
+      judge=judge,
+      on_event=writer.event,
+    ) as checkpoints,
+    Progress(config.total_steps, stream=io.StringIO()) as progress,
+    Watchdog(start_seconds=600, step_seconds=600, dump=folder / "stalls.txt") as watchdog,
   ):
-    around = loop.Around(checkpoints, writer, progress, watchdog, preemption or Preemption(), Jumps(folder, read_jumps(folder)),
-                         Profile(profile, folder / "profile"))  # fmt: skip
+    around = loop.Around(
+      checkpoints,
+      writer,
+      progress,
+      watchdog,
+      preemption or Preemption(),
+      Jumps(folder, read_jumps(folder)),
+      Profile(profile, folder / "profile"),
+    )
     return loop.train(run, around)[0]
 
 
@@ -122,12 +155,20 @@ def test_the_learning_rate_goes_on_with_the_step_over_a_void_update(tmp_path):
 
 def test_after_too_many_void_updates_the_run_goes_back_and_on_behind_the_bad_data(tmp_path):
   consumed = []
-  train(tmp_path / "run", bad=(4, 5, 6), max_bad_steps=3, consumed=consumed, **{"checkpoint.every_steps": 2, "log_every_steps": 1})
+  train(
+    tmp_path / "run",
+    bad=(4, 5, 6),
+    max_bad_steps=3,
+    consumed=consumed,
+    **{"checkpoint.every_steps": 2, "log_every_steps": 1},
+  )
   assert consumed == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], "3 to 6 are behind; the steps 5 to 8 took the batches 7 to 10"
   (rollback,) = events(tmp_path / "run", "rollback")
   # The checkpoint of step 4 was saved after one void update: it is as good as that of step 3.
   assert (rollback["step"], rollback["from_step"], rollback["position"], rollback["to"]) == (4, 6, 4 * ROWS, 6 * ROWS)
-  assert json.loads((tmp_path / "run" / "jumps.json").read_text()) == [{"step": 4, "position": 4 * ROWS, "to": 6 * ROWS}]
+  assert json.loads((tmp_path / "run" / "jumps.json").read_text()) == [
+    {"step": 4, "position": 4 * ROWS, "to": 6 * ROWS}
+  ]
 
 
 def test_a_rolled_back_run_has_the_weights_of_one_that_never_saw_the_bad_data(tmp_path):
@@ -169,14 +210,23 @@ def test_a_resume_from_before_the_jump_takes_it_too(tmp_path):
 
 def test_bad_data_that_is_longer_than_it_seemed_is_jumped_over_in_several_goes(tmp_path):
   consumed = []
-  train(tmp_path, bad=(5, 6, 7, 8, 9), max_bad_steps=2, consumed=consumed, **{"checkpoint.every_steps": 4, "log_every_steps": 1})
+  train(
+    tmp_path,
+    bad=(5, 6, 7, 8, 9),
+    max_bad_steps=2,
+    consumed=consumed,
+    **{"checkpoint.every_steps": 4, "log_every_steps": 1},
+  )
   assert [(event["step"], event["to"] // ROWS) for event in events(tmp_path, "rollback")] == [(4, 6), (4, 8)]
   assert skips(tmp_path) == [(5, 1), (6, 2), (5, 1), (6, 2), (5, 1)]
   assert consumed[-3:] == [10, 11, 12], "batch 9 was one void update, not two"
 
 
 def test_a_run_that_does_not_get_on_ends_and_names_the_remedy(tmp_path):
-  with pytest.raises(UserError, match="3 updates in a row, the last at step 7, .*back to step 4 2 times already.*Lower optimizer.learning_rate") as ended:
+  with pytest.raises(
+    UserError,
+    match="3 updates in a row, the last at step 7, .*back to step 4 2 times already.*Lower optimizer.learning_rate",
+  ) as ended:
     train(tmp_path, bad=range(5, 1000), max_bad_steps=3, max_rollbacks=2, **{"checkpoint.every_steps": 4})
   assert "\n" not in str(ended.value)
   assert len(events(tmp_path, "rollback")) == 2
@@ -257,21 +307,33 @@ def test_a_profile_is_a_trace_that_perfetto_and_xprof_read_with_the_steps_marked
 
 @pytest.mark.parametrize("where", ["a batch that is left on the host", "a number that an evaluation brings along"])
 def test_a_transfer_to_the_device_that_nobody_asked_for_is_an_error(tmp_path, monkeypatch, where):
-  """Only what `put_batch` hands over may cross within the loop; on a GPU or TPU anything else would be waited for in every step."""
+  """Only what `put_batch` hands over may cross within the loop; on a GPU or TPU anything else would be waited for in
+  every step.
+  """
   evaluate = lambda params, after_batch: {"sum": float(params["nsp_head"]["dense"]["kernel"].sum())}
   if "batch" in where:
     monkeypatch.setattr(sharding, "put_batch", lambda batch, mesh: batch)
   else:
-    evaluate = lambda params, after_batch: {"sum": float((params["nsp_head"]["dense"]["kernel"] + np.float32(1.0)).sum())}
+    evaluate = lambda params, after_batch: {
+      "sum": float((params["nsp_head"]["dense"]["kernel"] + np.float32(1.0)).sum())
+    }
   with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
     train(tmp_path / "guarded", evaluate=evaluate)
   monkeypatch.setattr(loop.jax, "transfer_guard", lambda how: jax.transfer_guard_host_to_device("allow"))
   train(tmp_path / "unguarded", evaluate=evaluate)
 
 
-@pytest.mark.parametrize("tick", [7, 8, 11, 12])  # 1 at the start, one a step, two an evaluation: noticed at steps 4 and 6, and while they are evaluated
-def test_a_stop_where_an_evaluation_is_due_changes_neither_the_end_of_the_run_nor_what_is_known_of_its_checkpoints(tmp_path, tick):
-  settings = {"eval_every_steps": 2, "checkpoint.every_steps": 2, "judge": Judge("eval/quality", higher_is_better=True, patience=1)}
+@pytest.mark.parametrize(
+  "tick", [7, 8, 11, 12]
+)  # 1 at the start, one a step, two an evaluation: noticed at steps 4 and 6, and while they are evaluated
+def test_a_stop_where_an_evaluation_is_due_changes_neither_the_end_of_the_run_nor_what_is_known_of_its_checkpoints(
+  tmp_path, tick
+):
+  settings = {
+    "eval_every_steps": 2,
+    "checkpoint.every_steps": 2,
+    "judge": Judge("eval/quality", higher_is_better=True, patience=1),
+  }
   seen = []
 
   def evaluate(params, after_batch):

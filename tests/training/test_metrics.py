@@ -15,8 +15,14 @@ from bert_jax.errors import UserError
 from bert_jax.training import metrics as metrics_module
 from bert_jax.training.metrics import MetricsWriter, next_attempt, read_events, read_metrics
 
-TRAIN = {"train/mlm_loss": 6.1234, "train/mlm_accuracy": 0.123, "train/nsp_loss": 0.65,
-         "train/nsp_accuracy": 0.567, "learning_rate": 1e-4, "tokens_per_second": 25_123.4}  # fmt: skip
+TRAIN = {
+  "train/mlm_loss": 6.1234,
+  "train/mlm_accuracy": 0.123,
+  "train/nsp_loss": 0.65,
+  "train/nsp_accuracy": 0.567,
+  "learning_rate": 1e-4,
+  "tokens_per_second": 25_123.4,
+}
 EVAL = {"eval/mlm_loss": 6.0, "eval/mlm_accuracy": 0.13, "eval/nsp_accuracy": 0.58, "eval/nsp_majority": 0.52}
 
 
@@ -33,8 +39,9 @@ def test_what_is_written_is_read_back(tmp_path):
   assert {step: values(record) for step, record in read_metrics(tmp_path).items()} == {100: TRAIN | EVAL}
   events = read_events(tmp_path)
   assert [values(event) for event in events] == [
-      {"attempt": 0, "event": "start", "devices": 8}, {"attempt": 0, "event": "save", "step": 100}
-  ]  # fmt: skip
+    {"attempt": 0, "event": "start", "devices": 8},
+    {"attempt": 0, "event": "save", "step": 100},
+  ]
   assert events[0]["time"] <= events[1]["time"]
 
 

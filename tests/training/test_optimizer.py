@@ -1,4 +1,6 @@
-"""optimizer.py (law 12): the learning rate is a function of the step, decay leaves biases and LayerNorm alone, moments keep their dtype."""
+"""optimizer.py (law 12): the learning rate is a function of the step, decay leaves biases and LayerNorm alone, moments
+keep their dtype.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -43,11 +45,20 @@ def test_matrices_and_embeddings_decay_and_nothing_else():
 
 
 def test_adamw_is_optax_adamw_after_clipping():
-  config = tiny_config(**{"optimizer.clip_norm": 0.5, "optimizer.b1": 0.8, "optimizer.b2": 0.9, "optimizer.eps": 1e-2, "optimizer.weight_decay": 0.1})
+  config = tiny_config(
+    **{
+      "optimizer.clip_norm": 0.5,
+      "optimizer.b1": 0.8,
+      "optimizer.b2": 0.9,
+      "optimizer.eps": 1e-2,
+      "optimizer.weight_decay": 0.1,
+    }
+  )
   params = {"dense": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}}
   gradients = jax.tree.map(lambda p: jnp.arange(p.size, dtype=jnp.float32).reshape(p.shape) - 2.0, params)
   reference = optax.chain(
-      optax.clip_by_global_norm(0.5), optax.adamw(1e-2, b1=0.8, b2=0.9, eps=1e-2, weight_decay=0.1, mask=optimizers.decays)
+    optax.clip_by_global_norm(0.5),
+    optax.adamw(1e-2, b1=0.8, b2=0.9, eps=1e-2, weight_decay=0.1, mask=optimizers.decays),
   )
   ours, theirs = params, params
   optimizer = optimizers.make_optimizer(config)
@@ -63,9 +74,15 @@ def test_adamw_is_optax_adamw_after_clipping():
 @pytest.mark.parametrize("factor", [0.01, 1.0, 1e4])
 def test_clipping_by_a_norm_that_is_known_is_optax_clipping(factor):
   """To the last bit where nothing is clipped, to the rounding of one product where something is."""
-  optimizer, reference = optimizers.make_optimizer(tiny_config(**{"optimizer.clip_norm": 0.7})), optax.clip_by_global_norm(0.7)
+  optimizer, reference = (
+    optimizers.make_optimizer(tiny_config(**{"optimizer.clip_norm": 0.7})),
+    optax.clip_by_global_norm(0.7),
+  )
   without = optimizers.make_optimizer(tiny_config(**{"optimizer.clip_norm": 0.0}))
-  gradients = {"kernel": jnp.asarray(factor * np.random.default_rng(0).normal(size=(3, 5)), jnp.float32), "bias": jnp.full(5, factor)}
+  gradients = {
+    "kernel": jnp.asarray(factor * np.random.default_rng(0).normal(size=(3, 5)), jnp.float32),
+    "bias": jnp.full(5, factor),
+  }
   params = jax.tree.map(jnp.zeros_like, gradients)
   expected = without.update(reference.update(gradients, reference.init(gradients))[0], without.init(params), params)
   direction, state = optimizer.update(gradients, optimizer.init(params), params, grad_norm=optax.global_norm(gradients))
@@ -77,7 +94,9 @@ def test_the_state_of_an_optimizer_that_clips_is_the_one_with_optax_clipping():
   """Checkpoints of runs that clipped by optax.clip_by_global_norm stay readable."""
   params = {"dense": {"kernel": jnp.ones((3, 2))}}
   clipped, plain = (optimizers.make_optimizer(tiny_config(**{"optimizer.clip_norm": norm})) for norm in (1.0, 0.0))
-  assert jax.tree.structure(clipped.init(params)) == jax.tree.structure((optax.clip_by_global_norm(1.0).init(params), *plain.init(params)))
+  assert jax.tree.structure(clipped.init(params)) == jax.tree.structure(
+    (optax.clip_by_global_norm(1.0).init(params), *plain.init(params))
+  )
 
 
 def test_lamb_scales_each_matrix_by_its_trust_ratio_and_leaves_biases_to_adam():
@@ -86,7 +105,9 @@ def test_lamb_scales_each_matrix_by_its_trust_ratio_and_leaves_biases_to_adam():
   gradients = jax.tree.map(jnp.ones_like, params)
   optimizer = optimizers.make_optimizer(config)
   direction, _ = optimizer.update(gradients, optimizer.init(params), params)
-  np.testing.assert_allclose(jnp.linalg.norm(direction["dense"]["kernel"]), jnp.linalg.norm(params["dense"]["kernel"]), rtol=1e-5)
+  np.testing.assert_allclose(
+    jnp.linalg.norm(direction["dense"]["kernel"]), jnp.linalg.norm(params["dense"]["kernel"]), rtol=1e-5
+  )
   np.testing.assert_allclose(direction["dense"]["bias"], -1.0, rtol=1e-5)
 
 
@@ -103,12 +124,17 @@ def test_lamb_is_optax_lamb_where_everything_decays():
 
 def moments_after(gradients, moments_dtype: str, **overrides):
   """(mu, nu) as float32 after a step for each row of `gradients`."""
-  optimizer = optimizers.make_optimizer(tiny_config(**{"optimizer.clip_norm": 0.0, "optimizer.moments_dtype": moments_dtype} | overrides))
+  optimizer = optimizers.make_optimizer(
+    tiny_config(**{"optimizer.clip_norm": 0.0, "optimizer.moments_dtype": moments_dtype} | overrides)
+  )
   params = {"dense": {"kernel": jnp.zeros(gradients.shape[1:])}}
 
   @jax.jit
   def run(params, gradients):
-    one = lambda state, gradient: (optimizers.apply(optimizer, {"dense": {"kernel": gradient}}, None, state, params, 0.0)[1], None)
+    one = lambda state, gradient: (
+      optimizers.apply(optimizer, {"dense": {"kernel": gradient}}, None, state, params, 0.0)[1],
+      None,
+    )
     return jax.lax.scan(one, optimizer.init(params), gradients)[0]
 
   adam = next(part for part in run(params, gradients) if isinstance(part, optax.ScaleByAdamState))
@@ -117,14 +143,18 @@ def moments_after(gradients, moments_dtype: str, **overrides):
 
 
 def test_moments_in_bfloat16_follow_those_in_float32_even_where_a_step_is_smaller_than_their_last_bit():
-  """b2 = 0.999 moves the second moment by a thousandth, and bfloat16 has steps of 1/256: rounded to the nearest it would stand still."""
+  """b2 = 0.999 moves the second moment by a thousandth, and bfloat16 has steps of 1/256: rounded to the nearest it
+  would stand still.
+  """
   scale = np.concatenate([np.full(1000, 1.0), np.full(1500, 0.1)])[:, None]
   gradients = jnp.asarray(scale * np.random.default_rng(0).normal(size=(2500, 400)), jnp.float32)
   plain, half = moments_after(gradients, "float32"), moments_after(gradients, "bfloat16")
   stuck = np.median(moments_after(gradients[:1000], "float32")[1])
   assert np.median(plain[1]) < stuck / 3, "the second moment has to fall in this test"
   relative = half[1] / plain[1] - 1
-  independent = np.sqrt(1 / 6) * 2**-7.5 / np.sqrt(2 * 0.001)  # what chances without memory would leave, b2 = 0.999 adding up a thousand of them
+  independent = (
+    np.sqrt(1 / 6) * 2**-7.5 / np.sqrt(2 * 0.001)
+  )  # what chances without memory would leave, b2 = 0.999 adding up a thousand of them
   assert abs(relative.mean()) < 0.003 and relative.std() < independent
   error = half[0] - plain[0]
   assert np.sqrt(np.mean(error**2)) < 0.02 * plain[0].std() and abs(error.mean()) < 0.005 * plain[0].std()
@@ -138,12 +168,16 @@ def test_an_update_with_moments_in_bfloat16_is_that_of_float32_until_they_are_re
   found = []
   for dtype in ("float32", "bfloat16"):
     optimizer = optimizers.make_optimizer(tiny_config(**{"optimizer.name": name, "optimizer.moments_dtype": dtype}))
-    found.append(optimizer.update(gradients, optimizer.init(params), params, grad_norm=jnp.float32(2.0))[0]["dense"]["kernel"])
+    found.append(
+      optimizer.update(gradients, optimizer.init(params), params, grad_norm=jnp.float32(2.0))[0]["dense"]["kernel"]
+    )
   np.testing.assert_array_equal(*found)
 
 
 def test_parameters_in_bfloat16_have_moments_in_float32():
   optimizer = optimizers.make_optimizer(tiny_config())
   params = {"dense": {"kernel": jnp.ones((3, 2), jnp.bfloat16)}}
-  _, state = optimizers.apply(optimizer, params, optax.global_norm(params), optimizer.init(params), params, jnp.float32(0.1))
+  _, state = optimizers.apply(
+    optimizer, params, optax.global_norm(params), optimizer.init(params), params, jnp.float32(0.1)
+  )
   assert {leaf.dtype for leaf in jax.tree.leaves(state) if leaf.ndim} == {jnp.dtype("float32")}

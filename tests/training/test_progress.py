@@ -12,8 +12,14 @@ import pytest
 
 from bert_jax.training.progress import Progress
 
-TRAIN = {"train/mlm_loss": 6.1234, "train/mlm_accuracy": 0.123, "train/nsp_loss": 0.65,
-         "train/nsp_accuracy": 0.567, "learning_rate": 1e-4, "tokens_per_second": 25_123.4}  # fmt: skip
+TRAIN = {
+  "train/mlm_loss": 6.1234,
+  "train/mlm_accuracy": 0.123,
+  "train/nsp_loss": 0.65,
+  "train/nsp_accuracy": 0.567,
+  "learning_rate": 1e-4,
+  "tokens_per_second": 25_123.4,
+}
 EVAL = {"eval/mlm_loss": 6.0, "eval/mlm_accuracy": 0.13, "eval/nsp_accuracy": 0.58, "eval/nsp_majority": 0.52}
 
 

@@ -32,8 +32,13 @@ def test_a_number_becomes_one_of_its_two_neighbours():
 def test_the_mean_over_counts_is_the_number_itself():
   low, high = neighbours(NUMBERS)
   mean = np.mean([rounded(NUMBERS, count).astype(np.float64) for count in range(200)], axis=0)
-  share, expected = (mean - low) / (high.astype(np.float64) - low), (NUMBERS.astype(np.float64) - low) / (high.astype(np.float64) - low)
-  assert np.abs(share - expected).max() < 0.02, "200 chances of an element are spread evenly, so the error goes as 1/200"
+  share, expected = (
+    (mean - low) / (high.astype(np.float64) - low),
+    (NUMBERS.astype(np.float64) - low) / (high.astype(np.float64) - low),
+  )
+  assert np.abs(share - expected).max() < 0.02, (
+    "200 chances of an element are spread evenly, so the error goes as 1/200"
+  )
   assert abs(np.mean(share - expected)) < 1e-3
 
 

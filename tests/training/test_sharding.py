@@ -17,11 +17,11 @@ from bert_jax.training.program import make_program
 from bert_jax.training.train_step import make_eval_step
 
 MESHES = {
-    "data 8": {"mesh.data": 8},
-    "fsdp 8": {"mesh.data": 1, "mesh.fsdp": 8},
-    "data 2 x fsdp 4": {"mesh.data": 2, "mesh.fsdp": 4},
-    "data 4 x tensor 2": {"mesh.data": 4, "mesh.tensor": 2},
-    "fsdp 2 x tensor 2 x data 2": {"mesh.data": -1, "mesh.fsdp": 2, "mesh.tensor": 2},
+  "data 8": {"mesh.data": 8},
+  "fsdp 8": {"mesh.data": 1, "mesh.fsdp": 8},
+  "data 2 x fsdp 4": {"mesh.data": 2, "mesh.fsdp": 4},
+  "data 4 x tensor 2": {"mesh.data": 4, "mesh.tensor": 2},
+  "fsdp 2 x tensor 2 x data 2": {"mesh.data": -1, "mesh.fsdp": 2, "mesh.tensor": 2},
 }
 ALL_AXES = "fsdp 2 x tensor 2 x data 2"
 HOW = ("plainly", "dropout, 2 microbatches, remat dots", "2 microbatches, remat full", "moments in bfloat16")
@@ -32,22 +32,36 @@ MOMENTS = {"optimizer.moments_dtype": "bfloat16"}
 @pytest.fixture(scope="module")
 def alone():
   """Losses and gradient norms of ten steps on one device, with dropout or without."""
-  return {name: run_steps(tiny_config(**overrides), 10)[1] for name, overrides in {"": {}, "dropout": DROPOUT, "moments": MOMENTS}.items()}
+  return {
+    name: run_steps(tiny_config(**overrides), 10)[1]
+    for name, overrides in {"": {}, "dropout": DROPOUT, "moments": MOMENTS}.items()
+  }
 
 
 @pytest.mark.parametrize(
-    "mesh, how",
-    [pytest.param(mesh, how, marks=[] if how == HOW[0] or mesh == ALL_AXES else pytest.mark.slow) for how in HOW for mesh in MESHES],
+  "mesh, how",
+  [
+    pytest.param(mesh, how, marks=[] if how == HOW[0] or mesh == ALL_AXES else pytest.mark.slow)
+    for how in HOW
+    for mesh in MESHES
+  ],
 )
 def test_ten_steps_on_eight_devices_give_the_losses_of_one(alone, mesh, how):
-  """Dropout too is the same on any mesh, because its bits belong to the row; rounding by chance, because its bits belong to the element."""
+  """Dropout too is the same on any mesh, because its bits belong to the row; rounding by chance, because its bits
+  belong to the element.
+  """
   kind = next((name for name in ("dropout", "moments") if name in how), "")
   overrides = {"dropout": DROPOUT, "moments": MOMENTS}.get(kind, {})
-  overrides = overrides | {"optimizer.microbatches": 2 if "micro" in how else 1, "model.remat": how.split()[-1] if "remat" in how else "none"}
+  overrides = overrides | {
+    "optimizer.microbatches": 2 if "micro" in how else 1,
+    "model.remat": how.split()[-1] if "remat" in how else "none",
+  }
   _, reports = run_steps(tiny_config(**MESHES[mesh], **overrides), 10, devices=8)
   expected = alone[kind]
   np.testing.assert_allclose(losses(reports), losses(expected), atol=1e-5, rtol=0)
-  np.testing.assert_allclose([report.grad_norm for report in reports], [report.grad_norm for report in expected], rtol=1e-4)
+  np.testing.assert_allclose(
+    [report.grad_norm for report in reports], [report.grad_norm for report in expected], rtol=1e-4
+  )
 
 
 @pytest.mark.parametrize("mesh", ["data 8", "data 2 x fsdp 4"])
@@ -64,7 +78,9 @@ def test_with_bfloat16_products_gradients_are_still_summed_in_float32():
   """On eight devices, whose every sum over devices is read from the program."""
   config = tiny_config(**MESHES["data 2 x fsdp 4"], **{"model.dtype": "bfloat16"})
   program = make_program(tiny_task(config), config, sharding.make_mesh(config))
-  text = program.train_step.lower(program.state, sharding.put_batch(tiny_batch(0), sharding.make_mesh(config))).as_text()
+  text = program.train_step.lower(
+    program.state, sharding.put_batch(tiny_batch(0), sharding.make_mesh(config))
+  ).as_text()
   sums = re.findall(r'"stablehlo\.(?:all_reduce|reduce_scatter)".*?\}\) : \(tensor<([^>]*)>', text, re.DOTALL)
   gathers = re.findall(r'"stablehlo\.all_gather".*?: \(tensor<([^>]*)>', text)
   assert len(sums) > 10 and {kind.split("x")[-1] for kind in sums} == {"f32"}
@@ -100,7 +116,9 @@ def test_every_device_gets_its_own_rows_of_a_batch(mesh):
   assert len({int(shard.data[0]) for shard in shards}) == split
 
 
-@pytest.mark.parametrize("name", ["encoder/new_thing/kernel", "encoder/other_layer_norm/scale", "pooler/dense/kernel/low_rank"])
+@pytest.mark.parametrize(
+  "name", ["encoder/new_thing/kernel", "encoder/other_layer_norm/scale", "pooler/dense/kernel/low_rank"]
+)
 def test_a_parameter_that_no_rule_names_is_an_error(name):
   mesh, tree = sharding.make_mesh(tiny_config()), jax.ShapeDtypeStruct((8, 8), np.float32)
   for part in reversed(name.split("/")):
@@ -111,7 +129,10 @@ def test_a_parameter_that_no_rule_names_is_an_error(name):
 
 def names_of(config):
   state = train_state.abstract(tiny_task(config).init, optimizers.make_optimizer(config), sharding.make_mesh(config), 0)
-  return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(state.params)]
+  return [
+    jax.tree_util.keystr(path, simple=True, separator="/")
+    for path, _ in jax.tree_util.tree_leaves_with_path(state.params)
+  ]
 
 
 def test_every_rule_is_used_and_every_name_of_an_axis_is_known():
@@ -152,13 +173,18 @@ def test_an_array_that_is_not_spread_is_named_with_its_bytes(monkeypatch):
   rules = dict(sharding.PARAMETERS) | {"feed_forward/output/kernel": (None, None)}
   monkeypatch.setattr(sharding, "PARAMETERS", tuple(rules.items()))
   mesh, state = large_state(**MESHES[ALL_AXES])
-  message = (r"params/encoder/layer_0/feed_forward/output/kernel of shape \(512, 256\) .* holds 524,288 bytes of it and should hold 131,072, "
-             r"a part in 4 \(mesh.fsdp=2, mesh.tensor=2\)")  # fmt: skip
+  message = (
+    r"params/encoder/layer_0/feed_forward/output/kernel of shape \(512, 256\) .* holds 524,288 bytes of it and should "
+    r"hold 131,072, "
+    r"a part in 4 \(mesh.fsdp=2, mesh.tensor=2\)"
+  )
   with pytest.raises(ValueError, match=message):
     sharding.check_sharded(mesh, state)
   monkeypatch.undo()
   mesh, state = large_state(**MESHES["fsdp 8"])
-  moments = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding.replicated(mesh)), state.opt_state)
+  moments = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding.replicated(mesh)), state.opt_state
+  )
   with pytest.raises(ValueError, match="opt_state/.*/mu/.* a part in 8"):
     sharding.check_sharded(mesh, state._replace(opt_state=moments))
 
@@ -167,7 +193,9 @@ def test_an_array_that_is_not_spread_is_named_with_its_bytes(monkeypatch):
 @pytest.mark.parametrize("order", ["of the mesh", "tensor across processes", "interleaved"])
 def test_processes_hold_the_rows_of_their_devices_and_all_rows_together(mesh, order):
   mesh = sharding.make_mesh(tiny_config(**MESHES[mesh]))
-  devices = mesh.devices.transpose({"of the mesh": (0, 1, 2), "tensor across processes": (2, 0, 1), "interleaved": (1, 2, 0)}[order]).ravel()
+  devices = mesh.devices.transpose(
+    {"of the mesh": (0, 1, 2), "tensor across processes": (2, 0, 1), "interleaved": (1, 2, 0)}[order]
+  ).ravel()
   shares = [sharding.rows_of_process(mesh, 16, devices=devices[4 * process :][:4]) for process in range(2)]
   array = jax.device_put(np.arange(16), sharding.batch_sharding(mesh))
   for process, rows in enumerate(shares):
@@ -203,7 +231,9 @@ def test_slices_lie_along_the_data_axis():
   assert mesh.shape == (4, 2, 2) and len(set(mesh.ravel())) == 16
   for row in range(4):
     assert {chip.slice_index for chip in mesh[row].ravel()} == {row // 2}
-  with pytest.raises(UserError, match="mesh.data=1 is not a multiple of the 2 slices.*the largest mesh.fsdp x mesh.tensor is 8"):
+  with pytest.raises(
+    UserError, match="mesh.data=1 is not a multiple of the 2 slices.*the largest mesh.fsdp x mesh.tensor is 8"
+  ):
     sharding.arrange(chips, {"data": 1, "fsdp": 16, "tensor": 1})
 
 
@@ -214,16 +244,16 @@ def test_hosts_of_gpus_may_share_any_axis():
 
 
 @pytest.mark.parametrize(
-    "overrides, message",
-    [
-        ({"mesh.data": 3}, "mesh.data=3.* does not fit 8 devices"),
-        ({"mesh.fsdp": 3}, "mesh.fsdp=3.* does not fit 8 devices"),
-        ({"mesh.data": -1, "mesh.fsdp": -1}, "at most one"),
-        ({"mesh.fsdp": 0}, "positive"),
-        ({"mesh.data": 2, "mesh.tensor": 4}, "mesh.tensor=4 does not divide the 2 attention heads.*choose one of 1, 2"),
-        ({"data.batch_size": 12}, "data.batch_size=12 does not divide over 8 devices.*nearest size that does is 8"),
-        ({"data.batch_size": 8, "optimizer.microbatches": 2}, "data.batch_size=8 does not divide"),
-    ],
+  "overrides, message",
+  [
+    ({"mesh.data": 3}, "mesh.data=3.* does not fit 8 devices"),
+    ({"mesh.fsdp": 3}, "mesh.fsdp=3.* does not fit 8 devices"),
+    ({"mesh.data": -1, "mesh.fsdp": -1}, "at most one"),
+    ({"mesh.fsdp": 0}, "positive"),
+    ({"mesh.data": 2, "mesh.tensor": 4}, "mesh.tensor=4 does not divide the 2 attention heads.*choose one of 1, 2"),
+    ({"data.batch_size": 12}, "data.batch_size=12 does not divide over 8 devices.*nearest size that does is 8"),
+    ({"data.batch_size": 8, "optimizer.microbatches": 2}, "data.batch_size=8 does not divide"),
+  ],
 )
 def test_a_mesh_or_batch_that_does_not_divide_is_refused_with_the_remedy(overrides, message):
   with pytest.raises(UserError, match=message):

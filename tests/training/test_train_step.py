@@ -25,10 +25,14 @@ def test_ten_steps_in_microbatches_agree_with_whole_batches(whole, parts):
 
 
 def test_in_float64_microbatches_change_nothing_but_the_order_of_sums():
-  """In float32 one unit in the last place of a loss is 5e-7 already, so only this tells a small mistake from rounding."""
+  """In float32 one unit in the last place of a loss is 5e-7 already, so only this tells a small mistake from
+  rounding.
+  """
   with jax.enable_x64(True):
     double = {"model.dtype": "float64", "model.param_dtype": "float64"}
-    (one, whole), (other, split) = (run_steps(tiny_config(**double, **{"optimizer.microbatches": parts}), 5) for parts in (1, 4))
+    (one, whole), (other, split) = (
+      run_steps(tiny_config(**double, **{"optimizer.microbatches": parts}), 5) for parts in (1, 4)
+    )
     np.testing.assert_allclose(losses(split), losses(whole), rtol=1e-12)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), other.params, one.params)
 
@@ -91,7 +95,9 @@ def one_number_task(loss=lambda w: w):
 
   def with_keys(params, part, global_weights, dropout_keys):
     sums = {"rows": jax.random.key_data(part["keys"]), "no_step": part["no_step"].all()}
-    return loss(params["dense"]["kernel"]), sums | ({} if dropout_keys is None else {"dropout": jax.random.key_data(dropout_keys)})
+    return loss(params["dense"]["kernel"]), sums | (
+      {} if dropout_keys is None else {"dropout": jax.random.key_data(dropout_keys)}
+    )
 
   return Task(init, prepare, with_keys, dict)
 
@@ -100,7 +106,9 @@ def step_once(task, *, seed=0, microbatches=1, number=0, epoch=5):
   """(state before, state after, report) of a step on eight rows."""
   config = tiny_config(**{"optimizer.warmup_steps": 0})
   optimizer = optimizers.make_optimizer(config)
-  step = jax.jit(make_train_step(task, optimizer, optimizers.make_schedule(config), seed=seed, microbatches=microbatches))
+  step = jax.jit(
+    make_train_step(task, optimizer, optimizers.make_schedule(config), seed=seed, microbatches=microbatches)
+  )
   before = train_state.create(task.init(None), optimizer)._replace(step=jnp.int32(number))
   return before, *step(before, {"epoch": jnp.full(8, epoch, jnp.uint32), "index": jnp.arange(8, dtype=jnp.uint32)})
 
@@ -132,7 +140,9 @@ def test_dropout_does_not_depend_on_microbatches():
   np.testing.assert_allclose(four, one, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("bad", [lambda w: w + jax.lax.stop_gradient(jnp.inf), lambda w: jnp.sqrt(w)], ids=["loss", "gradient"])
+@pytest.mark.parametrize(
+  "bad", [lambda w: w + jax.lax.stop_gradient(jnp.inf), lambda w: jnp.sqrt(w)], ids=["loss", "gradient"]
+)
 def test_a_loss_or_a_gradient_that_is_not_finite_is_enough_to_void_an_update(bad):
   before, after, report = step_once(one_number_task(bad))
   assert report.skipped == 1

@@ -1,7 +1,7 @@
 """A bench: contestants are made, held against the float32 step, and then timed in turn.
 
-Correctness comes first. The loss and the norm of the gradients of the first step, on the same rows and masks, are compared with
-those of our own step in float32 with plain attention; what differs by more than rounding is not timed.
+Correctness comes first. The loss and the norm of the gradients of the first step, on the same rows and masks, are
+compared with those of our own step in float32 with plain attention; what differs by more than rounding is not timed.
 """
 
 import functools
@@ -26,11 +26,19 @@ from bert_jax.tools.bench.rows import BenchData, bench_data
 from bert_jax.tools.timing import Run, Spread, in_turn, ratios, repeated, spread
 
 OURS, PEER, COMPILED_PEER = "bert_jax", "transformers", "transformers, torch.compile"
-# Relative differences of (loss, norm of the gradients) from float32 that are rounding: float32 sums in another order, or products in
-# bfloat16, which has 8 bits.
+# Relative differences of (loss, norm of the gradients) from float32 that are rounding: float32 sums in another order,
+# or products in bfloat16, which has 8 bits.
 ROUNDING = {"float32": (1e-4, 1e-3), "bfloat16": (5e-3, 3e-2)}
 # Keys that change how a step is computed, and not what: only these can be held against the float32 step.
-SAME_MATHEMATICS = ("model.dtype", "model.remat", "model.attention", "optimizer.", "mesh.", "deterministic", "data.loader")
+SAME_MATHEMATICS = (
+  "model.dtype",
+  "model.remat",
+  "model.attention",
+  "optimizer.",
+  "mesh.",
+  "deterministic",
+  "data.loader",
+)
 _BATCHES = 4  # that a contestant is warmed up on, and that the peer goes round
 _REFERENCE_ROWS = 8  # in a microbatch of the float32 step: plain attention needs memory
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "tokamax")
@@ -161,13 +169,21 @@ def measure(asked: Asked, say: Callable[[str], None] = lambda text: None) -> Ben
   rate = lambda name: 2 * width**3 / spread(found[name]).median if name in found else None
   chip = chip_of(jax.devices()[0].device_kind)
   bench = Bench(
-      config=own.config, source=data.facts.source, reference=reference,
-      results=[_timed(result, runners.get(name), found.get(name, ())) for name, result in checked.items()],
-      forward=spread(found["forward"]).median, gradients=spread(found["gradients"]).median, waiting=own.wait_seconds / own.seconds,
-      product_flops=rate("product"), peer_product_flops=rate("peer product"), flops_per_token=own.flops_per_token(),
-      roofline_seconds=_roofline(own, data, chip), peak_flops=chip.flops * jax.device_count() if chip else None,
-      machine=machine, versions=_versions(),
-  )  # fmt: skip
+    config=own.config,
+    source=data.facts.source,
+    reference=reference,
+    results=[_timed(result, runners.get(name), found.get(name, ())) for name, result in checked.items()],
+    forward=spread(found["forward"]).median,
+    gradients=spread(found["gradients"]).median,
+    waiting=own.wait_seconds / own.seconds,
+    product_flops=rate("product"),
+    peer_product_flops=rate("peer product"),
+    flops_per_token=own.flops_per_token(),
+    roofline_seconds=_roofline(own, data, chip),
+    peak_flops=chip.flops * jax.device_count() if chip else None,
+    machine=machine,
+    versions=_versions(),
+  )
   for runner in runners.values():
     runner.close()
   return bench
@@ -178,7 +194,11 @@ def _reference(own: Own, data: BenchData) -> tuple[float, float]:
   config = configs.copy_of(own.config)
   config.model.update(dtype="float32", attention="xla")
   rows, devices = config.data.batch_size, jax.device_count()
-  small = [parts for parts in range(1, rows // devices + 1) if rows % (parts * devices) == 0 and rows // parts <= _REFERENCE_ROWS * devices]
+  small = [
+    parts
+    for parts in range(1, rows // devices + 1)
+    if rows % (parts * devices) == 0 and rows // parts <= _REFERENCE_ROWS * devices
+  ]
   config.optimizer.microbatches = min(small, default=config.optimizer.microbatches)
   with jax.default_matmul_precision("highest"):  # else TPUs and GPUs round products of float32
     step = Own(config, data)
@@ -193,23 +213,31 @@ def _others(asked: Asked, own: Own, data: BenchData) -> dict[str, Callable[[], A
   if asked.compare:
     batches, pairs = own.masked_batches(_BATCHES), bool(data.facts.data.pairs)
     for name in (PEER, COMPILED_PEER):
-      makers[name] = functools.partial(Transformers, own.config, own.params, batches, pairs=pairs, compiled=name == COMPILED_PEER)
+      makers[name] = functools.partial(
+        Transformers, own.config, own.params, batches, pairs=pairs, compiled=name == COMPILED_PEER
+      )
   return makers
 
 
 def _check(name: str, make: Callable[[], Any], asked: Asked, reference: tuple[float, float]) -> tuple[Result, Any]:
-  """(what is known of a contestant before it is timed, the contestant, ready and warm, or None where it is not to be timed)."""
+  """(what is known of a contestant before it is timed, the contestant, ready and warm, or None where it is not to be
+  timed).
+  """
   config = asked.against.get(name, asked.config)
   try:
     runner = make()
     first = runner.first_step()
     agrees = None
     if all(key.startswith(SAME_MATHEMATICS) for key in configs.differences(asked.config, config)):
-      agrees = all(abs(it - due) <= part * abs(due) for it, due, part in zip(first, reference, ROUNDING[config.model.dtype]))
+      agrees = all(
+        abs(it - due) <= part * abs(due) for it, due, part in zip(first, reference, ROUNDING[config.model.dtype])
+      )
     result = Result(name, "", *first, agrees, compile_seconds=getattr(runner, "compile_seconds", None))
     if agrees is False:
-      return result._replace(failure=f"does not agree with float32: loss {first[0]:.4f}, gradient norm {first[1]:.4f}; "
-                                     f"expected {reference[0]:.4f} and {reference[1]:.4f}"), None  # fmt: skip
+      return result._replace(
+        failure=f"does not agree with float32: loss {first[0]:.4f}, gradient norm {first[1]:.4f}; "
+        f"expected {reference[0]:.4f} and {reference[1]:.4f}"
+      ), None
     runner.run(_BATCHES)
   except UserError as error:
     return Result(name, str(error)), None
@@ -223,7 +251,9 @@ def _check(name: str, make: Callable[[], Any], asked: Asked, reference: tuple[fl
 def _timed(result: Result, runner: Any, token_seconds) -> Result:
   if runner is None:
     return result
-  return result._replace(token_seconds=tuple(token_seconds), step_tokens=runner.tokens / runner.steps, memory_bytes=runner.memory_bytes)
+  return result._replace(
+    token_seconds=tuple(token_seconds), step_tokens=runner.tokens / runner.steps, memory_bytes=runner.memory_bytes
+  )
 
 
 def _product(dtype: str, width: int) -> Run:
@@ -239,14 +269,19 @@ def _roofline(own: Own, data: BenchData, chip: Chip | None) -> float | None:
   topology = Topology(f"{chip.name}:{jax.device_count()}", chip, (jax.device_count(),), 1)
   flops = own.flops_per_token() * data.facts.tokens_per_row * config.data.batch_size
   mesh = dict(own.mesh.shape)
-  found = estimate.by_formula(config, configs.encoder_of(config), topology, mesh, seq_length=data.facts.data.seq_length, model_flops=flops)
+  found = estimate.by_formula(
+    config, configs.encoder_of(config), topology, mesh, seq_length=data.facts.data.seq_length, model_flops=flops
+  )
   return found.times.roofline
 
 
 def _machine() -> str:
   """In one line, before anything was done that would load it."""
   load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-  return f"{jax.device_count()} x {jax.devices()[0].device_kind}, {num_cores()} cores of {_processor()}{load} before the start"
+  return (
+    f"{jax.device_count()} x {jax.devices()[0].device_kind}, {num_cores()} cores of {_processor()}{load} before "
+    "the start"
+  )
 
 
 def _processor() -> str:

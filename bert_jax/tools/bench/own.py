@@ -41,7 +41,12 @@ class Own:
     self._step = program.train_step.lower(program.state, self._batch).compile()
     self.compile_seconds = time.perf_counter() - began
     memory = self._step.memory_analysis()
-    self.memory_bytes = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+    self.memory_bytes = (
+      memory.argument_size_in_bytes
+      + memory.output_size_in_bytes
+      - memory.alias_size_in_bytes
+      + memory.temp_size_in_bytes
+    )
     self._state = train_state.fresh(self._task.init, program.optimizer, program.state, self.config.seed)
     self.params = jax.device_get(self._state.params)
 
@@ -59,7 +64,11 @@ class Own:
       counts.append(report.tokens)
     jax.block_until_ready(self._state)
     tokens = int(sum(jax.device_get(counts)))
-    self.steps, self.tokens, self.seconds = self.steps + steps, self.tokens + tokens, self.seconds + time.perf_counter() - began
+    self.steps, self.tokens, self.seconds = (
+      self.steps + steps,
+      self.tokens + tokens,
+      self.seconds + time.perf_counter() - began,
+    )
     return tokens
 
   def _fetch(self) -> dict[str, jax.Array]:
@@ -69,13 +78,17 @@ class Own:
     return batch
 
   def parts(self) -> dict[str, Run]:
-    """Runs for timing.in_turn, of parts of the step on one batch: "forward" (masking to loss), "gradients" (that and backward)."""
+    """Runs for timing.in_turn, of parts of the step on one batch: "forward" (masking to loss), "gradients" (that and
+    backward).
+    """
     settings = {"seed": self.config.seed, "mesh": self.mesh}
     forward = jax.jit(make_eval_step(self._task, **settings))
     gradients = jax.jit(make_gradients(self._task, microbatches=self.config.optimizer.microbatches, **settings))
     # The state moves on between two turns: it is asked for anew with every call.
-    return {"forward": repeated(lambda: forward(self._state.params, self._batch)),
-            "gradients": repeated(lambda: gradients(self._state.params, self._state.step, self._batch))}  # fmt: skip
+    return {
+      "forward": repeated(lambda: forward(self._state.params, self._batch)),
+      "gradients": repeated(lambda: gradients(self._state.params, self._state.step, self._batch)),
+    }
 
   def masked_batches(self, count: int) -> list[Any]:
     """What the task makes of the first batches of the rows, on the host: inputs, and the tokens to predict."""
@@ -85,7 +98,10 @@ class Own:
   def flops_per_token(self) -> float:
     """Model FLOPs of training on one real token, see flops.py."""
     return flops.train_flops_per_token(
-        configs.encoder_of(self.config), sequence_length=self._data.facts.sequence_length, predicted_share=self.config.masking.rate)  # fmt: skip
+      configs.encoder_of(self.config),
+      sequence_length=self._data.facts.sequence_length,
+      predicted_share=self.config.masking.rate,
+    )
 
   def close(self) -> None:
     """Lets go of the state, the program and the stream."""

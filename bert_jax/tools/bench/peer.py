@@ -1,8 +1,9 @@
 """transformers as a contestant: its BERT under PyTorch, on the same weights, rows, masks and labels as ours.
 
-It gets what its users would give it: one sequence per row, padded to the longest of the batch, and no attention mask where
-nothing is padded; scaled-dot-product attention; fused AdamW; bfloat16 by autocast where ours computes in it. Its masked batches lie
-ready on its device, while ours draws masks within the step. The only file of the package that imports torch and transformers.
+It gets what its users would give it: one sequence per row, padded to the longest of the batch, and no attention mask
+where nothing is padded; scaled-dot-product attention; fused AdamW; bfloat16 by autocast where ours computes in it. Its
+masked batches lie ready on its device, while ours draws masks within the step. The only file of the package that
+imports torch and transformers.
 """
 
 import contextlib
@@ -31,8 +32,8 @@ def one_sequence_per_row(inputs: ModelInputs, masked: Masked) -> dict[str, np.nd
     masked: the positions to predict, with labels and weights.
 
   Returns:
-    int64 arrays by the names of BertForPreTraining.forward: input_ids, token_type_ids, attention_mask, labels, all [N, W] with N
-    sequences of at most W tokens, and next_sentence_label [N].
+    int64 arrays by the names of BertForPreTraining.forward: input_ids, token_type_ids, attention_mask, labels, all [N,
+    W] with N sequences of at most W tokens, and next_sentence_label [N].
   """
   labels = np.full(inputs.input_ids.shape, _IGNORED, np.int64)
   rows, slots = np.nonzero(masked.weights)
@@ -45,11 +46,11 @@ def one_sequence_per_row(inputs: ModelInputs, masked: Masked) -> dict[str, np.nd
   places = np.minimum(starts[:, None] + offsets[None, :], inputs.input_ids.shape[1] - 1)
   take = lambda array, padding: np.where(real, array[where[:, :1], places], padding).astype(np.int64)
   return {
-      "input_ids": take(inputs.input_ids, 0),
-      "token_type_ids": take(inputs.token_type_ids, 0),
-      "attention_mask": real.astype(np.int64),
-      "labels": take(labels, _IGNORED),
-      "next_sentence_label": inputs.sequence_labels[where[:, 0], where[:, 1]].astype(np.int64),
+    "input_ids": take(inputs.input_ids, 0),
+    "token_type_ids": take(inputs.token_type_ids, 0),
+    "attention_mask": real.astype(np.int64),
+    "labels": take(labels, _IGNORED),
+    "next_sentence_label": inputs.sequence_labels[where[:, 0], where[:, 1]].astype(np.int64),
   }
 
 
@@ -75,7 +76,9 @@ class Transformers:
       import torch
       import transformers
     except ImportError as error:
-      raise UserError(f"--compare=transformers needs {error.name}, which is not installed: pip install torch transformers") from error
+      raise UserError(
+        f"--compare=transformers needs {error.name}, which is not installed: pip install torch transformers"
+      ) from error
     self._torch, self._device = torch, "cuda" if torch.cuda.is_available() else "cpu"
     encoder, head = configs.encoder_of(config), "pretraining" if pairs else "mlm"
     settings = transformers.BertConfig(**config_json(encoder, head), attn_implementation="sdpa")
@@ -88,7 +91,10 @@ class Transformers:
     self._model = torch.compile(model) if compiled else model
     self._optimizer, self._clip_norm = _adamw(torch, model, config), config.optimizer.clip_norm
     unpacked = [one_sequence_per_row(*batch) for batch in batches]
-    self._batch_tokens, self._batches = [int(batch["attention_mask"].sum()) for batch in unpacked], [self._put(batch, pairs) for batch in unpacked]
+    self._batch_tokens, self._batches = (
+      [int(batch["attention_mask"].sum()) for batch in unpacked],
+      [self._put(batch, pairs) for batch in unpacked],
+    )
     bfloat16 = config.model.dtype == "bfloat16"
     self._precision = (lambda: torch.autocast(self._device, torch.bfloat16)) if bfloat16 else contextlib.nullcontext
     self.steps = self.tokens = 0
@@ -142,7 +148,9 @@ class Transformers:
     whole = bool(batch["attention_mask"].all())
     left_out = {"attention_mask"} if whole else set()
     left_out |= set() if pairs else {"next_sentence_label"}
-    return {name: self._torch.from_numpy(array).to(self._device) for name, array in batch.items() if name not in left_out}
+    return {
+      name: self._torch.from_numpy(array).to(self._device) for name, array in batch.items() if name not in left_out
+    }
 
   def close(self) -> None:
     """Lets go of everything."""

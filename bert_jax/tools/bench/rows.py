@@ -1,7 +1,7 @@
 """Rows to measure a step on: those of a corpus, or, where there is none, rows made up so that nothing needs to be read.
 
-Ids that are made up follow Zipf's law, as words do: how often the same row of the word embeddings gets a gradient decides what
-adding them up costs. What is learned from them is nothing.
+Ids that are made up follow Zipf's law, as words do: how often the same row of the word embeddings gets a gradient
+decides what adding them up costs. What is learned from them is nothing.
 """
 
 import dataclasses
@@ -71,12 +71,16 @@ def make_up(data: DataFacts, *, num_rows: int, seed: int = 0) -> MadeUpRows:
   """
   count, length, special = data.max_sequences, data.seq_length, STAND_IN_SPECIAL
   if not 1 <= count <= length // SHORTEST:
-    raise UserError(f"--sequences={count}: a row of {length} tokens holds 1 to {length // SHORTEST} sequences of at least {SHORTEST}")
+    raise UserError(
+      f"--sequences={count}: a row of {length} tokens holds 1 to {length // SHORTEST} sequences of at least {SHORTEST}"
+    )
   rng = np.random.default_rng(seed)
   words = data.vocab_size - len(special)
   tokens = len(special) + np.minimum(np.exp(rng.random((num_rows, length)) * np.log(words)), words - 1).astype(np.int32)
   cuts = np.sort(rng.integers(0, length - SHORTEST * count + 1, (num_rows, count - 1)), axis=1)
-  ends = np.concatenate([cuts, np.full((num_rows, 1), length - SHORTEST * count)], axis=1) + SHORTEST * np.arange(1, count + 1)
+  ends = np.concatenate([cuts, np.full((num_rows, 1), length - SHORTEST * count)], axis=1) + SHORTEST * np.arange(
+    1, count + 1
+  )
   starts = np.concatenate([np.zeros((num_rows, 1), int), ends[:, :-1]], axis=1)
   firsts = starts + rng.integers(3, SHORTEST - 2, starts.shape)  # the first [SEP]; never the last token
   rows = np.arange(num_rows)[:, None]
@@ -102,7 +106,10 @@ class BenchData:
   tokenizer: Tokenizer | None = None
 
   def resolved(self, config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of `config` with what follows from the rows filled in. Raises UserError where the model does not fit them."""
+    """A copy of `config` with what follows from the rows filled in.
+
+    Raises UserError where the model does not fit them.
+    """
     if self.corpus:
       return resolve.resolve(config, self.corpus, self.tokenizer)
     return data_facts.resolved(config, self.facts.data)
@@ -116,7 +123,9 @@ class BenchData:
 
   def stream(self, config: ml_collections.ConfigDict) -> Iterator[HostBatch]:
     """Batches without an end, by the loader that needs no TensorFlow."""
-    return train_batches(self.rows, batch_size=config.data.batch_size, seed=config.seed, start=0, steps=_ENDLESS, loader="threads")
+    return train_batches(
+      self.rows, batch_size=config.data.batch_size, seed=config.seed, start=0, steps=_ENDLESS, loader="threads"
+    )
 
   def first(self, config: ml_collections.ConfigDict, count: int) -> list[HostBatch]:
     """The first batches of `stream`."""

@@ -28,7 +28,9 @@ _PORT_SECONDS = 2.0  # an attempt that has just ended may hold its port a moment
 CLOCK_WARNING_SECONDS, CLOCK_FAILURE_SECONDS = 1.0, 300.0
 
 
-def coordinator(cluster: Cluster, introduction: dict[str, Any], seconds: float) -> tuple[Row | list[Row], list[dict[str, Any]] | None]:
+def coordinator(
+  cluster: Cluster, introduction: dict[str, Any], seconds: float
+) -> tuple[Row | list[Row], list[dict[str, Any]] | None]:
   """Meets the other processes at the coordinator's port.
 
   Args:
@@ -50,7 +52,9 @@ def coordinator(cluster: Cluster, introduction: dict[str, Any], seconds: float) 
   except UserError as error:
     return [*rows, row.refused(error)], None
   waited = time.monotonic() - began
-  met = row.ok(f"{cluster.coordinator}: all {cluster.num_processes} processes met there, the last one after {waited:.1f} s")
+  met = row.ok(
+    f"{cluster.coordinator}: all {cluster.num_processes} processes met there, the last one after {waited:.1f} s"
+  )
   return rows or met, introductions
 
 
@@ -61,28 +65,42 @@ def _own_address(cluster: Cluster) -> list[Row]:
   try:
     family, _, _, _, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
   except OSError as error:
-    return [row.fail(f"the coordinator's name {host} has no address here ({error.strerror or error})",
-                     "give process 0's name or address as the others know it")]  # fmt: skip
+    return [
+      row.fail(
+        f"the coordinator's name {host} has no address here ({error.strerror or error})",
+        "give process 0's name or address as the others know it",
+      )
+    ]
   rows = []
   with socket.socket(family) as attempt:
     try:
       attempt.bind((address[0], 0, *address[2:]))
     except OSError:
-      rows.append(row.warn(f"{host} ({address[0]}) is not an address of {host_name()}, where process 0 runs",
-                           "give an address of process 0's machine, unless something passes that one on to it"))  # fmt: skip
+      rows.append(
+        row.warn(
+          f"{host} ({address[0]}) is not an address of {host_name()}, where process 0 runs",
+          "give an address of process 0's machine, unless something passes that one on to it",
+        )
+      )
   deadline = time.monotonic() + _PORT_SECONDS
   while (error := _bind(int(port))) and time.monotonic() < deadline:
     time.sleep(0.1)
   if error:
     taken = "is taken by another process" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
-    rows.append(row.fail(f"port {port} of {host_name()} {taken}", f"choose another port, or end what holds it (ss -ltnp 'sport = :{port}')"))
+    rows.append(
+      row.fail(
+        f"port {port} of {host_name()} {taken}",
+        f"choose another port, or end what holds it (ss -ltnp 'sport = :{port}')",
+      )
+    )
   return rows
 
 
 def _bind(port: int) -> OSError | None:
   """Why a server could not have this port; None where it could.
 
-  Tried without SO_REUSEPORT, which JAX's server sets: two runs of one user would both get the port, and each other's processes.
+  Tried without SO_REUSEPORT, which JAX's server sets: two runs of one user would both get the port, and each other's
+  processes.
   """
   with socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET) as attempt:
     attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -110,8 +128,14 @@ def slurm(environ: Mapping[str, str], cluster: Cluster, accelerators: Accelerato
     return []
   tasks_in_all = int(environ.get("SLURM_NTASKS", 1))
   if cluster.num_processes == 1 and tasks_in_all > 1:
-    return [row.fail(f"one process, in an allocation of {tasks_in_all} tasks", "start it with srun: srun python -m bert_jax …")]
-  gpus = int(environ.get("SLURM_GPUS_ON_NODE") or (accelerators.count if accelerators and accelerators.kind == "gpu" else 0))
+    return [
+      row.fail(
+        f"one process, in an allocation of {tasks_in_all} tasks", "start it with srun: srun python -m bert_jax …"
+      )
+    ]
+  gpus = int(
+    environ.get("SLURM_GPUS_ON_NODE") or (accelerators.count if accelerators and accelerators.kind == "gpu" else 0)
+  )
   tasks = _tasks_on_node(environ)
   if not gpus or tasks is None or cluster.num_processes == 1:
     return []
@@ -119,13 +143,27 @@ def slurm(environ: Mapping[str, str], cluster: Cluster, accelerators: Accelerato
   seen = len(visible.split(",")) if visible else gpus
   remedy = f"#SBATCH --ntasks-per-node={gpus}"
   if tasks < gpus:
-    return [row.fail(f"{tasks} task{'s' * (tasks > 1)} on a node with {gpus} GPUs: under Slurm JAX takes one GPU per task, "
-                     f"and {gpus - tasks} would idle", remedy)]  # fmt: skip
+    return [
+      row.fail(
+        f"{tasks} task{'s' * (tasks > 1)} on a node with {gpus} GPUs: under Slurm JAX takes one GPU per task, "
+        f"and {gpus - tasks} would idle",
+        remedy,
+      )
+    ]
   if tasks > gpus:
-    return [row.fail(f"{tasks} tasks on a node with {gpus} GPU{'s' * (gpus > 1)}: under Slurm each takes a GPU of its own", remedy)]
+    return [
+      row.fail(
+        f"{tasks} tasks on a node with {gpus} GPU{'s' * (gpus > 1)}: under Slurm each takes a GPU of its own", remedy
+      )
+    ]
   if tasks > 1 and seen < tasks:
-    return [row.fail(f"each of the {tasks} tasks on this node sees {seen} of its {gpus} GPUs; JAX lets task i take the i-th GPU that it sees",
-                     f"ask for GPUs by node (#SBATCH --gres=gpu:{gpus}), not with --gpus-per-task or --gpu-bind")]  # fmt: skip
+    return [
+      row.fail(
+        f"each of the {tasks} tasks on this node sees {seen} of its {gpus} GPUs; JAX lets task i take the i-th GPU "
+        "that it sees",
+        f"ask for GPUs by node (#SBATCH --gres=gpu:{gpus}), not with --gpus-per-task or --gpu-bind",
+      )
+    ]
   return []
 
 
@@ -140,7 +178,9 @@ def _tasks_on_node(environ: Mapping[str, str]) -> int | None:
   return counts[node] if node < len(counts) else None
 
 
-def processes(cluster: Cluster, introductions: list[dict[str, Any]], devices: Sequence[int | None], gpus: Sequence[int]) -> Row | list[Row]:
+def processes(
+  cluster: Cluster, introductions: list[dict[str, Any]], devices: Sequence[int | None], gpus: Sequence[int]
+) -> Row | list[Row]:
   """Whether the processes were started alike, and share their machines well. For process 0, after all have met.
 
   Args:
@@ -160,22 +200,35 @@ def processes(cluster: Cluster, introductions: list[dict[str, Any]], devices: Se
   few = [number for number, count in known.items() if count < max(known.values())]
   if few:
     least, most = min(known.values()), max(known.values())
-    rows.append(row.fail(f"{row.named(few, hosts)} {'see' if len(few) > 1 else 'sees'} {least} devices, the others {most}",
-                         "give every process the same number of devices"))  # fmt: skip
+    rows.append(
+      row.fail(
+        f"{row.named(few, hosts)} {'see' if len(few) > 1 else 'sees'} {least} devices, the others {most}",
+        "give every process the same number of devices",
+      )
+    )
   by_host = collections.defaultdict(list)
   for number, host in enumerate(hosts):
     by_host[host].append(number)
   for host, numbers in by_host.items():
     taken, built_in = sum(known.get(number, 0) for number in numbers), gpus[numbers[0]]
     if len(numbers) > 1 and built_in and taken > built_in:
-      rows.append(row.fail(f"{len(numbers)} processes on {host} take {taken} GPUs, and it has {built_in}",
-                           "start one process per machine, or give each its own with CUDA_VISIBLE_DEVICES"))  # fmt: skip
-  spread = ", ".join(f"{len(numbers)} on {host}" for host, numbers in list(by_host.items())[:4]) + ", …" * (len(by_host) > 4)
+      rows.append(
+        row.fail(
+          f"{len(numbers)} processes on {host} take {taken} GPUs, and it has {built_in}",
+          "start one process per machine, or give each its own with CUDA_VISIBLE_DEVICES",
+        )
+      )
+  spread = ", ".join(f"{len(numbers)} on {host}" for host, numbers in list(by_host.items())[:4]) + ", …" * (
+    len(by_host) > 4
+  )
   return rows or row.ok(f"{cluster.num_processes} by {cluster.source}: {spread}; same config, code and versions")
 
 
 class Exchange:
-  """What the processes tell each other through JAX's key-value store, once it is started. All call the same methods in the same order."""
+  """What the processes tell each other through JAX's key-value store, once it is started.
+
+  All call the same methods in the same order.
+  """
 
   def __init__(self, context: Context, client):
     """
@@ -215,14 +268,22 @@ class Exchange:
     return self._hear(name)
 
   def clocks(self) -> Row | list[Row]:
-    """How far the other clocks are from process 0's: asked for over the network, the quickest answer of three counts."""
+    """How far the other clocks are from process 0's: asked for over the network, the quickest answer of three
+    counts.
+    """
     self.gather("here", True)  # nobody is asked before it listens
     if self._own:
       for ping in range(_PINGS):
         self._hear(f"ask/{self._own}/{ping}")
         self._say(f"tell/{self._own}/{ping}", time.time())
       return []
-    offsets = [0.0, *(min((self._ping(number, ping) for ping in range(_PINGS)), key=lambda pair: pair[1])[0] for number in range(1, self._count))]
+    offsets = [
+      0.0,
+      *(
+        min((self._ping(number, ping) for ping in range(_PINGS)), key=lambda pair: pair[1])[0]
+        for number in range(1, self._count)
+      ),
+    ]
     return clock_rows(offsets, self._context.hosts)
 
   def _ping(self, number: int, ping: int) -> tuple[float, float]:
@@ -251,8 +312,12 @@ class Exchange:
     blind = [number for number, value in enumerate(seen or []) if not value]
     if not blind:
       return []
-    return [row.fail(f"{row.named(blind, self._context.hosts)} does not see what process 0 writes at {self._context.workdir}",
-                     "choose a --workdir on a file system that all machines share")]  # fmt: skip
+    return [
+      row.fail(
+        f"{row.named(blind, self._context.hosts)} does not see what process 0 writes at {self._context.workdir}",
+        "choose a --workdir on a file system that all machines share",
+      )
+    ]
 
 
 def clock_rows(offsets: Sequence[float], hosts: Sequence[str]) -> Row | list[Row]:
@@ -271,4 +336,3 @@ def clock_rows(offsets: Sequence[float], hosts: Sequence[str]) -> Row | list[Row
     found = f"the clock of {host} is {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} that of {hosts[0]}"
     rows.append((row.fail if abs(ahead) > CLOCK_FAILURE_SECONDS else row.warn)(found, "set the clocks of both (NTP)"))
   return rows
-

@@ -1,4 +1,6 @@
-"""What the checks look at: the config, the machine, and what follows from both, worked out once and when it is needed."""
+"""What the checks look at: the config, the machine, and what follows from both, worked out once and when it is
+needed.
+"""
 
 import functools
 import math
@@ -39,12 +41,22 @@ class Accelerators(NamedTuple):
 
 
 class Context:
-  """One process's view of the run that is about to start. Attributes that cannot be had raise when they are asked for."""
+  """One process's view of the run that is about to start.
+
+  Attributes that cannot be had raise when they are asked for.
+  """
 
   def __init__(
-      self, config: ml_collections.ConfigDict, workdir: str, *, quick: bool = False, cluster: Cluster = ALONE,
-      introductions: list[dict[str, Any]] | None = None, environ: Mapping[str, str] = os.environ, root: pathlib.Path = pathlib.Path("/"),
-  ):  # fmt: skip
+    self,
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    *,
+    quick: bool = False,
+    cluster: Cluster = ALONE,
+    introductions: list[dict[str, Any]] | None = None,
+    environ: Mapping[str, str] = os.environ,
+    root: pathlib.Path = pathlib.Path("/"),
+  ):
     """
     Args:
       config: as `config.load_config` gives it.
@@ -90,12 +102,16 @@ class Context:
 
   @functools.cached_property
   def devices(self) -> list[jax.Device]:
-    """The devices of all processes. Raises UserError where JAX has none, or where looking for them would end this process."""
+    """The devices of all processes. Raises UserError where JAX has none, or where looking for them would end this
+    process.
+    """
     if self.introductions is None:
       raise UserError("without all processes nothing is known of the devices; mend the coordinator first")
     for number, about in enumerate(self.introductions):  # JAX's devices come together, or not at all
       if about.get("xla_flags"):
-        raise UserError(f"process {number}: {about['xla_flags']}" if len(self.introductions) > 1 else about["xla_flags"])
+        raise UserError(
+          f"process {number}: {about['xla_flags']}" if len(self.introductions) > 1 else about["xla_flags"]
+        )
     try:
       return jax.devices()
     except Exception as error:
@@ -148,14 +164,22 @@ class Context:
 
   @functools.cached_property
   def state(self) -> train_state.TrainState:
-    """The train state as ShapeDtypeStructs; without a corpus that fits, with as many words as one prepared here would have."""
+    """The train state as ShapeDtypeStructs; without a corpus that fits, with as many words as one prepared here would
+    have.
+    """
     try:
       config = self.resolved
     except UserError:  # the corpus row says why
       config = self._guessed()
     special = SpecialIds(*range(5))  # decides no shape, nor do the two that follow
-    task = pretrain.make_task(model_of(config, configs.encoder_of(config)), config.masking, special=special, continuation=None, pairs="",
-                              total_steps=config.total_steps)  # fmt: skip
+    task = pretrain.make_task(
+      model_of(config, configs.encoder_of(config)),
+      config.masking,
+      special=special,
+      continuation=None,
+      pairs="",
+      total_steps=config.total_steps,
+    )
     optimizer = optimizers.make_optimizer(config)
     return jax.eval_shape(lambda: train_state.create(task.init(jax.random.key(0)), optimizer))
 
@@ -175,11 +199,19 @@ class Context:
 
 
 def refused_flags(environ: Mapping[str, str]) -> str:
-  """What is wrong with XLA_FLAGS, found out in a child process: XLA ends a process for a flag that it does not know. Empty where all is well."""
+  """What is wrong with XLA_FLAGS, found out in a child process: XLA ends a process for a flag that it does not know.
+
+  Empty where all is well.
+  """
   if not environ.get("XLA_FLAGS"):
     return ""
-  child = subprocess.run([sys.executable, "-c", "import jax; jax.devices()"], env={**environ, "JAX_PLATFORMS": "cpu"},
-                         capture_output=True, text=True, timeout=120)  # fmt: skip
+  child = subprocess.run(
+    [sys.executable, "-c", "import jax; jax.devices()"],
+    env={**environ, "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
   if child.returncode == 0:
     return ""
   said = [line for line in child.stderr.splitlines() if "XLA_FLAGS" in line] or child.stderr.splitlines()[-1:]

@@ -14,7 +14,10 @@ def corpus(context: Context) -> Row | list[Row]:
   """Manifest, shards, tokenizer, and rows against the batch. One process on every machine reads the shards."""
   data = context.config.data
   if not (data.corpus or data.mixture):
-    raise UserError("data.corpus is empty; name a corpus folder, --config.data.corpus=DIR (`bert_jax prepare` makes one from raw text)")
+    raise UserError(
+      "data.corpus is empty; name a corpus folder, --config.data.corpus=DIR (`bert_jax prepare` makes one from raw "
+      "text)"
+    )
   remote = [folder for folder in (mixture.parse(data.mixture) if data.mixture else [data.corpus]) if "://" in folder]
   if remote:
     return _remote(remote, data.cache_dir)
@@ -27,13 +30,18 @@ def corpus(context: Context) -> Row | list[Row]:
       open_corpus(folder, verify=True)
   manifest = opened.manifest
   if context.tokenizer.fingerprint != manifest["tokenizer_fingerprint"]:
-    raise UserError(f"{opened.folder / 'tokenizer'} is not the tokenizer that made this corpus (fingerprint {context.tokenizer.fingerprint}, "
-                    f"expected {manifest['tokenizer_fingerprint']}); put that one back, or prepare the corpus anew with this one")  # fmt: skip
+    raise UserError(
+      f"{opened.folder / 'tokenizer'} is not the tokenizer that made this corpus (fingerprint "
+      f"{context.tokenizer.fingerprint}, "
+      f"expected {manifest['tokenizer_fingerprint']}); put that one back, or prepare the corpus anew with this one"
+    )
   context.resolved  # refuses a model that does not fit
   rows, size = opened.train.num_rows, data.batch_size
   if size > rows:
-    return row.warn(f"a batch of {size:,} rows holds the {rows:,} rows of the corpus more than once",
-                    "prepare more text, or lower data.batch_size")  # fmt: skip
+    return row.warn(
+      f"a batch of {size:,} rows holds the {rows:,} rows of the corpus more than once",
+      "prepare more text, or lower data.batch_size",
+    )
   epochs = context.config.total_steps * size / rows
   looked = "SHA-256 of every shard as it should be" if verify else "sizes as they should be, contents not read"
   shown = f"{epochs:.1f}" if epochs >= 1 else f"{epochs:.2g}"
@@ -44,7 +52,10 @@ def corpus(context: Context) -> Row | list[Row]:
 def _remote(folders: list[str], cache_dir: str) -> Row:
   """Corpora on an object store: the run copies them to this machine, and verifies them there."""
   if not cache_dir:
-    return row.fail(f"{folders[0]} is on an object store, and data.cache_dir is empty", "say where to copy it: --config.data.cache_dir=DIR")
+    return row.fail(
+      f"{folders[0]} is on an object store, and data.cache_dir is empty",
+      "say where to copy it: --config.data.cache_dir=DIR",
+    )
   for folder in folders:
     if not (epath.Path(folder) / "manifest.json").exists():
       return row.fail(f"{folder} holds no corpus (no manifest.json)", "correct the name, or prepare the corpus")

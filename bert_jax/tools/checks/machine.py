@@ -11,7 +11,8 @@ from bert_jax.tools.checks.context import Accelerators, Context
 from bert_jax.tools.checks.row import Row, size
 from bert_jax.training import sharding
 
-# How much of the state a host may need besides what else it does: Orbax takes up to three times the state to save it (orbax issue 1640).
+# How much of the state a host may need besides what else it does: Orbax takes up to three times the state to save it
+# (orbax issue 1640).
 STATES_IN_MEMORY = 3
 _INSTALL = {"gpu": 'pip install "bert_jax[cuda]"', "tpu": 'pip install "bert_jax[tpu]"'}
 
@@ -27,8 +28,12 @@ def devices(context: Context) -> Row | list[Row]:
   if built_in and platform == "cpu":
     rows.append(_unused(context, built_in))
   if len(kinds) > 1:
-    rows.append(row.warn(f"devices of several kinds: {listed}; the slowest one sets the pace, and the smallest memory the size",
-                         "start the run on machines of one kind"))  # fmt: skip
+    rows.append(
+      row.warn(
+        f"devices of several kinds: {listed}; the slowest one sets the pace, and the smallest memory the size",
+        "start the run on machines of one kind",
+      )
+    )
   mesh = context.mesh
   sharding.state_shardings(mesh, context.state)  # refuses an axis that does not divide what it splits
   axes = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
@@ -40,11 +45,15 @@ def _unused(context: Context, built_in: Accelerators) -> Row:
   here = f"this machine has {built_in.count} {built_in.kind.upper()}{'s' * (built_in.count > 1)}, and JAX uses the CPU"
   for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME"):
     if "cpu" in context.environ.get(name, "").lower():
-      return row.warn(f"{here}, because of {name}={context.environ[name]}", f"unset {name}, unless the CPU is what you want")
+      return row.warn(
+        f"{here}, because of {name}={context.environ[name]}", f"unset {name}, unless the CPU is what you want"
+      )
   hidden = context.environ.get("CUDA_VISIBLE_DEVICES")
   if built_in.kind == "gpu" and hidden is not None and hidden.strip() in ("", "-1"):
     return row.fail(f"{here}, because CUDA_VISIBLE_DEVICES={hidden!r} hides them", "unset CUDA_VISIBLE_DEVICES")
-  return row.fail(here, f"{_INSTALL[built_in.kind]}; where that is done, `python -c 'import jax; jax.devices()'` says what is missing")
+  return row.fail(
+    here, f"{_INSTALL[built_in.kind]}; where that is done, `python -c 'import jax; jax.devices()'` says what is missing"
+  )
 
 
 def memory(context: Context) -> Row:
@@ -55,7 +64,9 @@ def memory(context: Context) -> Row:
   except UserError:  # without a mesh, which the devices row is about, the whole state is meant
     state = context.state_bytes
   needed = STATES_IN_MEMORY * state
-  found = f"{size(free)} free{limited}; {STATES_IN_MEMORY} times the state on this machine ({size(state)}) is {size(needed)}"
+  found = (
+    f"{size(free)} free{limited}; {STATES_IN_MEMORY} times the state on this machine ({size(state)}) is {size(needed)}"
+  )
   if free < needed:
     remedy = "give the job more memory, or spread the state over more machines with --config.mesh.fsdp"
     return (row.fail if free < state else row.warn)(found, remedy)
@@ -105,14 +116,29 @@ def _cgroup_limits(root: pathlib.Path):
         yield int(limit), used - int(cold[1] if cold else 0)
 
 
-# What the sources say of variables that are set on some machines for good: (variable, whether its value hurts, what it does, remedy).
+# What the sources say of variables that are set on some machines for good: (variable, whether its value hurts, what it
+# does, remedy).
 _TRAPS = (
-    ("JAX_DISABLE_JIT", lambda value: _is_true(value), "every operation is run by itself, many times slower", "unset it"),
-    ("JAX_DEBUG_NANS", lambda value: _is_true(value), "a NaN ends the run, which would else skip that update", "unset it"),
-    ("JAX_DEBUG_INFS", lambda value: _is_true(value), "an infinity ends the run, which would else skip that update", "unset it"),
-    ("XLA_PYTHON_CLIENT_ALLOCATOR", lambda value: value == "platform", "GPU memory is taken and given back for every array: very slow "
-     "(JAX's page on GPU memory)", "unset it"),
-)  # fmt: skip
+  ("JAX_DISABLE_JIT", lambda value: _is_true(value), "every operation is run by itself, many times slower", "unset it"),
+  (
+    "JAX_DEBUG_NANS",
+    lambda value: _is_true(value),
+    "a NaN ends the run, which would else skip that update",
+    "unset it",
+  ),
+  (
+    "JAX_DEBUG_INFS",
+    lambda value: _is_true(value),
+    "an infinity ends the run, which would else skip that update",
+    "unset it",
+  ),
+  (
+    "XLA_PYTHON_CLIENT_ALLOCATOR",
+    lambda value: value == "platform",
+    "GPU memory is taken and given back for every array: very slow (JAX's page on GPU memory)",
+    "unset it",
+  ),
+)
 
 
 def environment(context: Context) -> Row | list[Row]:
@@ -121,15 +147,33 @@ def environment(context: Context) -> Row | list[Row]:
   for name, hurts, effect, remedy in _TRAPS:
     if hurts(environ.get(name, "")):
       rows.append(row.warn(f"{name}={environ[name]}: {effect}", remedy))
-  proxies = [name for name in environ if name.lower() in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy") and environ[name]]
+  proxies = [
+    name
+    for name in environ
+    if name.lower() in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy") and environ[name]
+  ]
   host = context.cluster.coordinator.rpartition(":")[0]
-  if proxies and context.cluster.num_processes > 1 and host not in (environ.get("no_proxy") or environ.get("NO_PROXY") or "").split(","):
-    rows.append(row.warn(f"{', '.join(sorted(proxies))} set: JAX's processes may try to reach each other through the proxy, and hang "
-                         "(jax.distributed.initialize)", f"unset them for this command, or add {host} to no_proxy"))  # fmt: skip
+  if (
+    proxies
+    and context.cluster.num_processes > 1
+    and host not in (environ.get("no_proxy") or environ.get("NO_PROXY") or "").split(",")
+  ):
+    rows.append(
+      row.warn(
+        f"{', '.join(sorted(proxies))} set: JAX's processes may try to reach each other through the proxy, and hang "
+        "(jax.distributed.initialize)",
+        f"unset them for this command, or add {host} to no_proxy",
+      )
+    )
   libraries = _own_cuda(environ.get("LD_LIBRARY_PATH", ""))
   if libraries and context.accelerators and context.accelerators.kind == "gpu":
-    rows.append(row.warn(f"LD_LIBRARY_PATH has CUDA libraries ({libraries}), which are used in place of those that pip installed with JAX",
-                         "unset LD_LIBRARY_PATH for this command (JAX's installation page)"))  # fmt: skip
+    rows.append(
+      row.warn(
+        f"LD_LIBRARY_PATH has CUDA libraries ({libraries}), which are used in place of those that pip installed with "
+        "JAX",
+        "unset LD_LIBRARY_PATH for this command (JAX's installation page)",
+      )
+    )
   return rows or row.ok("no variable that is known to hurt")
 
 

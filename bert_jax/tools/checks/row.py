@@ -45,7 +45,9 @@ def fail(found: str, remedy: str) -> Row:
 
 
 def refused(error: UserError) -> Row:
-  """The failure that a run itself would report. Its message ends with the remedy: a line, a sentence, or what follows a semicolon."""
+  """The failure that a run itself would report. Its message ends with the remedy: a line, a sentence, or what follows
+  a semicolon.
+  """
   text = re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1…", str(error))  # hashes as people compare them
   if "\n" in text:
     found, _, remedy = text.rpartition("\n")
@@ -67,8 +69,10 @@ def run(name: str, check: Callable[..., Row | list[Row]], *arguments) -> Rows:
     found = refused(error)
   except Exception as error:  # whatever is wrong with one thing, the others are looked at
     text = " ".join(str(error).split())[:_LONGEST]
-    found = fail(f"{type(error).__name__}: {text}" if text else type(error).__name__,
-                 "this check could not be carried out; mend what the message names, then run doctor again")  # fmt: skip
+    found = fail(
+      f"{type(error).__name__}: {text}" if text else type(error).__name__,
+      "this check could not be carried out; mend what the message names, then run doctor again",
+    )
   return {name: [found] if isinstance(found, Row) else found}
 
 
@@ -93,8 +97,10 @@ def merged(processes: Sequence[Rows], hosts: Sequence[str]) -> Rows:
       table[name] = next(rows[name] for rows in processes if name in rows)
       continue
     everywhere = lambda found_by: len(found_by) == len(processes)
-    table[name] = [row if everywhere(found_by) else row._replace(found=f"{named(found_by, hosts)}: {row.found}")
-                   for row, found_by in wrong.items()]  # fmt: skip
+    table[name] = [
+      row if everywhere(found_by) else row._replace(found=f"{named(found_by, hosts)}: {row.found}")
+      for row, found_by in wrong.items()
+    ]
   return table
 
 
@@ -129,7 +135,12 @@ def table(rows: Rows, width: int) -> str:
   """
   margin = 6 + max(map(len, rows)) + 2
   wrap = lambda text, first, rest: textwrap.wrap(
-      text, max(width, margin + 24), initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+    text,
+    max(width, margin + 24),
+    initial_indent=first,
+    subsequent_indent=rest,
+    break_long_words=False,
+    break_on_hyphens=False,
   )
   lines = []
   for name, found in rows.items():
@@ -139,7 +150,11 @@ def table(rows: Rows, width: int) -> str:
       if row.remedy:
         lines += wrap(row.remedy, f"{'':{margin}}→ ", " " * (margin + 2))
   counts = {status: sum(row.status == status for found in rows.values() for row in found) for status in STATUSES}
-  told = [f"{counts[status]} {word}{'s' * (counts[status] > 1)}" for status, word in ((FAIL, "failure"), (WARN, "warning")) if counts[status]]
+  told = [
+    f"{counts[status]} {word}{'s' * (counts[status] > 1)}"
+    for status, word in ((FAIL, "failure"), (WARN, "warning"))
+    if counts[status]
+  ]
   verdict = {OK: "ready", WARN: "ready, with", FAIL: "not ready:"}[worst(rows)]
   return "\n".join([*lines, "", " ".join([verdict, " and ".join(told)]).strip()])
 

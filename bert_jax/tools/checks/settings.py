@@ -20,9 +20,14 @@ def settings(context: Context) -> Row:
   optimizers.make_schedule(config)
   source = config.init_from
   if source and not storage.folder(source).is_dir():
-    raise UserError(f"init_from={source}: there is no such folder; give a run folder or a Hugging Face folder that every process can read")
+    raise UserError(
+      f"init_from={source}: there is no such folder; give a run folder or a Hugging Face folder that every process "
+      "can read"
+    )
   if config.init_optimizer and not (storage.folder(source) / "checkpoints").is_dir():
-    raise UserError(f"init_optimizer needs a run folder with checkpoints, {source} has none; give one, or set init_optimizer=False")
+    raise UserError(
+      f"init_optimizer needs a run folder with checkpoints, {source} has none; give one, or set init_optimizer=False"
+    )
   parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(context.state.params))
   begins = f", starting from {source}" if source else ""
   length = f"{configs.last_step(config):,} steps of {config.data.batch_size:,} rows"

@@ -1,4 +1,6 @@
-"""Can the run folder hold this run, and does it? Writes a probe beside it, or into it on an object store, and takes it away again."""
+"""Can the run folder hold this run, and does it? Writes a probe beside it, or into it on an object store, and takes it
+away again.
+"""
 
 import contextlib
 import errno
@@ -26,16 +28,18 @@ from bert_jax.training import metrics
 PROBE_BYTES = 2**23
 CLOCK_SECONDS = 1.0  # two clocks that differ by less are the same
 _REMEDIES = {
-    errno.ENOSPC: "make room, or choose another --workdir",
-    errno.EDQUOT: "make room within your quota, or choose another --workdir",
-    errno.EROFS: "mount it for writing, or choose another --workdir",
-    errno.EACCES: "make it writable for this user, or choose another --workdir",
-    errno.EPERM: "make it writable for this user, or choose another --workdir",
+  errno.ENOSPC: "make room, or choose another --workdir",
+  errno.EDQUOT: "make room within your quota, or choose another --workdir",
+  errno.EROFS: "mount it for writing, or choose another --workdir",
+  errno.EACCES: "make it writable for this user, or choose another --workdir",
+  errno.EPERM: "make it writable for this user, or choose another --workdir",
 }
 
 
 def standing(folder: os.PathLike) -> epath.Path:
-  """The nearest folder that is there already, `folder` itself or one above it; in an object store, where every folder is. Raises UserError for a file."""
+  """The nearest folder that is there already, `folder` itself or one above it; in an object store, where every folder
+  is. Raises UserError for a file.
+  """
   text = os.fspath(folder)
   path = places.folder(text)
   if places.is_remote(text):
@@ -50,7 +54,9 @@ def standing(folder: os.PathLike) -> epath.Path:
 
 @contextlib.contextmanager
 def probe(workdir: os.PathLike) -> Iterator[epath.Path]:
-  """A folder to try things in, where the checkpoints will be; gone afterwards, and harmless if this process is killed."""
+  """A folder to try things in, where the checkpoints will be; gone afterwards, and harmless if this process is
+  killed.
+  """
   where = standing(workdir / "checkpoints")
   if places.is_remote(where):
     folder = where.parent / f".doctor.partial-{secrets.token_hex(8)}"
@@ -75,7 +81,9 @@ def place(context: Context) -> epath.Path | None:
 
 
 def checkpoints(context: Context) -> Row | list[Row]:
-  """Whether the folder of the checkpoints does what saving, committing and setting aside rely on, and how fast it writes."""
+  """Whether the folder of the checkpoints does what saving, committing and setting aside rely on, and how fast it
+  writes.
+  """
   where = place(context)
   if where is None:
     return []
@@ -86,14 +94,21 @@ def checkpoints(context: Context) -> Row | list[Row]:
   except OSError as error:
     return row.fail(f"{where}: {error.strerror or error}", _REMEDIES.get(error.errno, "choose another --workdir"))
   if broken:
-    return row.fail(f"{where}: {broken}, which saving checkpoints relies on", "choose a --workdir on another file system")
+    return row.fail(
+      f"{where}: {broken}, which saving checkpoints relies on", "choose a --workdir on another file system"
+    )
   speed = PROBE_BYTES / seconds
   found = f"{where} takes files whole; {size(PROBE_BYTES)} written in {seconds:.2f} s ({size(speed)}/s)"
-  with contextlib.suppress(UserError):  # how large a checkpoint is, the memory row asks too, and says why it is not known
+  with contextlib.suppress(
+    UserError
+  ):  # how large a checkpoint is, the memory row asks too, and says why it is not known
     saving, limit = context.state_bytes / speed, context.config.watchdog.step_seconds
     if saving > limit:
-      return row.warn(f"{found}: a checkpoint of {size(context.state_bytes)} would take {saving:.0f} s, watchdog.step_seconds is {limit}",
-                      f"choose a faster --workdir, or set --config.watchdog.step_seconds={round(2 * saving)}")  # fmt: skip
+      return row.warn(
+        f"{found}: a checkpoint of {size(context.state_bytes)} would take {saving:.0f} s, watchdog.step_seconds is "
+        f"{limit}",
+        f"choose a faster --workdir, or set --config.watchdog.step_seconds={round(2 * saving)}",
+      )
   return row.ok(found)
 
 
@@ -117,11 +132,15 @@ def _write(path: epath.Path) -> float:
 
 
 def _semantics_of_store(folder: epath.Path) -> str:
-  """What this object store does not do that runs rely on: everybody sees an object, its new contents and its end at once."""
+  """What this object store does not do that runs rely on: everybody sees an object, its new contents and its end at
+  once.
+  """
   with places.failures(folder):
     for text in ("old", "new"):
       (folder / "step" / "object").write_text(text)
-      if (folder / "step" / "object").read_text() != text or [path.name for path in (folder / "step").iterdir()] != ["object"]:
+      if (folder / "step" / "object").read_text() != text or [path.name for path in (folder / "step").iterdir()] != [
+        "object"
+      ]:
         return "it does not show at once what was written"
     (folder / "step").rmtree()
     return "it still shows what was deleted" if (folder / "step").exists() else ""
@@ -143,7 +162,9 @@ def _semantics(folder: pathlib.Path) -> str:
   (folder / "step").mkdir()
   (folder / "step" / folders.COMMIT_MARKER).touch()  # what commits a checkpoint
   (folder / "step").rename(folder / folders.SET_ASIDE)  # where a damaged one goes
-  if {path.name for path in (folder / folders.SET_ASIDE).iterdir()} != {folders.COMMIT_MARKER} or (folder / "step").exists():
+  if {path.name for path in (folder / folders.SET_ASIDE).iterdir()} != {folders.COMMIT_MARKER} or (
+    folder / "step"
+  ).exists():
     return "it does not rename a folder with what is in it"
   return ""
 
@@ -158,9 +179,13 @@ def disk_space(context: Context) -> Row | list[Row]:
   missing = max(1, together - there)
   needed = missing * context.state_bytes
   more = f" more ({there} are there)" if there else ""
-  found = f"{size(free)} free on {where}; {missing}{more} checkpoints of {size(context.state_bytes)} need {size(needed)}"
+  found = (
+    f"{size(free)} free on {where}; {missing}{more} checkpoints of {size(context.state_bytes)} need {size(needed)}"
+  )
   if free < needed:
-    return row.fail(found, "make room, keep fewer with --config.checkpoint.keep_last and keep_best, or choose another --workdir")
+    return row.fail(
+      found, "make room, keep fewer with --config.checkpoint.keep_last and keep_best, or choose another --workdir"
+    )
   return row.ok(found)
 
 
@@ -173,11 +198,17 @@ def file_clock(context: Context) -> Row | list[Row]:
   except (UserError, OSError):  # the rows of the run folder and of the checkpoints say why
     return []
   if abs(ahead) > CLOCK_SECONDS:
-    return row.warn(f"the clock of the file system is {abs(ahead):.1f} s {'ahead' if ahead > 0 else 'behind'}",
-                    "set the clocks of this machine and of its file server (NTP)")  # fmt: skip
+    return row.warn(
+      f"the clock of the file system is {abs(ahead):.1f} s {'ahead' if ahead > 0 else 'behind'}",
+      "set the clocks of this machine and of its file server (NTP)",
+    )
   if newest > time.time() + CLOCK_SECONDS:
-    return row.warn(f"this machine's clock is {newest - time.time():.0f} s before the newest event of {context.workdir}: times and goodput would "
-                    "make no sense", "set the clock of this machine (NTP)")  # fmt: skip
+    return row.warn(
+      f"this machine's clock is {newest - time.time():.0f} s before the newest event of {context.workdir}: times and "
+      "goodput would "
+      "make no sense",
+      "set the clock of this machine (NTP)",
+    )
   return [] if places.is_remote(context.workdir) else row.ok(f"within {abs(ahead):.2f} s of the file system's")
 
 
@@ -209,11 +240,17 @@ def run_folder(context: Context) -> Row | list[Row]:
 
 def _changed(before, now, root) -> list[Row]:
   """The keys that make this another run than the one in the folder."""
-  changed = {key: pair for key, pair in configs.changed_keys(before, now).items() if pair[1] is not None}  # None: not derived yet
+  changed = {
+    key: pair for key, pair in configs.changed_keys(before, now).items() if pair[1] is not None
+  }  # None: not derived yet
   if not changed:
     return []
   listed = "; ".join(f"{key}: {there!r} there, {here!r} now" for key, (there, here) in changed.items())
-  return [row.fail(f"{root} holds a run with another config: {listed}", "give the keys their old values, or choose another --workdir")]
+  return [
+    row.fail(
+      f"{root} holds a run with another config: {listed}", "give the keys their old values, or choose another --workdir"
+    )
+  ]
 
 
 def _saved(context: Context) -> list[Row]:
@@ -230,14 +267,25 @@ def _saved(context: Context) -> list[Row]:
     if damage.reason == "unfinished":
       rows.append(row.warn(f"checkpoint {name}: {damage.found}", f"nothing: the next start removes it{goes_on}"))
     else:
-      rows.append(row.warn(f"checkpoint {name} is damaged: {damage.found}", f"nothing: the next start moves it to {folders.SET_ASIDE}{goes_on}"))
+      rows.append(
+        row.warn(
+          f"checkpoint {name} is damaged: {damage.found}",
+          f"nothing: the next start moves it to {folders.SET_ASIDE}{goes_on}",
+        )
+      )
   if folders.has_damage(directory):
     aside = sorted(path.name for path in (directory / folders.SET_ASIDE).iterdir())
-    rows.append(row.warn(f"damaged checkpoints were set aside before: {', '.join(aside)}",
-                         "look after the disk; delete them when they are no longer needed"))  # fmt: skip
+    rows.append(
+      row.warn(
+        f"damaged checkpoints were set aside before: {', '.join(aside)}",
+        "look after the disk; delete them when they are no longer needed",
+      )
+    )
   if not sound:
     if folders.has_damage(directory) or any(damage.reason not in ("unfinished", "empty") for damage in broken.values()):
-      rows.append(row.fail(f"no checkpoint in {directory} is sound", "restore one from a backup, or choose another --workdir"))
+      rows.append(
+        row.fail(f"no checkpoint in {directory} is sound", "restore one from a backup, or choose another --workdir")
+      )
     return rows or [row.ok(f"{context.workdir} holds this run, without a checkpoint yet")]
   newest = max(sound)
   rows += _belongs(context, folders.folder_of(directory, newest), sound[newest])
@@ -255,6 +303,10 @@ def _belongs(context: Context, path, manifest: folders.Manifest) -> list[Row]:
   folders.check_fits(path, manifest, folders.by_path(state))
   made_with, now = manifest.host.get("corpus_id"), corpus and corpus.manifest["corpus_id"]
   if now and made_with != now:
-    return [row.fail(f"checkpoint {path.name} was made with corpus_id={made_with!r}, {context.config.data.corpus} has {now!r}",
-                     "give back the corpus it had, or choose another --workdir with --config.init_from")]  # fmt: skip
+    return [
+      row.fail(
+        f"checkpoint {path.name} was made with corpus_id={made_with!r}, {context.config.data.corpus} has {now!r}",
+        "give back the corpus it had, or choose another --workdir with --config.init_from",
+      )
+    ]
   return []

@@ -13,8 +13,12 @@ from bert_jax.tools.checks.row import Row
 PROJECT = "bert_jax"
 # What a run's numbers depend on: shown, and the same on every process.
 SHOWN = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow")
-# What a part says of the packages that it works with. jax names the plugins and the libtpu that fit it under its extras.
-PARTS = {"jax": ("jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu"), "flax": ("jax", "optax", "orbax-checkpoint")}
+# What a part says of the packages that it works with. jax names the plugins and the libtpu that fit it under its
+# extras.
+PARTS = {
+  "jax": ("jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu"),
+  "flax": ("jax", "optax", "orbax-checkpoint"),
+}
 # jax-cuda12-plugin needs its other half in the very same version.
 PARTS |= {f"jax-cuda{cuda}-plugin": (f"jax-cuda{cuda}-pjrt",) for cuda in (12, 13)}
 # The same code under several names; any of them will do.
@@ -51,10 +55,16 @@ def check(loader: str, version: Version = installed, requires: Requires = import
     needs = [Requirement(text) for text in requires(PROJECT) or ()]
     python = SpecifierSet(importlib.metadata.metadata(PROJECT)["Requires-Python"] or "")
   except importlib.metadata.PackageNotFoundError:
-    return row.warn(f"{PROJECT} runs from a folder that is not installed, so nothing says which versions it needs",
-                    "install it there: pip install --editable . --constraint constraints.txt")  # fmt: skip
-  needs = [need for need in needs if (need.marker is None or need.marker.evaluate({"extra": ""}))
-           and (loader == "tfdata" or not need.name.startswith("tensorflow"))]  # fmt: skip
+    return row.warn(
+      f"{PROJECT} runs from a folder that is not installed, so nothing says which versions it needs",
+      "install it there: pip install --editable . --constraint constraints.txt",
+    )
+  needs = [
+    need
+    for need in needs
+    if (need.marker is None or need.marker.evaluate({"extra": ""}))
+    and (loader == "tfdata" or not need.name.startswith("tensorflow"))
+  ]
   wrong: dict[str, str] = {}
   if platform.python_version() not in python:
     return row.fail(f"python {platform.python_version()}, {PROJECT} needs {python}", "install it for another Python")
@@ -73,7 +83,9 @@ def _asks(requirements: list[str] | None) -> list[Requirement]:
   """What a package requires, whatever the extra; of the extras that only its own developers use, nothing."""
   needs = [Requirement(text) for text in requirements or ()]
   own = ("minimum-jaxlib", "ci", "testing", "docs", "dev")
-  return [need for need in needs if need.marker is None or not any(f'extra == "{extra}"' in str(need.marker) for extra in own)]
+  return [
+    need for need in needs if need.marker is None or not any(f'extra == "{extra}"' in str(need.marker) for extra in own)
+  ]
 
 
 def _compare(wrong: dict[str, str], need: Requirement, found: str | None, whose: str, *, required: bool) -> None:

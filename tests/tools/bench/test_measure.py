@@ -12,15 +12,32 @@ NO_DROPOUT = ["model.hidden_dropout_prob=0", "model.attention_probs_dropout_prob
 
 
 def asked(tmp_path, *, against=(), compare=False, sequences=2, overrides=()):
-  file, base = write_config(tmp_path), ["data.corpus=nowhere", "data.batch_size=16", "prepare.seq_length=32", "prepare.vocab_size=150", *NO_DROPOUT, *overrides]
+  file, base = (
+    write_config(tmp_path),
+    [
+      "data.corpus=nowhere",
+      "data.batch_size=16",
+      "prepare.seq_length=32",
+      "prepare.vocab_size=150",
+      *NO_DROPOUT,
+      *overrides,
+    ],
+  )
   load = lambda *more: configs.load_config(file, [*base, *more])
-  return measure.Asked(load(), {key: load(*key.split(",")) for key in against}, compare, rounds=3, seconds=0.02, sequences=sequences)
+  return measure.Asked(
+    load(), {key: load(*key.split(",")) for key in against}, compare, rounds=3, seconds=0.02, sequences=sequences
+  )
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
   """Everything that there is to compare; most of the time goes into torch.compile."""
-  against = ["model.dtype=bfloat16", "optimizer.microbatches=2,model.remat=full", "model.hidden_dropout_prob=0.1", "model.attention=cudnn"]
+  against = [
+    "model.dtype=bfloat16",
+    "optimizer.microbatches=2,model.remat=full",
+    "model.hidden_dropout_prob=0.1",
+    "model.attention=cudnn",
+  ]
   return measure.measure(asked(tmp_path_factory.mktemp("bench"), against=against, compare=True))
 
 
@@ -43,7 +60,10 @@ def test_other_ways_to_compute_the_same_agree_and_other_computations_are_not_com
 @pytest.mark.slow
 def test_what_cannot_run_here_says_why_and_the_others_are_measured(bench):
   results = {result.name: result for result in bench.results}
-  assert "it is a kernel for GPUs" in results["model.attention=cudnn"].failure and not results["model.attention=cudnn"].token_seconds
+  assert (
+    "it is a kernel for GPUs" in results["model.attention=cudnn"].failure
+    and not results["model.attention=cudnn"].token_seconds
+  )
   for name, result in results.items():
     if name != "model.attention=cudnn":
       assert len(result.token_seconds) == 3 and result.step_tokens == bench.config.data.batch_size * 32, name
@@ -55,7 +75,9 @@ def test_the_page_and_the_json_show_all_of_it(bench):
   for result in bench.results:
     assert result.name in text
   assert "a plain matrix product in float32 reaches" in text and "PyTorch's" in text
-  assert "computes something else" in text and "times as fast" in text and "MFU" not in text  # the peak of a CPU is not known
+  assert (
+    "computes something else" in text and "times as fast" in text and "MFU" not in text
+  )  # the peak of a CPU is not known
   ours = found["results"][0]
   assert ours["tokens_per_second"]["median"] * ours["step_seconds"] == pytest.approx(ours["step_tokens"])
   assert sum(found["shares"].values()) == pytest.approx(1) and 0 <= found["waiting"] < 1
@@ -63,7 +85,9 @@ def test_the_page_and_the_json_show_all_of_it(bench):
 
 
 class Wrong(Own):
-  """A step whose gradients are a tenth too large, as those of a kernel that sees into the neighbouring sequence may be."""
+  """A step whose gradients are a tenth too large, as those of a kernel that sees into the neighbouring sequence may
+  be.
+  """
 
   def first_step(self):
     loss, norm = super().first_step()
@@ -73,7 +97,9 @@ class Wrong(Own):
 @pytest.mark.slow
 def test_a_step_that_differs_from_float32_is_not_timed(tmp_path, monkeypatch):
   question = asked(tmp_path, against=["model.remat=full"])
-  monkeypatch.setattr(measure, "Own", lambda config, data: (Wrong if config.model.remat == "full" else Own)(config, data))
+  monkeypatch.setattr(
+    measure, "Own", lambda config, data: (Wrong if config.model.remat == "full" else Own)(config, data)
+  )
   _, other = measure.measure(question).results
   assert other.agrees is False and not other.token_seconds and "does not agree with float32" in other.failure
 

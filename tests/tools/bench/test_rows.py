@@ -34,7 +34,9 @@ def test_each_sequence_is_cls_a_sep_b_sep():
 
 
 def test_ids_follow_zipfs_law():
-  counts = np.bincount(make_up(DataFacts(1000, 512, 1, ""), num_rows=200).tokens.reshape(-1), minlength=1000)[len(STAND_IN_SPECIAL) :]
+  counts = np.bincount(make_up(DataFacts(1000, 512, 1, ""), num_rows=200).tokens.reshape(-1), minlength=1000)[
+    len(STAND_IN_SPECIAL) :
+  ]
   # Under 1 / rank the first ten ranks hold ln(10) / ln(995) of all.
   assert counts[1:10].sum() / counts.sum() == pytest.approx(np.log(10) / np.log(995), abs=0.03)
 
@@ -60,5 +62,7 @@ def test_a_corpus_that_is_there_is_used(tmp_path, corpus):  # noqa: F811
   stream = data.stream(data.resolved(config))
   next(stream)
   assert all(np.array_equal(array, batch[name]) for name, array in next(stream).items())
-  missing = bench_data(configs.load_config(write_config(tmp_path), ["data.corpus=nowhere", "prepare.seq_length=32"]), sequences=2)
+  missing = bench_data(
+    configs.load_config(write_config(tmp_path), ["data.corpus=nowhere", "prepare.seq_length=32"]), sequences=2
+  )
   assert missing.corpus is None and missing.facts.source == "made up, rows of 32 tokens, 2 sequences of 16 on average"

@@ -12,8 +12,16 @@ from bert_jax.tools.checks import row
 from bert_jax.tools.checks.context import ALONE, Accelerators
 
 GPUS = Accelerators("gpu", 8)
-STEP = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "16", "SLURM_STEP_TASKS_PER_NODE": "8(x2)", "SLURM_NODEID": "1", "SLURM_PROCID": "9",
-        "SLURM_LOCALID": "1", "SLURM_GPUS_ON_NODE": "8", "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}  # fmt: skip
+STEP = {
+  "SLURM_JOB_ID": "7",
+  "SLURM_NTASKS": "16",
+  "SLURM_STEP_TASKS_PER_NODE": "8(x2)",
+  "SLURM_NODEID": "1",
+  "SLURM_PROCID": "9",
+  "SLURM_LOCALID": "1",
+  "SLURM_GPUS_ON_NODE": "8",
+  "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7",
+}
 SLURM = Cluster("node-0:61447", 16, 9, "slurm", (1,))
 ABOUT = {"config": {"seed": 0}, "workdir": "/runs/x", "code": "abc", "versions": {"jax": "0.10.2"}}
 
@@ -31,16 +39,19 @@ def test_outside_slurm_there_is_nothing_to_say():
 
 
 @pytest.mark.parametrize(
-    "changes, said, remedy",
-    [
-        ({"SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_NTASKS": "2"},
-         "1 task on a node with 8 GPUs: under Slurm JAX takes one GPU per task, and 7 would idle", "--ntasks-per-node=8"),
-        ({"SLURM_STEP_TASKS_PER_NODE": "8,4"}, "4 tasks on a node with 8 GPUs", "--ntasks-per-node=8"),
-        ({"SLURM_STEP_TASKS_PER_NODE": "16(x2)"}, "16 tasks on a node with 8 GPUs", "--ntasks-per-node=8"),
-        ({"CUDA_VISIBLE_DEVICES": "0"}, "each of the 8 tasks on this node sees 1 of its 8 GPUs", "--gres=gpu:8"),
-        ({"SLURM_STEP_TASKS_PER_NODE": "", "SLURM_TASKS_PER_NODE": "2(x2)"}, "2 tasks on a node", "--ntasks-per-node=8"),
-    ],
-)  # fmt: skip
+  "changes, said, remedy",
+  [
+    (
+      {"SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_NTASKS": "2"},
+      "1 task on a node with 8 GPUs: under Slurm JAX takes one GPU per task, and 7 would idle",
+      "--ntasks-per-node=8",
+    ),
+    ({"SLURM_STEP_TASKS_PER_NODE": "8,4"}, "4 tasks on a node with 8 GPUs", "--ntasks-per-node=8"),
+    ({"SLURM_STEP_TASKS_PER_NODE": "16(x2)"}, "16 tasks on a node with 8 GPUs", "--ntasks-per-node=8"),
+    ({"CUDA_VISIBLE_DEVICES": "0"}, "each of the 8 tasks on this node sees 1 of its 8 GPUs", "--gres=gpu:8"),
+    ({"SLURM_STEP_TASKS_PER_NODE": "", "SLURM_TASKS_PER_NODE": "2(x2)"}, "2 tasks on a node", "--ntasks-per-node=8"),
+  ],
+)
 def test_tasks_that_do_not_match_the_gpus_fail(changes, said, remedy):
   (found,) = checks.slurm(STEP | changes, SLURM, GPUS)
   assert found.status == row.FAIL and said in found.found and remedy in found.remedy
@@ -70,7 +81,11 @@ def test_processes_of_one_kind_are_counted_by_machine():
 def test_another_config_or_version_is_told_by_process_and_key():
   others = [*about("a"), *about("b", config={"seed": 3}), *about("c", versions={"jax": "0.10.1"})]
   (found,) = checks.processes(SLURM._replace(num_processes=3), others, [1] * 3, [0] * 3)
-  assert found.status == row.FAIL and "process 1 on b has seed=3, process 0 0" in found.found and "process 2 on c has jax 0.10.1" in found.found
+  assert (
+    found.status == row.FAIL
+    and "process 1 on b has seed=3, process 0 0" in found.found
+    and "process 2 on c has jax 0.10.1" in found.found
+  )
   assert found.remedy.startswith("start all of them with the same command")
 
 
@@ -81,7 +96,11 @@ def test_processes_with_fewer_devices_than_the_others_fail():
 
 def test_processes_of_one_machine_that_take_the_same_gpus_fail():
   (found,) = checks.processes(Cluster("a:1", 2, 0, "arguments"), about("a", "a"), [2, 2], [2, 2])
-  assert found.status == row.FAIL and found.found == "2 processes on a take 4 GPUs, and it has 2" and "CUDA_VISIBLE_DEVICES" in found.remedy
+  assert (
+    found.status == row.FAIL
+    and found.found == "2 processes on a take 4 GPUs, and it has 2"
+    and "CUDA_VISIBLE_DEVICES" in found.remedy
+  )
   assert checks.processes(Cluster("a:1", 2, 0, "arguments"), about("a", "a"), [1, 1], [2, 2]).status == row.OK
 
 
@@ -93,7 +112,9 @@ def port():
 def test_the_coordinator_is_met_and_the_time_is_told():
   address = f"127.0.0.1:{port()}"
   results = {}
-  meet = lambda number: results.update({number: checks.coordinator(Cluster(address, 2, number, "arguments"), {"host": f"h{number}"}, 10)})
+  meet = lambda number: results.update(
+    {number: checks.coordinator(Cluster(address, 2, number, "arguments"), {"host": f"h{number}"}, 10)}
+  )
   threads = [threading.Thread(target=meet, args=(number,)) for number in (0, 1)]
   [thread.start() for thread in threads]
   [thread.join() for thread in threads]
@@ -114,11 +135,17 @@ def test_a_port_that_another_process_holds_fails_at_once_also_if_it_would_share_
     number = held.getsockname()[1]
     found, introductions = checks.coordinator(Cluster(f"127.0.0.1:{number}", 2, 0, "arguments"), {"host": "a"}, 30)
   assert introductions is None and found[0].status == row.FAIL
-  assert f"port {number} of" in found[0].found and "is taken by another process" in found[0].found and "ss -ltnp" in found[0].remedy
+  assert (
+    f"port {number} of" in found[0].found
+    and "is taken by another process" in found[0].found
+    and "ss -ltnp" in found[0].remedy
+  )
 
 
 def test_a_coordinator_that_is_not_process_0s_machine_is_a_warning_and_a_name_without_address_a_failure():
-  (found,) = checks._own_address(Cluster(f"192.0.2.1:{port()}", 2, 0, "arguments"))  # an address for documentation, RFC 5737
+  (found,) = checks._own_address(
+    Cluster(f"192.0.2.1:{port()}", 2, 0, "arguments")
+  )  # an address for documentation, RFC 5737
   assert found.status == row.WARN and "192.0.2.1 (192.0.2.1) is not an address of" in found.found
   (found,) = checks._own_address(Cluster(f"no-such-host.invalid:{port()}", 2, 0, "arguments"))
   assert found.status == row.FAIL and "no-such-host.invalid has no address" in found.found

@@ -39,7 +39,12 @@ def test_a_sound_corpus_is_shown_with_its_rows_epochs_and_id(tmp_path, corpus): 
 def test_a_flipped_bit_is_found_unless_only_sizes_were_asked_for(tmp_path, copy):
   shard = flip(copy)
   (found,) = look(context(tmp_path, copy))
-  assert found.status == row.FAIL and shard.name in found.found and "altered" in found.found and found.remedy.startswith("copy the folder again")
+  assert (
+    found.status == row.FAIL
+    and shard.name in found.found
+    and "altered" in found.found
+    and found.remedy.startswith("copy the folder again")
+  )
   (found,) = look(context(tmp_path, copy, quick=True))
   assert found.status == row.OK and "contents not read" in found.found
 
@@ -63,7 +68,9 @@ def test_one_process_of_a_machine_reads_the_shards(tmp_path, copy):
 
 def test_a_missing_corpus_fails_unless_it_has_a_source(tmp_path):
   (found,) = look(context(tmp_path, tmp_path / "nowhere"))
-  assert found.status == row.FAIL and "there is no such corpus folder" in found.found and "bert_jax prepare" in found.remedy
+  assert (
+    found.status == row.FAIL and "there is no such corpus folder" in found.found and "bert_jax prepare" in found.remedy
+  )
   (found,) = look(context(tmp_path, tmp_path / "nowhere", "data.source=docstrings:"))
   assert found == row.ok(f"{tmp_path / 'nowhere'} is not there yet; it will be prepared from docstrings:")
   (found,) = look(context(tmp_path, ""))
@@ -88,7 +95,11 @@ def test_another_tokenizer_in_its_folder_fails(tmp_path, copy):
 def test_a_model_that_does_not_fit_fails_and_the_other_checks_go_on(tmp_path, corpus):  # noqa: F811
   view = context(tmp_path, corpus, "model.max_position_embeddings=16")
   (found,) = look(view)
-  assert found.status == row.FAIL and "have 32 tokens, the model has 16 positions" in found.found and "seq_length=16" in found.remedy
+  assert (
+    found.status == row.FAIL
+    and "have 32 tokens, the model has 16 positions" in found.found
+    and "seq_length=16" in found.remedy
+  )
   assert view.state_bytes > 0
 
 

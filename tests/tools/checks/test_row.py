@@ -25,15 +25,15 @@ def test_a_check_may_find_several_things():
 
 
 @pytest.mark.parametrize(
-    "message, found, remedy",
-    [
-        ("a does not fit b; set a to b", "a does not fit b", "set a to b"),
-        ("waited 5 s for process 1; 0 came. Look at its log", "waited 5 s for process 1; 0 came", "look at its log"),
-        ("not alike:\n  a has 1\n  b has 2\nGive both the same", "not alike: a has 1; b has 2", "give both the same"),
-        ("broken", "broken", "mend that, then run doctor again"),
-        (f"expected {'ab' * 32}, found 1; copy it again", "expected abababababab…, found 1", "copy it again"),
-        ("x. SLURM_NTASKS it is", "x", "SLURM_NTASKS it is"),
-    ],
+  "message, found, remedy",
+  [
+    ("a does not fit b; set a to b", "a does not fit b", "set a to b"),
+    ("waited 5 s for process 1; 0 came. Look at its log", "waited 5 s for process 1; 0 came", "look at its log"),
+    ("not alike:\n  a has 1\n  b has 2\nGive both the same", "not alike: a has 1; b has 2", "give both the same"),
+    ("broken", "broken", "mend that, then run doctor again"),
+    (f"expected {'ab' * 32}, found 1; copy it again", "expected abababababab…, found 1", "copy it again"),
+    ("x. SLURM_NTASKS it is", "x", "SLURM_NTASKS it is"),
+  ],
 )
 def test_the_message_of_a_user_error_is_cut_into_what_was_found_and_the_remedy(message, found, remedy):
   assert row.refused(UserError(message)) == row.fail(found, remedy)
@@ -69,12 +69,20 @@ def test_findings_about_one_thing_are_combined():
 def test_the_table_is_aligned_wraps_at_words_and_ends_with_a_verdict():
   long = "one two three four five six seven eight nine ten eleven twelve thirteen"
   command = "python -m bert_jax prepare --source=… --out=/a/very/long/name/that/may/not/be/broken/anywhere/at/all"
-  lines = row.table({"disk space": [row.fail(long, command)], "memory": [row.ok("fine"), row.warn("low", "more")]}, 50).splitlines()
+  lines = row.table(
+    {"disk space": [row.fail(long, command)], "memory": [row.ok("fine"), row.warn("low", "more")]}, 50
+  ).splitlines()
   assert lines[0] == "FAIL  disk space  one two three four five six"
   assert lines[1] == " " * 18 + "seven eight nine ten eleven"
   assert any(line.startswith(" " * 18 + "→ python -m") for line in lines)
   assert "                    --out=/a/very/long/name/that/may/not/be/broken/anywhere/at/all" in lines
-  assert lines[-5:] == ["ok    memory      fine", "warn              low", "                  → more", "", "not ready: 1 failure and 1 warning"]
+  assert lines[-5:] == [
+    "ok    memory      fine",
+    "warn              low",
+    "                  → more",
+    "",
+    "not ready: 1 failure and 1 warning",
+  ]
 
 
 def test_the_verdict_counts():
@@ -84,8 +92,13 @@ def test_the_verdict_counts():
 
 def test_json_has_the_worst_status_and_every_row():
   loaded = json.loads(row.as_json({"a": [row.ok("x")], "b": [row.warn("y", "z")]}))
-  assert loaded == {"status": "warn", "rows": [{"check": "a", "status": "ok", "found": "x", "remedy": ""},
-                                               {"check": "b", "status": "warn", "found": "y", "remedy": "z"}]}  # fmt: skip
+  assert loaded == {
+    "status": "warn",
+    "rows": [
+      {"check": "a", "status": "ok", "found": "x", "remedy": ""},
+      {"check": "b", "status": "warn", "found": "y", "remedy": "z"},
+    ],
+  }
 
 
 def test_sizes_have_units():

@@ -63,7 +63,9 @@ def test_a_run_that_goes_on_is_left_as_it_is(resumed, tmp_path, corpus):  # noqa
   assert tree(tmp_path) == before
   assert rows["run_folder"] == [row.ok(f"{resumed} goes on from step 12 (2 checkpoints)")]
   assert row.worst(rows) == row.OK, rows
-  assert "3 more (2 are there) checkpoints" in rows["disk_space"][0].found  # of 3 last, 1 best and the one being written
+  assert (
+    "3 more (2 are there) checkpoints" in rows["disk_space"][0].found
+  )  # of 3 last, 1 best and the one being written
 
 
 def test_a_finished_run_is_told(resumed, tmp_path, corpus):  # noqa: F811
@@ -100,7 +102,9 @@ def test_a_folder_that_nobody_may_write_to_is_one_failure(tmp_path, corpus):  # 
 def test_a_full_disk_is_one_line(tmp_path, corpus):  # noqa: F811
   with small_disk(tmp_path / "disk", "size=16k") as disk:
     rows = everything(context(tmp_path, corpus, workdir=disk / "run"))
-    assert rows["checkpoints"] == [row.fail(f"{disk}: No space left on device", "make room, or choose another --workdir")]
+    assert rows["checkpoints"] == [
+      row.fail(f"{disk}: No space left on device", "make room, or choose another --workdir")
+    ]
     (space,) = rows["disk_space"]
     assert space.status == row.FAIL and space.found.startswith("16.4 kB free on") and "keep_last" in space.remedy
     assert not list(disk.iterdir())
@@ -109,18 +113,26 @@ def test_a_full_disk_is_one_line(tmp_path, corpus):  # noqa: F811
 def test_a_read_only_disk_is_one_line(tmp_path, corpus):  # noqa: F811
   with small_disk(tmp_path / "disk", "size=1m,ro") as disk:
     rows = everything(context(tmp_path, corpus, workdir=disk / "run"))
-    assert rows["checkpoints"] == [row.fail(f"{disk}: Read-only file system", "mount it for writing, or choose another --workdir")]
+    assert rows["checkpoints"] == [
+      row.fail(f"{disk}: Read-only file system", "mount it for writing, or choose another --workdir")
+    ]
 
 
 @pytest.mark.parametrize(
-    "call, replacement, said",
-    [
-        ("open", lambda real: lambda path, flags, *mode: real(path, flags & ~os.O_EXCL, *mode), "makes the same file twice"),
-        ("replace", lambda real: lambda old, new: shutil.copyfile(old, new), "does not replace a file"),
-        ("rename", lambda real: lambda old, new: os.makedirs(new), "does not rename a folder"),
-    ],
+  "call, replacement, said",
+  [
+    (
+      "open",
+      lambda real: lambda path, flags, *mode: real(path, flags & ~os.O_EXCL, *mode),
+      "makes the same file twice",
+    ),
+    ("replace", lambda real: lambda old, new: shutil.copyfile(old, new), "does not replace a file"),
+    ("rename", lambda real: lambda old, new: os.makedirs(new), "does not rename a folder"),
+  ],
 )
-def test_a_file_system_without_the_semantics_of_posix_is_refused(tmp_path, corpus, monkeypatch, call, replacement, said):  # noqa: F811
+def test_a_file_system_without_the_semantics_of_posix_is_refused(
+  tmp_path, corpus, monkeypatch, call, replacement, said
+):  # noqa: F811
   view = context(tmp_path, corpus)
   monkeypatch.setattr(storage.os, call, replacement(getattr(os, call)))
   found = storage.checkpoints(view)
@@ -139,14 +151,20 @@ def test_an_error_without_a_remedy_of_its_own_has_one(tmp_path, corpus, monkeypa
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
   monkeypatch.setattr(storage, "_write", refuse)
-  assert storage.checkpoints(context(tmp_path, corpus)) == row.fail(f"{tmp_path}: Input/output error", "choose another --workdir")
+  assert storage.checkpoints(context(tmp_path, corpus)) == row.fail(
+    f"{tmp_path}: Input/output error", "choose another --workdir"
+  )
 
 
 def test_a_disk_that_is_too_slow_for_the_watchdog_is_a_warning(tmp_path, corpus, monkeypatch):  # noqa: F811
   view = context(tmp_path, corpus, "watchdog.step_seconds=1")
   monkeypatch.setattr(storage, "_write", lambda path: 2 * storage.PROBE_BYTES / view.state_bytes)
   found = storage.checkpoints(view)
-  assert found.status == row.WARN and "would take 2 s, watchdog.step_seconds is 1" in found.found and "step_seconds=4" in found.remedy
+  assert (
+    found.status == row.WARN
+    and "would take 2 s, watchdog.step_seconds is 1" in found.found
+    and "step_seconds=4" in found.remedy
+  )
 
 
 def test_disk_space_counts_every_checkpoint_that_is_kept_and_the_one_being_written(tmp_path, corpus, monkeypatch):  # noqa: F811
@@ -183,13 +201,21 @@ def test_a_clock_before_the_newest_event_is_told(resumed, tmp_path, corpus):  # 
   event = json.loads(path.read_text())
   path.write_text(json.dumps(event | {"time": event["time"] + 3600}) + "\n")
   found = storage.file_clock(context(tmp_path, corpus))
-  assert found.status == row.WARN and "before the newest event" in found.found and ("3600 s" in found.found or "3599 s" in found.found)
+  assert (
+    found.status == row.WARN
+    and "before the newest event" in found.found
+    and ("3600 s" in found.found or "3599 s" in found.found)
+  )
 
 
 def test_another_config_is_told_by_its_keys(resumed, tmp_path, corpus):  # noqa: F811
   (found,) = storage.run_folder(context(tmp_path, corpus, "seed=3", "mesh.fsdp=2", "optimizer.b2=0.9"))
   assert found.status == row.FAIL
-  assert "optimizer.b2: 0.999 there, 0.9 now" in found.found and "seed: 0 there, 3 now" in found.found and "mesh" not in found.found
+  assert (
+    "optimizer.b2: 0.999 there, 0.9 now" in found.found
+    and "seed: 0 there, 3 now" in found.found
+    and "mesh" not in found.found
+  )
 
 
 def test_a_config_that_waits_for_its_corpus_is_compared_as_far_as_it_goes(resumed, tmp_path):
@@ -210,19 +236,38 @@ def test_a_config_that_cannot_be_read_is_a_failure(resumed, tmp_path, corpus):  
 
 
 @pytest.mark.parametrize(
-    "damage, said, status",
-    [
-        (lambda step: (step / folders.COMMIT_MARKER).unlink(), "checkpoint 12 is damaged: commit_success.txt is missing", row.WARN),
-        (lambda step: [path.unlink() for path in step.iterdir() if path.is_file()], "checkpoint 12: its saving was interrupted", row.WARN),
-        (lambda step: (step / folders.MANIFEST_FILE).write_text("{"), "checkpoint 12 is damaged: manifest/data.json cannot be read", row.WARN),
-        (lambda step: shutil.rmtree(step / "state"), "checkpoint 12 is damaged: state missing", row.WARN),
-    ],
+  "damage, said, status",
+  [
+    (
+      lambda step: (step / folders.COMMIT_MARKER).unlink(),
+      "checkpoint 12 is damaged: commit_success.txt is missing",
+      row.WARN,
+    ),
+    (
+      lambda step: [path.unlink() for path in step.iterdir() if path.is_file()],
+      "checkpoint 12: its saving was interrupted",
+      row.WARN,
+    ),
+    (
+      lambda step: (step / folders.MANIFEST_FILE).write_text("{"),
+      "checkpoint 12 is damaged: manifest/data.json cannot be read",
+      row.WARN,
+    ),
+    (lambda step: shutil.rmtree(step / "state"), "checkpoint 12 is damaged: state missing", row.WARN),
+  ],
 )
-def test_damaged_and_unfinished_checkpoints_are_told_and_left_for_the_run(resumed, tmp_path, corpus, damage, said, status):  # noqa: F811
+def test_damaged_and_unfinished_checkpoints_are_told_and_left_for_the_run(
+  resumed, tmp_path, corpus, damage, said, status
+):  # noqa: F811
   damage(resumed / "checkpoints" / "12")
   before = tree(resumed)
   (found,) = storage.run_folder(context(tmp_path, corpus))
-  assert found.status == status and said in found.found and "next start" in found.remedy and "goes on from step 6" in found.remedy
+  assert (
+    found.status == status
+    and said in found.found
+    and "next start" in found.remedy
+    and "goes on from step 6" in found.remedy
+  )
   assert tree(resumed) == before
 
 
@@ -260,12 +305,13 @@ def test_a_checkpoint_of_another_model_or_corpus_fails(resumed, tmp_path, corpus
   assert found.status == row.FAIL and "belongs to another configuration" in found.found
 
 
-
 def test_an_object_store_is_tried_and_left_as_it_was(tmp_path, corpus, monkeypatch):  # noqa: F811
   with in_this_process(monkeypatch) as store:
     found = everything(context(tmp_path, corpus, workdir="gs://bucket/run"))
     assert {name: one.status for name, (one,) in found.items()} == {"run_folder": row.OK, "checkpoints": row.OK}
-    assert "gs://bucket/run is new" in found["run_folder"][0].found and "8.4 MB written in" in found["checkpoints"][0].found
+    assert (
+      "gs://bucket/run is new" in found["run_folder"][0].found and "8.4 MB written in" in found["checkpoints"][0].found
+    )
     assert not store.objects and len(store.written) == 3 and not store.refused
 
 

@@ -28,7 +28,11 @@ def test_a_version_below_the_lower_bound_and_a_missing_package_are_named_with_wh
 def test_a_python_that_is_too_old_is_named(monkeypatch):
   monkeypatch.setattr(versions.platform, "python_version", lambda: "3.10.4")
   found = versions.check("tfdata")
-  assert found.status == row.FAIL and found.found == "python 3.10.4, bert_jax needs >=3.11" and "another Python" in found.remedy
+  assert (
+    found.status == row.FAIL
+    and found.found == "python 3.10.4, bert_jax needs >=3.11"
+    and "another Python" in found.remedy
+  )
 
 
 def test_jax_and_jaxlib_must_be_of_one_release():
@@ -38,10 +42,15 @@ def test_jax_and_jaxlib_must_be_of_one_release():
 
 def test_a_cuda_plugin_of_another_release_than_jax_is_named():
   """JAX leaves such a plugin out, with a warning, and trains on the CPU."""
-  requires = lambda name: ["jax-cuda12-pjrt==0.10.0"] if name == "jax-cuda12-plugin" else importlib.metadata.requires(name)
+  requires = lambda name: (
+    ["jax-cuda12-pjrt==0.10.0"] if name == "jax-cuda12-plugin" else importlib.metadata.requires(name)
+  )
   found = versions.check("tfdata", with_(jax_cuda12_plugin="0.10.0", jax_cuda12_pjrt="0.9.0"), requires)
   assert found.status == row.FAIL
-  assert "jax-cuda12-plugin 0.10.0, jax " in found.found and "jax-cuda12-pjrt 0.9.0, jax-cuda12-plugin 0.10.0 needs ==0.10.0" in found.found
+  assert (
+    "jax-cuda12-plugin 0.10.0, jax " in found.found
+    and "jax-cuda12-pjrt 0.9.0, jax-cuda12-plugin 0.10.0 needs ==0.10.0" in found.found
+  )
 
 
 def test_without_tfdata_nothing_needs_tensorflow():
@@ -74,4 +83,6 @@ def test_a_folder_that_is_not_installed_is_a_warning(monkeypatch):
 @pytest.mark.parametrize("version", ["0.10.2.dev20260801", "0.11.0rc1"])
 def test_a_nightly_jax_is_compared_by_its_number(version):
   found = versions.check("tfdata", with_(jax=version, jaxlib=version))
-  assert ("jax " + version + ", bert_jax" in found.found) == (version == "0.10.2.dev20260801")  # before 0.10.2, says PEP 440
+  assert ("jax " + version + ", bert_jax" in found.found) == (
+    version == "0.10.2.dev20260801"
+  )  # before 0.10.2, says PEP 440
