@@ -19,7 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from bert_jax.data.corpus import Corpus, Split, open_corpus
 from bert_jax.data.input_pipeline import HostBatch, tensorflow_in_background, train_batches

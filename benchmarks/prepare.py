@@ -29,7 +29,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from typing import Iterator, NamedTuple, Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from bert_jax.data.job import num_cores
 from bert_jax.data.sources import parse_source, read_documents

@@ -7,7 +7,8 @@ Shape legend: B texts, L tokens, H hidden width, K positions to predict, V vocab
 """
 
 import pathlib
-from typing import Any, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 

@@ -5,7 +5,7 @@ import os
 import pathlib
 import shutil
 import time
-from typing import Iterator
+from collections.abc import Iterator
 
 
 @contextlib.contextmanager

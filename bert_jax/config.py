@@ -17,7 +17,8 @@ import json
 import os
 import re
 import traceback
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 

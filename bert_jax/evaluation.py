@@ -1,6 +1,6 @@
 """Evaluation on a validation split: the same rows and the same masks at every evaluation, of every run."""
 
-from typing import Callable, Iterable
+from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np

@@ -5,7 +5,8 @@ What the labels belong to makes the kinds: a text or a pair of texts has one cla
 or a score; every word has a class; or an answer to a question has its first and its last token in a text.
 """
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -5,7 +5,7 @@ MLM head at the predicted positions only. A multiply-add is 2 FLOPs, and the
 backward pass costs twice the forward pass.
 """
 
-from typing import Mapping
+from collections.abc import Mapping
 
 from bert_jax.chips import chip_of
 from bert_jax.models.config import EncoderConfig

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import threading
-from typing import Iterator
+from collections.abc import Iterator
 
 _ONE_AT_A_TIME = threading.Lock()
 

@@ -9,7 +9,8 @@ Shape legend: B texts, L tokens, H hidden width, V vocabulary.
 import functools
 import hashlib
 import pathlib
-from typing import Any, Iterable, Iterator, NamedTuple, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np

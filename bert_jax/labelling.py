@@ -6,7 +6,8 @@ Shape legend: B texts, L tokens, C labels.
 """
 
 import functools
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np

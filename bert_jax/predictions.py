@@ -1,6 +1,6 @@
 """What a fine-tuned model says of labelled examples, and how good that is."""
 
-from typing import Callable
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp

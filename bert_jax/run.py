@@ -14,14 +14,15 @@ import platform
 import shutil
 import tempfile
 import time
-from typing import Callable, Iterator, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import ml_collections
 from etils import epath
 
-from bert_jax import config as configs
 from bert_jax import atomic, flops, locks, storage
+from bert_jax import config as configs
 from bert_jax.cluster import agreement, distributed, rendezvous
 from bert_jax.cluster.distributed import Cluster
 from bert_jax.cluster.peers import PeerLost, Peers, leave

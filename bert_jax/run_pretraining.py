@@ -3,7 +3,8 @@ afterwards.
 """
 
 import contextlib
-from typing import Callable, ContextManager
+from collections.abc import Callable
+from typing import ContextManager
 
 import jax
 import ml_collections

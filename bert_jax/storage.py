@@ -16,7 +16,7 @@ import importlib.util
 import os
 import pathlib
 import tempfile
-from typing import Iterator
+from collections.abc import Iterator
 
 from etils import epath
 

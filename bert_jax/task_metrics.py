@@ -9,7 +9,7 @@ import collections
 import re
 import string
 import warnings
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from typing import Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import ml_collections

@@ -2,7 +2,7 @@
 mean similarity.
 """
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np

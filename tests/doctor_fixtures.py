@@ -5,11 +5,11 @@ import pathlib
 import subprocess
 
 import pytest
-from tests.run_fixtures import tiny_run_config
 
 from bert_jax import config as configs
 from bert_jax.cluster import rendezvous
 from bert_jax.tools.checks.context import ALONE, Context
+from tests.run_fixtures import tiny_run_config
 
 
 def context(folder: pathlib.Path, corpus, *overrides: str, **changes) -> Context:

@@ -2,11 +2,11 @@
 
 import jax
 import numpy as np
-from tests.model_fixtures import draw_weights
 
 from bert_jax import sentence_embedding
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.sentence import SentenceModel
+from tests.model_fixtures import draw_weights
 
 CONFIG = EncoderConfig(
   vocab_size=60,

@@ -6,7 +6,6 @@ import string
 import jax
 import numpy as np
 import pytest
-from tests.model_fixtures import draw_weights
 
 from bert_jax import exporting, finetune
 from bert_jax.data import tokenizer as tokenizers
@@ -14,6 +13,7 @@ from bert_jax.data.labelled import Labels
 from bert_jax.inference import Model
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.finetuning import FinetuningModel
+from tests.model_fixtures import draw_weights
 
 CONFIG = EncoderConfig(
   vocab_size=130,

@@ -14,7 +14,7 @@ import re
 import sys
 import threading
 import urllib.parse
-from typing import Iterator
+from collections.abc import Iterator
 
 import google_crc32c
 import pytest

@@ -12,7 +12,25 @@ import pytest
 from bert_jax import config
 from bert_jax.data import prepare, splits
 
-WORDS = "the a dog cat house tree runs sleeps sees finds old small green never often and then".split()
+WORDS = [
+  "the",
+  "a",
+  "dog",
+  "cat",
+  "house",
+  "tree",
+  "runs",
+  "sleeps",
+  "sees",
+  "finds",
+  "old",
+  "small",
+  "green",
+  "never",
+  "often",
+  "and",
+  "then",
+]
 VOCABULARY = [
   "[PAD]",
   "[UNK]",

@@ -8,8 +8,8 @@ from bert_jax import config as configs
 from bert_jax import pretrain
 from bert_jax.batch import SpecialIds
 from bert_jax.models.pretraining import PretrainingModel
-from bert_jax.training import sharding, train_state
 from bert_jax.training import optimizer as optimizers
+from bert_jax.training import sharding, train_state
 from bert_jax.training.train_step import make_train_step
 
 SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)

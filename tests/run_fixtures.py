@@ -8,10 +8,44 @@ import pytest
 from bert_jax import config as configs
 from bert_jax.data.prepare import PrepareSettings, prepare_corpus
 
-WORDS = (
-  "the a one this that small large old new array file value list name key error function returns reads writes opens "
-  "closes raises takes gives holds makes finds keeps first last next other same many few"
-).split()
+WORDS = [
+  "the",
+  "a",
+  "one",
+  "this",
+  "that",
+  "small",
+  "large",
+  "old",
+  "new",
+  "array",
+  "file",
+  "value",
+  "list",
+  "name",
+  "key",
+  "error",
+  "function",
+  "returns",
+  "reads",
+  "writes",
+  "opens",
+  "closes",
+  "raises",
+  "takes",
+  "gives",
+  "holds",
+  "makes",
+  "finds",
+  "keeps",
+  "first",
+  "last",
+  "next",
+  "other",
+  "same",
+  "many",
+  "few",
+]
 
 
 def write_text(path: pathlib.Path, documents: int = 60, seed: int = 0) -> pathlib.Path:
@@ -29,7 +63,7 @@ def write_text(path: pathlib.Path, documents: int = 60, seed: int = 0) -> pathli
 def prepare(source: str, out: pathlib.Path, **changes) -> pathlib.Path:
   """A corpus of rows of 32 tokens and some hundred words."""
   settings = configs.default_config().prepare.to_dict()
-  settings |= dict(vocab_size=150, seq_length=32, validation_fraction=0.2, workers=1) | changes
+  settings |= {"vocab_size": 150, "seq_length": 32, "validation_fraction": 0.2, "workers": 1} | changes
   prepare_corpus([source], out, PrepareSettings(**settings))
   return out
 

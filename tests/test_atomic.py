@@ -21,10 +21,9 @@ def test_a_folder_takes_its_name_when_it_is_filled(tmp_path):
 
 
 def test_a_folder_whose_filling_fails_never_appears(tmp_path):
-  with pytest.raises(KeyboardInterrupt):
-    with atomic.new_folder(tmp_path / "made") as folder:
-      (folder / "file").write_text("half of it")
-      raise KeyboardInterrupt
+  with pytest.raises(KeyboardInterrupt), atomic.new_folder(tmp_path / "made") as folder:
+    (folder / "file").write_text("half of it")
+    raise KeyboardInterrupt
   assert names(tmp_path) == []
 
 
@@ -39,9 +38,8 @@ def test_whoever_comes_second_is_dropped(tmp_path):
 
 def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path):
   (tmp_path / "made").write_text("a file")
-  with pytest.raises(OSError):
-    with atomic.new_folder(tmp_path / "made") as folder:
-      (folder / "file").write_text("content")
+  with pytest.raises(OSError), atomic.new_folder(tmp_path / "made") as folder:
+    (folder / "file").write_text("content")
   assert names(tmp_path) == ["made"] and (tmp_path / "made").read_text() == "a file"
 
 

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from tests.label_fixtures import CONFIG, LABELS, label_tokenizer, model_of  # noqa: F401  (fixtures)
 
 from bert_jax import exporting, inference
 from bert_jax.convert.sentence_folder import Encoding
 from bert_jax.errors import UserError
+from tests.label_fixtures import CONFIG, LABELS, label_tokenizer, model_of  # noqa: F401  (fixtures)
 
 
 def test_the_head_is_the_one_that_was_trained(model_of, tmp_path):  # noqa: F811

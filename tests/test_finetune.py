@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tests.model_fixtures import draw_weights, fast_compilation  # noqa: F401  (an autouse fixture)
 
 from bert_jax import config as configs
 from bert_jax import finetune
@@ -18,6 +17,7 @@ from bert_jax.models.finetuning import FinetuningModel
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training import train_state
 from bert_jax.training.train_step import make_gradients, make_train_step
+from tests.model_fixtures import draw_weights, fast_compilation  # noqa: F401  (an autouse fixture)
 
 ENCODER = EncoderConfig(
   vocab_size=60,

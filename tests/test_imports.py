@@ -10,9 +10,8 @@ from bert_jax.imports import without
 
 def test_a_module_is_hidden_inside_and_found_again_outside():
   assert "mailbox" not in sys.modules
-  with without("mailbox"):
-    with pytest.raises(ImportError):
-      import mailbox
+  with without("mailbox"), pytest.raises(ImportError):
+    import mailbox
   import mailbox
 
   with without("mailbox"):  # imported by now

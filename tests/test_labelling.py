@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tests.label_fixtures import LABELS, exported_labels, label_tokenizer, model_of  # noqa: F401  (fixtures)
-from tests.model_fixtures import fast_compilation  # noqa: F401  (an autouse fixture)
 
 from bert_jax import labelling, task_metrics
 from bert_jax.data import questions
 from bert_jax.data.questions import Question
 from bert_jax.errors import UserError
 from bert_jax.inference import load_model, make_inputs
+from tests.label_fixtures import LABELS, exported_labels, label_tokenizer, model_of  # noqa: F401  (fixtures)
+from tests.model_fixtures import fast_compilation  # noqa: F401  (an autouse fixture)
 
 TEXTS = ["the cat sat on the mat", "a dog, b 12", "the [MASK]", "x y z " * 12]
 PAIRS = ["the dog", "on a cat", "z", "mat mat mat"]

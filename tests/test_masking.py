@@ -235,7 +235,7 @@ def test_word_starts_that_the_corpus_stored_take_the_place_of_the_vocabularys():
   for row in range(300):
     chosen = set(chosen_of(masked, row).tolist())
     for place in chosen:
-      word = [at for at in range(place - place % 3, min(place - place % 3 + 3, LENGTH))]
+      word = list(range(place - place % 3, min(place - place % 3 + 3, LENGTH)))
       if maskable[row, word].all():
         assert chosen.issuperset(word)
         sizes.add(len(word))
@@ -323,7 +323,7 @@ def test_the_rate_goes_in_a_straight_line_and_evaluation_has_the_last_one():
 
 def test_the_settings_are_those_of_the_config_and_its_units_are_known():
   assert set(masking.MaskSettings._fields) == set(configs.default_config().masking)
-  assert masking.UNITS == configs.CHOICES["masking.unit"]
+  assert configs.CHOICES["masking.unit"] == masking.UNITS
   assert masking.settings_of(configs.default_config().masking) == SETTINGS._replace(max_predictions=None)
 
 

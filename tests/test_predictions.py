@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from tests.label_fixtures import LABELS, label_tokenizer, model_of  # noqa: F401  (fixtures)
 
 from bert_jax import config as configs
 from bert_jax import finetune, predictions
@@ -14,6 +13,7 @@ from bert_jax.data.task_files import Examples
 from bert_jax.data.tokenizer import load_tokenizer
 from bert_jax.models.finetuning import FinetuningModel
 from bert_jax.training import sharding
+from tests.label_fixtures import LABELS, label_tokenizer, model_of  # noqa: F401  (fixtures)
 
 TEXTS = [
   "the cat",

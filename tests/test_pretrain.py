@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.pretraining_fixtures import LENGTH, ROWS, SPECIAL, VOCAB, tiny_batch, tiny_config, tiny_model, tiny_task
 
 from bert_jax import masking
+from tests.pretraining_fixtures import LENGTH, ROWS, SPECIAL, VOCAB, tiny_batch, tiny_config, tiny_model, tiny_task
 
 BATCH = tiny_batch(0)
 PAIRS = BATCH["sequences"][:, :, 0] > 0

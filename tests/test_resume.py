@@ -10,9 +10,9 @@ import time
 
 import numpy as np
 import pytest
-from tests.run_fixtures import corpus, write_config  # noqa: F401  (corpus is a fixture)
 
 from bert_jax.training import metrics
+from tests.run_fixtures import corpus, write_config  # noqa: F401  (corpus is a fixture)
 
 STEPS = 400
 

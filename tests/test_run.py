@@ -12,13 +12,13 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
-from tests.run_fixtures import corpus, prepare, tiny_run_config, write_text  # noqa: F401  (corpus is a fixture)
 
 from bert_jax import config as configs
 from bert_jax import inference, run, run_finetuning, run_pretraining, run_sentence_embedding
 from bert_jax.cluster import distributed
 from bert_jax.errors import UserError
 from bert_jax.training import checkpoint_reading, metrics
+from tests.run_fixtures import corpus, prepare, tiny_run_config, write_text  # noqa: F401  (corpus is a fixture)
 
 
 @pytest.fixture(scope="module")
@@ -386,7 +386,7 @@ def test_an_altered_shard_is_refused_before_training(tmp_path, corpus):  # noqa:
 
 def test_a_flipped_bit_in_the_newest_checkpoint_falls_back_to_the_one_before_and_ends_the_same(
   finished, tmp_path, corpus, capsys
-):  # noqa: F811
+):
   """Law 7 as a user meets it."""
   run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, "stop_at_step=18"), tmp_path / "run")
   newest = tmp_path / "run" / "checkpoints" / "18"

@@ -7,13 +7,13 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from tests.run_fixtures import WORDS, corpus, tiny_run_config  # noqa: F401  (corpus is a fixture)
 
 from bert_jax import inference, run_finetuning, run_pretraining, tuning
 from bert_jax.convert import folder
 from bert_jax.errors import UserError
 from bert_jax.resolve import read_result
 from bert_jax.training import checkpoint_folder, checkpoint_reading, metrics
+from tests.run_fixtures import WORDS, corpus, tiny_run_config  # noqa: F401  (corpus is a fixture)
 
 FAST = (
   "data.batch_size=16",

@@ -8,12 +8,12 @@ import re
 import numpy as np
 import pytest
 import sentence_transformers
-from tests.label_fixtures import CONFIG, label_tokenizer, model_of  # noqa: F401  (fixtures)
 
 from bert_jax import __main__ as command_line
 from bert_jax import inference, run_sentence_embedding
 from bert_jax.convert import folder
 from bert_jax.errors import UserError
+from tests.label_fixtures import CONFIG, label_tokenizer, model_of  # noqa: F401  (fixtures)
 
 FAST = (
   "data.batch_size=16",

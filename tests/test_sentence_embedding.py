@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers.sentence_transformer import losses as theirs
-from tests.embedding_fixtures import CONFIG, drawn, packed_batch
-from tests.model_fixtures import fast_compilation  # noqa: F401  (a fixture for every test)
 
 from bert_jax import config as configs
 from bert_jax import sentence_embedding
@@ -16,6 +14,8 @@ from bert_jax.models.sentence import SentenceModel
 from bert_jax.sentence_embedding import Rows
 from bert_jax.training import sharding
 from bert_jax.training.train_step import make_gradients
+from tests.embedding_fixtures import CONFIG, drawn, packed_batch
+from tests.model_fixtures import fast_compilation  # noqa: F401  (a fixture for every test)
 
 NOT_READ = model_inputs(jnp.zeros((6, 4), jnp.int32), jnp.zeros((6, 1, 3), jnp.int32))
 

@@ -6,10 +6,10 @@ import errno
 import importlib.util
 
 import pytest
-from tests.object_store import in_this_process
 
 from bert_jax import storage
 from bert_jax.errors import UserError
+from tests.object_store import in_this_process
 
 
 @pytest.fixture

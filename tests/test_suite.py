@@ -8,11 +8,11 @@ import xml.etree.ElementTree
 
 import pytest
 import safetensors.numpy
-from tests.run_fixtures import corpus, tiny_run_config  # noqa: F401  (corpus is a fixture)
 
 from bert_jax import exporting, inference, run_finetuning, run_pretraining, suite
 from bert_jax.__main__ import main
 from bert_jax.errors import UserError
+from tests.run_fixtures import corpus, tiny_run_config  # noqa: F401  (corpus is a fixture)
 
 FEW = ("finetune.epochs=1", "finetune.max_length=32", "data.batch_size=8", "finetune.pooling=mean")
 
@@ -119,7 +119,7 @@ def test_every_task_runs_under_every_seed_once(model, data, tmp_path, monkeypatc
 
 
 def test_a_job_is_not_taken_for_one_of_a_model_that_has_trained_on_since(model, data, tmp_path):
-  jobs, same = str(tmp_path / "jobs"), dict(seeds=1, overrides=FEW, say=lambda text: None)
+  jobs, same = str(tmp_path / "jobs"), {"seeds": 1, "overrides": FEW, "say": lambda text: None}
   shutil.copytree(model, tmp_path / "model")
   suite.run_suite(str(tmp_path / "model"), ["rte"], [data], jobs, **same)
   suite.run_suite(
@@ -139,7 +139,7 @@ def test_a_job_is_not_taken_for_one_of_a_model_that_has_trained_on_since(model, 
 
 
 def test_a_job_that_is_stopped_while_its_checkpoints_are_removed_keeps_its_result(model, data, tmp_path, monkeypatch):
-  jobs, same = str(tmp_path / "jobs"), dict(seeds=1, overrides=FEW, say=lambda text: None)
+  jobs, same = str(tmp_path / "jobs"), {"seeds": 1, "overrides": FEW, "say": lambda text: None}
   monkeypatch.setattr(suite.shutil, "rmtree", lambda path, **more: 1 / 0 if pathlib.Path(path).exists() else None)
   with pytest.raises(ZeroDivisionError):
     suite.run_suite(model, ["rte"], [data], jobs, **same)
@@ -150,7 +150,7 @@ def test_a_job_that_is_stopped_while_its_checkpoints_are_removed_keeps_its_resul
 
 
 def test_seeds_of_different_examples_have_no_mean(model, data, tmp_path):
-  jobs, same, folder = str(tmp_path / "jobs"), dict(overrides=FEW, say=lambda text: None), tmp_path / "glue" / "SST-2"
+  jobs, same, folder = str(tmp_path / "jobs"), {"overrides": FEW, "say": lambda text: None}, tmp_path / "glue" / "SST-2"
   (folder / "train.tsv").write_text(
     "\n".join(["sentence\tlabel", *(f"the array {n}\t{n % 2}" for n in range(80))]) + "\n"
   )
@@ -167,7 +167,7 @@ def test_seeds_of_different_examples_have_no_mean(model, data, tmp_path):
 
 
 def test_what_a_figure_was_measured_by_and_on_decides_what_stands_beside_it(model, data, tmp_path):
-  jobs, same = str(tmp_path / "jobs"), dict(seeds=1, say=lambda text: None)
+  jobs, same = str(tmp_path / "jobs"), {"seeds": 1, "say": lambda text: None}
   (one,) = suite.run_suite(model, ["rte"], [data], jobs, overrides=(*FEW, "finetune.metric=mcc"), **same)
   assert one.metric == "mcc" and one.published is None and "66.4" not in suite.table([one])
   assert (
@@ -187,7 +187,11 @@ def test_what_a_figure_was_measured_by_and_on_decides_what_stands_beside_it(mode
 
 
 def test_a_job_is_not_taken_for_one_of_an_export_whose_weights_were_replaced(model, data, tmp_path):
-  jobs, same, export = str(tmp_path / "jobs"), dict(seeds=1, overrides=FEW, say=lambda text: None), tmp_path / "export"
+  jobs, same, export = (
+    str(tmp_path / "jobs"),
+    {"seeds": 1, "overrides": FEW, "say": lambda text: None},
+    tmp_path / "export",
+  )
   exporting.export_model(inference.load_model(model), export)
   suite.run_suite(str(export), ["rte"], [data], jobs, **same)
   suite.run_suite(str(export), ["rte"], [data], jobs, **same)

@@ -4,11 +4,11 @@ test_run_sentence_embedding.py.
 
 import numpy as np
 import pytest
-from tests.label_fixtures import CONFIG, label_tokenizer, model_of  # noqa: F401  (fixtures)
 
 from bert_jax import tuning
 from bert_jax.data import features
 from bert_jax.errors import UserError
+from tests.label_fixtures import CONFIG, label_tokenizer, model_of  # noqa: F401  (fixtures)
 
 
 def config_of(*overrides):

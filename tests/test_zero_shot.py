@@ -7,10 +7,10 @@ import pytest
 import torch
 import transformers
 from scipy import stats
-from tests.run_fixtures import corpus, tiny_run_config  # noqa: F401  (corpus is a fixture)
 
 from bert_jax import inference, run_pretraining, zero_shot
 from bert_jax.errors import UserError
+from tests.run_fixtures import corpus, tiny_run_config  # noqa: F401  (corpus is a fixture)
 
 
 @pytest.fixture(scope="module")

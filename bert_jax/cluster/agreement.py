@@ -8,7 +8,8 @@ alone. A peer that dies while others wait here is noticed by JAX's heartbeats.
 
 import itertools
 import json
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 

@@ -14,7 +14,8 @@ import ctypes
 import os
 import socket
 import sys
-from typing import Any, Callable, Iterator, Mapping, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 from jax._src import clusters

@@ -15,7 +15,7 @@ import contextlib
 import signal
 import threading
 import time
-from typing import Callable, Iterator
+from collections.abc import Callable, Iterator
 
 from jax.experimental import multihost_utils
 

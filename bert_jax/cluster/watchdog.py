@@ -12,7 +12,7 @@ import pathlib
 import sys
 import threading
 import time
-from typing import Callable
+from collections.abc import Callable
 
 from bert_jax.errors import EXIT_STALLED, print_at_once
 

@@ -6,7 +6,7 @@ import os
 import pathlib
 import sys
 import traceback
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 
 def start_jax() -> None:

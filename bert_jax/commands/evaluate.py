@@ -65,7 +65,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
   from bert_jax.commands import run_or_model, start_jax
-  from bert_jax.errors import UserError
 
   check_flags(options)
   folder = run_or_model(options.workdir, options.model)

@@ -3,7 +3,8 @@
 import argparse
 import json
 import sys
-from typing import Any, Callable, NamedTuple, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 HELP = "labels, scores, entities or answers from a fine-tuned model"
 EXAMPLE = """  python -m bert_jax predict --model=runs/sst2 "a film to remember" "two hours of my life"

@@ -12,8 +12,8 @@ to a multiple of 128 rows, theirs are not. There is no other difference.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from flax import traverse_util
 import numpy as np
+from flax import traverse_util
 
 from bert_jax.errors import UserError
 from bert_jax.models.config import EncoderConfig

@@ -9,12 +9,12 @@ A folder appears whole or not at all: it is written beside its place under
 another name, then renamed; in an object store its config.json comes last.
 """
 
-from collections.abc import Mapping
 import dataclasses
 import json
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import jax

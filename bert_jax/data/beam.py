@@ -6,7 +6,7 @@ the sources and writes the folders under the same paths: a shared file system.
 """
 
 import re
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from bert_jax.data import prepare
 from bert_jax.errors import UserError

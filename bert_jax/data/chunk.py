@@ -8,7 +8,8 @@ ids are looked up. They are the ids of whole sentences, several times faster.
 
 import itertools
 import re
-from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tokenizers

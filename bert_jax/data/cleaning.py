@@ -6,7 +6,7 @@ datatrove, whose output `prepare` reads as it is.
 
 import collections
 import hashlib
-from typing import Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 

@@ -133,7 +133,7 @@ class Split(NamedTuple):
   def _places(self, rows: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
     """(shard, places in the result, rows within the shard), one for every shard that is touched."""
     rows = np.asarray(rows, np.int64)
-    if rows.size and not (0 <= rows.min() and rows.max() < self.num_rows):
+    if rows.size and not (rows.min() >= 0 and rows.max() < self.num_rows):
       raise IndexError(f"rows {rows.min()}…{rows.max()} of a split that has {self.num_rows}")
     shard_of_row = np.searchsorted(self.starts, rows, side="right") - 1
     order = np.argsort(shard_of_row, kind="stable")

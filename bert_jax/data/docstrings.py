@@ -22,7 +22,8 @@ import os
 import platform
 import re
 import sysconfig
-from typing import Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from bert_jax.errors import UserError
 

@@ -23,7 +23,8 @@ import hashlib
 import json
 import os
 import pathlib
-from typing import Any, Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 

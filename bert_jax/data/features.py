@@ -7,7 +7,8 @@ a batch holds texts of about one length, and few lengths are compiled: those of 
 Shape legend: N examples, B rows of a batch, L tokens in a row, C labels.
 """
 
-from typing import Iterator, NamedTuple, Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 

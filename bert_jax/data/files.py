@@ -13,7 +13,8 @@ import importlib.util
 import io
 import os
 import re
-from typing import Any, BinaryIO, Iterator
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 from bert_jax.errors import UserError
 

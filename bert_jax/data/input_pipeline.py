@@ -20,7 +20,8 @@ import functools
 import importlib.util
 import os
 import weakref
-from typing import Any, Callable, Iterator, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import numpy as np
 

@@ -2,7 +2,8 @@
 
 import os
 import pathlib
-from typing import Any, NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from bert_jax.data import documents as documents_lib
 from bert_jax.data import pairs, rows, splits, words

@@ -15,7 +15,8 @@ A new objective is a row in `OBJECTIVES`.
 
 import bisect
 import itertools
-from typing import Callable, Iterator, NamedTuple, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 

@@ -1,7 +1,7 @@
 """Texts out of Parquet files, batch by batch: memory does not grow with the file or its row groups."""
 
 import collections
-from typing import Iterator
+from collections.abc import Iterator
 
 from bert_jax.data.files import is_remote, note_bad, open_file, reading
 

@@ -24,8 +24,9 @@ import itertools
 import os
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
-from typing import Any, Callable, Iterator, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 from bert_jax import atomic
 from bert_jax.data import assemble, cleaning, corpus, rows, splits, work_folders, workers
@@ -103,7 +104,7 @@ def prepare_corpus(
         make_share(job, share, progress)
     provenance = {
       "sources": list(sources),
-      "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+      "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
       "seconds": round(time.monotonic() - started, 1),
       "workers": num_workers(settings),
       "documents": str(job.documents),

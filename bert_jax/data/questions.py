@@ -6,7 +6,8 @@ there, by pointing at [CLS]; the best window wins, as in Devlin et al. 2018, sec
 """
 
 import json
-from typing import Any, Iterable, NamedTuple, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 

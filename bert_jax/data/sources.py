@@ -25,7 +25,8 @@ import difflib
 import html
 import json
 import re
-from typing import Any, Callable, Iterator, NamedTuple, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from bert_jax.data import docstrings, parquet_files, tfds_texts
 from bert_jax.data.files import file_stamp, matching_files, note_bad

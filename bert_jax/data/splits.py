@@ -12,7 +12,7 @@ order only, never on how many workers there are.
 import hashlib
 import heapq
 import itertools
-from typing import Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from bert_jax.data import pairs
 from bert_jax.data.chunk import Chunk

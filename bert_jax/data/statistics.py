@@ -5,7 +5,8 @@ are the same on every machine: they are part of the manifest that `corpus_id` co
 """
 
 import math
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 

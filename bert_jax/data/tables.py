@@ -12,7 +12,8 @@ import csv
 import itertools
 import json
 import pathlib
-from typing import Any, NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from bert_jax.data.files import compression
 from bert_jax.data.text_files import MAX_RECORD_BYTES, read_whole

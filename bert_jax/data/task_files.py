@@ -9,7 +9,8 @@ import hashlib
 import os
 import pathlib
 import re
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from bert_jax.data import tfds_texts
 from bert_jax.data.questions import Question, answers_stand, answers_with_text, read_squad

@@ -13,7 +13,8 @@ import gzip
 import lzma
 import re
 import zlib
-from typing import BinaryIO, Iterator
+from collections.abc import Iterator
+from typing import BinaryIO
 
 from bert_jax.data.files import SKIP_REMEDY, compression, note_bad, open_file, reading
 from bert_jax.errors import UserError

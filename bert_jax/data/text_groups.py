@@ -5,7 +5,8 @@ Examples with an empty text are left out and counted.
 """
 
 import os
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 

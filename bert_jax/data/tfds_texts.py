@@ -12,8 +12,8 @@ import os
 import re
 import socket
 import sys
-import urllib.parse
-from typing import Any, Iterable, Iterator, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 

@@ -13,7 +13,7 @@ import hashlib
 import heapq
 import re
 import unicodedata
-from typing import Iterable
+from collections.abc import Iterable
 
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers

@@ -7,7 +7,7 @@ al. 2019, arXiv:1906.08101).
 """
 
 import importlib.util
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 

@@ -10,7 +10,8 @@ import os
 import pathlib
 import shutil
 import time
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 from bert_jax import atomic, locks
 from bert_jax.data import corpus

@@ -12,7 +12,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from typing import Iterable, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import tokenizers
 

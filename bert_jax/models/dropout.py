@@ -16,9 +16,9 @@ Shape legend: B rows, W width of the last axis.
 import math
 
 import jax
-from jax.extend.random import threefry2x32_p
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.random import threefry2x32_p
 
 LEVELS = 2**16
 _PER_BLOCK = 4

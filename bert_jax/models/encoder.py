@@ -5,15 +5,14 @@ Shape legend: B rows, L tokens, H hidden width.
 
 from typing import NamedTuple
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from bert_jax.errors import UserError
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.dropout import fold
 from bert_jax.models.layers import Block, Dtype, Embeddings
-
 
 # What a layer keeps for its backward pass, by `model.remat`; what it does not keep is computed again.
 REMAT = {

@@ -6,9 +6,9 @@ pretrained encoder and pooler are taken over by name.
 Shape legend: B rows, L tokens, H hidden width, C labels.
 """
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from bert_jax.batch import ModelInputs
 from bert_jax.errors import UserError

@@ -4,9 +4,9 @@ Shape legend: B rows, K positions to predict, H hidden width, V vocabulary (V'
 with the padding rows), … any leading axes.
 """
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.dropout import dropout

@@ -14,9 +14,9 @@ D head width, C the three of query, key and value, S sequences at most in a row.
 
 from typing import Any
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from bert_jax.models import attention
 from bert_jax.models.config import EncoderConfig

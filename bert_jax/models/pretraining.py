@@ -6,9 +6,9 @@ predict, H hidden width, V vocabulary.
 
 from typing import NamedTuple
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from bert_jax.batch import ModelInputs
 from bert_jax.errors import UserError

@@ -9,9 +9,9 @@ The parameter subtrees are encoder, pooler (only where it is read) and classifie
 Shape legend: B rows, S texts in a row, L tokens, H hidden width, C classes.
 """
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from bert_jax.batch import ModelInputs
 from bert_jax.models.config import EncoderConfig

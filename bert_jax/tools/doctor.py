@@ -6,7 +6,7 @@ each looks at its own machine; process 0 puts all rows into one table.
 """
 
 import os
-from typing import Callable
+from collections.abc import Callable
 
 import jax
 import ml_collections

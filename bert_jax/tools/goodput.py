@@ -25,7 +25,8 @@ the steps, and the parts still add up.
 import bisect
 import itertools
 import math
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from bert_jax.tools.history import LINE, REWINDS, TELL_THE_STEP, by_attempt, is_training, number_in
 

@@ -11,7 +11,8 @@ which they are a part of.
 
 import math
 import re
-from typing import Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 

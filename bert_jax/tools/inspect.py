@@ -6,7 +6,8 @@ read back from the folder, so it is what training will see.
 
 import os
 import unicodedata
-from typing import Any, NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +23,7 @@ WORD_BOUNDARY = "·"  # between words that are written without a space
 _CLOSING = frozenset(",.:;!?%)]}”’»…，。、；：！？）」』》】〉")
 _OPENING = frozenset("([{“‘«（「『《【〈")
 # Marks that join two words, and which: (left, right) -> bool.
-_ENDINGS = frozenset("s t d m ll re ve".split())
+_ENDINGS = frozenset(["s", "t", "d", "m", "ll", "re", "ve"])
 _INSIDE = {
   "-": lambda left, right: left.isalnum() and right.isalnum(),
   ".": lambda left, right: left.isdigit() and right.isdigit(),

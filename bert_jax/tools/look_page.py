@@ -1,7 +1,7 @@
 """What `look` found, for a terminal and as one page of HTML that needs nothing else."""
 
 import unicodedata
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 

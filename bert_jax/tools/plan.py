@@ -6,7 +6,8 @@ is none to take along, so their figures come from a formula and say so.
 
 import itertools
 import math
-from typing import Any, Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import ml_collections
 

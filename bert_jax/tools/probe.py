@@ -5,7 +5,8 @@ Shape legend: N pairs, L tokens, H hidden width.
 
 import functools
 import pathlib
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -10,7 +10,8 @@ import os
 import re
 import statistics
 import time
-from typing import Any, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from bert_jax import __version__, storage
 from bert_jax.data.pairs import PAIR_OBJECTIVES

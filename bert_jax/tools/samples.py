@@ -6,7 +6,8 @@ people can read, and Chinese characters, which are tokens of their own.
 
 import random
 import re
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath

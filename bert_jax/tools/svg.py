@@ -9,7 +9,8 @@ numbers that the page's script needs to tell values under the pointer stand in
 
 import html
 import math
-from typing import Callable, NamedTuple, Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 WIDTH, HEIGHT = 400, 230
 LEFT, RIGHT, TOP, BOTTOM = 48, 392, 30, 204  # the plot within

@@ -25,7 +25,8 @@ that all take the same decision.
 
 import math
 import time
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath

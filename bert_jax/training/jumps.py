@@ -20,7 +20,6 @@ from etils import epath
 from bert_jax import storage
 from bert_jax.errors import UserError
 
-
 FILE = "jumps.json"
 
 

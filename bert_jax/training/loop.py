@@ -12,7 +12,8 @@ bad data (jumps.py). Nothing happens at all: the watchdog ends the process.
 """
 
 import time
-from typing import Any, Callable, Iterator, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections

@@ -21,7 +21,8 @@ import pathlib
 import re
 import tempfile
 import time
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 

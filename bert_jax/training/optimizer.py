@@ -5,7 +5,8 @@ the Optax chain: the chain returns a direction, so its state holds moments and
 nothing that counts the schedule.
 """
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp

@@ -4,7 +4,7 @@ import contextlib
 import os
 import pathlib
 import tempfile
-from typing import Iterator
+from collections.abc import Iterator
 
 import jax
 

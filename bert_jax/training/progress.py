@@ -3,7 +3,8 @@
 import math
 import sys
 import time
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import tqdm
 

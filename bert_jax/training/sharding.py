@@ -13,7 +13,8 @@ What a step does with it is in data_parallel.py.
 
 import math
 import re
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import ml_collections

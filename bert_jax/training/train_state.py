@@ -1,6 +1,7 @@
 """What a step reads and writes: parameters, optimizer state and the step. Nothing else survives a step."""
 
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -6,7 +6,8 @@ divides its sums by those global weights, so microbatch gradients are only
 added, and the gradient is the same for any number of microbatches or devices.
 """
 
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from typing import Callable, Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 

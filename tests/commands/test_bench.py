@@ -7,9 +7,9 @@ import sys
 
 import jax
 import pytest
-from tests.run_fixtures import write_config
 
 from bert_jax import __main__ as command_line
+from tests.run_fixtures import write_config
 
 # As on a bare GPU image: what pretraining needs besides JAX is not there.
 BARE = """

@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from tests.doctor_fixtures import small_disk
-from tests.run_fixtures import corpus, write_config  # noqa: F401  (corpus is a fixture)
 
 from bert_jax.__main__ import main
+from tests.doctor_fixtures import small_disk
+from tests.run_fixtures import corpus, write_config  # noqa: F401  (corpus is a fixture)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

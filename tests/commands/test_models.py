@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+
 from tests.convert.conftest import config, exported, params, tensors, tokenizer_dir  # noqa: F401  (fixtures)
 
 

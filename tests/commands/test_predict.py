@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from tests.label_fixtures import exported_labels, label_tokenizer, model_of  # noqa: F401  (fixtures)
 
 

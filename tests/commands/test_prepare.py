@@ -13,7 +13,7 @@ from bert_jax.data.prepare import PrepareSettings
 @pytest.fixture
 def text(tmp_path):
   rng = random.Random(0)
-  words = "the dog and a cat see houses where small trees grow".split()
+  words = ["the", "dog", "and", "a", "cat", "see", "houses", "where", "small", "trees", "grow"]
   line = lambda: " ".join(rng.choices(words, k=rng.randint(4, 12))) + "."
   (tmp_path / "text.txt").write_text("\n\n".join("\n".join(line() for _ in range(9)) for _ in range(40)))
   return tmp_path / "text.txt"
@@ -27,9 +27,26 @@ def test_flags_take_their_defaults_from_the_schema():
 
 def test_every_flag_reaches_the_settings():
   options = make_parser("prepare").parse_args(
-    "prepare --source=a:b --source=c:d --out=y --vocab_size=99 --cased --seq_length=64 --objective=none "
-    "--max_sequences=2 --validation_fraction=0.5 --short_probability=0.3 --seed=9 --workers=7 "
-    "--skip_bad --text_field=body --deduplicate --min_characters=3 --word_segmenter=jieba".split()
+    [
+      "prepare",
+      "--source=a:b",
+      "--source=c:d",
+      "--out=y",
+      "--vocab_size=99",
+      "--cased",
+      "--seq_length=64",
+      "--objective=none",
+      "--max_sequences=2",
+      "--validation_fraction=0.5",
+      "--short_probability=0.3",
+      "--seed=9",
+      "--workers=7",
+      "--skip_bad",
+      "--text_field=body",
+      "--deduplicate",
+      "--min_characters=3",
+      "--word_segmenter=jieba",
+    ]
   )
   got = PrepareSettings(**{name: getattr(options, name) for name in PrepareSettings._fields})
   assert got == PrepareSettings("", 99, False, 64, "none", 2, 0.5, 0.3, 9, 7, True, "body", True, 3, "jieba")
@@ -38,7 +55,7 @@ def test_every_flag_reaches_the_settings():
 
 def test_a_tokenizer_and_a_vocabulary_size_exclude_each_other(capsys):
   with pytest.raises(SystemExit) as stopped:
-    make_parser("prepare").parse_args("prepare --source=a:b --out=y --vocab_size=99 --tokenizer=t".split())
+    make_parser("prepare").parse_args(["prepare", "--source=a:b", "--out=y", "--vocab_size=99", "--tokenizer=t"])
   assert stopped.value.code == 2 and "not allowed with" in capsys.readouterr().err
 
 
@@ -84,10 +101,10 @@ def test_a_share_that_cannot_be_is_a_usage_error(text, capsys):
 def test_shares_and_beam_exclude_each_other_and_only_beam_has_options_of_its_own(tmp_path, capsys):
   parser = make_parser("prepare")
   with pytest.raises(SystemExit):
-    parser.parse_args("prepare --source=a:b --out=y --shard=0/2 --runner=beam".split())
+    parser.parse_args(["prepare", "--source=a:b", "--out=y", "--shard=0/2", "--runner=beam"])
   assert "not allowed with" in capsys.readouterr().err
   options = parser.parse_args(
-    "prepare --source=a:b --out=y --runner=beam -- --runner=FlinkRunner --parallelism=3".split()
+    ["prepare", "--source=a:b", "--out=y", "--runner=beam", "--", "--runner=FlinkRunner", "--parallelism=3"]
   )
   assert options.runner == "beam" and options.beam_options == ["--runner=FlinkRunner", "--parallelism=3"]
   assert main(["prepare", "--source=text:x", f"--out={tmp_path}/out", "--", "--runner=FlinkRunner"]) == 1

@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 import pytest
-from tests.run_fixtures import corpus, write_config, write_text  # noqa: F401  (corpus is a fixture)
 
 from bert_jax.__main__ import main
 from bert_jax.commands import pretrain
 from bert_jax.data.corpus import read_manifest
+from tests.run_fixtures import corpus, write_config, write_text  # noqa: F401  (corpus is a fixture)
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ print(json.dumps(counts | {"imported_by": imported_by}))
 @pytest.mark.slow
 def test_a_second_start_compiles_nothing_anew_and_imports_tensorflow_behind_the_first_step(
   tmp_path, monkeypatch, corpus
-):  # noqa: F811
+):
   monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
   config = write_config(tmp_path)
 

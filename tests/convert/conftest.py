@@ -5,15 +5,15 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
-import string  # noqa: E402  (the environment comes first)
+import string
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-from tests.model_fixtures import draw_weights, fast_compilation  # noqa: E402, F401  (the second is a fixture)
+import numpy as np
+import pytest
 
-from bert_jax.convert import bert, folder  # noqa: E402
-from bert_jax.data import tokenizer as tokenizers  # noqa: E402
-from bert_jax.models.config import EncoderConfig  # noqa: E402
+from bert_jax.convert import bert, folder
+from bert_jax.data import tokenizer as tokenizers
+from bert_jax.models.config import EncoderConfig
+from tests.model_fixtures import draw_weights, fast_compilation  # noqa: F401  (the second is a fixture)
 
 
 @pytest.fixture(scope="session")

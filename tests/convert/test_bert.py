@@ -1,10 +1,10 @@
 """The conversion table, without torch: a bijection, and errors that name the tensor."""
 
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from bert_jax import batch
 from bert_jax.convert import bert

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from tests.object_store import in_this_process
 
 from bert_jax import storage
 from bert_jax.convert import bert, folder
 from bert_jax.convert.sentence_folder import Encoding
 from bert_jax.errors import UserError
+from tests.object_store import in_this_process
 
 MEAN = Encoding("mean", False)
 
@@ -92,7 +92,7 @@ def test_the_tokenizer_takes_its_longest_text_from_the_model(exported):
 def test_the_weights_file_says_pt_and_holds_the_table(config, params, exported):
   with safetensors.safe_open(exported / "pretraining" / "model.safetensors", "np") as file:
     assert file.metadata()["format"] == "pt"
-    _equal({name: file.get_tensor(name) for name in file.keys()}, bert.to_huggingface(params, config))
+    _equal({name: file.get_tensor(name) for name in file}, bert.to_huggingface(params, config))
 
 
 def test_a_transposed_kernel_survives_the_file(config, params, exported):

@@ -9,15 +9,7 @@ from bert_jax.data import prepare
 from bert_jax.data.beam import beam_runner
 from bert_jax.data.corpus import open_corpus
 from bert_jax.errors import UserError
-from tests.prepare_fixtures import (  # noqa: F401  (source, vocab and small_chunks are fixtures)
-  arguments,
-  contents,
-  run,
-  settings,
-  small_chunks,
-  source,
-  vocab,
-)
+from tests.prepare_fixtures import arguments, contents, run, settings, small_chunks, source, vocab  # noqa: F401  (source, vocab and small_chunks are fixtures)
 
 
 def test_beam_makes_the_corpus_of_one_process(source, vocab, tmp_path, small_chunks):

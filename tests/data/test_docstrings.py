@@ -107,7 +107,7 @@ def test_an_empty_docstring_has_no_paragraphs():
   assert paragraphs("") == paragraphs(" \n\n\t\n") == paragraphs("\n-----\n\n=====\n") == []
 
 
-@pytest.fixture()
+@pytest.fixture
 def package(tmp_path, monkeypatch):
   """A package that must not be imported, with the same docstring in two of its modules."""
   folder = tmp_path / "undocumented_wonder"

@@ -35,7 +35,7 @@ def many(count=100, seed=0, most=60) -> Features:
 
 
 def run(given, steps, start=0, **more):
-  settings = dict(batch_size=8, seed=3, start=start * 8, steps=steps, max_length=64) | more
+  settings = {"batch_size": 8, "seed": 3, "start": start * 8, "steps": steps, "max_length": 64} | more
   return list(features.train_batches(given, **settings))
 
 

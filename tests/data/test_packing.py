@@ -33,7 +33,7 @@ def test_no_row_is_overfull_or_empty():
     lengths = rng.integers(5, 129, 3000)
     rows = packing.assign_rows(lengths, seq_length=128, max_sequences=max_sequences)
     load, count = load_of_rows(lengths, rows)
-    assert load.max() <= 128 and 1 <= count.min() and count.max() <= max_sequences
+    assert load.max() <= 128 and count.min() >= 1 and count.max() <= max_sequences
     assert len(load) == rows.max() + 1
 
 

@@ -133,7 +133,7 @@ def test_truncation_shortens_the_longer_side_as_bert_does(length_a, length_b, ro
   for seed in range(20):
     a, b = pairs._truncate((0, length_a), (1000, 1000 + length_b), room, pairs.random_numbers(seed, 0))
     assert (a[1] - a[0], b[1] - b[0]) == (expected_a, expected_b)
-    assert 0 <= a[0] and a[1] <= length_a and 1000 <= b[0] and b[1] <= 1000 + length_b
+    assert a[0] >= 0 and a[1] <= length_a and b[0] >= 1000 and b[1] <= 1000 + length_b
     fronts.add((a[0], b[0]))
   assert (len(fronts) > 1) == (length_a + length_b > room)  # from either end, at random
 

@@ -1,11 +1,11 @@
 """staging.py: a corpus is copied to the local disk once, whole or not at all."""
 
 import pytest
-from tests.run_fixtures import corpus  # noqa: F401
 
 from bert_jax.data import staging
 from bert_jax.data.corpus import open_corpus
 from bert_jax.errors import UserError
+from tests.run_fixtures import corpus  # noqa: F401
 
 
 def test_the_copy_is_the_same_corpus_and_is_made_once(corpus, tmp_path):  # noqa: F811

@@ -75,7 +75,7 @@ FILES = {
   "stsb": (
     {
       "train.tsv": tsv(
-        "index genre filename year old_index source1 source2 sentence1 sentence2 score".split(),
+        ["index", "genre", "filename", "year", "old_index", "source1", "source2", "sentence1", "sentence2", "score"],
         [0, "main", "f", "2012", 1, "none", "none", *PAIR[0], "5.000"],
         [1, "main", "f", "2012", 2, "none", "none", *PAIR[1], "0.25"],
       )
@@ -85,7 +85,7 @@ FILES = {
   "qqp": (
     {
       "train.tsv": tsv(
-        "id qid1 qid2 question1 question2 is_duplicate".split(), [1, 2, 3, *PAIR[0], 0], [4, 5, 6, *PAIR[1], 1]
+        ["id", "qid1", "qid2", "question1", "question2", "is_duplicate"], [1, 2, 3, *PAIR[0], 0], [4, 5, 6, *PAIR[1], 1]
       )
     },
     [(*PAIR[0], "0"), (*PAIR[1], "1")],
@@ -93,7 +93,7 @@ FILES = {
   "mnli": (
     {
       "train.tsv": tsv(
-        "index promptID pairID genre sentence1 sentence2 label1 gold_label".split(),
+        ["index", "promptID", "pairID", "genre", "sentence1", "sentence2", "label1", "gold_label"],
         [0, 1, 2, "g", *PAIR[0], "x", "neutral"],
         [1, 1, 2, "g", *PAIR[1], "x", "entailment"],
       )
@@ -103,7 +103,7 @@ FILES = {
   "qnli": (
     {
       "train.tsv": tsv(
-        "index question sentence label".split(), [0, *PAIR[0], "entailment"], [1, *PAIR[1], "not_entailment"]
+        ["index", "question", "sentence", "label"], [0, *PAIR[0], "entailment"], [1, *PAIR[1], "not_entailment"]
       )
     },
     [(*PAIR[0], "entailment"), (*PAIR[1], "not_entailment")],
@@ -111,7 +111,7 @@ FILES = {
   "rte": (
     {
       "train.tsv": tsv(
-        "index sentence1 sentence2 label".split(), [0, *PAIR[0], "entailment"], [1, *PAIR[1], "not_entailment"]
+        ["index", "sentence1", "sentence2", "label"], [0, *PAIR[0], "entailment"], [1, *PAIR[1], "not_entailment"]
       )
     },
     [(*PAIR[0], "entailment"), (*PAIR[1], "not_entailment")],

@@ -303,7 +303,7 @@ def test_wikipedia_gets_the_ids_that_transformers_gives(shared_data, bert, file,
 # --- The shared cases ---
 
 # Cases that are not about BERT.
-_SKIPPED = {case: "byte-level BPE of RoBERTa, another kind of tokenizer" for case in range(58, 63)}
+_SKIPPED = dict.fromkeys(range(58, 63), "byte-level BPE of RoBERTa, another kind of tokenizer")
 
 
 def _split(case, text):

@@ -15,7 +15,31 @@ from bert_jax.errors import UserError
 
 def english(seed=0, documents=60):
   rng = random.Random(seed)
-  syllables = "ba be bi lo lu mo na ne ri ro sa so ta ti to un ing er est The Zo é ü".split()
+  syllables = [
+    "ba",
+    "be",
+    "bi",
+    "lo",
+    "lu",
+    "mo",
+    "na",
+    "ne",
+    "ri",
+    "ro",
+    "sa",
+    "so",
+    "ta",
+    "ti",
+    "to",
+    "un",
+    "ing",
+    "er",
+    "est",
+    "The",
+    "Zo",
+    "é",
+    "ü",
+  ]
   words = ["".join(rng.choices(syllables, k=rng.randrange(1, 4))) for _ in range(400)]
   return [" ".join(rng.choices(words, k=120)) + ". 3,14!" for _ in range(documents)]
 

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from bert_jax.data import prepare, rows, splits, workers
+from bert_jax.data import prepare, rows, workers
 from bert_jax.data.chunk import Chunk
 from bert_jax.data.corpus import open_corpus
 from bert_jax.data.tokenizer import load_tokenizer

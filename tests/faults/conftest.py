@@ -1,6 +1,7 @@
 """Every test here starts real processes: `make test-slow`."""
 
 import pytest
+
 from tests.run_fixtures import corpus  # noqa: F401  (a fixture)
 
 

@@ -9,11 +9,11 @@ import subprocess
 import sys
 import textwrap
 import time
-from typing import NamedTuple, Sequence
-
-from tests.run_fixtures import write_config
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from bert_jax.training import metrics
+from tests.run_fixtures import write_config
 
 # The same for every test: steps that take no time, so that starting is all that they cost.
 QUICK = (
@@ -209,8 +209,9 @@ def steps_saved(workdir: pathlib.Path) -> list[int]:
 
 def weights(workdir: pathlib.Path, step: int | None = None) -> str:
   """A digest of every array of a checkpoint, moments included."""
-  from bert_jax.training import checkpoint_folder, checkpoint_reading
   from etils import epath
+
+  from bert_jax.training import checkpoint_folder, checkpoint_reading
 
   step = step or steps_saved(workdir)[-1]
   manifest = checkpoint_folder.read_manifest(epath.Path(workdir / "checkpoints" / str(step)))

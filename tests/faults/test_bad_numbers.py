@@ -5,9 +5,9 @@ run go back and on.
 import math
 
 import pytest
-from tests.faults.processes import events, losses, run, steps_saved, weights
 
 from bert_jax.training import metrics
+from tests.faults.processes import events, losses, run, steps_saved, weights
 
 STEPS = ("total_steps=12", "eval_every_steps=100", "checkpoint.every_steps=4", "checkpoint.keep_last=10")
 
@@ -63,8 +63,9 @@ def test_an_update_that_is_not_finite_on_one_device_is_void_on_all_and_counted(f
   assert not events(workdir, "rollback")
   lines = metrics.read_metrics(workdir)
   assert [step for step in range(1, 13) if lines[step]["train/skipped_steps"]] == [3, 7]
-  from bert_jax.training import checkpoint_folder
   from etils import epath
+
+  from bert_jax.training import checkpoint_folder
 
   arrays = lambda step: {
     name: record

@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+
 from tests.faults.processes import SLOW_STEPS, Processes, events, run, steps_saved, weights
 
 STEPS = ("total_steps=12", "eval_every_steps=100", "checkpoint.every_steps=4", "checkpoint.keep_last=3")

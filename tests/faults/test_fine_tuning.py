@@ -5,11 +5,11 @@ import random
 
 import numpy as np
 import pytest
-from tests.faults.processes import events, run
-from tests.run_fixtures import WORDS
 
 from bert_jax import inference
 from bert_jax.training import metrics
+from tests.faults.processes import events, run
+from tests.run_fixtures import WORDS
 
 TUNING = ("finetune.epochs=1", "data.batch_size=8", "optimizer.learning_rate=1e-3", "finetune.max_length=32")
 

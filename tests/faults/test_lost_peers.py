@@ -6,9 +6,9 @@ import socket
 import time
 
 import pytest
-from tests.faults.processes import SLOW_STEPS, Ended, Processes, events, run, steps_saved
 
 from bert_jax.errors import EXIT_PEER_LOST
+from tests.faults.processes import SLOW_STEPS, Ended, Processes, events, run, steps_saved
 
 STEPS = ("total_steps=300", "eval_every_steps=1000", "checkpoint.every_steps=5", "cluster.heartbeat_seconds=10")
 KILLED = "its connection closed without a word: it was killed"

@@ -12,11 +12,11 @@ import time
 import numpy as np
 import pytest
 import safetensors.numpy
+
+from bert_jax.errors import EXIT_PREEMPTED
 from tests.faults.processes import SLOW_STEPS, Processes, run
 from tests.object_store import BUCKET, ObjectStore
 from tests.run_fixtures import write_config
-
-from bert_jax.errors import EXIT_PREEMPTED
 
 # gcsfs takes an append for a new object, with a warning; here it is an error.
 _MAIN = """
@@ -156,7 +156,7 @@ def test_two_processes_killed_in_the_middle_of_a_save_go_on_from_the_one_before(
     *STEPS,
     "export.format=transformers",
   )
-  how = lambda name: dict(workdir=f"gs://{BUCKET}/{name}", environ=store.environment)
+  how = lambda name: {"workdir": f"gs://{BUCKET}/{name}", "environ": store.environment}
   run(folder, None, "two", keys, **how("two"))
   with Processes(folder, None, "killed", keys, **how("killed")) as processes:
     processes.wait_for(lambda: store.names("killed/checkpoints/8/"))
@@ -183,7 +183,7 @@ def test_a_sigterm_saves_there_too_and_a_second_process_takes_the_run_over(store
     "total_steps=4000",
     "checkpoint.every_steps=4000",
   )
-  how = dict(workdir=f"gs://{BUCKET}/taken", environ=store.environment, count=1, sabotage=SLOW_STEPS)
+  how = {"workdir": f"gs://{BUCKET}/taken", "environ": store.environment, "count": 1, "sabotage": SLOW_STEPS}
   with Processes(folder, None, "taken", keys, **how) as older:
     older.wait_for_step(3)
     with Processes(folder, None, "taken", keys, **how) as newer:

@@ -2,9 +2,8 @@
 
 import signal
 
-from tests.faults.processes import SLOW_STEPS, Processes, events, losses, run, steps_saved, weights
-
 from bert_jax.errors import EXIT_PREEMPTED
+from tests.faults.processes import SLOW_STEPS, Processes, events, losses, run, steps_saved, weights
 
 STEPS = ("total_steps=30", "eval_every_steps=100", "checkpoint.every_steps=100")
 

@@ -7,9 +7,9 @@ import shutil
 
 import numpy as np
 import pytest
-from tests.faults.processes import SLOW_STEPS, events, losses, run, steps_saved
 
 from bert_jax.training import metrics
+from tests.faults.processes import SLOW_STEPS, events, losses, run, steps_saved
 
 STEPS = ("total_steps=10", "eval_every_steps=10", "checkpoint.every_steps=100")
 

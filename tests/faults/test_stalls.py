@@ -1,8 +1,7 @@
 """A step that takes far too long ends the run with the stacks of every thread, on all processes."""
 
-from tests.faults.processes import events, run
-
 from bert_jax.errors import EXIT_STALLED
+from tests.faults.processes import events, run
 
 STUCK = """
 import time

@@ -4,6 +4,7 @@ import subprocess
 import time
 
 import pytest
+
 from tests.faults.processes import Processes
 
 STEPS = ("total_steps=6", "eval_every_steps=100", "checkpoint.every_steps=3")

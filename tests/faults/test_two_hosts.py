@@ -7,9 +7,9 @@ import subprocess
 import time
 
 import pytest
-from tests.faults.processes import SLOW_STEPS, Processes, run, steps_saved
 
 from bert_jax.errors import EXIT_PEER_LOST
+from tests.faults.processes import SLOW_STEPS, Processes, run, steps_saved
 
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 

@@ -237,7 +237,7 @@ def main(program: str, words: list[str]) -> int:
   if program == "srun":
     return srun(words)
   if program == "squeue":
-    assert set(word.partition("=")[0] for word in words) <= {"--noheader", "--jobs", "--format"}, words
+    assert {word.partition("=")[0] for word in words} <= {"--noheader", "--jobs", "--format"}, words
     print((folder / "state").read_text(encoding="ascii"))
     return 0
   assert words == ["requeue", os.environ["SLURM_JOB_ID"]], words

@@ -236,6 +236,6 @@ def test_missing_variables_are_named(programs, cloud):
 
 def test_flags_that_gcloud_does_not_have_are_refused_by_the_stand_in():
   with pytest.raises(ValueError, match="unrecognized arguments: --worker"):
-    fake_gcloud.check("compute tpus queued-resources create bert --worker=all".split())
+    fake_gcloud.check(["compute", "tpus", "queued-resources", "create", "bert", "--worker=all"])
   with pytest.raises(ValueError, match="Invalid choice"):
-    fake_gcloud.check("compute tpus queued-resource create bert".split())
+    fake_gcloud.check(["compute", "tpus", "queued-resource", "create", "bert"])

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.model_fixtures import draw_weights, fast_compilation  # noqa: F401  (the second is a fixture)
 
 from bert_jax import batch
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pretraining import PretrainingModel
+from tests.model_fixtures import draw_weights, fast_compilation  # noqa: F401  (the second is a fixture)
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.pretraining_fixtures import tiny_config
 
 from bert_jax.batch import model_inputs
 from bert_jax.models import attention, attention_kernels
 from bert_jax.tools.ahead import Request, compile_ahead
 from bert_jax.tools.data_facts import DataFacts
+from tests.pretraining_fixtures import tiny_config
 
 HEADS, WIDTH, LENGTH = 2, 16, 256
 ROWS = {

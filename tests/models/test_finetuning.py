@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.label_fixtures import CONFIG, label_tokenizer, model_of  # noqa: F401  (fixtures)
 
 from bert_jax.errors import UserError
 from bert_jax.inference import make_inputs
 from bert_jax.models.encoder import Encoder
 from bert_jax.models.finetuning import SEQUENCE, SPAN, TOKENS, FinetuningModel
 from bert_jax.models.pooling import pool
+from tests.label_fixtures import CONFIG, label_tokenizer, model_of  # noqa: F401  (fixtures)
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,12 @@
 import dataclasses
 import functools
 
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import traverse_util
 
 from bert_jax import batch
 from bert_jax.errors import UserError

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.embedding_fixtures import CONFIG, drawn, packed_batch
-from tests.model_fixtures import fast_compilation  # noqa: F401  (a fixture for every test)
 
 from bert_jax.batch import model_inputs
 from bert_jax.models.pooling import POOLINGS
 from bert_jax.models.sentence import SentenceModel, unit
+from tests.embedding_fixtures import CONFIG, drawn, packed_batch
+from tests.model_fixtures import fast_compilation  # noqa: F401  (a fixture for every test)
 
 
 def vectors(model, params, tokens, sequences):

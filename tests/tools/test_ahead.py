@@ -4,10 +4,10 @@ import types
 
 import numpy as np
 import pytest
-from tests.pretraining_fixtures import tiny_config
 
 from bert_jax.tools import ahead
 from bert_jax.tools.data_facts import DataFacts
+from tests.pretraining_fixtures import tiny_config
 
 ENTRY = """HloModule jit_step, is_scheduled=true
 

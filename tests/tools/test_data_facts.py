@@ -2,11 +2,10 @@
 
 import pathlib
 
-from tests.run_fixtures import corpus, write_config  # noqa: F401  (corpus is a fixture)
-
 from bert_jax import config as configs
 from bert_jax.tools import data_facts
 from bert_jax.tools.data_facts import facts_of
+from tests.run_fixtures import corpus, write_config  # noqa: F401  (corpus is a fixture)
 
 BASE = str(pathlib.Path(__file__).resolve().parents[2] / "configs" / "bert_base.py")
 

@@ -10,13 +10,13 @@ import sys
 import time
 
 import pytest
-from tests.run_fixtures import corpus, write_config  # noqa: F401  (corpus is a fixture)
 
 from bert_jax import config as configs
 from bert_jax.cluster import distributed
 from bert_jax.tools import doctor
 from bert_jax.tools.checks import row
 from bert_jax.tools.checks.context import ALONE
+from tests.run_fixtures import corpus, write_config  # noqa: F401  (corpus is a fixture)
 
 CHECKS = ["coordinator", *doctor.OWN]
 

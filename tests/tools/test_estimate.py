@@ -3,12 +3,12 @@
 import jax
 import numpy as np
 import pytest
-from tests.pretraining_fixtures import tiny_config, tiny_task
 
 from bert_jax import config as configs
 from bert_jax.chips import parse_topology
 from bert_jax.tools import estimate
 from bert_jax.tools.ahead import Compiled, Traffic
+from tests.pretraining_fixtures import tiny_config, tiny_task
 
 
 def compiled(memory=None, flops=0.0, traffic=(), microbatches=1):

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tests.convert.conftest import config, exported, params, tensors, tokenizer_dir  # noqa: F401  (fixtures)
 
 from bert_jax import inference
 from bert_jax.__main__ import main
 from bert_jax.errors import UserError
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.tools import look, look_page
+from tests.convert.conftest import config, exported, params, tensors, tokenizer_dir  # noqa: F401  (fixtures)
 
 TEXT = "the cat [MASK] on [MASK] mat."
 

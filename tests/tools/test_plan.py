@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+
 from bert_jax import __main__ as command_line
 from bert_jax import config as configs
 from bert_jax.chips import parse_topology

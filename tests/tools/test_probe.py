@@ -11,13 +11,13 @@ import pytest
 import torch
 import transformers
 from scipy import stats
-from tests.convert.conftest import config, exported, params, tensors, tokenizer_dir  # noqa: F401  (fixtures)
 
 from bert_jax import inference, zero_shot
 from bert_jax.__main__ import main
 from bert_jax.errors import UserError
 from bert_jax.models.pooling import POOLINGS
 from bert_jax.tools import probe
+from tests.convert.conftest import config, exported, params, tensors, tokenizer_dir  # noqa: F401  (fixtures)
 
 FIRST = ["the cat sat", "a dog on the mat", "x y z", "cat", "on the mat a b c d", "sat sat"]
 SECOND = ["a cat sat on", "the mat", "z y x", "dog", "on a mat", "cat"]

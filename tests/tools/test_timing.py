@@ -28,7 +28,7 @@ def test_a_turn_has_as_many_calls_as_fill_it_and_the_figure_is_that_of_one():
   found = in_turn(
     {"slow": recorder("slow", log, seconds=0.05), "fast": recorder("fast", log, seconds=0.01)}, rounds=2, seconds=0.1
   )
-  calls = {name: times for name, times in log[2:]}
+  calls = dict(log[2:])
   assert calls["slow"] == 2 and 5 <= calls["fast"] <= 10
   assert found["slow"] == pytest.approx([0.05, 0.05], abs=0.02) and found["fast"] == pytest.approx(
     [0.01, 0.01], abs=0.005

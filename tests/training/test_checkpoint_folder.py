@@ -6,12 +6,12 @@ import os
 
 import pytest
 from etils import epath
-from tests.object_store import in_this_process
 
 from bert_jax import storage
 from bert_jax.errors import UserError
 from bert_jax.training import checkpoint_folder as folders
 from bert_jax.training import checkpoint_reading
+from tests.object_store import in_this_process
 
 MANIFEST = folders.Manifest(3, {"position": 2**63}, {"eval/mlm_loss": 0.1}, {"params/w": ("float32", (2, 3), 17)})
 

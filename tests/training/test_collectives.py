@@ -7,7 +7,6 @@ import math
 
 import jax
 import pytest
-from tests.pretraining_fixtures import tiny_config
 
 from bert_jax import config as configs
 from bert_jax import pretrain
@@ -15,19 +14,20 @@ from bert_jax.batch import SpecialIds
 from bert_jax.resolve import model_of
 from bert_jax.tools.ahead import Request, compile_ahead
 from bert_jax.tools.data_facts import DataFacts
+from tests.pretraining_fixtures import tiny_config
 
 pytestmark = pytest.mark.slow  # minutes of compiling
 
 ROWS, LENGTH, PREDICTIONS, VOCAB, HIDDEN, LAYERS = 96, 72, 10, 1000, 128, 2
 MESHES = {
-  "data": dict(data=8),
-  "data, 4 microbatches": dict(data=8, microbatches=4),
-  "fsdp": dict(data=1, fsdp=8),
-  "data x fsdp": dict(data=2, fsdp=4),
-  "data x fsdp, 4 microbatches": dict(data=2, fsdp=4, microbatches=4),
-  "data x tensor": dict(data=4, tensor=2),
-  "fsdp x tensor": dict(data=1, fsdp=4, tensor=2),
-  "data between slices, fsdp within": dict(data=2, fsdp=8),
+  "data": {"data": 8},
+  "data, 4 microbatches": {"data": 8, "microbatches": 4},
+  "fsdp": {"data": 1, "fsdp": 8},
+  "data x fsdp": {"data": 2, "fsdp": 4},
+  "data x fsdp, 4 microbatches": {"data": 2, "fsdp": 4, "microbatches": 4},
+  "data x tensor": {"data": 4, "tensor": 2},
+  "fsdp x tensor": {"data": 1, "fsdp": 4, "tensor": 2},
+  "data between slices, fsdp within": {"data": 2, "fsdp": 8},
 }
 SLICES = {"data between slices, fsdp within": "v5e:2x4*2"}
 TINY = 4096  # bytes; sums of losses and norms, and arrays that live on every device

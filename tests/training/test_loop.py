@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from tests.pretraining_fixtures import tiny_config
 
 from bert_jax.cluster.preemption import Preempted, Preemption
 from bert_jax.cluster.watchdog import Watchdog
@@ -24,9 +23,10 @@ from bert_jax.training.checkpoint_folder import committed_steps, read_manifest
 from bert_jax.training.judging import Judge
 from bert_jax.training.jumps import Jumps, read_jumps
 from bert_jax.training.metrics import MetricsWriter, next_attempt, read_events, read_metrics
-from bert_jax.training.progress import Progress
 from bert_jax.training.profile import Profile
+from bert_jax.training.progress import Progress
 from bert_jax.training.train_step import Task
+from tests.pretraining_fixtures import tiny_config
 
 BAD = 99  # a row with this token makes the loss NaN
 ROWS = 8

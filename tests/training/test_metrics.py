@@ -9,11 +9,11 @@ import sys
 
 import etils.epath.testing
 import pytest
-from tests.object_store import in_this_process
 
 from bert_jax.errors import UserError
 from bert_jax.training import metrics as metrics_module
 from bert_jax.training.metrics import MetricsWriter, next_attempt, read_events, read_metrics
+from tests.object_store import in_this_process
 
 TRAIN = {
   "train/mlm_loss": 6.1234,

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.pretraining_fixtures import tiny_config, tiny_task
 
 from bert_jax.errors import UserError
 from bert_jax.training import optimizer as optimizers
+from tests.pretraining_fixtures import tiny_config, tiny_task
 
 
 def rates(**overrides):

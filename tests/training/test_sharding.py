@@ -3,11 +3,10 @@
 import dataclasses
 import re
 
-from flax import linen as nn
 import jax
 import numpy as np
 import pytest
-from tests.pretraining_fixtures import losses, run_steps, tiny_batch, tiny_config, tiny_task
+from flax import linen as nn
 
 from bert_jax.errors import UserError
 from bert_jax.models import layers
@@ -15,6 +14,7 @@ from bert_jax.training import optimizer as optimizers
 from bert_jax.training import sharding, train_state
 from bert_jax.training.program import make_program
 from bert_jax.training.train_step import make_eval_step
+from tests.pretraining_fixtures import losses, run_steps, tiny_batch, tiny_config, tiny_task
 
 MESHES = {
   "data 8": {"mesh.data": 8},

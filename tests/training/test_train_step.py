@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.pretraining_fixtures import losses, run_steps, tiny_batch, tiny_config, tiny_task
 
 from bert_jax import masking
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training import train_state
 from bert_jax.training.train_step import Task, add_sums, divide, make_eval_step, make_train_step, split_rows
+from tests.pretraining_fixtures import losses, run_steps, tiny_batch, tiny_config, tiny_task
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import os
 import pathlib
 import subprocess
 import sys
-from typing import Any, Mapping, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections

@@ -3,7 +3,8 @@
 import json
 import re
 import textwrap
-from typing import Callable, NamedTuple, Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from bert_jax.errors import UserError
 

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from typing import Iterator
+from collections.abc import Iterator
 
 from etils import epath
 

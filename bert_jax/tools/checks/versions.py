@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import platform
-from typing import Callable
+from collections.abc import Callable
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -22,7 +22,7 @@ PARTS = {
 # jax-cuda12-plugin needs its other half in the very same version.
 PARTS |= {f"jax-cuda{cuda}-plugin": (f"jax-cuda{cuda}-pjrt",) for cuda in (12, 13)}
 # The same code under several names; any of them will do.
-TWINS = {name: ("tensorflow-cpu", "tensorflow") for name in ("tensorflow-cpu", "tensorflow")}
+TWINS = dict.fromkeys(("tensorflow-cpu", "tensorflow"), ("tensorflow-cpu", "tensorflow"))
 
 Version = Callable[[str], str | None]  # name of a distribution -> its version, None where it is not installed
 Requires = Callable[[str], list[str] | None]  # name of a distribution -> what it requires

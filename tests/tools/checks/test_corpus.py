@@ -3,12 +3,12 @@
 import shutil
 
 import pytest
-from tests.doctor_fixtures import context
-from tests.run_fixtures import corpus, prepare, write_text  # noqa: F401  (corpus is a fixture)
 
 from bert_jax.data.corpus import read_manifest
 from bert_jax.tools.checks import corpus as checks
 from bert_jax.tools.checks import row
+from tests.doctor_fixtures import context
+from tests.run_fixtures import corpus, prepare, write_text  # noqa: F401  (corpus is a fixture)
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType
-from tests.doctor_fixtures import context, machine
-from tests.run_fixtures import corpus  # noqa: F401  (a fixture)
 
 from bert_jax.cluster.distributed import Cluster
 from bert_jax.tools.checks import machine as checks
 from bert_jax.tools.checks import row
 from bert_jax.tools.checks.context import refused_flags
+from tests.doctor_fixtures import context, machine
+from tests.run_fixtures import corpus  # noqa: F401  (a fixture)
 
 GB = 10**9
 MEMINFO = "MemTotal:       24000000 kB\nMemFree:         1000000 kB\nMemAvailable:   20000000 kB\n"
@@ -87,7 +87,7 @@ def test_devices_of_several_kinds_are_a_warning(tmp_path, corpus):  # noqa: F811
 
 def test_a_platform_that_jax_cannot_start_is_named_and_the_memory_is_looked_at_all_the_same(
   tmp_path, corpus, monkeypatch
-):  # noqa: F811
+):
   def no_devices():
     raise RuntimeError("Unable to initialize backend 'tpu'. No\nlibtpu; none at all")
 

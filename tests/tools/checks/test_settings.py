@@ -1,11 +1,11 @@
 """What the config alone decides."""
 
 import pytest
-from tests.doctor_fixtures import context
-from tests.run_fixtures import corpus  # noqa: F401  (a fixture)
 
 from bert_jax.tools.checks import row
 from bert_jax.tools.checks.settings import settings
+from tests.doctor_fixtures import context
+from tests.run_fixtures import corpus  # noqa: F401  (a fixture)
 
 
 def test_the_size_of_the_run_is_told(tmp_path, corpus):  # noqa: F811

@@ -10,15 +10,15 @@ import time
 import numpy as np
 import pytest
 from etils import epath
-from tests.doctor_fixtures import context, small_disk
-from tests.object_store import in_this_process
-from tests.run_fixtures import corpus, tiny_run_config  # noqa: F401  (corpus is a fixture)
 
 from bert_jax import run, run_pretraining
 from bert_jax.errors import UserError
 from bert_jax.tools.checks import row, storage
 from bert_jax.training import checkpoint_folder as folders
 from bert_jax.training.metrics import MetricsWriter
+from tests.doctor_fixtures import context, small_disk
+from tests.object_store import in_this_process
+from tests.run_fixtures import corpus, tiny_run_config  # noqa: F401  (corpus is a fixture)
 
 
 def everything(view):
@@ -132,7 +132,7 @@ def test_a_read_only_disk_is_one_line(tmp_path, corpus):  # noqa: F811
 )
 def test_a_file_system_without_the_semantics_of_posix_is_refused(
   tmp_path, corpus, monkeypatch, call, replacement, said
-):  # noqa: F811
+):
   view = context(tmp_path, corpus)
   monkeypatch.setattr(storage.os, call, replacement(getattr(os, call)))
   found = storage.checkpoints(view)
@@ -258,7 +258,7 @@ def test_a_config_that_cannot_be_read_is_a_failure(resumed, tmp_path, corpus):  
 )
 def test_damaged_and_unfinished_checkpoints_are_told_and_left_for_the_run(
   resumed, tmp_path, corpus, damage, said, status
-):  # noqa: F811
+):
   damage(resumed / "checkpoints" / "12")
   before = tree(resumed)
   (found,) = storage.run_folder(context(tmp_path, corpus))
