@@ -22,9 +22,9 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from bert_jax.data.corpus import Corpus, Split, open_corpus
-from bert_jax.data.input_pipeline import HostBatch, tensorflow_in_background, train_batches
-from bert_jax.data.job import num_cores
+from bert_jax.data.corpus.folder import Corpus, Split, open_corpus
+from bert_jax.data.corpus.job import num_cores
+from bert_jax.data.loading.input_pipeline import HostBatch, tensorflow_in_background, train_batches
 
 _LOADERS = ("tfdata", "threads")
 _WARM_UP_BATCHES = 10

@@ -25,15 +25,15 @@ import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
 from bert_jax import config as configs  # noqa: E402
-from bert_jax import losses  # noqa: E402
 from bert_jax.batch import ModelInputs, model_inputs  # noqa: E402
-from bert_jax.data.input_pipeline import load_batch  # noqa: E402
+from bert_jax.data.loading.input_pipeline import load_batch  # noqa: E402
 from bert_jax.models import attention  # noqa: E402
 from bert_jax.models.dropout import dropout  # noqa: E402
 from bert_jax.models.heads import MlmHead  # noqa: E402
 from bert_jax.models.layers import Embeddings, FeedForward, layer_norm  # noqa: E402
+from bert_jax.objectives import losses  # noqa: E402
 from bert_jax.tools.bench.rows import BenchData, bench_data  # noqa: E402
-from bert_jax.tools.timing import Run, in_turn, repeated, spread  # noqa: E402
+from bert_jax.tools.bench.timing import Run, in_turn, repeated, spread  # noqa: E402
 from bert_jax.training import optimizer as optimizers  # noqa: E402
 from bert_jax.training.train_step import prepare_rows  # noqa: E402
 

@@ -32,10 +32,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from bert_jax.data.job import num_cores
-from bert_jax.data.sources import parse_source, read_documents
-from bert_jax.data.tokenizer import load_tokenizer, save_tokenizer
-from bert_jax.data.vocabulary import sample_documents, train_wordpiece
+from bert_jax.data.corpus.job import num_cores
+from bert_jax.data.text.sources import parse_source, read_documents
+from bert_jax.data.tokenizer.vocabulary import sample_documents, train_wordpiece
+from bert_jax.data.tokenizer.wordpiece import load_tokenizer, save_tokenizer
 
 _VOCAB_SIZE = 8192  # of the vocabulary that is trained where none is given
 _SAMPLE_BYTES = 16 * 2**20  # that it is trained on

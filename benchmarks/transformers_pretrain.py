@@ -21,8 +21,8 @@ import numpy as np
 import torch
 import transformers
 
-from bert_jax.data.corpus import open_corpus
-from bert_jax.data.input_pipeline import train_batches
+from bert_jax.data.corpus.folder import open_corpus
+from bert_jax.data.loading.input_pipeline import train_batches
 
 
 def main() -> None:

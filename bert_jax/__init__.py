@@ -18,7 +18,7 @@ if importlib.util.find_spec("gcsfs") is not None:
   os.environ.setdefault("EPATH_USE_TF", "false")
 
 
-def load(path: "str | os.PathLike") -> "bert_jax.api.LoadedModel":
+def load(path: "str | os.PathLike") -> "bert_jax.inference.api.LoadedModel":
   """A model ready for use: `config`, `params`, `tokenizer`, and the pure functions `encode`, `fill_mask`, `classify`,
   `tokenize`, `apply`.
 
@@ -32,6 +32,6 @@ def load(path: "str | os.PathLike") -> "bert_jax.api.LoadedModel":
   Raises:
     errors.UserError: neither of the two, or one that is damaged.
   """
-  from bert_jax import api  # here, for JAX takes seconds to import, and the package should not
+  from bert_jax.inference import api  # here, for JAX takes seconds to import, and the package should not
 
   return api.load(path)

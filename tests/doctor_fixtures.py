@@ -8,7 +8,7 @@ import pytest
 
 from bert_jax import config as configs
 from bert_jax.cluster import rendezvous
-from bert_jax.tools.checks.context import ALONE, Context
+from bert_jax.tools.doctor.context import ALONE, Context
 from tests.run_fixtures import tiny_run_config
 
 

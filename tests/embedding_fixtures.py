@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 
-from bert_jax import sentence_embedding
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.sentence import SentenceModel
+from bert_jax.objectives import sentence_embedding
 from tests.model_fixtures import draw_weights
 
 CONFIG = EncoderConfig(

@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax import exporting, finetune
-from bert_jax.data import tokenizer as tokenizers
-from bert_jax.data.labelled import Labels
-from bert_jax.inference import Model
+from bert_jax.data.labelled.examples import Labels
+from bert_jax.data.tokenizer import wordpiece as tokenizers
+from bert_jax.export import export
+from bert_jax.inference.model import Model
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.finetuning import FinetuningModel
+from bert_jax.objectives import finetuning
 from tests.model_fixtures import draw_weights
 
 CONFIG = EncoderConfig(
@@ -50,8 +51,8 @@ def model_of(label_tokenizer):
 
   @functools.cache
   def make(kind, pooling="pooler"):
-    module = FinetuningModel(CONFIG, finetune.KINDS[kind].target, len(LABELS[kind].names), pooling)
-    shapes = jax.eval_shape(finetune.make_task(module, kind).init, jax.random.key(0))
+    module = FinetuningModel(CONFIG, finetuning.KINDS[kind].target, len(LABELS[kind].names), pooling)
+    shapes = jax.eval_shape(finetuning.make_task(module, kind).init, jax.random.key(0))
     rng = np.random.default_rng(len(kind))
     params = jax.tree_util.tree_map_with_path(
       lambda path, leaf: draw_weights(rng, leaf.shape, scale=path[-1].key == "scale"), shapes
@@ -79,7 +80,7 @@ def exported_labels(model_of, tmp_path_factory):
   @functools.cache
   def write(kind):
     model, out = model_of(kind), tmp_path_factory.mktemp("exported") / kind
-    exporting.export_model(model, out)
+    export.export_model(model, out)
     return out
 
   return write

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bert_jax import config
-from bert_jax.data import prepare, splits
+from bert_jax.data.corpus import prepare, splits
 
 WORDS = [
   "the",

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax import config as configs
-from bert_jax import pretrain
 from bert_jax.batch import SpecialIds
 from bert_jax.models.pretraining import PretrainingModel
+from bert_jax.objectives import pretraining
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training import sharding, train_state
 from bert_jax.training.train_step import make_train_step
@@ -48,7 +48,7 @@ def tiny_model(config):
 
 def tiny_task(config, continuation=np.zeros(VOCAB, bool)):
   """The pretraining task of `tiny_config`; `continuation` says which ids are ## pieces."""
-  return pretrain.make_task(
+  return pretraining.make_task(
     tiny_model(config),
     config.masking,
     special=SPECIAL,

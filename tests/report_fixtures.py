@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from bert_jax.data.corpus import canonical_id
-from bert_jax.tools import goodput
+from bert_jax.data.corpus.folder import canonical_id
+from bert_jax.tools.report import goodput
 from bert_jax.training import metrics as metrics_module
 from bert_jax.training.metrics import MetricsWriter
 

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from bert_jax import config as configs
-from bert_jax.data.prepare import PrepareSettings, prepare_corpus
+from bert_jax.data.corpus.prepare import PrepareSettings, prepare_corpus
 
 WORDS = [
   "the",

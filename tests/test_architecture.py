@@ -198,7 +198,7 @@ def imports_of(path):
 
 
 def inner(name):
-  """The module of ours that "bert_jax.data.corpus.open_corpus" comes from, or None."""
+  """The module of ours that "bert_jax.data.corpus.folder.open_corpus" comes from, or None."""
   if not name.startswith("bert_jax."):
     return None
   parts = name.removeprefix("bert_jax.").split(".")

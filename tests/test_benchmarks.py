@@ -10,7 +10,7 @@ import pytest
 
 from bert_jax import __main__ as command_line
 from bert_jax import config as configs
-from bert_jax.data import prepare
+from bert_jax.data.corpus import prepare
 from bert_jax.models import attention
 from tests.prepare_fixtures import settings, source, vocab  # noqa: F401  (fixtures)
 

@@ -74,7 +74,7 @@ def train_by_flags(
     finished: (config) -> None, called by the first process when all is done.
   """
   from bert_jax.errors import UserError
-  from bert_jax.resolve import read_result
+  from bert_jax.runs.build import read_result
 
   if not options.workdir:
     raise UserError("--workdir is missing: the folder that checkpoints and results are written to")
@@ -131,7 +131,7 @@ def read_lines(path: str, remedy: str = "") -> list[str]:
 
   Raises UserError naming the file and line.
   """
-  from bert_jax.data.tables import is_table
+  from bert_jax.data.labelled.tables import is_table
   from bert_jax.errors import UserError
 
   try:
@@ -157,8 +157,8 @@ def read_lines(path: str, remedy: str = "") -> list[str]:
 
 def write_for_user(flag: str, path: str, text: str) -> None:
   """Writes a file that somebody asked for by a flag. Raises UserError naming the flag where it cannot be written."""
-  from bert_jax import atomic
   from bert_jax.errors import UserError
+  from bert_jax.io import atomic
 
   try:
     atomic.write_text(path, text)
@@ -182,8 +182,8 @@ def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_or_model(workdir: str | None, model: str | None) -> str:
   """The folder that --workdir or --model names. Raises UserError for a --workdir without checkpoints."""
-  from bert_jax import storage
   from bert_jax.errors import UserError
+  from bert_jax.io import storage
 
   if workdir and not (storage.folder(workdir) / "checkpoints").is_dir():
     raise UserError(f"--workdir={workdir} is no run folder with checkpoints; a Hugging Face folder is given as --model")
@@ -192,9 +192,9 @@ def run_or_model(workdir: str | None, model: str | None) -> str:
 
 def note_cut(model, texts: Sequence[str], pairs: Sequence[str] | None = None) -> None:
   """Says how many texts, or pairs, are longer than the model takes."""
-  from bert_jax import labelling
+  from bert_jax.inference import labels
 
-  cut = labelling.count_cut(model, texts, pairs)
+  cut = labels.count_cut(model, texts, pairs)
   if cut:
     print(
       f"note: {cut:,} of {len(texts):,} {'pairs' if pairs else 'texts'} are longer than the {model.max_length} tokens "
@@ -206,7 +206,7 @@ def note_cut(model, texts: Sequence[str], pairs: Sequence[str] | None = None) ->
 
 def note_unknown_words(model, texts: Sequence[str]) -> None:
   """Says so where the tokenizer knows less than half of what some texts are made of: another language, most likely."""
-  from bert_jax.data.tokenizer import encode_batch
+  from bert_jax.data.tokenizer.wordpiece import encode_batch
 
   ids = [token for text in encode_batch(model.tokenizer, list(texts)) for token in text]
   unknown = ids.count(model.tokenizer.special.unk)

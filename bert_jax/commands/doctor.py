@@ -25,12 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
   os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a run may be using the GPUs: leave it its memory
-  from bert_jax.tools.checks import row, versions
+  from bert_jax.tools.doctor import row, versions
 
   try:
     from bert_jax import config as configs
     from bert_jax.cluster import distributed
-    from bert_jax.tools import doctor
+    from bert_jax.tools.doctor import doctor
   except Exception as error:  # a package that is missing, or of a version that does not fit
     failure = row.fail(
       f"bert_jax cannot be imported: {type(error).__name__}: {error}", "install what is missing, then run doctor again"

@@ -37,9 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
   import numpy as np
 
-  from bert_jax import atomic, inference
   from bert_jax.commands import note_unknown_words, read_lines, start_jax
   from bert_jax.errors import UserError
+  from bert_jax.inference import model as inference
+  from bert_jax.io import atomic
 
   if options.batch_size < 1:
     raise UserError(f"--batch_size={options.batch_size}: at least one line per call")

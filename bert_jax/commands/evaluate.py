@@ -113,7 +113,7 @@ def check_flags(options: argparse.Namespace) -> None:
 
 def evaluate_split(options: argparse.Namespace, folder: str) -> None:
   """The metrics of pretraining on a validation split."""
-  from bert_jax import run_pretraining as runs
+  from bert_jax.runs import pretraining as runs
 
   metrics = runs.evaluate_model(folder, options.corpus, batch_size=options.batch_size or 64, rows=options.rows or 0)
   if options.json:
@@ -128,8 +128,8 @@ def evaluate_suite(options: argparse.Namespace, folder: str) -> None:
   import contextlib
   import pathlib
 
-  from bert_jax import suite
   from bert_jax.errors import UserError
+  from bert_jax.runs import suite
 
   if not (options.data and options.jobs):
     raise UserError(
@@ -161,10 +161,12 @@ def evaluate_zero_shot(options: argparse.Namespace, folder: str) -> None:
   """Pseudo-perplexity and similarity on the dev sentences of STS-B, English or Chinese, whichever lie there."""
   import numpy as np
 
-  from bert_jax import inference, suite, zero_shot
   from bert_jax.commands import note_cut, note_unknown_words
-  from bert_jax.data.task_files import read_dev
+  from bert_jax.data.labelled.task_files import read_dev
   from bert_jax.errors import UserError
+  from bert_jax.evaluation import zero_shot
+  from bert_jax.inference import model as inference
+  from bert_jax.runs import suite
 
   model, figures = inference.load_model(folder), {}
   for task in ("stsb", "stsb-zh"):
@@ -198,8 +200,9 @@ def evaluate_sentences(options: argparse.Namespace, folder: str) -> None:
   """The pseudo-perplexity of each sentence of a file."""
   import math
 
-  from bert_jax import inference, zero_shot
   from bert_jax.commands import note_cut, note_unknown_words, read_lines
+  from bert_jax.evaluation import zero_shot
+  from bert_jax.inference import model as inference
 
   lines, model = read_lines(options.input)[: options.rows or None], inference.load_model(folder)
   note_unknown_words(model, lines[:1000])

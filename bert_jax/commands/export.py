@@ -38,9 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-  from bert_jax import exporting, inference, storage
   from bert_jax.commands import run_or_model
   from bert_jax.errors import UserError
+  from bert_jax.export import export
+  from bert_jax.inference import model as inference
+  from bert_jax.io import storage
 
   if options.checkpoint:
     model, workdir = (
@@ -51,13 +53,13 @@ def run(options: argparse.Namespace) -> None:
     folder = run_or_model(options.workdir, options.model)
     model = inference.load_model(folder)
     workdir = None if model.step is None else folder
-  format = options.format or exporting.format_of(model)
+  format = options.format or export.format_of(model)
   if options.pooling and format != "sentence-transformers":
     raise UserError(
       f"--pooling={options.pooling} is stored in folders of sentence-transformers only: add "
       "--format=sentence-transformers"
     )
-  head = exporting.export_model(
+  head = export.export_model(
     model, options.out, format=format, head=options.head, pooling=options.pooling, workdir=workdir
   )
   print(f"{options.out}: {head} weights of {model.origin}, for {format}")

@@ -15,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-  from bert_jax import inference
   from bert_jax.commands import note_unknown_words, start_jax
   from bert_jax.errors import UserError
+  from bert_jax.inference import model as inference
 
   if options.top_k < 1:
     raise UserError(f"--top_k={options.top_k}: at least one token per mask")

@@ -51,14 +51,14 @@ def run(options: argparse.Namespace) -> int | None:
     list_tasks()
     return None
 
-  from bert_jax import run_finetuning as runs
+  from bert_jax.runs import finetuning as runs
 
   return train_by_flags(options, FLAGS, runs.finetuning_config, runs.finetune_run)
 
 
 def list_tasks() -> None:
   """One line for each task that is known."""
-  from bert_jax.data.tasks import TASKS
+  from bert_jax.data.labelled.tasks import TASKS
 
   for name, row in TASKS.items():
     published = f"BERT-base {100 * row.published.value:.1f} ({row.published.split})" if row.published else ""

@@ -8,7 +8,7 @@ EXAMPLE = """  python -m bert_jax inspect --corpus=data/wiki
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  from bert_jax.data.corpus import SPLITS
+  from bert_jax.data.corpus.folder import SPLITS
 
   parser.add_argument("--corpus", required=True, metavar="DIR", help="the corpus folder")
   parser.add_argument("--split", choices=SPLITS, default=SPLITS[0], help="default: %(default)s")
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
   from bert_jax.errors import UserError
-  from bert_jax.tools import inspect
+  from bert_jax.tools.explore import corpus as inspect
 
   if not 0 <= options.epoch < 2**32:
     raise UserError(f"--epoch={options.epoch}: passes over the corpus are counted from 0")
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _marks(options: argparse.Namespace, corpus, tokenizer, rows: list[int]):
   from bert_jax import config as configs
-  from bert_jax.tools import inspect
+  from bert_jax.tools.explore import corpus as inspect
 
   config = configs.load_config(options.config, options.overrides) if options.config else configs.default_config()
   return inspect.draw_marks(

@@ -16,23 +16,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-  from bert_jax import inference
   from bert_jax.commands import note_unknown_words, start_jax, write_for_user
   from bert_jax.errors import UserError
-  from bert_jax.tools import look, look_page
+  from bert_jax.inference import model as inference
+  from bert_jax.tools.explore import attention, attention_page
 
   if options.top_k < 1:
     raise UserError(f"--top_k={options.top_k}: at least one token per layer")
   start_jax()
   model = inference.load_model(options.model)
-  found = [look.look(model, text, options.top_k) for text in options.text]
+  found = [attention.look(model, text, options.top_k) for text in options.text]
   note_unknown_words(model, options.text)
   if options.html:
-    write_for_user("--html", options.html, look_page.page(found, options.model, model.config.vocab_size))
+    write_for_user("--html", options.html, attention_page.page(found, options.model, model.config.vocab_size))
   if options.json:
     print("\n".join(json.dumps(as_json(one), ensure_ascii=False) for one in found))
     return
-  print("\n\n".join(map(look_page.lines, found)), look_page.legend(), sep="\n\n")
+  print("\n\n".join(map(attention_page.lines, found)), attention_page.legend(), sep="\n\n")
   if options.html:
     print(f"\npage: {options.html}")
 

@@ -16,9 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-  from bert_jax import inference
   from bert_jax.commands import note_unknown_words, start_jax
-  from bert_jax.data.tokenizer import encode_batch, truncate
+  from bert_jax.data.tokenizer.wordpiece import encode_batch, truncate
+  from bert_jax.inference import model as inference
 
   start_jax()
   model = inference.load_model(options.model)

@@ -33,9 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
   from bert_jax import config as configs
-  from bert_jax.chips import parse_topology
+  from bert_jax.cluster.chips import parse_topology
   from bert_jax.errors import UserError
-  from bert_jax.tools import plan
+  from bert_jax.tools.plan import plan
 
   for name, value in (("steps", options.steps), ("compile", options.compile)):
     if value is not None and value < 1:

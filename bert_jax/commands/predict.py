@@ -63,9 +63,9 @@ class _Asked(NamedTuple):
 
 
 def run(options: argparse.Namespace) -> None:
-  from bert_jax import inference
   from bert_jax.commands import start_jax
   from bert_jax.errors import UserError
+  from bert_jax.inference import model as inference
 
   if bool(options.texts) == bool(options.input):
     raise UserError("give either texts or --input=FILE")
@@ -87,9 +87,9 @@ def run(options: argparse.Namespace) -> None:
 def _read(options: argparse.Namespace, kind: str) -> _Asked:
   """The texts of the command line or of a file."""
   from bert_jax.commands import read_lines
-  from bert_jax.data.questions import read_squad
-  from bert_jax.data.tables import is_table, read_table
-  from bert_jax.data.task_files import notes_of
+  from bert_jax.data.labelled.questions import read_squad
+  from bert_jax.data.labelled.tables import is_table, read_table
+  from bert_jax.data.labelled.task_files import notes_of
   from bert_jax.errors import UserError
 
   if kind == "question-answering" and not options.question:
@@ -123,8 +123,8 @@ def _read(options: argparse.Namespace, kind: str) -> _Asked:
 
 def _ask(model, kind: str, asked: _Asked) -> tuple[list, Callable[[Any], str]]:
   """What the model says of each text as JSON has it, and how a line for people says it."""
-  from bert_jax import labelling
   from bert_jax.commands import note_cut
+  from bert_jax.inference import labels as labelling
 
   if kind == "question-answering":
     answers = labelling.answer(model, list(zip(asked.first, asked.second)))

@@ -110,13 +110,13 @@ def _help(meaning: str, default) -> str:
 
 
 def run(options: argparse.Namespace) -> None:
-  from bert_jax.data.prepare import PrepareSettings, Share, prepare_corpus
+  from bert_jax.data.corpus.prepare import PrepareSettings, Share, prepare_corpus
   from bert_jax.errors import UserError
-  from bert_jax.tools.inspect import summary
+  from bert_jax.tools.explore.corpus import summary
 
   run_shares = None
   if options.runner == "beam":
-    from bert_jax.data.beam import beam_runner
+    from bert_jax.data.corpus.beam import beam_runner
 
     run_shares = beam_runner(options.beam_options)
   elif options.beam_options:

@@ -33,8 +33,8 @@ def run(options: argparse.Namespace) -> int:
   config = configs.load_config(options.config, options.overrides)
   check_source_is_meant(config, options.overrides)
 
-  from bert_jax import run_pretraining as runs
   from bert_jax.commands.prepare import progress_bar
+  from bert_jax.runs import pretraining as runs
 
   cluster = start_cluster(config, options)
   metrics, code = trained(
@@ -83,9 +83,9 @@ def check_source_is_meant(config, overrides: list[str]) -> None:
 
 def print_result(workdir: str, config, metrics: dict[str, float]) -> None:
   """The last lines of a run: how good it is, and where everything lies."""
-  from bert_jax import storage
-  from bert_jax.data.corpus import read_manifest
-  from bert_jax.data.pairs import PAIR_OBJECTIVES
+  from bert_jax.data.corpus.folder import read_manifest
+  from bert_jax.data.corpus.pairs import PAIR_OBJECTIVES
+  from bert_jax.io import storage
 
   loss, compared = metrics["eval/mlm_loss"], ""
   if config.data.corpus and not storage.is_remote(config.data.corpus):  # of a mixture nobody knows the entropy

@@ -36,10 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-  from bert_jax import inference
   from bert_jax.commands import note_unknown_words, start_jax, write_for_user
   from bert_jax.errors import UserError
-  from bert_jax.tools import probe
+  from bert_jax.inference import model as inference
+  from bert_jax.tools.explore import pooling as probe
 
   if options.out and not options.out.endswith(".svg"):
     raise UserError(f"--out={options.out}: expected a file name ending in .svg")

@@ -25,19 +25,20 @@ def run(options: argparse.Namespace) -> None:
 
   from bert_jax.commands import start_jax
   from bert_jax.errors import UserError
-  from bert_jax.tools import figures, report, report_page, samples
+  from bert_jax.tools.report import figures, samples, summary
+  from bert_jax.tools.report import page as report_page
 
   if options.samples < 0:
     raise UserError(f"--samples={options.samples}: 0 or more sentences")
-  record = report.read_run(options.workdir)
-  print(report.summary(record), flush=True)
+  record = summary.read_run(options.workdir)
+  print(summary.summary(record), flush=True)
   start_jax()
   jax.config.update("jax_platforms", "cpu")  # the accelerators may be the run's
   drawn = samples.draw_samples(record, options.samples)
   print(f"\n{samples.summary(drawn)}\n")
   if options.plot:
     figures.plot_curves(record, options.plot)
-    print(report.row("picture", options.plot))
+    print(summary.row("picture", options.plot))
   page = options.html or record.workdir / report_page.FILE_NAME
   report_page.write_page(record, drawn, page)
-  print(report.row("page", str(page)))
+  print(summary.row("page", str(page)))

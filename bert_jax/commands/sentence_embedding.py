@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-  from bert_jax import run_sentence_embedding as runs
+  from bert_jax.runs import sentence_embedding as runs
 
   def finished(config) -> None:
     if config.export.format:

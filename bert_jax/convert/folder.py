@@ -23,13 +23,13 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
-from bert_jax import storage
 from bert_jax.convert import bert
-from bert_jax.convert.json_files import read_json, write_json
 from bert_jax.convert.sentence_folder import POOLINGS, Encoding, write_modules
-from bert_jax.data.labelled import Labels
-from bert_jax.data.tokenizer import load_tokenizer, save_tokenizer
+from bert_jax.data.labelled.examples import Labels
+from bert_jax.data.tokenizer.wordpiece import load_tokenizer, save_tokenizer
 from bert_jax.errors import UserError
+from bert_jax.io import storage
+from bert_jax.io.json_files import read_json, write_json
 from bert_jax.models.config import EncoderConfig
 
 ARCHITECTURES = {

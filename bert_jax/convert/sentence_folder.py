@@ -8,8 +8,8 @@ sentence_bert_config.json     how many tokens of a text are read
 import pathlib
 from typing import NamedTuple
 
-from bert_jax.convert.json_files import read_json, write_json
 from bert_jax.errors import UserError
+from bert_jax.io.json_files import read_json, write_json
 from bert_jax.models.config import EncoderConfig
 
 POOLINGS = ("cls", "max", "mean")

@@ -25,15 +25,15 @@ from bert_jax.cluster.preemption import Preempted, Preemption
 from bert_jax.cluster.watchdog import Watchdog
 from bert_jax.errors import UserError
 from bert_jax.training import sharding, train_state
-from bert_jax.training.checkpoint import Checkpoints
-from bert_jax.training.judging import EarlyStopping, Judge
-from bert_jax.training.jumps import Jump, Jumps
+from bert_jax.training.checkpoints.manager import Checkpoints
+from bert_jax.training.data_skips import Jump, Jumps
 from bert_jax.training.metrics import MetricsWriter
+from bert_jax.training.model_selection import EarlyStopping, Judge
 from bert_jax.training.profile import Profile
 from bert_jax.training.program import make_program
 from bert_jax.training.progress import Progress
+from bert_jax.training.step_metrics import BadData, Window
 from bert_jax.training.train_step import StepReport, Task
-from bert_jax.training.window import BadData, Window
 
 
 class Run(NamedTuple):

@@ -26,9 +26,9 @@ from typing import Any
 
 from etils import epath
 
-from bert_jax import storage
 from bert_jax.errors import UserError
-from bert_jax.imports import without
+from bert_jax.io import storage
+from bert_jax.io.lazy_imports import without
 
 PART_BYTES = 2**18
 # Scalars are written this often at most, so that short steps do not wait for an object store; events at once.

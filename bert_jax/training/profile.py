@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import jax
 
-from bert_jax import storage
+from bert_jax.io import storage
 
 
 class Profile:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import tqdm
 
-from bert_jax.data.pairs import PAIR_OBJECTIVES
+from bert_jax.data.corpus.pairs import PAIR_OBJECTIVES
 
 
 class Shown(NamedTuple):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.training.hashing import flat_index, mix
+from bert_jax.training.bit_hash import flat_index, mix
 
 _GOLDEN = np.uint32(0x9E3779B9)  # 2^32 over the golden ratio: the multiples of it, mod 2^32, fill the range most evenly
 

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from bert_jax import masking
+from bert_jax.objectives import masking
 from bert_jax.training import optimizer as optimizers
-from bert_jax.training.data_parallel import on_own_rows, whole
+from bert_jax.training.collectives import on_own_rows, whole
 from bert_jax.training.train_state import TrainState
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]  # metric -> (Σ value, Σ weight); division comes last

@@ -7,7 +7,7 @@ import pytest
 from bert_jax import config
 from bert_jax.__main__ import main, make_parser
 from bert_jax.commands import prepare
-from bert_jax.data.prepare import PrepareSettings
+from bert_jax.data.corpus.prepare import PrepareSettings
 
 
 @pytest.fixture

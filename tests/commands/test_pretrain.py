@@ -9,7 +9,7 @@ import pytest
 
 from bert_jax.__main__ import main
 from bert_jax.commands import pretrain
-from bert_jax.data.corpus import read_manifest
+from bert_jax.data.corpus.folder import read_manifest
 from tests.run_fixtures import corpus, write_config, write_text  # noqa: F401  (corpus is a fixture)
 
 

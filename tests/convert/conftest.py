@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bert_jax.convert import bert, folder
-from bert_jax.data import tokenizer as tokenizers
+from bert_jax.data.tokenizer import wordpiece as tokenizers
 from bert_jax.models.config import EncoderConfig
 from tests.model_fixtures import draw_weights, fast_compilation  # noqa: F401  (the second is a fixture)
 

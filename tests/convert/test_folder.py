@@ -10,10 +10,10 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from bert_jax import storage
 from bert_jax.convert import bert, folder
 from bert_jax.convert.sentence_folder import Encoding
 from bert_jax.errors import UserError
+from bert_jax.io import storage
 from tests.object_store import in_this_process
 
 MEAN = Encoding("mean", False)

@@ -11,7 +11,7 @@ import transformers
 from bert_jax import batch
 from bert_jax.convert import folder
 from bert_jax.convert.sentence_folder import Encoding
-from bert_jax.data.tokenizer import load_tokenizer
+from bert_jax.data.tokenizer.wordpiece import load_tokenizer
 from bert_jax.models.pretraining import PretrainingModel
 
 TEXTS = ["the cat sat on the mat .", "the mat", "a cat , 42 mats and some words that it has to spell"]

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import sentence_transformers
 
-from bert_jax import exporting, inference
 from bert_jax.convert import folder
 from bert_jax.convert.sentence_folder import Encoding, read_encoding
 from bert_jax.errors import UserError
+from bert_jax.export import export
+from bert_jax.inference import model as inference
 
 TEXTS = ["the cat sat on the mat .", "the mat", "a cat , 42 mats and some words that it has to spell"]
 
@@ -40,7 +41,7 @@ def test_a_folder_that_sentence_transformers_has_saved_is_read_with_its_limit(wr
   encoded = inference.encode(model, TEXTS)
   assert encoded.truncated == 2
   np.testing.assert_allclose(encoded.vectors, theirs.encode(TEXTS), atol=1e-5)
-  exporting.export_model(model, tmp_path / "again", format="sentence-transformers")
+  export.export_model(model, tmp_path / "again", format="sentence-transformers")
   again = sentence_transformers.SentenceTransformer(str(tmp_path / "again"), device="cpu")
   np.testing.assert_allclose(encoded.vectors, again.encode(TEXTS), atol=1e-5)
 

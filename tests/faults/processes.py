@@ -211,11 +211,10 @@ def weights(workdir: pathlib.Path, step: int | None = None) -> str:
   """A digest of every array of a checkpoint, moments included."""
   from etils import epath
 
-  from bert_jax.training import checkpoint_folder, checkpoint_reading
+  from bert_jax.training.checkpoints import folder as checkpoint_folder
+  from bert_jax.training.checkpoints import reading
 
   step = step or steps_saved(workdir)[-1]
   manifest = checkpoint_folder.read_manifest(epath.Path(workdir / "checkpoints" / str(step)))
-  checkpoint_reading.restore_params(
-    workdir / "checkpoints", step
-  )  # the checksums in the manifest are those of the bytes
+  reading.restore_params(workdir / "checkpoints", step)  # the checksums in the manifest are those of the bytes
   return hashlib.sha256(repr(sorted(manifest.arrays.items())).encode()).hexdigest()

@@ -65,7 +65,7 @@ def test_an_update_that_is_not_finite_on_one_device_is_void_on_all_and_counted(f
   assert [step for step in range(1, 13) if lines[step]["train/skipped_steps"]] == [3, 7]
   from etils import epath
 
-  from bert_jax.training import checkpoint_folder
+  from bert_jax.training.checkpoints import folder as checkpoint_folder
 
   arrays = lambda step: {
     name: record

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from bert_jax import inference
+from bert_jax.inference import model as inference
 from bert_jax.training import metrics
 from tests.faults.processes import events, run
 from tests.run_fixtures import WORDS

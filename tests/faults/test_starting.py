@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from bert_jax.data import corpus as corpora
+from bert_jax.data.corpus import folder as corpora
 from bert_jax.errors import EXIT_PREEMPTED
 from tests.faults.processes import Processes, events, run
 from tests.run_fixtures import write_text

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bert_jax.errors import UserError
-from bert_jax.inference import make_inputs
+from bert_jax.inference.model import make_inputs
 from bert_jax.models.encoder import Encoder
 from bert_jax.models.finetuning import SEQUENCE, SPAN, TOKENS, FinetuningModel
 from bert_jax.models.pooling import pool

@@ -9,11 +9,11 @@ import jax
 import pytest
 
 from bert_jax import config as configs
-from bert_jax import pretrain
 from bert_jax.batch import SpecialIds
-from bert_jax.resolve import model_of
-from bert_jax.tools.ahead import Request, compile_ahead
-from bert_jax.tools.data_facts import DataFacts
+from bert_jax.objectives import pretraining
+from bert_jax.runs.build import model_of
+from bert_jax.tools.plan.ahead import Request, compile_ahead
+from bert_jax.tools.plan.data_facts import DataFacts
 from tests.pretraining_fixtures import tiny_config
 
 pytestmark = pytest.mark.slow  # minutes of compiling
@@ -71,7 +71,7 @@ def compiled():
 def parameters(split_by_fsdp):
   """Numbers in all parameters of the model that fsdp splits, or that it does not."""
   config = config_of(8)
-  task = pretrain.make_task(
+  task = pretraining.make_task(
     model_of(config, configs.encoder_of(config)),
     config.masking,
     special=SpecialIds(0, 1, 2, 3, 4),

@@ -18,11 +18,11 @@ from bert_jax.cluster.watchdog import Watchdog
 from bert_jax.errors import UserError
 from bert_jax.training import loop, sharding
 from bert_jax.training import optimizer as optimizers
-from bert_jax.training.checkpoint import Checkpoints
-from bert_jax.training.checkpoint_folder import committed_steps, read_manifest
-from bert_jax.training.judging import Judge
-from bert_jax.training.jumps import Jumps, read_jumps
+from bert_jax.training.checkpoints.folder import committed_steps, read_manifest
+from bert_jax.training.checkpoints.manager import Checkpoints
+from bert_jax.training.data_skips import Jumps, read_jumps
 from bert_jax.training.metrics import MetricsWriter, next_attempt, read_events, read_metrics
+from bert_jax.training.model_selection import Judge
 from bert_jax.training.profile import Profile
 from bert_jax.training.progress import Progress
 from bert_jax.training.train_step import Task

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax import masking
+from bert_jax.objectives import masking
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training import train_state
 from bert_jax.training.train_step import Task, add_sums, divide, make_eval_step, make_train_step, split_rows

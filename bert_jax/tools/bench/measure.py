@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import ml_collections
 
 from bert_jax import config as configs
-from bert_jax.chips import Chip, Topology, chip_of
-from bert_jax.data.job import num_cores
+from bert_jax.cluster.chips import Chip, Topology, chip_of
+from bert_jax.data.corpus.job import num_cores
 from bert_jax.errors import UserError
-from bert_jax.tools import estimate
 from bert_jax.tools.bench.own import Own
 from bert_jax.tools.bench.peer import Transformers
 from bert_jax.tools.bench.rows import BenchData, bench_data
-from bert_jax.tools.timing import Run, Spread, in_turn, ratios, repeated, spread
+from bert_jax.tools.bench.timing import Run, Spread, in_turn, ratios, repeated, spread
+from bert_jax.tools.plan import estimate
 
 OURS, PEER, COMPILED_PEER = "bert_jax", "transformers", "transformers, torch.compile"
 # Relative differences of (loss, norm of the gradients) from float32 that are rounding: float32 sums in another order,

@@ -18,7 +18,7 @@ from bert_jax.batch import ModelInputs
 from bert_jax.convert.bert import to_huggingface
 from bert_jax.convert.folder import config_json
 from bert_jax.errors import UserError
-from bert_jax.masking import Masked
+from bert_jax.objectives.masking import Masked
 from bert_jax.training import optimizer as optimizers
 
 _IGNORED = -100  # label of a token that is not to be predicted, in PyTorch

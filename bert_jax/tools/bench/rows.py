@@ -12,14 +12,14 @@ import ml_collections
 import numpy as np
 
 from bert_jax import config as configs
-from bert_jax import resolve
 from bert_jax.data import order
-from bert_jax.data.corpus import Corpus, open_corpus
-from bert_jax.data.input_pipeline import HostBatch, Rows, load_batch, train_batches
-from bert_jax.data.tokenizer import Tokenizer, load_tokenizer
+from bert_jax.data.corpus.folder import Corpus, open_corpus
+from bert_jax.data.loading.input_pipeline import HostBatch, Rows, load_batch, train_batches
+from bert_jax.data.tokenizer.wordpiece import Tokenizer, load_tokenizer
 from bert_jax.errors import UserError
-from bert_jax.tools import data_facts
-from bert_jax.tools.data_facts import STAND_IN_SPECIAL, DataFacts
+from bert_jax.runs import build
+from bert_jax.tools.plan import data_facts
+from bert_jax.tools.plan.data_facts import STAND_IN_SPECIAL, DataFacts
 from bert_jax.training.train_step import Task
 
 SHORTEST = 8  # tokens of a sequence that is made up, at least
@@ -111,15 +111,15 @@ class BenchData:
     Raises UserError where the model does not fit them.
     """
     if self.corpus:
-      return resolve.resolve(config, self.corpus, self.tokenizer)
+      return build.resolve(config, self.corpus, self.tokenizer)
     return data_facts.resolved(config, self.facts.data)
 
   def task(self, config: ml_collections.ConfigDict, platform: str) -> Task:
     """The pretraining task of a resolved config on these rows."""
     if not self.corpus:
       return data_facts.stand_in_task(config, self.facts.data, platform)
-    model = resolve.model_of(config, configs.encoder_of(config), platform, seq_length=self.facts.data.seq_length)
-    return resolve.pretraining_task(config, model, self.corpus, self.tokenizer)
+    model = build.model_of(config, configs.encoder_of(config), platform, seq_length=self.facts.data.seq_length)
+    return build.pretraining_task(config, model, self.corpus, self.tokenizer)
 
   def stream(self, config: ml_collections.ConfigDict) -> Iterator[HostBatch]:
     """Batches without an end, by the loader that needs no TensorFlow."""

@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 
-from bert_jax import masking
 from bert_jax.batch import LABEL
+from bert_jax.objectives import masking
 from bert_jax.tools.bench.peer import one_sequence_per_row
 from tests.pretraining_fixtures import LENGTH, tiny_batch, tiny_config, tiny_task
 

@@ -7,7 +7,7 @@ from bert_jax import config as configs
 from bert_jax.batch import FIRST_LENGTH, LABEL, LENGTH, model_inputs
 from bert_jax.errors import UserError
 from bert_jax.tools.bench.rows import SHORTEST, bench_data, make_up
-from bert_jax.tools.data_facts import STAND_IN_SPECIAL, DataFacts
+from bert_jax.tools.plan.data_facts import STAND_IN_SPECIAL, DataFacts
 from tests.run_fixtures import corpus, write_config  # noqa: F401  (corpus is a fixture)
 
 DATA = DataFacts(1000, 64, 4, "nsp", True)

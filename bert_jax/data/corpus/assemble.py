@@ -1,0 +1,86 @@
+"""The last step of `prepare`: shards in the making -> a finished corpus."""
+
+import glob
+import shutil
+from typing import Any
+
+from bert_jax.data.corpus import chunk as chunks
+from bert_jax.data.corpus import documents as documents_lib
+from bert_jax.data.corpus import folder as corpus
+from bert_jax.data.corpus import pairs, rows, splits, statistics, work_folders
+from bert_jax.data.corpus.job import Job, PrepareSettings
+from bert_jax.data.tokenizer.wordpiece import Tokenizer, save_tokenizer
+from bert_jax.errors import UserError
+
+
+def is_assembled(job: Job) -> bool:
+  """Whether all is made, and a preparation was stopped when nothing but the name was missing."""
+  return (job.partial / "manifest.json").is_file()
+
+
+def finish(job: Job, tokenizer: Tokenizer, provenance: dict[str, Any]) -> dict[str, Any]:
+  """Shards -> corpus. Every step may be interrupted and done again."""
+  manifest = corpus.read_manifest(job.partial) if is_assembled(job) else _assemble(job, tokenizer, provenance)
+  # From here on the manifest tells whose folder this is.
+  shutil.rmtree(job.partial / "rows", ignore_errors=True)
+  (job.partial / work_folders.RECIPE).unlink(missing_ok=True)
+  work_folders.sweep(job.partial, ".*.partial-*")
+  work_folders.move_into_place(job.partial, job.out)
+  # What was replaced, and what killed processes left beside it.
+  for folder, ending in ((job.out, "replaced"), (job.partial, "partial"), (job.documents, "partial")):
+    work_folders.sweep(job.out.parent, f".{glob.escape(folder.name)}.{ending}-*")
+  return manifest
+
+
+def _assemble(job: Job, tokenizer: Tokenizer, provenance: dict[str, Any]) -> dict[str, Any]:
+  """Gives the shards their final names and writes the manifest, which comes last."""
+  contents = documents_lib.read_contents(job.documents)
+  counts_of, shards = {}, {}
+  for split, num_chunks in contents.chunks.items():
+    shards[split], total = [], statistics.zero_counts(tokenizer.vocab_size, job.settings.seq_length)
+    for index in range(num_chunks):  # one at a time: counts are as long as the vocabulary
+      shard, counts = rows.read_shard(job.partial, split, index)
+      shards[split].append(shard)
+      total = statistics.add(total, counts)
+    counts_of[split] = total
+  for split, total in counts_of.items():
+    if not total.rows:
+      if total.documents < pairs.OBJECTIVES[job.settings.objective].min_documents:
+        splits.check_count(sum(one.documents for one in counts_of.values()), job.settings.objective)
+      raise UserError(f"the {split} split came out empty: its documents hold nothing but control characters")
+  for split, records in shards.items():
+    (job.partial / split).mkdir(exist_ok=True)
+    for index in range(len(records)):
+      for path in sorted(rows.shard_folder(job.partial, split, index).glob("*.npy")):
+        if not path.stem.endswith("_counts"):
+          path.rename(job.partial / split / corpus.shard_name(path.stem, index, len(records)))
+  save_tokenizer(tokenizer, job.partial / "tokenizer", max_length=job.settings.seq_length)
+  shutil.copyfile(job.documents / "files.txt", job.partial / "files.txt")
+  manifest = _manifest(counts_of, shards, tokenizer, job.settings)
+  return corpus.finish(job.partial, manifest | {corpus.PROVENANCE: provenance | {"read": contents.read}})
+
+
+def _manifest(counts, shards, tokenizer: Tokenizer, settings: PrepareSettings) -> dict[str, Any]:
+  vocabulary = [tokenizer.backend.id_to_token(index) or "" for index in range(tokenizer.vocab_size)]
+  special_ids = tokenizer.special._asdict()
+  describe = lambda split: statistics.describe(counts[split], vocabulary=vocabulary, special_ids=special_ids)
+  records = {split: describe(split) | {"shards": shards[split]} for split in corpus.SPLITS}
+  return {
+    "objective": settings.objective,
+    "seq_length": settings.seq_length,
+    "max_sequences": settings.max_sequences,
+    "token_dtype": chunks.token_dtype(tokenizer.vocab_size),
+    "seed": settings.seed,
+    "short_probability": settings.short_probability,
+    "validation_fraction": settings.validation_fraction,
+    "deduplicate": settings.deduplicate,
+    "min_characters": settings.min_characters,
+    "word_segmenter": settings.word_segmenter,
+    "vocab_size": tokenizer.vocab_size,
+    "lowercase": tokenizer.lowercase,
+    "tokenizer_fingerprint": tokenizer.fingerprint,
+    "special_ids": special_ids,
+    "unigram_entropy": records[splits.TRAIN]["unigram_entropy"],
+    "counts": statistics.totals(statistics.add(*counts.values())),
+    "splits": records,
+  }

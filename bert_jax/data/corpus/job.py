@@ -1,0 +1,141 @@
+"""What `prepare` is to do: its settings, where everything lies, and what shapes it."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from bert_jax.data.corpus import documents as documents_lib
+from bert_jax.data.corpus import pairs, rows, splits
+from bert_jax.data.text import words
+from bert_jax.data.text.sources import parse_source, source_files
+from bert_jax.data.tokenizer.wordpiece import Tokenizer, load_tokenizer
+from bert_jax.errors import UserError
+
+
+class PrepareSettings(NamedTuple):
+  """What shapes a corpus. Defaults stand in `bert_jax.config`, group `prepare`.
+
+  Attributes:
+    tokenizer: a vocab.txt or tokenizer folder; empty: train a vocabulary.
+    vocab_size: entries of a vocabulary trained here.
+    lowercase: lowercase and strip accents; for a trained vocabulary or a vocab.txt (a folder says it itself).
+    seq_length: tokens in a row.
+    objective: a key of `pairs.OBJECTIVES`.
+    max_sequences: sequences in a row at most.
+    validation_fraction: share of the documents held out.
+    short_probability: share of NSP pairs with a random shorter target.
+    seed: decides pairs and random sentences.
+    workers: processes; 0: one per core.
+    skip_bad: skip and count what cannot be read, instead of stopping.
+    text_field: the name of the text in jsonl:, parquet: and tfds: sources.
+    deduplicate: drop exact copies of a document.
+    min_characters: drop shorter documents.
+    word_segmenter: a key of `words.SEGMENTERS`, to store where words begin; empty: none.
+  """
+
+  tokenizer: str
+  vocab_size: int
+  lowercase: bool
+  seq_length: int
+  objective: str
+  max_sequences: int
+  validation_fraction: float
+  short_probability: float
+  seed: int
+  workers: int
+  skip_bad: bool
+  text_field: str
+  deduplicate: bool
+  min_characters: int
+  word_segmenter: str
+
+
+class Job(NamedTuple):
+  """A preparation as plain values, which may travel to other machines that see the same files.
+
+  Attributes:
+    sources: specifications, see `sources`.
+    settings: see `PrepareSettings`.
+    out: the corpus folder.
+    documents: the folder of tokenized documents.
+    partial: the corpus folder in the making, beside `out`.
+    documents_recipe, rows_recipe: all that shapes the one and the other.
+  """
+
+  sources: tuple[str, ...]
+  settings: PrepareSettings
+  out: pathlib.Path
+  documents: pathlib.Path
+  partial: pathlib.Path
+  documents_recipe: dict[str, Any]
+  rows_recipe: dict[str, Any]
+
+
+class Share(NamedTuple):
+  """Job `index` of `count`: it makes the shards index, index + count, … of each split."""
+
+  index: int
+  count: int
+
+
+def plan(
+  sources: Sequence[str], out: str | os.PathLike, settings: PrepareSettings, documents: str | os.PathLike = ""
+) -> Job:
+  """What is to be done. Raises UserError for settings and sources that cannot work."""
+  check_settings(settings)
+  parsed = [parse_source(spec) for spec in sources]
+  out = pathlib.Path(os.path.realpath(out))
+  if settings.tokenizer:
+    vocabulary = {"fingerprint": given_tokenizer(settings).fingerprint}
+  else:
+    vocabulary = {"vocab_size": settings.vocab_size, "lowercase": settings.lowercase}
+  shapes_text = ("text_field", "skip_bad", "deduplicate", "min_characters", "word_segmenter", "validation_fraction")
+  documents_recipe = {
+    "sources": list(sources),
+    "files": [list(map(str, entry)) for entry in source_files(parsed, text_field=settings.text_field)],
+    "tokenizer": vocabulary,
+    "chunk_bytes": splits.CHUNK_BYTES,
+    **{name: getattr(settings, name) for name in shapes_text},
+  }
+  key = documents_lib.describe(documents_recipe)
+  rows_recipe = {"documents": key, **{name: getattr(settings, name) for name in rows.RowSettings._fields}}
+  where = pathlib.Path(os.path.realpath(documents)) if documents else out.with_name(f"documents-{key}")
+  return Job(tuple(sources), settings, out, where, out.with_name(f".{out.name}.partial"), documents_recipe, rows_recipe)
+
+
+def check_settings(settings: PrepareSettings):
+  """Raises UserError for settings that cannot work, naming the flag."""
+  pairs.check_settings(settings.objective, settings.seq_length)
+  if settings.max_sequences < 1:
+    raise UserError(f"max_sequences: expected 1 (no packing) or more, found {settings.max_sequences}")
+  if not 0 < settings.validation_fraction < 1:
+    raise UserError(
+      "validation_fraction: expected a share between 0 and 1, found "
+      f"{settings.validation_fraction:g}: two documents are held out however small it is"
+    )
+  if not 0 <= settings.short_probability <= 1:
+    raise UserError(f"short_probability: expected a share from 0 to 1, found {settings.short_probability:g}")
+  if not 0 <= settings.seed < 2**63:
+    raise UserError(f"seed: expected 0 to 2^63 - 1, found {settings.seed}")
+  if settings.min_characters < 0:
+    raise UserError(f"min_characters: expected 0 or more, found {settings.min_characters}")
+  words.check_segmenter(settings.word_segmenter)
+  if settings.workers < 0:
+    raise UserError(f"workers: expected 0 (one per core) or more, found {settings.workers}")
+
+
+def num_workers(settings: PrepareSettings) -> int:
+  """How many processes that is."""
+  return settings.workers or num_cores()
+
+
+def num_cores() -> int:
+  """Cores that this process may use: on Linux, in a container, fewer than there are."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def given_tokenizer(settings: PrepareSettings) -> Tokenizer:
+  """The tokenizer that `settings.tokenizer` names. Raises UserError."""
+  is_folder = os.path.isdir(settings.tokenizer)
+  return load_tokenizer(settings.tokenizer, lowercase=None if is_folder else settings.lowercase)

@@ -1,0 +1,281 @@
+"""Documents -> training sequences: pairs for next-sentence or sentence-order prediction, or plain text.
+
+A chunk of tokenized documents is one flat array of ids with the places where
+sentences and documents begin. A sequence is nothing but two ranges of that
+array, A and B, so nothing is copied here; `packing` lays the ranges out in rows.
+
+Which sequences come out depends on the seed, on the number of the document in
+the whole corpus, and on the chunk it stands in; not on workers or on what was
+drawn for other documents. Every document has its own stream of random numbers,
+made from the raw words of NumPy's Philox counter generator, whose values (unlike
+those of `Generator` methods) are the same in all versions of NumPy.
+
+A new objective is a row in `OBJECTIVES`.
+"""
+
+import bisect
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from bert_jax.data.corpus.documents import Documents
+from bert_jax.errors import UserError
+
+FOLLOWS, RANDOM = 0, 1  # NSP labels, as in BERT and Hugging Face
+IN_ORDER, SWAPPED = 0, 1  # SOP labels, as in ALBERT and Hugging Face
+PAIR_OBJECTIVES = ("nsp", "sop")  # those whose labels mean something; their metrics are named after them
+MIN_SEQ_LENGTH, MAX_SEQ_LENGTH = 8, 2**16 - 1  # the corpus stores lengths in 16 bits
+
+_EMPTY_SHARE = 16  # of a plain sequence 1/16 may stay empty before a sentence is cut
+
+Range = tuple[int, int]
+
+
+class Sequences(NamedTuple):
+  """Sequences as ranges of `Documents.tokens`.
+
+  Attributes:
+    a: int64 [n, 2], begin and end of A, never empty.
+    b: int64 [n, 2], begin and end of B; begin = end where the objective has no B.
+    labels: int64 [n], NSP: 0 (B follows A) or 1 (B is random); SOP: 0 (in order) or 1 (swapped); else 0,
+      which means nothing.
+    documents: uint32 [n, 2], the numbers of the documents of A and of B.
+    lengths: int64 [n], tokens including [CLS] and [SEP].
+  """
+
+  a: np.ndarray
+  b: np.ndarray
+  labels: np.ndarray
+  documents: np.ndarray
+  lengths: np.ndarray
+
+
+class _Found(NamedTuple):
+  """One sequence; `document_b` counts within the chunk."""
+
+  a: Range
+  b: Range
+  label: int
+  document_b: int
+
+
+class Objective(NamedTuple):
+  """How an objective cuts a document.
+
+  Attributes:
+    cut: (chunk, index of the document, room in tokens, short_probability, draw) -> sequences.
+    special_tokens: how many of [CLS] and [SEP] a sequence carries.
+    min_documents: how many documents a chunk needs.
+  """
+
+  cut: Callable[["_Chunk", int, int, float, Callable[[], float]], Iterator[_Found]]
+  special_tokens: int
+  min_documents: int
+
+
+class _Chunk(NamedTuple):
+  """Starts as Python lists: these loops read single numbers, which lists give several times faster."""
+
+  sentence_starts: list[int]
+  document_starts: list[int]
+
+
+def make_sequences(
+  documents: Documents, objective: str, *, seq_length: int, short_probability: float, seed: int
+) -> Sequences:
+  """Cuts every document of a chunk into sequences.
+
+  Args:
+    documents: the chunk; see `Objective.min_documents` for how many it needs. None at all give no sequences.
+    objective: a key of `OBJECTIVES`.
+    seq_length: tokens in a sequence at most, [CLS] and [SEP] included.
+    short_probability: share of NSP pairs whose target length is drawn between 2 and the maximum.
+    seed: together with a document's number it decides what is drawn for that document.
+
+  Returns:
+    Sequences in the order of the documents.
+
+  Raises:
+    UserError: unknown objective, unusable seq_length, or too few documents.
+  """
+  kind = check_settings(objective, seq_length)
+  if 0 < len(documents.numbers) < kind.min_documents:
+    raise UserError(
+      f"objective {objective} takes a random B from another document: expected at least "
+      f"{kind.min_documents} documents, found {len(documents.numbers)}; give more documents, "
+      "or use --objective=none"
+    )
+  chunk = _Chunk(documents.sentence_starts.tolist(), documents.document_starts.tolist())
+  room = seq_length - kind.special_tokens
+  found, owners, generator = [], [], np.random.Philox()
+  for document, number in enumerate(documents.numbers.tolist()):
+    cut = list(kind.cut(chunk, document, room, short_probability, random_numbers(seed, number, generator)))
+    found += cut
+    owners += [document] * len(cut)
+  a, b = (np.array([getattr(one, side) for one in found], np.int64).reshape(-1, 2) for side in "ab")
+  sources = np.array([owners, [one.document_b for one in found]], np.int64).T
+  return Sequences(
+    a,
+    b,
+    np.array([one.label for one in found], np.int64),
+    documents.numbers[sources].astype(np.uint32),
+    (a[:, 1] - a[:, 0]) + (b[:, 1] - b[:, 0]) + kind.special_tokens,
+  )
+
+
+def check_settings(objective: str, seq_length: int) -> Objective:
+  """The objective's row in the table, or a UserError that says what is wrong."""
+  if objective not in OBJECTIVES:
+    raise UserError(f"unknown objective {objective!r}; known are {', '.join(OBJECTIVES)}")
+  if not MIN_SEQ_LENGTH <= seq_length <= MAX_SEQ_LENGTH:
+    raise UserError(
+      f"seq_length: expected {MIN_SEQ_LENGTH} to {MAX_SEQ_LENGTH:,} tokens, found {seq_length}: two "
+      "sentences and three special tokens need room; BERT uses 128 and 512"
+    )
+  return OBJECTIVES[objective]
+
+
+def random_numbers(seed: int, document: int, generator: np.random.Philox | None = None) -> Callable[[], float]:
+  """A document's own stream: each call gives the next float64 of [0, 1).
+
+  Args:
+    seed, document: which stream.
+    generator: computes it, whatever else it computed before: to set one to a place takes a quarter of the time
+      of making one, which short documents notice.
+  """
+  generator = generator or np.random.Philox()
+
+  def stream():
+    for counter in itertools.count(0, 16):  # each makes four words
+      generator.state = {
+        "bit_generator": "Philox",
+        "state": {"counter": [counter, 0, 0, 0], "key": [seed, document]},
+        "buffer": [0] * 4,
+        "buffer_pos": 4,
+        "has_uint32": 0,
+        "uinteger": 0,
+      }
+      for word in generator.random_raw(64).tolist():
+        yield (word >> 11) * 2.0**-53
+
+  return stream().__next__
+
+
+def _below(limit: int, draw: Callable[[], float]) -> int:
+  """A random integer of 0, …, limit - 1."""
+  return int(draw() * limit)
+
+
+def _sentence_pairs(chunk, document, room, short_probability, draw) -> Iterator[_Found]:
+  """Pairs as `create_instances_from_document` of google-research/bert makes them.
+
+  Sentences are gathered up to a target length and split at a random sentence
+  boundary into A and what follows. Half of the time, and whenever there is
+  nothing to split, a random run of sentences from another document takes the
+  place of B, and the unused sentences are gathered again for the next pair.
+  One thing differs: BERT draws the short target once per document, and goes
+  over the corpus ten times; we go over it once and draw for every pair, or else
+  one book in ten would come out in crumbs.
+  """
+  starts, documents = chunk
+  position, end_of_document = documents[document], documents[document + 1]
+  while position < end_of_document:
+    # A short target now and then: the model will also be used on short input.
+    target = room if draw() >= short_probability else 2 + _below(room - 1, draw)
+    end = _run(starts, position, end_of_document, target)
+    a_end = position + 1 + (_below(end - position - 1, draw) if end - position > 1 else 0)
+    a = starts[position], starts[a_end]
+    if end - position == 1 or draw() < 0.5:
+      label, other = RANDOM, _below(len(documents) - 2, draw)
+      other += other >= document
+      first = documents[other] + _below(documents[other + 1] - documents[other], draw)
+      b = starts[first], starts[_run(starts, first, documents[other + 1], target - (a[1] - a[0]))]
+      position = a_end
+    else:
+      label, other = FOLLOWS, document
+      b = starts[a_end], starts[end]
+      position = end
+    yield _Found(*_truncate(a, b, room, draw), label, other)
+
+
+def _ordered_pairs(chunk, document, room, short_probability, draw) -> Iterator[_Found]:
+  """Two runs of text that follow each other, swapped half of the time: ALBERT (Lan et al. 2019, arXiv:1909.11942).
+
+  Text is gathered as for NSP, and cut at a random sentence boundary. Where ALBERT
+  takes a random segment of another document for want of a second sentence, the one
+  sentence is cut at a random token here, so that the label is about order alone; a
+  document's last token left alone makes no pair.
+  """
+  starts, documents = chunk
+  position, end_of_document = documents[document], documents[document + 1]
+  while position < end_of_document:
+    target = room if draw() >= short_probability else 2 + _below(room - 1, draw)
+    end = _run(starts, position, end_of_document, target)
+    first, last = starts[position], starts[end]
+    if end - position > 1:
+      middle = starts[position + 1 + _below(end - position - 1, draw)]
+    else:
+      middle = first + 1 + _below(max(last - first - 1, 1), draw)
+    position = end
+    if middle < last:
+      a, b = _truncate((first, middle), (middle, last), room, draw)
+      yield _Found(b, a, SWAPPED, document) if draw() < 0.5 else _Found(a, b, IN_ORDER, document)
+
+
+def _run(starts: Sequence[int], first: int, limit: int, target: int) -> int:
+  """End of the shortest run of whole sentences from `first` that has `target` tokens, or ends at `limit`."""
+  end = first + 1
+  while end < limit and starts[end] - starts[first] < target:
+    end += 1
+  return end
+
+
+def _truncate(a: Range, b: Range, room: int, draw: Callable[[], float]) -> tuple[Range, Range]:
+  """Shortens the longer of the two, token by token from either end at random, until both fit into `room`."""
+  length_a, length_b = a[1] - a[0], b[1] - b[0]
+  excess = length_a + length_b - room
+  if excess <= 0:
+    return a, b
+  # First the longer one comes down to the shorter one's length, then both in turn, beginning with B.
+  level = min(excess, abs(length_a - length_b))
+  cut_a, cut_b = (excess - level) // 2, (excess - level + 1) // 2
+  if length_a > length_b:
+    cut_a += level
+  else:
+    cut_b += level
+  return _shorten(a, cut_a, draw), _shorten(b, cut_b, draw)
+
+
+def _shorten(part: Range, cut: int, draw: Callable[[], float]) -> Range:
+  """Cuts `cut` tokens off, each from the front or from the back with equal odds."""
+  front = sum(_below(2 ** min(32, cut - done), draw).bit_count() for done in range(0, cut, 32))
+  return part[0] + front, part[1] - (cut - front)
+
+
+def _plain_sequences(chunk, document, room, short_probability, draw) -> Iterator[_Found]:
+  """Runs of whole sentences, as many as fit into `room`: RoBERTa's input (Liu et al. 2019, arXiv:1907.11692).
+
+  Two things differ. A run ends with its document: where RoBERTa goes on with the next one, `packing` puts several
+  runs into a row, which do not see each other. And where whole sentences would leave more than a sixteenth of the
+  room empty, the next one is cut, and its rest begins the next run: else a tenth of a row of 128 tokens is padding.
+  """
+  del short_probability, draw  # no pairs, so nothing to draw
+  starts, documents = chunk
+  first, last = documents[document], documents[document + 1]
+  position, end_of_document = starts[first], starts[last]
+  while position < end_of_document:
+    full = min(position + room, end_of_document)
+    end = starts[bisect.bisect_right(starts, full, first, last + 1) - 1]
+    if end <= position or full - end > room // _EMPTY_SHARE:
+      end = full
+    yield _Found((position, end), (end, end), 0, document)
+    position = end
+
+
+OBJECTIVES = {
+  "nsp": Objective(_sentence_pairs, special_tokens=3, min_documents=2),
+  "sop": Objective(_ordered_pairs, special_tokens=3, min_documents=1),
+  "none": Objective(_plain_sequences, special_tokens=2, min_documents=1),
+}

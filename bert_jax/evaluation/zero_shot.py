@@ -1,0 +1,55 @@
+"""What can be said of a pretrained model without training it: how likely sentences are to it, and whether its cosines
+mean similarity.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from bert_jax.data.tokenizer.wordpiece import encode_batch, truncate
+from bert_jax.errors import UserError
+from bert_jax.evaluation import metrics
+from bert_jax.inference import model as inference
+from bert_jax.inference.model import Model
+from bert_jax.tools.explore.pooling import cosines_of_pairs
+
+_BATCH = 64
+
+
+def pseudo_perplexity(model: Model, texts: Sequence[str]) -> np.ndarray:
+  """float64 [B]: exp of the mean surprise of a text's tokens, each hidden in turn and predicted from all others.
+
+  Salazar et al. 2020, arXiv 1910.14659. Not comparable between vocabularies: a token is not a word. [UNK] is not
+  counted, since no model learns to predict it; texts longer than Model.max_length lose their end. NaN for a text
+  without a known token.
+
+  Raises:
+    UserError: a model without an MLM head.
+  """
+  if "mlm" not in model.heads:
+    raise UserError(f"pseudo-perplexity needs the masked-language-model head, which {model.origin} does not have")
+  special = model.tokenizer.special
+  ids = [truncate(one, [], model.max_length)[0] for one in encode_batch(model.tokenizer, list(texts))]
+  hidden = [
+    (number, place) for number, one in enumerate(ids) for place, token in enumerate(one) if token != special.unk
+  ]
+  surprise = np.zeros(len(ids))
+  for members, filled in inference.batches_by_length([len(ids[number]) for number, _ in hidden], _BATCH):
+    rows = [
+      ([*ids[number][:place], special.mask, *ids[number][place + 1 :]], [])
+      for number, place in (hidden[i] for i in filled)
+    ]
+    places = np.array([[hidden[i][1] + 1] for i in filled], np.int32)
+    output = inference.apply(model, inference.make_inputs(model, rows), places)
+    log_probabilities = np.asarray(jax.nn.log_softmax(output.mlm_logits[:, 0], axis=-1))
+    for (number, place), row in zip((hidden[i] for i in members), log_probabilities):
+      surprise[number] -= row[ids[number][place]]
+  with np.errstate(invalid="ignore"):
+    return np.exp(surprise / np.array([sum(token != special.unk for token in one) or np.nan for one in ids]))
+
+
+def similarity(model: Model, first: Sequence[str], second: Sequence[str], scores: np.ndarray) -> dict[str, float]:
+  """{pooling: Spearman of the cosine with the scores}, for every pooling that the model has; scores float [B]."""
+  cosines, _ = cosines_of_pairs(model, first, second)
+  return {pooling: metrics.scores(np.asarray(scores), rows[-1])["spearman"] for pooling, rows in cosines.items()}

@@ -1,0 +1,365 @@
+"""Using a pretrained model: fill in [MASK], judge sentence pairs, turn text into vectors.
+
+A model is loaded from a run folder or a Hugging Face folder; from there on
+both are the same. Everything is a function of `Model`.
+
+Shape legend: B texts, L tokens, H hidden width, V vocabulary.
+"""
+
+import functools
+import hashlib
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bert_jax.batch import ModelInputs
+from bert_jax.config import encoder_of
+from bert_jax.convert import folder as hf_folder
+from bert_jax.convert.sentence_folder import Encoding, read_encoding, read_limit
+from bert_jax.data.labelled.examples import Labels
+from bert_jax.data.tokenizer.wordpiece import Tokenizer, encode_batch, load_tokenizer, truncate
+from bert_jax.errors import UserError
+from bert_jax.io import storage
+from bert_jax.models.config import EncoderConfig
+from bert_jax.models.pooling import POOLINGS, pool
+from bert_jax.models.pretraining import SUBTREES, ModelOutput, PretrainingModel
+from bert_jax.runs.build import find_run_config, read_labels, read_result, read_run_config
+from bert_jax.training.checkpoints import reading
+from bert_jax.training.checkpoints.folder import committed_steps
+
+ENCODINGS = (*POOLINGS, "tokens")
+# Rows are padded to a multiple of this many tokens, so that few shapes are compiled.
+LENGTH_MULTIPLE = 32
+
+
+class Model(NamedTuple):
+  """A model ready for use.
+
+  Attributes:
+    config: the encoder.
+    params: nested dict of float32 arrays.
+    tokenizer: its tokenizer.
+    heads: those of "mlm", "nsp", "pooler" that have trained parameters.
+    origin: the folder that it was loaded from.
+    max_length: tokens of a text or pair that are read, [CLS] and [SEP] included: as many as in fine-tuning, or as a
+      Hugging Face folder says of its tokenizer; as many as the model has positions where nothing is said.
+    tokenizer_folder: where the tokenizer's files lie.
+    labels: what the outputs of a fine-tuned model mean; None for one that is not.
+    pooling: what the class of a text is read from, where the labels are of texts.
+    step: of the checkpoint; None for a Hugging Face folder.
+    encoding: how it makes one vector of a text, where it was trained for that; None where it was not.
+    stride: from one window of a long text to the next, in tokens, where questions about it are answered; see
+      questions.make_windows.
+  """
+
+  config: EncoderConfig
+  params: Any
+  tokenizer: Tokenizer
+  heads: frozenset[str]
+  origin: str
+  max_length: int
+  tokenizer_folder: pathlib.Path
+  labels: Labels | None = None
+  pooling: str = "pooler"
+  step: int | None = None
+  encoding: Encoding | None = None
+  stride: int = 128
+
+
+class Completion(NamedTuple):
+  """A proposal for one [MASK]."""
+
+  token: str
+  token_id: int
+  probability: float
+
+
+def load_model(path: str | pathlib.Path) -> Model:
+  """Loads a run folder (its newest good checkpoint) or a Hugging Face BERT folder.
+
+  Raises:
+    UserError: neither of the two, or one that is damaged.
+  """
+  folder = storage.folder(path)
+  if not folder.is_dir():
+    raise UserError(
+      f"no folder {str(path)!r}; --model takes a run folder (--workdir of pretrain) or a Hugging Face BERT folder"
+    )
+  if (folder / "checkpoints").is_dir():
+    return load_checkpoint(folder / "checkpoints")
+  if find_run_config(folder) is not None:
+    raise UserError(
+      f"{path} is a run folder without checkpoints: none was saved before the run was stopped, or they have been "
+      "removed"
+    )
+  folder = storage.fetch(folder)
+  config, params, heads = hf_folder.read_folder(folder)
+  tokenizer = load_tokenizer(folder)
+  if tokenizer.vocab_size > config.vocab_size:
+    raise UserError(f"{path}: the tokenizer has {tokenizer.vocab_size} entries, the model only {config.vocab_size}")
+  limit = read_limit(folder, config)
+  labels, encoding = hf_folder.read_labels(folder), read_encoding(folder, lowercase=tokenizer.lowercase)
+  return Model(
+    config, params, tokenizer, heads & frozenset(SUBTREES), str(path), limit, folder, labels, encoding=encoding
+  )
+
+
+def load_checkpoint(path: str | pathlib.Path) -> Model:
+  """Loads a checkpoint of a run, WORKDIR/checkpoints/STEP, or the newest good one under WORKDIR/checkpoints.
+
+  Of a fine-tuned run that has finished, the best one takes the place of the newest. Raises UserError.
+  """
+  path = storage.folder(path)
+  checkpoints, step = (path, None) if path.name == "checkpoints" else (path.parent, path.name)
+  if step is not None and not (step.isdigit() and path.is_dir()):
+    raise UserError(f"{path} is not a checkpoint; they are called WORKDIR/checkpoints/STEP")
+  folder = checkpoints.parent
+  config = read_run_config(folder)
+  result = read_result(folder)
+  if step is None and result is not None:
+    step = result["step"]
+  params, host = reading.restore_params(checkpoints, step=None if step is None else int(step))
+  tokenizer = storage.fetch(folder / "tokenizer")
+  heads = frozenset(head for head, subtree in SUBTREES.items() if subtree in params)
+  encoder, labels, pooling = encoder_of(config), read_labels(folder), config.finetune.pooling
+  encoding = Encoding(pooling, config.embedding.normalize) if config.embedding.objective else None
+  limit = config.finetune.max_length if labels or encoding else encoder.max_position_embeddings
+  return Model(
+    encoder,
+    params,
+    load_tokenizer(tokenizer),
+    heads,
+    str(path),
+    limit,
+    tokenizer,
+    labels,
+    pooling,
+    host["step"],
+    encoding,
+    config.finetune.stride,
+  )
+
+
+def state_of(path: str | pathlib.Path, step: int | None = None) -> str:
+  """By what a model is told from a later one of the same name: the step of a run, or a digest of a folder's weights.
+
+  Args:
+    path: a run folder or a Hugging Face folder.
+    step: that was loaded; None: that `load_model` would take now.
+  """
+  folder = storage.folder(path)
+  if step is None:
+    result = read_result(folder)
+    step = result["step"] if result else max(committed_steps(folder / "checkpoints"), default=None)
+  if step is not None:
+    return f"step {step:,}"
+  digest = hashlib.sha256()
+  for file in sorted(folder.glob("*.safetensors"), key=lambda file: file.name):
+    with file.open("rb") as content:
+      while block := content.read(1 << 24):
+        digest.update(block)
+  return f"weights {digest.hexdigest()[:16]}"
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _apply(config: EncoderConfig, heads: frozenset[str], params, inputs: ModelInputs, positions) -> ModelOutput:
+  return PretrainingModel(config, heads=heads).apply({"params": params}, inputs, positions)
+
+
+def apply(model: Model, inputs: ModelInputs, masked_positions: jax.Array | None = None) -> ModelOutput:
+  """The model's outputs by name (see ModelOutput), without dropout, compiled once per shape."""
+  return _apply(model.config, model.heads, model.params, inputs, masked_positions)
+
+
+def make_inputs(model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> ModelInputs:
+  """Token ids of (A, B) to inputs: [CLS] A [SEP], and B [SEP] where B is not empty; one sequence per row, padded.
+
+  Args:
+    model: whose special tokens are used.
+    sequences: ids without special tokens, short enough (see `truncate`).
+
+  Returns:
+    ModelInputs of shape [B, L], L a multiple of 32 or the model's limit.
+  """
+  special = model.tokenizer.special
+  rows, types = [], []
+  for first, second in sequences:
+    a = [special.cls, *first, special.sep]
+    b = [*second, special.sep] if second else []
+    rows.append(a + b)
+    types.append([0] * len(a) + [1] * len(b))
+  longest = max(len(row) for row in rows)
+  length = min(-(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, max(longest, model.config.max_position_embeddings))
+  pad = lambda lists, value: np.array([[*x, *[value] * (length - len(x))] for x in lists], np.int32)
+  segments = pad([[1] * len(row) for row in rows], 0)
+  first_column = np.zeros((len(rows), 1), np.int32)
+  return ModelInputs(
+    input_ids=pad(rows, special.pad),
+    token_type_ids=pad(types, 0),
+    position_ids=np.broadcast_to(np.arange(length, dtype=np.int32), segments.shape),
+    segment_ids=segments,
+    cls_positions=first_column,
+    sequence_lengths=np.array([[len(row)] for row in rows], np.int32),
+    sequence_weights=np.ones((len(rows), 1), np.float32),
+    sequence_labels=first_column,
+  )
+
+
+def list_of(texts: Iterable[str]) -> list[str]:
+  """Texts as a list. Raises UserError for one text, which would be read as a list of characters, and for what is no
+  text.
+  """
+  if isinstance(texts, str):
+    raise UserError(f"expected a list of texts, got one text: [{texts[:40]!r}]")
+  texts = list(texts)
+  odd = next((number for number, text in enumerate(texts) if not isinstance(text, str)), None)
+  if odd is not None:
+    raise UserError(
+      f"expected texts; number {odd} of {len(texts)} is {texts[odd]!r:.60}, a {type(texts[odd]).__name__}"
+    )
+  return texts
+
+
+def find_masks(model: Model, text: str, purpose: str) -> tuple[list[int], list[int]]:
+  """(token ids of a text without [CLS] and [SEP], where in the row of `make_inputs` its [MASK]s stand).
+
+  Raises:
+    UserError: no [MASK] in the text, a text longer than the model, a model without an MLM head, which `purpose` needs.
+  """
+  _require_head(model, "mlm", f"{purpose} needs the masked-language-model head")
+  if not isinstance(text, str):
+    raise UserError(f"expected one text, got {text!r:.60}, a {type(text).__name__}")
+  ids = encode_batch(model.tokenizer, [text])[0]
+  limit = model.config.max_position_embeddings
+  if len(ids) + 2 > limit:
+    raise UserError(f"the text has {len(ids)} tokens; this model takes at most {limit - 2}")
+  places = [place + 1 for place, token in enumerate(ids) if token == model.tokenizer.special.mask]
+  if not places:
+    raise UserError(f"no [MASK] in {text!r}: write [MASK] where a token is to be predicted")
+  return ids, places
+
+
+def fill_mask(model: Model, text: str, top_k: int = 5) -> list[list[Completion]]:
+  """The `top_k` likeliest tokens at every [MASK] of a text, best first, with probabilities over the whole vocabulary.
+
+  Raises:
+    UserError: no [MASK] in the text, a text longer than the model, a model without an MLM head.
+  """
+  ids, places = find_masks(model, text, "fill-mask")
+  output = apply(model, make_inputs(model, [(ids, [])]), np.array([places], np.int32))
+  probabilities = np.asarray(jax.nn.softmax(output.mlm_logits[0], axis=-1))
+  best = np.argsort(-probabilities, axis=-1, kind="stable")[:, :top_k]
+  name = model.tokenizer.backend.id_to_token
+  return [
+    [Completion(name(int(i)) or f"[id {i}]", int(i), float(row[i])) for i in ids]
+    for row, ids in zip(probabilities, best)
+  ]
+
+
+def next_sentence(model: Model, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+  """The probability that B follows A, float32 [B], for each pair (A, B).
+
+  Raises:
+    UserError: a model without pooler or NSP head; an empty sentence.
+  """
+  _require_head(model, "nsp", "next-sentence needs the next-sentence head")
+  if any(not a.strip() or not b.strip() for a, b in pairs):
+    raise UserError("next-sentence takes two sentences that are not empty")
+  ids = encode_batch(model.tokenizer, [text for pair in pairs for text in pair])
+  sequences = [truncate(a, b, model.max_length)[:2] for a, b in zip(ids[::2], ids[1::2])]
+  logits = apply(model, make_inputs(model, sequences)).nsp_logits[:, 0]
+  return np.asarray(jax.nn.softmax(logits, axis=-1))[:, 0]  # label 0: B follows A
+
+
+def batches_by_length(lengths: Sequence[int], size: int) -> Iterator[tuple[list[int], list[int]]]:
+  """Batches of texts of about one length, the shortest first: (which texts, the same filled up to `size`, so that
+  there is one batch shape only).
+  """
+  by_length = sorted(range(len(lengths)), key=lambda i: lengths[i])
+  for begin in range(0, len(by_length), size):
+    members = by_length[begin : begin + size]
+    yield members, members + [members[-1]] * (size - len(members))
+
+
+class Encoded(NamedTuple):
+  """Vectors of texts.
+
+  Attributes:
+    vectors: float32 [B, H]; for pooling "tokens" [B, L, H], zero beyond a text's tokens.
+    tokens: for pooling "tokens", the tokens of each text, [CLS] and [SEP] included; else None.
+    truncated: how many texts were longer than Model.max_length and lost their end.
+    pooling: how the vectors were made.
+  """
+
+  vectors: np.ndarray
+  tokens: list[list[str]] | None
+  truncated: int
+  pooling: str
+
+
+def encode(
+  model: Model, texts: Iterable[str], pooling: str | None = None, *, normalize: bool = False, batch_size: int = 32
+) -> Encoded:
+  """Turns texts into vectors.
+
+  Args:
+    model: the model.
+    texts: the texts; an empty one is just "[CLS] [SEP]".
+    pooling: cls (the last layer's vector at [CLS]), pooler (that vector through the pooler: dense and
+      tanh), mean or max (over all tokens but padding), tokens (no pooling: the sequence output). None:
+      as the model was trained to make one vector of a text (Model.encoding), normalisation included; mean where it was
+      not.
+    normalize: scale each vector to length 1.
+    batch_size: texts in one call of the model.
+
+  Raises:
+    UserError: an unknown pooling; pooling "pooler" of a model without one.
+  """
+  texts = list_of(texts)
+  if batch_size < 1:
+    raise UserError(f"batch_size={batch_size}: expected 1 or more")
+  if pooling is None:
+    pooling, trained_to = model.encoding or Encoding("mean", False)
+    normalize = normalize or trained_to
+  if pooling not in ENCODINGS:
+    raise UserError(f"unknown pooling {pooling!r}; one of {', '.join(ENCODINGS)}")
+  if pooling == "pooler":
+    _require_head(model, "pooler", "--pooling=pooler needs the pooler")
+  model = model._replace(
+    heads=model.heads & {"pooler"}
+  )  # scores of words are not asked for, and would be most of the memory
+  cut = [truncate(ids, [], model.max_length) for ids in encode_batch(model.tokenizer, texts)]
+  vectors: list[Any] = [None] * len(cut)
+  for members, filled in batches_by_length([len(ids) for ids, _, _ in cut], batch_size):
+    inputs = make_inputs(model, [cut[i][:2] for i in filled])
+    output = apply(model, inputs)
+    pooled = (
+      output.sequence_output
+      if pooling == "tokens"
+      else pool(output.sequence_output, output.pooled_output, inputs, pooling)
+    )
+    pooled = np.asarray(pooled)
+    if normalize:
+      pooled = pooled / np.maximum(np.linalg.norm(pooled, axis=-1, keepdims=True), 1e-12)
+    for i, vector in zip(members, pooled):
+      vectors[i] = vector
+  truncated = sum(was_cut for _, _, was_cut in cut)
+  if pooling != "tokens":
+    return Encoded(
+      np.stack(vectors) if vectors else np.zeros((0, model.config.hidden_size), np.float32), None, truncated, pooling
+    )
+  name = model.tokenizer.backend.id_to_token
+  tokens = [["[CLS]", *map(name, first), "[SEP]"] for first, _, _ in cut]
+  longest = max(map(len, tokens), default=0)
+  padded = np.zeros((len(cut), longest, model.config.hidden_size), np.float32)
+  for row, vector, names in zip(padded, vectors, tokens):
+    row[: len(names)] = vector[: len(names)]
+  return Encoded(padded, tokens, truncated, pooling)
+
+
+def _require_head(model: Model, head: str, need: str) -> None:
+  if head not in model.heads:
+    raise UserError(f"{need}, which {model.origin} does not have (it has: {', '.join(sorted(model.heads)) or 'none'})")

@@ -1,0 +1,164 @@
+"""What a model thinks at [MASK], layer by layer, and which tokens it is told by.
+
+The MLM head reads the last layer; here it reads every layer ("logit lens", nostalgebraist 2020). The layers below were
+never trained for that, so what they say is how far the last layer's answer is there already, not what they "believe".
+
+Shape legend: L tokens, K masks, H hidden width, N heads, V vocabulary.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bert_jax.batch import ModelInputs
+from bert_jax.inference import model as inference
+from bert_jax.inference.model import Completion, Model
+from bert_jax.models.config import EncoderConfig
+from bert_jax.models.heads import MlmHead
+from bert_jax.models.pretraining import PretrainingModel
+
+_BATCH = 32
+
+
+class Layer(NamedTuple):
+  """What one layer says at a mask; layer 0 is the embeddings.
+
+  Attributes:
+    completions: the likeliest tokens, best first.
+    probability: of the token that the last layer finds likeliest.
+    entropy: of all tokens' probabilities, in nats: 0 is certain, log V knows nothing.
+    cosine: between the mask's vector, as the MLM head transforms it, and the embedding of that same token: the product
+      of these two makes its score.
+  """
+
+  completions: list[Completion]
+  probability: float
+  entropy: float
+  cosine: float
+
+
+class Mask(NamedTuple):
+  """One [MASK].
+
+  Attributes:
+    place: which token of the text it is, [CLS] being 0.
+    layers: from the embeddings to the last.
+    word: the token that the last layer finds likeliest.
+    left_out: float [L], how much the log-probability of `word` falls where another token is hidden too; NaN for the
+      mask itself, [CLS] and [SEP].
+    rollout: float [L], the share of each token in the mask's vector if attention were all that mixes vectors; adds up
+      to 1.
+  """
+
+  place: int
+  layers: list[Layer]
+  word: str
+  left_out: np.ndarray
+  rollout: np.ndarray
+
+  @property
+  def settled(self) -> int:
+    """The layer from which on `word` is the likeliest."""
+    others = [number for number, layer in enumerate(self.layers) if layer.completions[0].token != self.word]
+    return max(others, default=-1) + 1
+
+
+class Look(NamedTuple):
+  """A text with its masks."""
+
+  text: str
+  tokens: list[str]
+  masks: list[Mask]
+
+
+def look(model: Model, text: str, top_k: int = 3) -> Look:
+  """Looks at every [MASK] of a text.
+
+  Raises:
+    UserError: no [MASK] in the text, a text longer than the model, a model without an MLM head.
+  """
+  ids, places = inference.find_masks(model, text, "look")
+  name = lambda index: model.tokenizer.backend.id_to_token(int(index)) or f"[id {index}]"
+  tokens = ["[CLS]", *map(name, ids), "[SEP]"]
+  inputs = inference.make_inputs(model, [(ids, [])])
+  states, attention = _encode(model.config, model.params, inputs)
+  lens = _read(model.config, model.params, states[:, 0, np.array(places)])
+  log_p, vectors = (np.asarray(one) for one in lens)  # [layers, K, V], [layers, K, H]
+  words = np.argmax(log_p[-1], axis=-1)
+  left_out = _leave_one_out(model, ids, places, words, log_p[-1])
+  shares = rollout(np.asarray(attention)[:, 0])[:, : len(tokens)]
+  masks = []
+  for number, (place, word) in enumerate(zip(places, words)):
+    layers = [_layer(model, *one, int(word), top_k, name) for one in zip(log_p[:, number], vectors[:, number])]
+    masks.append(Mask(place, layers, name(word), left_out[number], shares[place]))
+  return Look(text, tokens, masks)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(config: EncoderConfig, params: Any, inputs: ModelInputs) -> tuple[jax.Array, jax.Array]:
+  """(hidden states [layers + 1, B, L, H], attention probabilities [layers, B, N, L, L]), float32."""
+  module = PretrainingModel(config, heads=frozenset())
+  output, seen = module.apply({"params": params}, inputs, None, mutable="intermediates")
+  layers = [seen["intermediates"]["encoder"][f"layer_{number}"] for number in range(config.num_hidden_layers)]
+  return jnp.stack(output.hidden_states), jnp.stack([layer["attention"]["probabilities"][0] for layer in layers])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _read(config: EncoderConfig, params: Any, x_MxKxH: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The MLM head on vectors of any layer: (log-probabilities [M, K, V], the vectors as its transform leaves them [M,
+  K, H]).
+  """
+  words_VxH = params["encoder"]["embeddings"]["word_embeddings"]["embedding"]
+  is_last_of_transform = lambda module, _: module.name == "layer_norm"
+  logits_MxKxV, seen = MlmHead(config).apply(
+    {"params": params["mlm_head"]},
+    x_MxKxH,
+    words_VxH,
+    capture_intermediates=is_last_of_transform,
+    mutable="intermediates",
+  )
+  log_p = jax.nn.log_softmax(logits_MxKxV[:, :, : config.vocab_size], axis=-1)
+  return log_p, seen["intermediates"]["layer_norm"]["__call__"][0]
+
+
+def _layer(model: Model, log_p: np.ndarray, vector: np.ndarray, word: int, top_k: int, name) -> Layer:
+  embedding = np.asarray(model.params["encoder"]["embeddings"]["word_embeddings"]["embedding"][word])
+  best = np.argsort(-log_p, kind="stable")[:top_k]
+  cosine = vector @ embedding / max(np.linalg.norm(vector) * np.linalg.norm(embedding), 1e-12)
+  completions = [Completion(name(index), int(index), float(np.exp(log_p[index]))) for index in best]
+  return Layer(completions, float(np.exp(log_p[word])), float(-np.sum(np.exp(log_p) * log_p)), float(cosine))
+
+
+def _leave_one_out(model: Model, ids: list[int], places: list[int], words: np.ndarray, log_p: np.ndarray) -> np.ndarray:
+  """float [K, L], see Mask.left_out: each token is replaced by [MASK], so that the others keep their places."""
+  mask, result = model.tokenizer.special.mask, np.full((len(places), len(ids) + 2), np.nan)
+  others = [place for place in range(1, len(ids) + 1) if place not in places]
+  for members, filled in inference.batches_by_length([len(ids)] * len(others), _BATCH):
+    rows = [([*ids[: others[i] - 1], mask, *ids[others[i] :]], []) for i in filled]
+    output = inference.apply(model, inference.make_inputs(model, rows), np.array([places] * len(rows), np.int32))
+    without = np.asarray(jax.nn.log_softmax(output.mlm_logits, axis=-1))
+    for row, i in zip(without, members):
+      for number, word in enumerate(words):
+        result[number, others[i]] = log_p[number, word] - row[number, word]
+  return result
+
+
+def attention_probabilities(model: Model, inputs: ModelInputs) -> np.ndarray:
+  """float32 [layers, B, N, L, L]: how much each token (fourth axis) attends to each other (fifth), in every head."""
+  return np.asarray(_encode(model.config, model.params, inputs)[1])
+
+
+def rollout(attention: np.ndarray) -> np.ndarray:
+  """float [L, L]: the share of each input token (second axis) in each vector of the last layer; attention: [layers, N,
+  L, L].
+
+  Abnar & Zuidema 2020, arXiv 2005.00928: the mean over heads, half of it the residual, layers multiplied. What values,
+  feed-forward layers and the MLM head make of a vector does not enter.
+  """
+  shares = np.eye(attention.shape[-1])
+  for layer in attention:
+    shares = (0.5 * layer.mean(axis=0) + 0.5 * np.eye(layer.shape[-1])) @ shares
+  return shares

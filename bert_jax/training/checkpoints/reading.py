@@ -1,0 +1,156 @@
+"""Reading checkpoints, verified: into a run that goes on, and for inference and export.
+
+The checksums of the manifest are compared with those of what was read, on the
+devices or by NumPy; nothing else is believed.
+"""
+
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from bert_jax.cluster.agreement import together
+from bert_jax.errors import UserError
+from bert_jax.io import storage
+from bert_jax.training.checkpoints import arrays as checkpoint_files
+from bert_jax.training.checkpoints import folder as folders
+from bert_jax.training.checkpoints.checksums import array_facts, numpy_checksum
+from bert_jax.training.checkpoints.folder import Damaged, Manifest
+
+# How TensorStore says that an object store was not reached, or did not let us in.
+_UNREACHED = (
+  "UNAVAILABLE",
+  "DEADLINE_EXCEEDED",
+  "PERMISSION_DENIED",
+  "UNAUTHENTICATED",
+  "RESOURCE_EXHAUSTED",
+  "ABORTED",
+  "CURL",
+)
+
+
+def restore_params(directory, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Reads the parameters of a checkpoint, verified, into host memory: for inference and export.
+
+  Only the parameters are read, no device and no mesh is needed, and the folder is left as
+  it is, for a run may be training in it.
+
+  Args:
+    directory: a run's `checkpoints` folder.
+    step: which one, or None for the newest that is sound (a damaged one above it is reported on stderr).
+
+  Returns:
+    (nested dict of numpy arrays, the host values with `step`).
+
+  Raises:
+    UserError: there is no such checkpoint, or it is damaged.
+  """
+
+  def read(path):
+    manifest = folders.read_manifest(path)
+    specs = {name: spec for name, spec in _on_host(manifest).items() if name.startswith("params/")}
+    if not specs:
+      raise UserError(f"{path} holds no params: it is not a checkpoint of a training run")
+    arrays = checkpoint_files.load(path, specs, partial=True)
+    folders.compare_checksums(manifest, {name: numpy_checksum(array) for name, array in arrays.items()})
+    return folders.nested(arrays)["params"], manifest.host_values
+
+  return _newest_sound(checkpoints_folder(directory), step, read)
+
+
+def restore_state(directory, abstract_state, step: int | None = None) -> tuple[Any, dict[str, Any]]:
+  """Reads a whole state, verified, onto the devices; the folder is left as it is, for it is another run's.
+
+  Args:
+    directory, step: as for restore_params.
+    abstract_state: as for Checkpoints.restore_latest.
+
+  Returns:
+    (state, the host values with `step`).
+
+  Raises:
+    UserError: as restore_params; or the checkpoint has other arrays than `abstract_state`.
+  """
+  return _newest_sound(checkpoints_folder(directory), step, lambda path: read_state(path, abstract_state))
+
+
+def read_state(path: epath.Path, abstract_state) -> tuple[Any, dict[str, Any]]:
+  """(state, host values) of the checkpoint in `path`, verified on the devices; anything raised may mean damage, see
+  `diagnose`.
+  """
+  manifest = together(lambda: folders.read_manifest(path))
+  abstract = folders.by_path(abstract_state)
+  folders.check_fits(path, manifest, abstract)
+  arrays = together(lambda: checkpoint_files.load(path, abstract))
+  folders.compare_checksums(manifest, {name: fact.checksum for name, fact in array_facts(arrays).items()})
+  return jax.tree.unflatten(jax.tree.structure(abstract_state), list(arrays.values())), manifest.host_values
+
+
+def diagnose(path: epath.Path, error: Exception) -> Damaged:
+  """What is wrong with a checkpoint that could not be restored, found by reading its bytes plainly.
+
+  A restore may fail for other reasons, a full device or a wrong sharding; a sound checkpoint
+  must not be set aside for those.
+
+  Raises:
+    RuntimeError: nothing is wrong with it, so `error` has another cause.
+    UserError: an object store does not answer: what lies there may be sound.
+  """
+  try:
+    manifest = together(lambda: folders.read_manifest(path))
+    arrays = together(lambda: checkpoint_files.load(path, _on_host(manifest)))
+    folders.compare_checksums(manifest, {name: numpy_checksum(array) for name, array in arrays.items()})
+  except (UserError, MemoryError):
+    raise
+  except Damaged as damage:
+    return damage
+  except Exception as failure:
+    if storage.is_remote(path) and any(sign in str(failure) for sign in _UNREACHED):
+      raise UserError(
+        f"{path} cannot be read ({folders.short(failure)}); nothing is set aside. Try again, or look at this "
+        "machine's rights "
+        "and network"
+      ) from failure
+    return Damaged("unreadable", f"it cannot be read ({folders.short(failure)})")
+  raise RuntimeError(f"{path} is sound, but restoring it failed: {folders.short(error)}") from error
+
+
+def checkpoints_folder(directory) -> epath.Path:
+  """A folder of checkpoints as an absolute path."""
+  path = storage.folder(directory)
+  return path if storage.is_remote(path) else path.expanduser().resolve()  # TensorStore takes absolute paths only
+
+
+def say(text: str) -> None:
+  """A line about checkpoints for the user, on standard error; the first process speaks for all."""
+  if jax.process_index() == 0:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _newest_sound(directory: epath.Path, step: int | None, read):
+  """read(folder) of the newest committed checkpoint for which that works, or of `step`. Changes nothing."""
+  steps = folders.committed_steps(directory)
+  if not steps or step not in (None, *steps):
+    there = f"there are {', '.join(map(str, steps))}" if steps else "the run has saved none yet"
+    raise UserError(f"no checkpoint {'' if step is None else f'{step} '}in {directory}: {there}")
+  for candidate in reversed(steps) if step is None else [step]:
+    path = folders.folder_of(directory, candidate)
+    try:
+      return read(path)
+    except (UserError, MemoryError):
+      raise
+    except Exception as error:
+      found = diagnose(path, error).found
+      if step is not None:
+        raise UserError(f"checkpoint {path} is damaged: {found}; choose another one") from error
+      say(f"checkpoint {candidate} is damaged: {found}; looking at the one before")
+  raise UserError(f"no checkpoint in {directory} is sound; restore the folder from a backup, or train again")
+
+
+def _on_host(manifest: Manifest) -> dict[str, np.ndarray]:
+  """What tells `load` to read every array as NumPy: stand-ins of its dtype and shape, without its memory."""
+  records = manifest.arrays.items()
+  return {name: np.broadcast_to(np.zeros((), jnp.dtype(dtype)), shape) for name, (dtype, shape, _) in records}

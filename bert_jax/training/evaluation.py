@@ -1,0 +1,42 @@
+"""Evaluation on a validation split: the same rows and the same masks at every evaluation, of every run."""
+
+from collections.abc import Callable, Iterable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from bert_jax.data.corpus.pairs import PAIR_OBJECTIVES
+from bert_jax.training import sharding
+from bert_jax.training.train_step import Task, add_sums, divide, make_eval_step
+
+# Masks of evaluation do not depend on the run's seed, so that runs can be compared.
+MASK_SEED = 0
+
+
+def make_evaluator(task: Task, mesh: Mesh, batches: Callable[[], Iterable[dict[str, np.ndarray]]]):
+  """Returns evaluate(params, after_batch) -> {"mlm_loss": …, "nsp_accuracy": …, "pairs": …}, compiled once.
+
+  `after_batch()` is called after every batch; where it returns True, the evaluation is given up and None returned.
+
+  Args:
+    task: what was learned.
+    mesh: where parameters live.
+    batches: returns the validation batches from the first one on.
+  """
+  step = jax.jit(make_eval_step(task, seed=MASK_SEED, mesh=mesh), out_shardings=sharding.replicated(mesh))
+
+  def evaluate(params, after_batch: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
+    total = {}
+    for batch in batches():
+      sums = jax.device_get(step(params, sharding.put_batch(batch, mesh)))
+      total = add_sums(total, {name: (float(s), float(w)) for name, (s, w) in sums.items()})
+      if after_batch():
+        return None
+    counts = {"predictions": total["mlm_loss"][1]}
+    for name in PAIR_OBJECTIVES:
+      if f"{name}_loss" in total:
+        counts["pairs"] = total[f"{name}_loss"][1]
+    return task.metrics(divide(total)) | counts
+
+  return evaluate

@@ -1,0 +1,409 @@
+"""run.py and run_pretraining.py: one small run from corpus to export, and everything that must not go wrong on the
+way.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from bert_jax import config as configs
+from bert_jax.inference import model as inference
+from bert_jax.runs import launch, finetuning as run_finetuning, pretraining as run_pretraining, sentence_embedding
+from bert_jax.cluster import distributed
+from bert_jax.errors import UserError
+from bert_jax.training.checkpoints import reading
+from bert_jax.training import metrics
+from tests.run_fixtures import corpus, prepare, tiny_run_config, write_text  # noqa: F401  (corpus is a fixture)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, corpus):  # noqa: F811
+  """(config, workdir, metrics of the last evaluation) of a run that trained all its steps."""
+  folder = tmp_path_factory.mktemp("run")
+  config = tiny_run_config(folder, corpus)
+  return config, folder / "run", run_pretraining.pretrain_run(config, folder / "run")
+
+
+def test_a_run_trains_evaluates_saves_and_exports(finished):
+  config, workdir, last = finished
+  steps = metrics.read_metrics(workdir)
+  assert steps[24]["train/mlm_loss"] < steps[4]["train/mlm_loss"] - 0.2
+  assert steps[24]["eval/mlm_loss"] == last["eval/mlm_loss"]
+  for name in (
+    "train/mlm_accuracy",
+    "train/nsp_loss",
+    "train/nsp_accuracy",
+    "train/grad_norm",
+    "learning_rate",
+    "tokens_per_second",
+    "data_wait_fraction",
+    "eval/mlm_accuracy",
+    "eval/nsp_accuracy",
+    "eval/perplexity",
+  ):
+    assert name in steps[24], name
+  assert last["eval/perplexity"] == pytest.approx(np.exp(last["eval/mlm_loss"]))
+  assert [event["event"] for event in metrics.read_events(workdir)][0] == "start"
+  assert launch.is_finished(workdir, config)
+  assert {path.name for path in (workdir / "export").iterdir()} >= {
+    "model.safetensors",
+    "config.json",
+    "vocab.txt",
+    "tokenizer.json",
+  }
+  card = (workdir / "export" / "README.md").read_text()
+  assert (
+    "Pretrained, step 24 of 24" in card
+    and "corpus_id" in card
+    and f"| mlm_loss | {last['eval/mlm_loss']:,.4f} |" in card
+  )
+
+
+def test_the_export_and_the_checkpoint_hold_the_same_model(finished):
+  _, workdir, _ = finished
+  ours, exported = inference.load_model(workdir), inference.load_model(workdir / "export")
+  jax.tree.map(np.testing.assert_array_equal, ours.params, exported.params)
+  assert ours.config == exported.config and ours.tokenizer.fingerprint == exported.tokenizer.fingerprint
+
+
+def test_evaluating_the_run_or_its_export_gives_the_metrics_of_training_for_any_batch_size(finished, corpus):  # noqa: F811
+  _, workdir, last = finished
+  for path, folder, rows in ((workdir, None, 64), (workdir / "export", str(corpus), 8)):
+    again = run_pretraining.evaluate_model(str(path), folder, batch_size=rows, rows=0)
+    for name, value in again.items():
+      assert value == pytest.approx(last[f"eval/{name}"], rel=1e-5), name
+
+
+def test_a_second_start_changes_nothing_and_gives_the_same_metrics(finished):
+  config, workdir, last = finished
+  before = {path: path.read_bytes() for path in (workdir / "export").iterdir()}
+  saved = sorted(path.name for path in (workdir / "checkpoints").iterdir())
+  assert run_pretraining.pretrain_run(config, workdir) == pytest.approx(last)
+  assert before == {path: path.read_bytes() for path in (workdir / "export").iterdir()}
+  assert saved == sorted(path.name for path in (workdir / "checkpoints").iterdir())
+
+
+def test_stopping_and_resuming_is_bitwise_the_undisturbed_run(finished, tmp_path, corpus):  # noqa: F811
+  """Law 6, within one process; tests/test_resume.py does it with SIGKILL."""
+  _, workdir, last = finished
+  for stop in ("stop_at_step=7", "stop_at_step=15", "stop_at_step=0"):
+    again = run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, stop), tmp_path / "run")
+  assert (tmp_path / "run/export/model.safetensors").read_bytes() == (workdir / "export/model.safetensors").read_bytes()
+  assert again == last
+  positions = [event["position"] for event in metrics.read_events(tmp_path / "run") if event["event"] == "restore"]
+  assert positions == [7 * 8, 15 * 8]
+
+
+def test_a_folder_that_somebody_else_trains_in_is_refused_and_one_that_is_just_given_up_is_waited_for(tmp_path, corpus):  # noqa: F811
+  config = tiny_run_config(tmp_path, corpus, "total_steps=5", "cluster.heartbeat_seconds=1", "export.format=")
+  (tmp_path / "run").mkdir()
+  hold = (
+    "import sys, time; from bert_jax.io.locks import FolderLock\nwith FolderLock(sys.argv[1]) as lock: "
+    "print(lock.take(alone=True), flush=True); "
+    "time.sleep(60)"
+  )
+  other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+  try:
+    assert other.stdout.readline() == "True\n"
+    with pytest.raises(UserError, match="another process has been training in .* give another --workdir"):
+      run_pretraining.pretrain_run(config, tmp_path / "run")
+    config.cluster.heartbeat_seconds = 60
+    threading.Timer(1.0, other.kill).start()
+    run_pretraining.pretrain_run(config, tmp_path / "run")
+  finally:
+    other.kill()
+    other.communicate()
+
+
+def test_every_config_key_is_read_by_a_run(tmp_path, corpus, monkeypatch):  # noqa: F811
+  """Law 9: by one of the runs that there are.
+
+  A key is told by its name and its neighbours, since groups do not know their own names.
+  """
+  groups = {}
+  for key in configs.KEYS:
+    group, _, name = key.rpartition(".")
+    groups.setdefault(group, set()).add(name)
+  groups[""] |= {key.partition(".")[0] for key in configs.KEYS if "." in key}
+  named = {frozenset(names): group for group, names in groups.items()}
+  plain = ml_collections.ConfigDict.__getitem__
+
+  def keys_read(run, config, workdir, **how):
+    """The keys that a run reads."""
+    read = set()
+
+    def getitem(self, name):
+      group = named.get(frozenset(self.keys()))
+      read.add(f"{group}.{name}" if group else name)
+      return plain(self, name)
+
+    with monkeypatch.context() as patch:
+      patch.setattr(configs, "flatten", _without(monkeypatch, configs.flatten, plain))
+      patch.setattr(ml_collections.ConfigDict, "__getitem__", getitem)
+      launch(config, workdir, **how)
+    return read
+
+  source = tmp_path / "text.txt"
+  write_text(source)
+  config = tiny_run_config(
+    tmp_path,
+    tmp_path / "made",
+    f"data.source=text:{source}",
+    "prepare.vocab_size=150",
+    "prepare.seq_length=32",
+    "prepare.validation_fraction=0.2",
+    "prepare.workers=1",
+    "total_steps=2",
+    "optimizer.warmup_steps=1",
+    "optimizer.schedule=wsd",
+    f"data.cache_dir={tmp_path / 'cache'}",
+  )
+  pretraining = keys_read(
+    run_pretraining.pretrain_run, config, tmp_path / "run", cluster=distributed.detect(environ={})
+  )
+  of_labels = {key for key in configs.KEYS if key.startswith(("finetune.", "embedding."))}
+  assert set(configs.KEYS) - of_labels - pretraining == set()
+
+  (tmp_path / "labelled.tsv").write_text(
+    "text\tlabel\n" + "".join(f"the array {number} holds\t{number % 2}\n" for number in range(60))
+  )
+  config = run_finetuning.finetuning_config(
+    [
+      f"init_from={tmp_path / 'run'}",
+      f"finetune.data={tmp_path / 'labelled.tsv'}",
+      "finetune.text=text",
+      "finetune.label=label",
+      "finetune.epochs=0.2",
+      "data.batch_size=8",
+    ]
+  )
+  finetuning = keys_read(run_finetuning.finetune_run, config, tmp_path / "fine-tuned")
+  assert {key for key in of_labels if key.startswith("finetune.")} - finetuning == set()
+  assert {"optimizer.layer_decay", "optimizer.frozen_layers"} <= finetuning
+
+  (tmp_path / "pairs.csv").write_text(
+    "a,b,score\n" + "".join(f"the array,the {word},{number}\n" for number, word in enumerate("abcdefghij"))
+  )
+  config = sentence_embedding.sentence_embedding_config(
+    [
+      f"init_from={tmp_path / 'run'}",
+      f"finetune.data={tmp_path / 'pairs.csv'}",
+      f"finetune.dev={tmp_path / 'pairs.csv'}",
+      "finetune.text=a",
+      "finetune.text_pair=b",
+      "embedding.objective=in-batch",
+      "embedding.dev_columns=a,b,score",
+      "finetune.epochs=0.2",
+      "data.batch_size=8",
+    ]
+  )
+  embedding = keys_read(sentence_embedding.sentence_embedding_run, config, tmp_path / "embedding")
+  assert set(configs.KEYS) - pretraining - finetuning - embedding == set()
+
+
+def _without(monkeypatch, function, plain):
+  """`function` run with the plain __getitem__: writing the config down is no reading of its keys."""
+
+  def wrapped(*args):
+    recording = ml_collections.ConfigDict.__getitem__
+    ml_collections.ConfigDict.__getitem__ = plain
+    try:
+      return function(*args)
+    finally:
+      ml_collections.ConfigDict.__getitem__ = recording
+
+  return wrapped
+
+
+def test_init_from_takes_the_parameters_of_a_run_or_an_export_and_starts_at_step_0(finished, tmp_path, corpus, capsys):  # noqa: F811
+  _, workdir, last = finished
+  for name, source in (("run", workdir), ("export", workdir / "export")):
+    config = tiny_run_config(
+      tmp_path,
+      corpus,
+      f"init_from={source}",
+      "total_steps=1",
+      "optimizer.warmup_steps=0",
+      "optimizer.learning_rate=1e-30",
+    )
+    again = run_pretraining.pretrain_run(config, tmp_path / name)
+    assert again["eval/mlm_loss"] == pytest.approx(last["eval/mlm_loss"], rel=1e-6)
+  assert "Starting from the parameters of" in capsys.readouterr().out
+  same = ("total_steps=1", "optimizer.warmup_steps=0", "optimizer.learning_rate=1e-30")
+  with pytest.raises(UserError, match="holds a run that began with the model .*, and now .*export is given"):
+    run_pretraining.pretrain_run(
+      tiny_run_config(tmp_path, corpus, f"init_from={workdir / 'export'}", *same), tmp_path / "run"
+    )
+  run_pretraining.pretrain_run(
+    tiny_run_config(tmp_path, corpus, *same), tmp_path / "run"
+  )  # goes on, whether or not the source is named again
+
+
+def test_init_from_an_encoder_says_which_heads_are_new(finished, tmp_path, corpus, capsys):  # noqa: F811
+  from bert_jax.convert import folder
+
+  model = inference.load_model(finished[1])
+  folder.write_folder(tmp_path / "encoder", model.params, model.config, model.tokenizer_folder, head="encoder")
+  run_pretraining.pretrain_run(
+    tiny_run_config(tmp_path, corpus, f"init_from={tmp_path / 'encoder'}", "total_steps=1", "optimizer.warmup_steps=0"),
+    tmp_path / "run",
+  )
+  assert "new: mlm_head, nsp_head" in capsys.readouterr().out
+
+
+def test_init_optimizer_takes_over_moments_and_step(finished, tmp_path, corpus):  # noqa: F811
+  """Phase 2 of the paper: other rows, the same schedule."""
+  phase1 = run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, "stop_at_step=10"), tmp_path / "one")
+  config = tiny_run_config(tmp_path, corpus, f"init_from={tmp_path / 'one'}", "init_optimizer=true", "seed=5")
+  run_pretraining.pretrain_run(config, tmp_path / "two")
+  steps = metrics.read_metrics(tmp_path / "two")
+  assert min(steps) > 10 and max(steps) == 24
+  assert steps[24]["eval/mlm_loss"] < phase1["eval/mlm_loss"]
+  _, host = reading.restore_params(tmp_path / "two" / "checkpoints")
+  assert host["position"] == 14 * 8 and host["step"] == 24
+  with pytest.raises(UserError, match="already end"):
+    run_pretraining.pretrain_run(
+      tiny_run_config(tmp_path, corpus, f"init_from={tmp_path / 'two'}", "init_optimizer=true"), tmp_path / "three"
+    )
+
+
+@pytest.mark.parametrize(
+  "override, message",
+  [
+    ("model.hidden_size=32", "hidden_size=16, this run 32; set model.hidden_size=16"),
+    ("init_from=/nowhere", "no folder"),
+  ],
+)
+def test_init_from_something_that_does_not_fit_is_refused_by_name(finished, tmp_path, corpus, override, message):  # noqa: F811
+  with pytest.raises(UserError, match=message):
+    run_pretraining.pretrain_run(
+      tiny_run_config(tmp_path, corpus, f"init_from={finished[1]}", override), tmp_path / "run"
+    )
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_has_saved_nothing_yet_is_no_model_and_is_called_what_it_is(finished, tmp_path):
+  shutil.copytree(finished[1], tmp_path / "begun", ignore=shutil.ignore_patterns("checkpoints"))
+  with pytest.raises(
+    UserError, match="begun is a run folder without checkpoints: none was saved before the run was stopped"
+  ):
+    inference.load_model(tmp_path / "begun")
+
+
+def test_another_tokenizer_does_not_fit(finished, tmp_path):
+  text = write_text(tmp_path / "text.txt")
+  other = prepare(f"text:{text}", tmp_path / "other", vocab_size=100)
+  remedy = f"--tokenizer={finished[1] / 'tokenizer'}"
+  with pytest.raises(UserError, match=f"vocab_size=150, this run 100; prepare the corpus with {remedy}"):
+    run_pretraining.pretrain_run(tiny_run_config(tmp_path, other, f"init_from={finished[1]}"), tmp_path / "run")
+  with pytest.raises(UserError, match=f"another tokenizer.*{remedy}"):
+    run_pretraining.evaluate_model(str(finished[1]), str(other), batch_size=8, rows=0)
+  fits = prepare(f"text:{text}", tmp_path / "fits", tokenizer=str(finished[1] / "tokenizer"))  # the remedy is one
+  assert run_pretraining.evaluate_model(str(finished[1]), str(fits), batch_size=8, rows=8)["predictions"] > 0
+  with pytest.raises(UserError, match="model.vocab_size=77.*tokenizer.*has 100 entries"):
+    run_pretraining.pretrain_run(tiny_run_config(tmp_path, other, "model.vocab_size=77"), tmp_path / "run")
+
+
+def test_a_workdir_of_another_config_is_left_alone(finished, corpus, tmp_path):  # noqa: F811
+  config, workdir, _ = finished
+  before = (workdir / "config.json").read_bytes()
+  with pytest.raises(UserError, match="seed: 0 there, 3 now"):
+    run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, "seed=3"), workdir)
+  assert (workdir / "config.json").read_bytes() == before
+  (tmp_path / "mine").mkdir()
+  (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+  with pytest.raises(UserError, match="is not empty"):
+    run_pretraining.pretrain_run(config, tmp_path / "mine")
+
+
+def test_a_start_that_was_stopped_at_once_is_taken_up(tmp_path, corpus, monkeypatch):  # noqa: F811
+  """Killed at any change of the disk, or on a full one, a new run folder is never one that its own command refuses."""
+  config = tiny_run_config(tmp_path, corpus)
+  root = tmp_path / "run"
+  root.mkdir()
+  (root / ".config.json.partial-17-4").write_text("{")
+  with monkeypatch.context() as full:
+    full.setattr(shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+      launch.adopt(root, config, corpus / "tokenizer")
+  assert sorted(path.name for path in root.iterdir()) == [".config.json.partial-17-4", "config.json"]
+  launch.adopt(root, config, corpus / "tokenizer")
+  assert {path.name for path in (root / "tokenizer").iterdir()} == {
+    path.name for path in (corpus / "tokenizer").iterdir()
+  }
+
+
+def test_an_evaluation_whose_corpus_has_moved_asks_where_it_is(finished, tmp_path, corpus):  # noqa: F811
+  shutil.copytree(finished[1], tmp_path / "run")
+  shutil.copytree(corpus, tmp_path / "moved")
+  path = tmp_path / "run" / "config.json"
+  path.write_text(path.read_text().replace(json.dumps(str(corpus)), json.dumps(str(tmp_path / "nowhere"))))
+  with pytest.raises(UserError, match="nowhere, the corpus of .*run, is not there; .*--corpus=DIR"):
+    run_pretraining.evaluate_model(str(tmp_path / "run"), None, batch_size=8, rows=8)
+  assert (
+    run_pretraining.evaluate_model(str(tmp_path / "run"), str(tmp_path / "moved"), batch_size=8, rows=8)["mlm_loss"] > 0
+  )
+
+
+def test_other_data_under_the_same_name_is_refused(tmp_path):
+  text = write_text(tmp_path / "text.txt")
+  folder = prepare(f"text:{text}", tmp_path / "corpus")
+  config = tiny_run_config(tmp_path, folder, "stop_at_step=6")
+  run_pretraining.pretrain_run(config, tmp_path / "run")
+  shutil.rmtree(folder)
+  write_text(text, seed=1)
+  prepare(f"text:{text}", folder, tokenizer=str(tmp_path / "run" / "tokenizer"))
+  with pytest.raises(UserError, match="corpus_id"):
+    run_pretraining.pretrain_run(tiny_run_config(tmp_path, folder), tmp_path / "run")
+
+
+def test_rows_longer_than_the_model_and_a_missing_corpus_name_the_remedy(tmp_path, corpus):  # noqa: F811
+  with pytest.raises(UserError, match="rows of .* have 32 tokens, the model has 16 positions"):
+    run_pretraining.pretrain_run(
+      tiny_run_config(tmp_path, corpus, "model.max_position_embeddings=16"), tmp_path / "run"
+    )
+  with pytest.raises(UserError, match="nowhere"):
+    run_pretraining.pretrain_run(tiny_run_config(tmp_path, tmp_path / "nowhere"), tmp_path / "run")
+  with pytest.raises(UserError, match="data.corpus is empty"):
+    run_pretraining.pretrain_run(tiny_run_config(tmp_path, ""), tmp_path / "run")
+
+
+def test_an_altered_shard_is_refused_before_training(tmp_path, corpus):  # noqa: F811
+  copy = tmp_path / "copy"
+  shutil.copytree(corpus, copy)
+  shard = next((copy / "train").glob("tokens-*.npy"))
+  data = bytearray(shard.read_bytes())
+  data[-20] ^= 1
+  shard.write_bytes(data)
+  with pytest.raises(UserError, match=shard.name):
+    run_pretraining.pretrain_run(tiny_run_config(tmp_path, copy), tmp_path / "run")
+
+
+def test_a_flipped_bit_in_the_newest_checkpoint_falls_back_to_the_one_before_and_ends_the_same(
+  finished, tmp_path, corpus, capsys
+):
+  """Law 7 as a user meets it."""
+  run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, "stop_at_step=18"), tmp_path / "run")
+  newest = tmp_path / "run" / "checkpoints" / "18"
+  largest = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+  data = bytearray(largest.read_bytes())
+  data[len(data) // 2] ^= 4
+  largest.write_bytes(data)
+  run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus), tmp_path / "run")
+  assert "checkpoint 18 is damaged" in capsys.readouterr().err
+  assert [path.name for path in (tmp_path / "run/checkpoints/set-aside").iterdir() if path.name.startswith("18")]
+  exported = (tmp_path / "run/export/model.safetensors").read_bytes()
+  assert exported == (finished[1] / "export/model.safetensors").read_bytes()
+
+
+def test_the_saved_config_is_resolved_json(finished):
+  saved = json.loads((finished[1] / "config.json").read_text())
+  assert saved["model.vocab_size"] > 0 and saved["masking.max_predictions"] == 5
+  assert set(saved) == set(configs.KEYS)

@@ -1,0 +1,29 @@
+"""Orbax's forgotten errors are dropped, everybody else's are shown."""
+
+import logging
+import sys
+import types
+
+from bert_jax.training.checkpoints import manager  # noqa: F401  (importing it silences Orbax)
+
+
+def test_only_forgotten_reads_of_checkpoints_are_dropped(caplog):
+  log = logging.getLogger("asyncio")
+  log.error("Task exception was never retrieved\nfuture: ValueError('DATA_LOSS [tensorstore_spec=…]')")
+  log.error("Task exception was never retrieved\nfuture: ZeroDivisionError")
+  log.error("slow callback in orbax")
+  assert [record.getMessage().split()[-1] for record in caplog.records] == ["ZeroDivisionError", "orbax"]
+
+
+def test_only_closed_event_loops_are_dropped(monkeypatch, capfd):
+  raised = lambda error: types.SimpleNamespace(exc_type=type(error), exc_value=error)
+  sys.unraisablehook(raised(RuntimeError("Event loop is closed")))
+  assert capfd.readouterr().err == ""
+  shown = []
+  monkeypatch.setattr(sys, "unraisablehook", shown.append)
+  from bert_jax.training.checkpoints import orbax_noise
+
+  orbax_noise.silence_orbax()
+  sys.unraisablehook(raised(RuntimeError("Event loop is closed")))
+  sys.unraisablehook(raised(ValueError("a real one")))
+  assert [str(each.exc_value) for each in shown] == ["a real one"]
