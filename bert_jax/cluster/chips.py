@@ -217,3 +217,9 @@ def _known(only: str = "") -> str:
 def chip_of(device_kind: str) -> Chip | None:
   """The chip that JAX calls so, or None where it is not known here."""
   return next((chip for chip in CHIPS.values() if device_kind in chip.device_kinds), None)
+
+
+def peak_flops(device_kind: str) -> float | None:
+  """Peak of one chip in FLOP/s, or None where it is not known (no MFU is reported then)."""
+  chip = chip_of(device_kind)
+  return chip.flops if chip else None

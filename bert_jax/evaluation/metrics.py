@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bert_jax.data.labelled.tags import spans_of
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 # What CMRC's scorer takes for a Chinese character, what it drops, and nearly what nltk's words are in the text between.
 _CHINESE = re.compile(r"([\u4e00-\u9fa5])")
@@ -88,23 +90,6 @@ def entities(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) 
     "recall": right / max(of_gold, 1),
     "accuracy": float(np.mean([a == b for a, b in pairs])) if pairs else 0.0,
   }
-
-
-def spans_of(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-  """(type, first word, last word) of each entity in a text's tags, see `entities`."""
-  spans, open_type, begin = [], None, 0
-  for place, tag in enumerate([*tags, "O"]):
-    letter, _, kind = tag.partition("-")
-    goes_on = letter in ("I", "M", "E") and kind == open_type
-    if open_type is not None and not goes_on:
-      spans.append((open_type, begin, place - 1))
-      open_type = None
-    if letter != "O" and open_type is None:
-      open_type, begin = kind, place
-    if letter in ("E", "S") and open_type is not None:
-      spans.append((open_type, begin, place))
-      open_type = None
-  return spans
 
 
 def answers(gold: Sequence[Sequence[str]], predicted: Sequence[str], *, chinese: bool = False) -> dict[str, float]:

@@ -12,7 +12,7 @@ from bert_jax.errors import UserError
 from bert_jax.evaluation import metrics
 from bert_jax.inference import model as inference
 from bert_jax.inference.model import Model
-from bert_jax.tools.explore.pooling import cosines_of_pairs
+from bert_jax.evaluation.similarity import cosines_of_pairs
 
 _BATCH = 64
 

@@ -11,8 +11,8 @@ from bert_jax.data.corpus.folder import read_manifest
 from bert_jax.errors import UserError
 from bert_jax.inference.model import Model
 from bert_jax.io import storage
-from bert_jax.runs.build import find_run_config, read_result, read_run_config, read_source
 from bert_jax.training import metrics
+from bert_jax.training.run_folder import find_run_config, read_result, read_run_config, read_source
 
 _LOAD = {
   "pretraining": ("AutoModelForPreTraining", ""),

@@ -16,9 +16,9 @@ from scipy import special
 from bert_jax.batch import ModelInputs
 from bert_jax.data.labelled import questions
 from bert_jax.data.labelled.questions import Answer, Question
+from bert_jax.data.labelled.tags import spans_of
 from bert_jax.data.tokenizer.wordpiece import encode_batch, truncate
 from bert_jax.errors import UserError
-from bert_jax.evaluation import metrics
 from bert_jax.inference.model import Model, batches_by_length, list_of, make_inputs
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.finetuning import FinetuningModel
@@ -142,7 +142,7 @@ def find_entities(model: Model, texts: Sequence[str]) -> list[list[Entity]]:
     probabilities = special.softmax(one[1:][firsts], axis=-1)
     tags = [_with_prefix(labels.names[index]) for index in np.argmax(probabilities, axis=-1)]
     entities = []
-    for kind, first, last in metrics.spans_of(tags):
+    for kind, first, last in spans_of(tags):
       begin, end = encoding.offsets[firsts[first]][0], encoding.offsets[ends[last]][1]
       entities.append(
         Entity(kind, text[begin:end], begin, end, float(probabilities[first : last + 1].max(axis=-1).mean()))

@@ -26,9 +26,9 @@ from bert_jax.io import storage
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pooling import POOLINGS, pool
 from bert_jax.models.pretraining import SUBTREES, ModelOutput, PretrainingModel
-from bert_jax.runs.build import find_run_config, read_labels, read_result, read_run_config
 from bert_jax.training.checkpoints import reading
 from bert_jax.training.checkpoints.folder import committed_steps
+from bert_jax.training.run_folder import find_run_config, read_labels, read_result, read_run_config
 
 ENCODINGS = (*POOLINGS, "tokens")
 # Rows are padded to a multiple of this many tokens, so that few shapes are compiled.

@@ -7,7 +7,6 @@ backward pass costs twice the forward pass.
 
 from collections.abc import Mapping
 
-from bert_jax.cluster.chips import chip_of
 from bert_jax.models.config import EncoderConfig
 
 
@@ -32,9 +31,3 @@ def train_flops_per_token(config: EncoderConfig, *, sequence_length: float, pred
 def mean_sequence_length(counts: Mapping[str, int]) -> float:
   """Of the rows that a corpus counts so, see the manifest in data/corpus.py."""
   return counts["row_tokens"] / max(counts["sequences"], 1)
-
-
-def peak_flops(device_kind: str) -> float | None:
-  """Peak of one chip in FLOP/s, or None where it is not known (no MFU is reported then)."""
-  chip = chip_of(device_kind)
-  return chip.flops if chip else None

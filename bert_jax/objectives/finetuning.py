@@ -14,31 +14,31 @@ import jax.numpy as jnp
 from bert_jax.batch import ModelInputs, model_inputs
 from bert_jax.models.finetuning import SEQUENCE, SPAN, TOKENS, FinetuningModel
 from bert_jax.objectives import losses
-from bert_jax.training.train_step import Sums, Task
+from bert_jax.objectives.objective import MetricSums, Objective
 
-# (scores, labels, weights [B]) -> Sums with "loss" among them. The loss of a batch is its sum over its weight in the
-# whole global batch.
-Loss = Callable[[jax.Array, jax.Array, jax.Array], Sums]
+# (scores, labels, weights [B]) -> MetricSums with "loss" among them. The loss of a batch is its sum over its weight in
+# the whole global batch.
+Loss = Callable[[jax.Array, jax.Array, jax.Array], MetricSums]
 
 
-def _classification(scores_BxC, labels_B, weights_B) -> Sums:
+def _classification(scores_BxC, labels_B, weights_B) -> MetricSums:
   return losses.cross_entropy(scores_BxC, labels_B, weights_B).sums()
 
 
-def _multi_label(scores_BxC, labels_BxC, weights_B) -> Sums:
+def _multi_label(scores_BxC, labels_BxC, weights_B) -> MetricSums:
   return losses.binary_cross_entropy(scores_BxC, labels_BxC, weights_B).sums()
 
 
-def _regression(scores_Bx1, labels_B, weights_B) -> Sums:
+def _regression(scores_Bx1, labels_B, weights_B) -> MetricSums:
   return {"loss": losses.squared_error(scores_Bx1[:, 0], labels_B, weights_B)}
 
 
-def _tokens(scores_BxLxC, labels_BxL, weights_B) -> Sums:
+def _tokens(scores_BxLxC, labels_BxL, weights_B) -> MetricSums:
   weights_BxL = (labels_BxL >= 0) * weights_B[:, None]
   return losses.cross_entropy(scores_BxLxC, jnp.maximum(labels_BxL, 0), weights_BxL).sums()
 
 
-def _span(scores_BxLx2, labels_Bx2, weights_B) -> Sums:
+def _span(scores_BxLx2, labels_Bx2, weights_B) -> MetricSums:
   """The mean of two cross-entropies over the tokens of a row, one for the beginning, one for the end."""
   scores_2BxL = jnp.concatenate([scores_BxLx2[:, :, 0], scores_BxLx2[:, :, 1]])
   term = losses.cross_entropy(
@@ -68,7 +68,7 @@ KINDS = {
 }
 
 
-def make_task(model: FinetuningModel, kind: str) -> Task:
+def make_task(model: FinetuningModel, kind: str) -> Objective:
   """The fine-tuning task of a model for one of KINDS; batches are those of data/features.py."""
   loss_of = KINDS[kind].loss
 
@@ -87,13 +87,13 @@ def make_task(model: FinetuningModel, kind: str) -> Task:
 
   def loss(
     params, rows: tuple[ModelInputs, jax.Array, jax.Array], global_weights, dropout_keys
-  ) -> tuple[jax.Array, Sums]:
+  ) -> tuple[jax.Array, MetricSums]:
     inputs, labels, weights = rows
     scores = scores_of_tokens(model.apply({"params": params}, inputs, dropout_keys), inputs, kind)
     sums = loss_of(scores, labels, weights)
     return sums["loss"][0] / jnp.maximum(global_weights["labels"], 1.0), sums
 
-  return Task(init, prepare, loss, dict, model.dtype)
+  return Objective(init, prepare, loss, dict, model.dtype)
 
 
 def scores_of_tokens(scores: jax.Array, inputs: ModelInputs, kind: str) -> jax.Array:

@@ -18,12 +18,12 @@ from bert_jax.batch import ModelInputs, SpecialIds, model_inputs, word_starts
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.objectives import losses, masking
 from bert_jax.objectives.masking import Masked
-from bert_jax.training.train_step import Sums, Task
+from bert_jax.objectives.objective import MetricSums, Objective
 
 
 def make_task(
   model: PretrainingModel, masking_config, *, special: SpecialIds, continuation, pairs: str, total_steps: int
-) -> Task:
+) -> Objective:
   """The pretraining task for a model.
 
   Args:
@@ -51,7 +51,9 @@ def make_task(
     tokens = jnp.sum(inputs.segment_ids > 0).astype(jnp.float32)
     return (inputs._replace(input_ids=masked.input_ids), masked), global_weights, tokens
 
-  def loss(params, microbatch: tuple[ModelInputs, Masked], global_weights, dropout_keys) -> tuple[jax.Array, Sums]:
+  def loss(
+    params, microbatch: tuple[ModelInputs, Masked], global_weights, dropout_keys
+  ) -> tuple[jax.Array, MetricSums]:
     inputs, masked = microbatch
     output = model.apply({"params": params}, inputs, masked.positions, dropout_keys)
     mlm = losses.cross_entropy(output.padded_mlm_logits, masked.labels, masked.weights)
@@ -77,4 +79,4 @@ def make_task(
       means["perplexity"] = math.exp(min(means["mlm_loss"], 700.0))
     return means
 
-  return Task(init, prepare, loss, metrics, model.dtype)
+  return Objective(init, prepare, loss, metrics, model.dtype)

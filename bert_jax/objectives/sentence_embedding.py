@@ -27,8 +27,8 @@ from jax.sharding import Mesh
 from bert_jax.batch import ModelInputs, model_inputs
 from bert_jax.models.sentence import SentenceModel, unit
 from bert_jax.objectives import losses
+from bert_jax.objectives.objective import MetricSums, Objective
 from bert_jax.training.collectives import all_rows
-from bert_jax.training.train_step import Sums, Task
 
 RANKING = ("in-batch", "simcse")  # these compare the rows of a batch with each other
 OBJECTIVES = (*RANKING, "cosine", "triplet", "softmax")
@@ -51,7 +51,7 @@ class Rows(NamedTuple):
   number: jax.Array
 
 
-def ranking_loss(vectors_BxSxH: jax.Array, rows: Rows, temperature: float, mesh: Mesh | None = None) -> Sums:
+def ranking_loss(vectors_BxSxH: jax.Array, rows: Rows, temperature: float, mesh: Mesh | None = None) -> MetricSums:
   """Cross-entropy of the own second text among the second and third texts of the whole batch, by cosine / temperature.
 
   Left out of the candidates: texts equal to one of the row's first two, and second texts of rows that have the same
@@ -72,7 +72,7 @@ def ranking_loss(vectors_BxSxH: jax.Array, rows: Rows, temperature: float, mesh:
   return losses.cross_entropy(scores_BxSxN.reshape(len(scores_BxSxN), -1), rows.number, rows.weights).sums()
 
 
-def cosine_loss(vectors_BxSxH: jax.Array, rows: Rows) -> Sums:
+def cosine_loss(vectors_BxSxH: jax.Array, rows: Rows) -> MetricSums:
   """Squared error of the cosine of the first two texts."""
   unit_BxSxH = unit(vectors_BxSxH)
   return {
@@ -80,7 +80,7 @@ def cosine_loss(vectors_BxSxH: jax.Array, rows: Rows) -> Sums:
   }
 
 
-def triplet_loss(vectors_BxSxH: jax.Array, rows: Rows, margin: float) -> Sums:
+def triplet_loss(vectors_BxSxH: jax.Array, rows: Rows, margin: float) -> MetricSums:
   """max(0, |a - p| - |a - n| + margin), Euclidean; right where the second text is nearer than the third."""
   squares_BxS = jnp.sum((vectors_BxSxH[:, :1] - vectors_BxSxH[:, 1:]) ** 2, axis=-1)
   distance_BxS = jnp.sqrt(jnp.maximum(squares_BxS, 1e-12))  # the root of 0 has no gradient
@@ -91,7 +91,7 @@ def triplet_loss(vectors_BxSxH: jax.Array, rows: Rows, margin: float) -> Sums:
 
 def make_task(
   model: SentenceModel, objective: str, *, temperature: float = 0.05, margin: float = 5.0, mesh: Mesh | None = None
-) -> Task:
+) -> Objective:
   """The task of learning sentence embeddings by one of OBJECTIVES; batches are those of data/features.py with packed
   texts.
 
@@ -116,7 +116,7 @@ def make_task(
   def embed(params, rows: Rows, dropout_keys) -> jax.Array:
     return model.apply({"params": params}, rows.inputs, dropout_keys)
 
-  def sums_of(params, rows: Rows, vectors) -> Sums:
+  def sums_of(params, rows: Rows, vectors) -> MetricSums:
     if objective in RANKING:
       return ranking_loss(vectors, rows, temperature, mesh)
     if objective == "triplet":
@@ -127,14 +127,14 @@ def make_task(
       ).sums()
     return cosine_loss(vectors, rows)
 
-  def mean(sums: Sums, global_weights) -> tuple[jax.Array, Sums]:
+  def mean(sums: MetricSums, global_weights) -> tuple[jax.Array, MetricSums]:
     return sums["loss"][0] / jnp.maximum(global_weights["rows"], 1.0), sums
 
-  def loss(params: Any, rows: Rows, global_weights, dropout_keys) -> tuple[jax.Array, Sums]:
+  def loss(params: Any, rows: Rows, global_weights, dropout_keys) -> tuple[jax.Array, MetricSums]:
     return mean(sums_of(params, rows, embed(params, rows, dropout_keys)), global_weights)
 
-  def loss_of_vectors(rows: Rows, vectors, global_weights) -> tuple[jax.Array, Sums]:
+  def loss_of_vectors(rows: Rows, vectors, global_weights) -> tuple[jax.Array, MetricSums]:
     return mean(sums_of(None, rows, vectors), global_weights)
 
   together = {"embed": embed, "loss_of_vectors": loss_of_vectors} if objective in RANKING else {}
-  return Task(init, prepare, loss, dict, model.dtype, **together)
+  return Objective(init, prepare, loss, dict, model.dtype, **together)

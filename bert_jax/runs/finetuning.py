@@ -11,24 +11,26 @@ import ml_collections
 from etils import epath
 
 from bert_jax import config as configs
-from bert_jax.export import export
-from bert_jax.objectives import finetuning
-from bert_jax.models import flops
-from bert_jax.evaluation import predictions
-from bert_jax.runs import launch, tuning
-from bert_jax.io import storage
 from bert_jax.cluster import agreement
 from bert_jax.cluster.distributed import Cluster
-from bert_jax.data.labelled import examples as labelled, questions
+from bert_jax.data.labelled import examples as labelled
+from bert_jax.data.labelled import questions
 from bert_jax.data.labelled.examples import Labelled, Labels
 from bert_jax.data.labelled.task_files import Splits, load_splits
 from bert_jax.data.labelled.tasks import TASKS
 from bert_jax.errors import UserError
+from bert_jax.evaluation import predictions
+from bert_jax.export import export
 from bert_jax.inference.model import load_model
+from bert_jax.io import storage
+from bert_jax.models import flops
 from bert_jax.models.finetuning import SEQUENCE, FinetuningModel
-from bert_jax.runs.build import LABELS_FILE, attention_of, read_labels, read_result, read_run_config, read_source
-from bert_jax.training import loop, sharding
+from bert_jax.objectives import finetuning
+from bert_jax.runs import launch, tuning
+from bert_jax.runs.build import attention_of
+from bert_jax.training import loop, run_folder, sharding
 from bert_jax.training.model_selection import Judge
+from bert_jax.training.run_folder import LABELS_FILE, read_labels, read_result, read_run_config, read_source
 
 
 def finetuning_config(overrides: list[str] = ()) -> ml_collections.ConfigDict:
@@ -56,7 +58,9 @@ def finetune_run(
       "sentence-embedding` reads that "
       "key"
     )
-  launch.conduct(config, workdir, lambda root, say: _set_up(config, root, say), cluster=cluster, profile=profile, say=say)
+  launch.conduct(
+    config, workdir, lambda root, say: _set_up(config, root, say), cluster=cluster, profile=profile, say=say
+  )
   return read_result(workdir)["metrics"]
 
 
@@ -103,7 +107,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> launch.
     raise UserError(
       "init_from is empty: give the model to fine-tune, --model=DIR, a run folder or a Hugging Face folder"
     )
-  launch.check_source(root, config)
+  run_folder.check_source(root, config)
   source = load_model(config.init_from)
   splits = agreement.together(lambda: _splits(config))
   labels = labelled.labels_of(splits)
@@ -125,7 +129,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> launch.
     )
   asked, config = config, tuning.resolve(config, source, train.features.num_rows, max_length)
   mesh = sharding.make_mesh(config)
-  agreement.on_first(lambda: launch.adopt(root, config, source.tokenizer_folder))
+  agreement.on_first(lambda: run_folder.claim_workdir(root, config, source.tokenizer_folder))
   agreement.on_first(lambda: _keep_labels(root, labels))
   tuning.begin(root, config.init_from, source)
   chinese = labels.kind == "question-answering" and _are_chinese(splits)

@@ -11,7 +11,6 @@ What is trained, and on what, is said by run_pretraining.py and its neighbours.
 import contextlib
 import pathlib
 import platform
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,22 +20,19 @@ import jax
 import ml_collections
 from etils import epath
 
-from bert_jax.io import atomic, locks, storage
-from bert_jax.models import flops
 from bert_jax import config as configs
-from bert_jax.cluster import agreement, distributed, rendezvous
+from bert_jax.cluster import agreement, chips, distributed, rendezvous
 from bert_jax.cluster.distributed import Cluster
 from bert_jax.cluster.peers import PeerLost, Peers, leave
 from bert_jax.cluster.preemption import Preempted, Preemption
 from bert_jax.cluster.watchdog import Watchdog
 from bert_jax.errors import EXIT_PREEMPTED, EXIT_STALLED, UserError
-from bert_jax.runs.build import read_run_config
-from bert_jax.training.checkpoints import manager
+from bert_jax.io import locks, storage
 from bert_jax.training import loop, metrics, progress
+from bert_jax.training.checkpoints import manager
 from bert_jax.training.data_skips import Jumps, read_jumps
 from bert_jax.training.profile import Profile
 
-TOKENIZER_FILE = "tokenizer.json"
 Say = Callable[[str], None]
 
 
@@ -228,58 +224,7 @@ def _take(lock: locks.FolderLock, root: pathlib.Path, *, seconds: float) -> None
     time.sleep(0.2)
 
 
-def is_finished(workdir: str, config: ml_collections.ConfigDict) -> bool:
-  """Whether the run in `workdir` has already trained to where `config` ends it, or to where it ended early."""
-  is_last = lambda event: event["step"] >= configs.last_step(config) or event.get("stopped_early", False)
-  return any(event["event"] == "finish" and is_last(event) for event in metrics.read_events(workdir))
-
-
-def check_source(root: epath.Path, config: ml_collections.ConfigDict) -> None:
-  """Raises UserError where the run in `root`, which would be gone on with, began with another model than the one that
-  is named now, if one is.
-  """
-  if not config.init_from or not (root / "config.json").exists():
-    return
-  before = read_run_config(root).init_from
-  if before and not storage.are_same(before, config.init_from):
-    raise UserError(
-      f"{root} holds a run that began with the model {before}, and now {config.init_from} is given: give another "
-      "--workdir; or, "
-      f"if that model has only moved, say so in {root / 'config.json'}"
-    )
-
-
-def adopt(root: epath.Path, config: ml_collections.ConfigDict, tokenizer_folder: pathlib.Path) -> None:
-  """Takes `root` as the folder of this run, or as the place where it goes on.
-
-  Raises UserError for another run's folder.
-  """
-  path = root / "config.json"
-  if path.exists():
-    changed = configs.changed_keys(read_run_config(root), config)
-    if changed:
-      listed = "\n".join(f"  {key}: {before!r} there, {now!r} now" for key, (before, now) in changed.items())
-      raise UserError(
-        f"{root} holds a run with another config:\n{listed}\n"
-        "Give the keys their old values to go on with it, or another --workdir to start a new run"
-        " (--config.init_from takes over the parameters)"
-      )
-    check_source(root, config)
-  elif root.exists() and any(".partial" not in entry.name for entry in root.iterdir()):
-    raise UserError(f"{root} is not empty and holds no run of ours (no config.json); choose another --workdir")
-  root.mkdir(parents=True, exist_ok=True)
-  if not path.exists():  # the first thing in the folder: by it, what was stopped after it is known as ours
-    storage.write_text(path, configs.to_json(config))
-  if storage.is_remote(root):
-    if not (root / "tokenizer" / TOKENIZER_FILE).exists():
-      storage.send(tokenizer_folder, root / "tokenizer", last=TOKENIZER_FILE)
-  elif not (root / "tokenizer").exists():
-    with atomic.new_folder(root / "tokenizer") as partial:
-      for file in tokenizer_folder.iterdir():
-        shutil.copyfile(file, partial / file.name)
-
-
 def peak_flops() -> float | None:
   """Dense bf16 peak of all devices together, or None if this kind is not in the table."""
-  peak = flops.peak_flops(jax.devices()[0].device_kind)
+  peak = chips.peak_flops(jax.devices()[0].device_kind)
   return peak * jax.device_count() if peak else None

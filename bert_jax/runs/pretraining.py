@@ -11,26 +11,26 @@ import ml_collections
 from etils import epath
 
 from bert_jax import config as configs
-from bert_jax.training import evaluation
-from bert_jax.export import export
-from bert_jax.models import flops
-from bert_jax.runs import launch
-from bert_jax.io import storage
 from bert_jax.cluster import agreement
 from bert_jax.cluster.distributed import Cluster
-from bert_jax.data.loading import input_pipeline, mixture
 from bert_jax.data.corpus.folder import Corpus, open_corpus
 from bert_jax.data.corpus.prepare import PrepareSettings, Progress, prepare_corpus
 from bert_jax.data.corpus.staging import stage
+from bert_jax.data.loading import input_pipeline, mixture
 from bert_jax.data.tokenizer.wordpiece import Tokenizer, load_tokenizer
 from bert_jax.errors import UserError
+from bert_jax.export import export
 from bert_jax.inference.model import Model, load_model
+from bert_jax.io import storage
+from bert_jax.models import flops
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pretraining import PretrainingModel
-from bert_jax.runs.build import model_of, pretraining_task, read_run_config, resolve
-from bert_jax.training.checkpoints import reading
-from bert_jax.training import loop, metrics, sharding
+from bert_jax.runs import launch
+from bert_jax.runs.build import model_of, pretraining_task, resolve
+from bert_jax.training import evaluation, loop, metrics, run_folder, sharding
 from bert_jax.training import optimizer as optimizers
+from bert_jax.training.checkpoints import reading
+from bert_jax.training.run_folder import read_run_config
 from bert_jax.training.train_state import TrainState
 
 Preparing = Callable[[], ContextManager[Progress | None]]
@@ -70,8 +70,8 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say, preparing)
   config = resolve(config, corpus, tokenizer)
   encoder = configs.encoder_of(config)
   start = _initial_parameters(config, encoder, tokenizer, say)
-  agreement.on_first(lambda: launch.adopt(root, config, corpus.folder / "tokenizer"))
-  if launch.is_finished(root, config):
+  agreement.on_first(lambda: run_folder.claim_workdir(root, config, corpus.folder / "tokenizer"))
+  if run_folder.is_finished(root, config):
     say(
       f"{root} has already trained its {configs.last_step(config):,} steps; evaluating it again.\n"
       "To train anew, give another --workdir or remove this one."

@@ -16,23 +16,25 @@ import numpy as np
 from etils import epath
 
 from bert_jax import config as configs
-from bert_jax.models import flops
-from bert_jax.inference import model as inference
-from bert_jax.evaluation import predictions, metrics
-from bert_jax.runs import launch, tuning
-from bert_jax.objectives import sentence_embedding
 from bert_jax.batch import model_inputs
 from bert_jax.cluster import agreement
 from bert_jax.cluster.distributed import Cluster
 from bert_jax.convert.sentence_folder import POOLINGS
-from bert_jax.data.labelled import features, examples as labelled, text_groups
+from bert_jax.data.labelled import examples as labelled
+from bert_jax.data.labelled import features, text_groups
 from bert_jax.data.labelled.features import Features
 from bert_jax.data.labelled.text_groups import TextGroups, Where
 from bert_jax.errors import UserError
+from bert_jax.evaluation import metrics, predictions
+from bert_jax.inference import model as inference
+from bert_jax.models import flops
 from bert_jax.models.sentence import SentenceModel, unit
-from bert_jax.runs.build import attention_of, read_result
-from bert_jax.training import loop, sharding
+from bert_jax.objectives import sentence_embedding
+from bert_jax.runs import launch, tuning
+from bert_jax.runs.build import attention_of
+from bert_jax.training import loop, run_folder, sharding
 from bert_jax.training.model_selection import Judge
+from bert_jax.training.run_folder import read_result
 
 # Where sentence embedding starts from otherwise than fine-tuning: Reimers & Gurevych 2019, section 3.1 (one epoch,
 # mean pooling), Gao et al. 2021, table D.1 (batches of 64, learning rate 3e-5).
@@ -67,7 +69,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> launch.
   """Everything before training. Raises UserError, the same on every process."""
   settings, objective = config.finetune, config.embedding.objective
   _check(config)
-  launch.check_source(root, config)
+  run_folder.check_source(root, config)
   source = inference.load_model(config.init_from)
   train, dev = agreement.together(lambda: _load(config))
   max_length = tuning.max_length_of(config, source.config.max_position_embeddings)
@@ -86,7 +88,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> launch.
       "simcse tells two readings of a text apart by dropout, and there is none: set model.hidden_dropout_prob (BERT "
       "has 0.1)"
     )
-  agreement.on_first(lambda: launch.adopt(root, config, source.tokenizer_folder))
+  agreement.on_first(lambda: run_folder.claim_workdir(root, config, source.tokenizer_folder))
   tuning.begin(root, config.init_from, source)
   _describe(train, dev, rows, objective, max_length, say)
   tuning.note_unknown(rows, source, say)

@@ -22,14 +22,14 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bert_jax.io import atomic, storage
-from bert_jax.inference import model as inference
-from bert_jax.runs import finetuning
 from bert_jax.data.labelled.tasks import SUITES, TASKS, Published
 from bert_jax.errors import UserError
-from bert_jax.runs.build import read_result
+from bert_jax.inference import model as inference
+from bert_jax.io import atomic, storage
+from bert_jax.runs import finetuning
 from bert_jax.tools.report.charts import escape, picture
 from bert_jax.training import metrics
+from bert_jax.training.run_folder import read_result
 
 # What is still to be removed of a job that has finished: called so in one move, for a part of the checkpoints would
 # tell another result.

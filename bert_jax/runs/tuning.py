@@ -17,18 +17,18 @@ import numpy as np
 from etils import epath
 
 from bert_jax import config as configs
-from bert_jax.export import export
-from bert_jax.io import storage
 from bert_jax.cluster import agreement
 from bert_jax.data.labelled import features
 from bert_jax.data.labelled.features import Features
 from bert_jax.errors import UserError
+from bert_jax.export import export
 from bert_jax.inference.model import Model, state_of
-from bert_jax.runs.build import RESULT_FILE, SOURCE_FILE
-from bert_jax.training.checkpoints import folder as checkpoint_folder
-from bert_jax.training import sharding
+from bert_jax.io import storage
 from bert_jax.training import optimizer as optimizers
+from bert_jax.training import sharding
+from bert_jax.training.checkpoints import folder as checkpoint_folder
 from bert_jax.training.model_selection import Judge
+from bert_jax.training.run_folder import RESULT_FILE, SOURCE_FILE
 
 # Where fine-tuning starts from otherwise than pretraining: Devlin et al. 2018, appendix A.3, and Hugging Face's
 # epsilon. Dropout is that of the paper, whatever the pretraining had.

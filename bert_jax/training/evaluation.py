@@ -7,14 +7,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.data.corpus.pairs import PAIR_OBJECTIVES
+from bert_jax.objectives.objective import Objective, add_sums, divide
 from bert_jax.training import sharding
-from bert_jax.training.train_step import Task, add_sums, divide, make_eval_step
+from bert_jax.training.train_step import make_eval_step
 
 # Masks of evaluation do not depend on the run's seed, so that runs can be compared.
 MASK_SEED = 0
 
 
-def make_evaluator(task: Task, mesh: Mesh, batches: Callable[[], Iterable[dict[str, np.ndarray]]]):
+def make_evaluator(task: Objective, mesh: Mesh, batches: Callable[[], Iterable[dict[str, np.ndarray]]]):
   """Returns evaluate(params, after_batch) -> {"mlm_loss": …, "nsp_accuracy": …, "pairs": …}, compiled once.
 
   `after_batch()` is called after every batch; where it returns True, the evaluation is given up and None returned.

@@ -1,6 +1,6 @@
 """The only training loop: fetch rows, take a step, report, evaluate, save; and what to do when something goes wrong.
 
-It knows nothing of BERT. What is learned comes as a Task, the data as a
+It knows nothing of BERT. What is learned comes as a Objective, the data as a
 function of the position, evaluation as a function of the parameters. The
 position in the data is counted here, in 64 bits, and saved with the state;
 everything else that a resume needs is in the state itself.
@@ -24,16 +24,17 @@ from bert_jax import config as configs
 from bert_jax.cluster.preemption import Preempted, Preemption
 from bert_jax.cluster.watchdog import Watchdog
 from bert_jax.errors import UserError
+from bert_jax.objectives.objective import Objective
 from bert_jax.training import sharding, train_state
 from bert_jax.training.checkpoints.manager import Checkpoints
 from bert_jax.training.data_skips import Jump, Jumps
 from bert_jax.training.metrics import MetricsWriter
 from bert_jax.training.model_selection import EarlyStopping, Judge
 from bert_jax.training.profile import Profile
-from bert_jax.training.program import make_program
+from bert_jax.training.train_step import make_program
 from bert_jax.training.progress import Progress
 from bert_jax.training.step_metrics import BadData, Window
-from bert_jax.training.train_step import StepReport, Task
+from bert_jax.training.train_step import StepReport
 
 
 class Run(NamedTuple):
@@ -53,7 +54,7 @@ class Run(NamedTuple):
     peak_flops: of all devices together, in FLOP/s, or None.
   """
 
-  task: Task
+  task: Objective
   config: ml_collections.ConfigDict
   mesh: Mesh
   batches: Callable[[int], Iterator[dict[str, np.ndarray]]]

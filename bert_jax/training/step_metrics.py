@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import jax
 
 from bert_jax.cluster import stragglers
-from bert_jax.training.train_step import StepReport, Task, add_sums, divide
+from bert_jax.objectives.objective import Objective, add_sums, divide
+from bert_jax.training.train_step import StepReport
 
 # What a second of a run is spent on. `step` is what the others leave.
 KINDS = ("data_wait", "step", "evaluation", "checkpoint")
@@ -31,7 +32,13 @@ class Window:
   """Adds up the reports of steps until it is closed, and then begins anew."""
 
   def __init__(
-    self, task: Task, *, max_bad_steps: int, flops_per_token: float | None, peak_flops: float | None, on_event: Callable
+    self,
+    task: Objective,
+    *,
+    max_bad_steps: int,
+    flops_per_token: float | None,
+    peak_flops: float | None,
+    on_event: Callable,
   ):
     """
     Args:

@@ -1,6 +1,6 @@
-"""One update, as a pure function of state and batch; and the Task that says what is learned.
+"""One update, as a pure function of state and batch; and the Objective that says what is learned.
 
-A Task is a set of pure functions. `prepare` runs on the whole global batch: it
+A Objective is a set of pure functions. `prepare` runs on the whole global batch: it
 draws masks and counts the weight of every loss term over all of it. `loss` then
 divides its sums by those global weights, so microbatch gradients are only
 added, and the gradient is the same for any number of microbatches or devices.
@@ -11,78 +11,53 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 from jax.sharding import Mesh
 
 from bert_jax.objectives import masking
+from bert_jax.objectives.objective import MetricSums, Objective
 from bert_jax.training import optimizer as optimizers
+from bert_jax.training import sharding, train_state
 from bert_jax.training.collectives import on_own_rows, whole
 from bert_jax.training.train_state import TrainState
-
-Sums = dict[str, tuple[jax.Array, jax.Array]]  # metric -> (Σ value, Σ weight); division comes last
-
-
-class Task(NamedTuple):
-  """What is learned, as pure functions.
-
-  Attributes:
-    init: (key) -> parameters.
-    prepare: (global host batch as in batch.HOST_BATCH, row keys [B], step or None in evaluation) -> (prepared
-      batch, a pytree whose arrays all have B as the first dimension; {term: global weight}; real tokens in the batch).
-    loss: (params, some rows of the prepared batch, {term: global weight}, dropout keys of these rows or None) -> (loss,
-      Sums). Both are sums over rows: those of all microbatches and devices are added.
-    metrics: ({metric: value}) -> {metric: value}, adds what is derived, such as perplexity.
-    dtype: of the matrix products, in which parameters travel between devices; None: that of the parameters.
-    embed, loss_of_vectors: given where the loss compares the rows of a batch with each other, so that `loss` has to be
-      given all rows of a device at once. It is then the second of the first: embed: (params, some rows of the prepared
-      batch, dropout keys) -> vectors [rows, ...]; loss_of_vectors: (all rows of a device, their vectors, {term: global
-      weight}) -> (loss, Sums).
-  """
-
-  init: Callable[[jax.Array], Any]
-  prepare: Callable[[dict, jax.Array, jax.Array | None], tuple[Any, dict[str, jax.Array], jax.Array]]
-  loss: Callable[..., tuple[jax.Array, Sums]]
-  metrics: Callable[[dict[str, float]], dict[str, float]]
-  dtype: Any = None
-  embed: Callable[..., jax.Array] | None = None
-  loss_of_vectors: Callable[..., tuple[jax.Array, Sums]] | None = None
 
 
 class StepReport(NamedTuple):
   """What a step says about itself, as float32 scalars on the device.
 
   Attributes:
-    sums: the task's Sums over the global batch.
+    sums: the task's MetricSums over the global batch.
     tokens: real tokens in the batch, padding excluded.
     grad_norm: global norm before clipping.
     learning_rate: the rate of this update.
     skipped: 1 where a non-finite loss or gradient made the update void, else 0.
   """
 
-  sums: Sums
+  sums: MetricSums
   tokens: jax.Array
   grad_norm: jax.Array
   learning_rate: jax.Array
   skipped: jax.Array
 
 
-def prepare_rows(task: Task, seed: int, batch: dict[str, jax.Array], step: jax.Array | int | None):
-  """(what Task.prepare makes of a global batch, the keys [B] of its rows); `step` None: in evaluation."""
+def prepare_rows(task: Objective, seed: int, batch: dict[str, jax.Array], step: jax.Array | int | None):
+  """(what Objective.prepare makes of a global batch, the keys [B] of its rows); `step` None: in evaluation."""
   keys = masking.row_keys(seed, batch["epoch"], batch["index"])
   return task.prepare(batch, keys, step), keys
 
 
-def make_gradients(task: Task, *, seed: int, microbatches: int, mesh: Mesh | None = None, frozen_layers: int = -1):
-  """Returns gradients(params, step, batch) -> ((loss, Sums), gradients, real tokens), over the global batch.
+def make_gradients(task: Objective, *, seed: int, microbatches: int, mesh: Mesh | None = None, frozen_layers: int = -1):
+  """Returns gradients(params, step, batch) -> ((loss, MetricSums), gradients, real tokens), over the global batch.
 
-  To be jitted by the caller; `mesh` None: on one device. `step` None: as in evaluation (see Task.prepare), but with
-  dropout. `frozen_layers`: as optimizer.frozen_layers; gradients of what is frozen are zero.
+  To be jitted by the caller; `mesh` None: on one device. `step` None: as in evaluation (see Objective.prepare), but
+  with dropout. `frozen_layers`: as optimizer.frozen_layers; gradients of what is frozen are zero.
   """
 
   used = lambda params: whole(optimizers.frozen(params, frozen_layers), mesh, task.dtype)
 
   def of_own_rows(params, rows, global_weights):
-    """(loss and Sums, gradients) of a device's rows, one microbatch after the other."""
+    """(loss and MetricSums, gradients) of a device's rows, one microbatch after the other."""
 
     def one(part):
       prepared, dropout_keys = part
@@ -121,7 +96,7 @@ def make_gradients(task: Task, *, seed: int, microbatches: int, mesh: Mesh | Non
 
 
 def make_train_step(
-  task: Task,
+  task: Objective,
   optimizer: optax.GradientTransformation,
   schedule: Callable,
   *,
@@ -170,24 +145,53 @@ def join_rows(array: jax.Array) -> jax.Array:
   return array.swapaxes(0, 1).reshape(-1, *array.shape[2:])
 
 
-def make_eval_step(task: Task, *, seed: int, mesh: Mesh | None = None):
-  """Returns step(params, batch) -> Sums, without dropout, to be jitted by the caller; `mesh` None: on one device."""
+def make_eval_step(task: Objective, *, seed: int, mesh: Mesh | None = None):
+  """Returns step(params, batch) -> MetricSums, without dropout, to be jitted by the caller; `mesh` None: on one
+  device.
+  """
 
   def sums_of(params, prepared, global_weights):
     return task.loss(whole(params, mesh, task.dtype), prepared, global_weights, None)[1], None
 
-  def step(params, batch: dict[str, jax.Array]) -> Sums:
+  def step(params, batch: dict[str, jax.Array]) -> MetricSums:
     (prepared, global_weights, _), _ = prepare_rows(task, seed, batch, None)
     return on_own_rows(mesh, sums_of, training=False)(params, prepared, global_weights)[0]
 
   return step
 
 
-def divide(sums: Sums) -> dict[str, float]:
-  """Sums on the host to means; a metric without weight is left out."""
-  return {name: float(total) / float(weight) for name, (total, weight) in sums.items() if weight > 0}
+class Program(NamedTuple):
+  """A training step for one mesh.
+
+  Attributes:
+    train_step: jitted (state, batch) -> (state, StepReport); the state that goes in is given up.
+    state: the abstract state, as ShapeDtypeStructs with shardings.
+    optimizer: whose moments are in the state.
+  """
+
+  train_step: Any
+  state: Any
+  optimizer: optax.GradientTransformation
 
 
-def add_sums(left: Sums, right: Sums) -> Sums:
-  """Adds two Sums; an empty one counts as zero."""
-  return {name: (left[name][0] + s, left[name][1] + w) if name in left else (s, w) for name, (s, w) in right.items()}
+def make_program(task: Objective, config: ml_collections.ConfigDict, mesh: Mesh) -> Program:
+  """Puts the step of a task together. Raises UserError for a schedule or a mesh that does not fit."""
+  schedule, optimizer = optimizers.make_schedule(config), optimizers.make_optimizer(config)
+  state = train_state.abstract(task.init, optimizer, mesh, config.seed)
+  sharding.check_sharded(mesh, state)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+  train_step = jax.jit(
+    make_train_step(
+      task,
+      optimizer,
+      schedule,
+      seed=config.seed,
+      microbatches=config.optimizer.microbatches,
+      mesh=mesh,
+      frozen_layers=config.optimizer.frozen_layers,
+    ),
+    in_shardings=(shardings, sharding.batch_sharding(mesh)),
+    out_shardings=(shardings, sharding.replicated(mesh)),
+    donate_argnums=0,
+  )
+  return Program(train_step, state, optimizer)

@@ -2,9 +2,9 @@
 
 import pytest
 
+from bert_jax.cluster import chips
 from bert_jax.cluster.chips import CHIPS, chip_of, parse_topology
 from bert_jax.errors import UserError
-from bert_jax.models import flops
 
 
 @pytest.mark.parametrize(
@@ -42,9 +42,9 @@ def test_what_does_not_exist_is_refused_with_what_does(name, said):
 def test_chips_are_told_by_what_jax_calls_them_and_no_other_form_of_them():
   assert chip_of("TPU v5 lite").name == "v5e" and chip_of("TPU v5").name == "v5p" and chip_of("TPU v5p").name == "v5p"
   assert chip_of("NVIDIA A100-SXM4-40GB").name == "a100-40gb" and chip_of("NVIDIA A100-SXM4-80GB").name == "a100-80gb"
-  assert flops.peak_flops("NVIDIA H200") == CHIPS["h200"].flops == 989e12
+  assert chips.peak_flops("NVIDIA H200") == CHIPS["h200"].flops == 989e12
   for other in ("cpu", "TPU v4 lite", "NVIDIA H100 PCIe", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA H200 NVL"):
-    assert chip_of(other) is None and flops.peak_flops(other) is None
+    assert chip_of(other) is None and chips.peak_flops(other) is None
 
 
 def test_every_chip_names_where_its_figures_were_read_and_no_kind_is_two_chips():

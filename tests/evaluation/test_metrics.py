@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 
+from bert_jax.data.labelled.tags import spans_of
 from bert_jax.evaluation import metrics as task_metrics
 
 
@@ -102,7 +103,7 @@ def test_an_entity_counts_with_its_type_and_both_ends():
   ],
 )
 def test_entities_of_every_way_to_tag(tags, spans):
-  assert task_metrics.spans_of(tags) == spans
+  assert spans_of(tags) == spans
 
 
 def begins(before: str, now: str) -> bool:
@@ -147,7 +148,7 @@ def test_entities_are_those_of_conllevals_rules(tags):
   rng = random.Random(0)
   for _ in range(2000):
     one = [rng.choice(tags) for _ in range(rng.randint(1, 9))]
-    assert task_metrics.spans_of(one) == by_rules(one), one
+    assert spans_of(one) == by_rules(one), one
 
 
 def test_entities_are_those_of_seqeval():

@@ -9,8 +9,8 @@ import transformers
 
 from bert_jax.data.labelled import questions
 from bert_jax.data.labelled.questions import Question
+from bert_jax.data.labelled.tags import spans_of
 from bert_jax.errors import UserError
-from bert_jax.evaluation import metrics
 from bert_jax.inference import labels as labelling
 from bert_jax.inference.model import load_model, make_inputs
 from tests.label_fixtures import LABELS, exported_labels, label_tokenizer, model_of  # noqa: F401  (fixtures)
@@ -45,7 +45,7 @@ def test_a_pipeline_finds_the_same_entities(model_of, exported_labels):  # noqa:
     begins = np.cumsum([0, *(len(word) + 1 for word in words)])[:-1]
     expected = [
       (kind, int(begins[first]), int(begins[last] + len(words[last])))
-      for kind, first, last in metrics.spans_of([tags.get(begin, "O") for begin in begins])
+      for kind, first, last in spans_of([tags.get(begin, "O") for begin in begins])
     ]
     assert [(one.kind, one.begin, one.end) for one in ours] == expected
     assert all(one.text == text[one.begin : one.end] for one in ours)

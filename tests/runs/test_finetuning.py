@@ -8,13 +8,14 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax.inference import model as inference
-from bert_jax.runs import finetuning, pretraining, tuning
 from bert_jax.convert import folder
 from bert_jax.errors import UserError
-from bert_jax.runs.build import read_result
-from bert_jax.training.checkpoints import folder as checkpoint_folder, reading
+from bert_jax.inference import model as inference
+from bert_jax.runs import finetuning, pretraining, tuning
 from bert_jax.training import metrics
+from bert_jax.training.checkpoints import folder as checkpoint_folder
+from bert_jax.training.checkpoints import reading
+from bert_jax.training.run_folder import read_result
 from tests.run_fixtures import WORDS, corpus, tiny_run_config  # noqa: F401  (corpus is a fixture)
 
 FAST = (

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 
 from bert_jax import config as configs
-from bert_jax.inference import model as inference
-from bert_jax.runs import launch, finetuning as run_finetuning, pretraining as run_pretraining, sentence_embedding
 from bert_jax.cluster import distributed
 from bert_jax.errors import UserError
+from bert_jax.inference import model as inference
+from bert_jax.runs import finetuning as run_finetuning
+from bert_jax.runs import launch, sentence_embedding
+from bert_jax.runs import pretraining as run_pretraining
+from bert_jax.training import metrics, run_folder
 from bert_jax.training.checkpoints import reading
-from bert_jax.training import metrics
 from tests.run_fixtures import corpus, prepare, tiny_run_config, write_text  # noqa: F401  (corpus is a fixture)
 
 
@@ -51,7 +53,7 @@ def test_a_run_trains_evaluates_saves_and_exports(finished):
     assert name in steps[24], name
   assert last["eval/perplexity"] == pytest.approx(np.exp(last["eval/mlm_loss"]))
   assert [event["event"] for event in metrics.read_events(workdir)][0] == "start"
-  assert launch.is_finished(workdir, config)
+  assert run_folder.is_finished(workdir, config)
   assert {path.name for path in (workdir / "export").iterdir()} >= {
     "model.safetensors",
     "config.json",
@@ -332,9 +334,9 @@ def test_a_start_that_was_stopped_at_once_is_taken_up(tmp_path, corpus, monkeypa
   with monkeypatch.context() as full:
     full.setattr(shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
-      launch.adopt(root, config, corpus / "tokenizer")
+      run_folder.claim_workdir(root, config, corpus / "tokenizer")
   assert sorted(path.name for path in root.iterdir()) == [".config.json.partial-17-4", "config.json"]
-  launch.adopt(root, config, corpus / "tokenizer")
+  run_folder.claim_workdir(root, config, corpus / "tokenizer")
   assert {path.name for path in (root / "tokenizer").iterdir()} == {
     path.name for path in (corpus / "tokenizer").iterdir()
   }

@@ -10,10 +10,10 @@ import pytest
 import sentence_transformers
 
 from bert_jax import __main__ as command_line
-from bert_jax.inference import model as inference
-from bert_jax.runs import sentence_embedding
 from bert_jax.convert import folder
 from bert_jax.errors import UserError
+from bert_jax.inference import model as inference
+from bert_jax.runs import sentence_embedding
 from tests.label_fixtures import CONFIG, label_tokenizer, model_of  # noqa: F401  (fixtures)
 
 FAST = (
@@ -52,9 +52,7 @@ def pairs(tmp_path_factory):
 
 
 def train(source, pairs, workdir, *keys, say=lambda text: None):
-  config = sentence_embedding.sentence_embedding_config(
-    [f"init_from={source}", f"finetune.data={pairs}", *FAST, *keys]
-  )
+  config = sentence_embedding.sentence_embedding_config([f"init_from={source}", f"finetune.data={pairs}", *FAST, *keys])
   return sentence_embedding.sentence_embedding_run(config, str(workdir), say=say)
 
 

@@ -9,11 +9,11 @@ import xml.etree.ElementTree
 import pytest
 import safetensors.numpy
 
+from bert_jax.__main__ import main
+from bert_jax.errors import UserError
 from bert_jax.export import export as exporting
 from bert_jax.inference import model as inference
 from bert_jax.runs import finetuning, pretraining, suite
-from bert_jax.__main__ import main
-from bert_jax.errors import UserError
 from tests.run_fixtures import corpus, tiny_run_config  # noqa: F401  (corpus is a fixture)
 
 FEW = ("finetune.epochs=1", "finetune.max_length=32", "data.batch_size=8", "finetune.pooling=mean")
@@ -22,9 +22,7 @@ FEW = ("finetune.epochs=1", "finetune.max_length=32", "data.batch_size=8", "fine
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, corpus):  # noqa: F811
   folder = tmp_path_factory.mktemp("model")
-  pretraining.pretrain_run(
-    tiny_run_config(folder, corpus, "total_steps=2", "optimizer.warmup_steps=0"), folder / "run"
-  )
+  pretraining.pretrain_run(tiny_run_config(folder, corpus, "total_steps=2", "optimizer.warmup_steps=0"), folder / "run")
   return str(folder / "run")
 
 
@@ -68,9 +66,7 @@ def test_a_task_is_found_by_its_folder_by_a_file_of_its_own_or_where_one_says(da
 def test_every_task_runs_under_every_seed_once(model, data, tmp_path, monkeypatch):
   told, ran, plain = [], [], finetuning.finetune_run
   monkeypatch.setattr(
-    finetuning,
-    "finetune_run",
-    lambda config, workdir, **more: ran.append(workdir) or plain(config, workdir, **more),
+    finetuning, "finetune_run", lambda config, workdir, **more: ran.append(workdir) or plain(config, workdir, **more)
   )
   results = suite.run_suite(
     model, ["sst2", "rte", "cola"], [data], str(tmp_path / "jobs"), seeds=2, overrides=FEW, say=told.append

@@ -5,9 +5,9 @@ test_run_sentence_embedding.py.
 import numpy as np
 import pytest
 
-from bert_jax.runs import tuning
 from bert_jax.data.labelled import features
 from bert_jax.errors import UserError
+from bert_jax.runs import tuning
 from tests.label_fixtures import CONFIG, label_tokenizer, model_of  # noqa: F401  (fixtures)
 
 

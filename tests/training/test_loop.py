@@ -16,6 +16,7 @@ from etils import epath
 from bert_jax.cluster.preemption import Preempted, Preemption
 from bert_jax.cluster.watchdog import Watchdog
 from bert_jax.errors import UserError
+from bert_jax.objectives.objective import Objective
 from bert_jax.training import loop, sharding
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training.checkpoints.folder import committed_steps, read_manifest
@@ -25,14 +26,13 @@ from bert_jax.training.metrics import MetricsWriter, next_attempt, read_events, 
 from bert_jax.training.model_selection import Judge
 from bert_jax.training.profile import Profile
 from bert_jax.training.progress import Progress
-from bert_jax.training.train_step import Task
 from tests.pretraining_fixtures import tiny_config
 
 BAD = 99  # a row with this token makes the loss NaN
 ROWS = 8
 
 
-def one_matrix_task() -> Task:
+def one_matrix_task() -> Objective:
   """Two numbers that are to become 3 and what the tokens add, so that parameters tell which batches there were."""
 
   def loss(params, tokens, global_weights, key):
@@ -42,7 +42,7 @@ def one_matrix_task() -> Task:
 
   init = lambda key: {"nsp_head": {"dense": {"kernel": jnp.zeros((2, 1))}}}
   prepare = lambda batch, *_: (batch["tokens"], {}, jnp.float32(batch["tokens"].size))
-  return Task(init, prepare, loss, dict)
+  return Objective(init, prepare, loss, dict)
 
 
 def train(

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from bert_jax.objectives import masking
+from bert_jax.objectives.objective import Objective, add_sums, divide
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training import train_state
-from bert_jax.training.train_step import Task, add_sums, divide, make_eval_step, make_train_step, split_rows
+from bert_jax.training.train_step import make_eval_step, make_train_step, split_rows
 from tests.pretraining_fixtures import losses, run_steps, tiny_batch, tiny_config, tiny_task
 
 
@@ -99,7 +100,7 @@ def one_number_task(loss=lambda w: w):
       {} if dropout_keys is None else {"dropout": jax.random.key_data(dropout_keys)}
     )
 
-  return Task(init, prepare, with_keys, dict)
+  return Objective(init, prepare, with_keys, dict)
 
 
 def step_once(task, *, seed=0, microbatches=1, number=0, epoch=5):

@@ -8,11 +8,12 @@ import ml_collections
 
 from bert_jax import config as configs
 from bert_jax.models import flops
+from bert_jax.objectives.objective import divide
 from bert_jax.tools.bench.rows import BenchData
 from bert_jax.tools.bench.timing import Run, repeated
 from bert_jax.training import sharding, train_state
-from bert_jax.training.program import make_program
-from bert_jax.training.train_step import StepReport, divide, make_eval_step, make_gradients, prepare_rows
+from bert_jax.training.train_step import make_program
+from bert_jax.training.train_step import StepReport, make_eval_step, make_gradients, prepare_rows
 
 
 class Own:

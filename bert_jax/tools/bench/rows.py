@@ -17,10 +17,10 @@ from bert_jax.data.corpus.folder import Corpus, open_corpus
 from bert_jax.data.loading.input_pipeline import HostBatch, Rows, load_batch, train_batches
 from bert_jax.data.tokenizer.wordpiece import Tokenizer, load_tokenizer
 from bert_jax.errors import UserError
+from bert_jax.objectives.objective import Objective
 from bert_jax.runs import build
 from bert_jax.tools.plan import data_facts
 from bert_jax.tools.plan.data_facts import STAND_IN_SPECIAL, DataFacts
-from bert_jax.training.train_step import Task
 
 SHORTEST = 8  # tokens of a sequence that is made up, at least
 _ENDLESS = 10**9  # steps
@@ -114,7 +114,7 @@ class BenchData:
       return build.resolve(config, self.corpus, self.tokenizer)
     return data_facts.resolved(config, self.facts.data)
 
-  def task(self, config: ml_collections.ConfigDict, platform: str) -> Task:
+  def task(self, config: ml_collections.ConfigDict, platform: str) -> Objective:
     """The pretraining task of a resolved config on these rows."""
     if not self.corpus:
       return data_facts.stand_in_task(config, self.facts.data, platform)

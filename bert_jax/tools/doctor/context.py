@@ -25,9 +25,10 @@ from bert_jax.data.tokenizer.wordpiece import Tokenizer, load_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.objectives import pretraining
 from bert_jax.objectives.masking import default_max_predictions, settings_of
-from bert_jax.runs.build import model_of, read_run_config, resolve
+from bert_jax.runs.build import model_of, resolve
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training import sharding, train_state
+from bert_jax.training.run_folder import read_run_config
 
 ALONE = Cluster("127.0.0.1:0", 1, 0, "alone")
 # PCI ids of TPU chips: jax/_src/hardware_utils.py of jax 0.10.2. Google's network cards have the same vendor.

@@ -17,8 +17,8 @@ from bert_jax.data.corpus.pairs import PAIR_OBJECTIVES
 from bert_jax.models import flops
 from bert_jax.objectives import pretraining
 from bert_jax.objectives.masking import default_max_predictions, settings_of
+from bert_jax.objectives.objective import Objective
 from bert_jax.runs import build
-from bert_jax.training.train_step import Task
 
 # Rows of packed pairs hold 97.9 to 99.8 % tokens on Wikipedia at length 512 (docs/performance.md, docs/corpus.md).
 ASSUMED_PACKING = 0.98
@@ -115,7 +115,7 @@ def resolved(config: ml_collections.ConfigDict, data: DataFacts) -> ml_collectio
   return config
 
 
-def stand_in_task(config: ml_collections.ConfigDict, data: DataFacts, platform: str) -> Task:
+def stand_in_task(config: ml_collections.ConfigDict, data: DataFacts, platform: str) -> Objective:
   """The pretraining task of a resolved config without a vocabulary at hand: constants of the program differ, and
   nothing else.
 

@@ -222,7 +222,8 @@ def _goodput(run: RunRecord) -> str:
     return ""
   present = [part for part in goodput.PARTS if account.seconds[part] > 0]
   bar = "".join(
-    f'<div class="part-{part}" style="width: {100 * account.share(part):.3f}%" title="{summary.PART_NAMES[part]}"></div>'
+    f'<div class="part-{part}" style="width: {100 * account.share(part):.3f}%" '
+    f'title="{summary.PART_NAMES[part]}"></div>'
     for part in present
   )
   rows = "".join(

@@ -12,8 +12,9 @@ import pytest
 from etils import epath
 
 from bert_jax.errors import UserError
-from bert_jax.runs import launch, pretraining
+from bert_jax.runs import pretraining
 from bert_jax.tools.doctor import row, storage
+from bert_jax.training import run_folder
 from bert_jax.training.checkpoints import folder as folders
 from bert_jax.training.metrics import MetricsWriter
 from tests.doctor_fixtures import context, small_disk
@@ -78,7 +79,7 @@ def test_a_probe_of_a_doctor_that_was_killed_does_not_stop_a_run(tmp_path, corpu
   (tmp_path / "run").mkdir()
   with storage.probe(context(tmp_path, corpus).workdir) as left:
     assert left.parent == tmp_path / "run"
-    launch.adopt(tmp_path / "run", tiny_run_config(tmp_path, corpus), corpus / "tokenizer")
+    run_folder.claim_workdir(tmp_path / "run", tiny_run_config(tmp_path, corpus), corpus / "tokenizer")
 
 
 @pytest.mark.parametrize("place", ["run", "run/checkpoints", "above/run"])

@@ -1,4 +1,4 @@
-"""api.py: what bert_jax.load gives, and that JAX can differentiate and compile through it."""
+"""loaded.py: what bert_jax.load gives, and that JAX can differentiate and compile through it."""
 
 import pathlib
 import re
@@ -12,7 +12,7 @@ import pytest
 
 import bert_jax
 from bert_jax.errors import UserError
-from bert_jax.inference import api, labels
+from bert_jax.inference import labels, loaded
 from bert_jax.inference import model as inference
 from bert_jax.models.pooling import pool
 from tests.convert.conftest import config, exported, params, tensors, tokenizer_dir  # noqa: F401  (fixtures)
@@ -47,11 +47,11 @@ def test_a_model_is_one_line_in_a_notebook(model, model_of, params):  # noqa: F8
   assert repr(model).endswith(
     f"pretraining': 3 layers of 32, 130 words, {count:,} parameters; heads: mlm, nsp, pooler)"
   )
-  assert repr(api.LoadedModel(*model_of("classification"))).endswith("heads: pooler; classification)")
+  assert repr(loaded.LoadedModel(*model_of("classification"))).endswith("heads: pooler; classification)")
 
 
 def test_a_fine_tuned_model_classifies_and_another_says_that_it_cannot(model_of, model):  # noqa: F811
-  tuned = api.LoadedModel(*model_of("classification"))
+  tuned = loaded.LoadedModel(*model_of("classification"))
   assert tuned.classify(["the cat", "a mat"]) == labels.classify(tuned, ["the cat", "a mat"])
   with pytest.raises(UserError, match="is not fine-tuned"):
     model.classify(["the cat"])
@@ -93,7 +93,7 @@ def test_tokenize_refuses_what_is_no_list_of_texts(model, texts, pairs):
 
 
 def test_one_text_in_place_of_a_list_is_not_read_as_characters(model, model_of):  # noqa: F811
-  labelled = api.LoadedModel(*model_of("classification"))
+  labelled = loaded.LoadedModel(*model_of("classification"))
   for call in (model.encode, labelled.classify):
     with pytest.raises(UserError, match=r"expected a list of texts, got one text: \['the cat'\]"):
       call("the cat")
@@ -103,7 +103,7 @@ def test_one_text_in_place_of_a_list_is_not_read_as_characters(model, model_of):
   "texts, said", [(["a", None], "number 1 of 2 is None, a NoneType"), ([b"a"], "is b'a', a bytes")]
 )
 def test_what_is_no_text_is_named(model, model_of, texts, said):  # noqa: F811
-  for call in (model.encode, model.tokenize, api.LoadedModel(*model_of("classification")).classify):
+  for call in (model.encode, model.tokenize, loaded.LoadedModel(*model_of("classification")).classify):
     with pytest.raises(UserError, match=said):
       call(texts)
 
@@ -115,7 +115,7 @@ def test_masks_are_filled_in_one_text(model, text):
 
 
 def test_texts_come_in_anything_that_yields_them(model, model_of):  # noqa: F811
-  labelled, texts = api.LoadedModel(*model_of("classification")), ["the cat", "a mat"]
+  labelled, texts = loaded.LoadedModel(*model_of("classification")), ["the cat", "a mat"]
   for given in (lambda: np.array(texts), lambda: (text for text in texts), lambda: tuple(texts)):
     assert labelled.classify(given(), given()) == labelled.classify(texts, texts)
     np.testing.assert_array_equal(model.encode(given()).vectors, model.encode(texts).vectors)

@@ -1,0 +1,28 @@
+"""What `import bert_jax` offers: thin functions that import the rest only when they are called, for JAX takes seconds."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from bert_jax.inference.loaded import LoadedModel
+
+
+def load(path: str | os.PathLike) -> LoadedModel:
+  """A model ready for use: `config`, `params`, `tokenizer`, and the pure functions `encode`, `fill_mask`, `classify`,
+  `tokenize`, `apply`.
+
+  Args:
+    path: a run folder of `pretrain` or `finetune` (its newest good checkpoint, or its best), or a Hugging Face BERT
+      folder.
+
+  Returns:
+    inference.loaded.LoadedModel; its parameters are a nested dict of float32 arrays.
+
+  Raises:
+    errors.UserError: neither of the two, or one that is damaged.
+  """
+  from bert_jax.inference import loaded
+
+  return loaded.load(path)

@@ -1,0 +1,137 @@
+"""A run folder: what lies in it beside checkpoints and logs, how it is claimed for a run, and how others read it.
+
+WORKDIR/config.json   the resolved config; a resume compares against it
+WORKDIR/tokenizer/    a copy, so that a run can be used alone
+WORKDIR/labels.json, source.json, result.json    of a run that began with a model, see runs/tuning.py
+"""
+
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from bert_jax import config as configs
+from bert_jax.data.labelled.examples import Labels
+from bert_jax.errors import UserError
+from bert_jax.io import atomic, storage
+from bert_jax.training import metrics
+from bert_jax.training.checkpoints.folder import committed_steps
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+# Of a fine-tuned run: what its outputs mean, what model it began with, and, once it has come to its end, how good its
+# best checkpoint is.
+LABELS_FILE = "labels.json"
+
+
+SOURCE_FILE = "source.json"
+
+
+RESULT_FILE = "result.json"
+
+
+def read_run_config(folder: str | os.PathLike):
+  """The resolved config of a run folder. Raises UserError if the folder holds none."""
+  path = storage.folder(folder) / "config.json"
+  try:
+    return configs.from_json(path.read_text(encoding="utf-8"))
+  except FileNotFoundError as error:
+    raise UserError(f"{folder} is not a run folder: it has no config.json") from error
+  except (ValueError, AttributeError, TypeError) as error:
+    raise UserError(f"{path} is not the config of a run: {error}") from error
+  except UserError as error:
+    raise UserError(f"{path}: {error}") from error
+
+
+def find_run_config(folder: str | os.PathLike):
+  """The resolved config of a run folder; None for a folder of another kind, or one that is not there."""
+  try:
+    return read_run_config(folder)
+  except UserError:
+    return None
+
+
+def read_labels(folder: str | os.PathLike) -> Labels | None:
+  """What the outputs of a fine-tuned model mean, from its run folder; None for a run of another kind."""
+  content = _read_json(storage.folder(folder) / LABELS_FILE)
+  return content and Labels(content["kind"], tuple(content["names"]), content["scale"], content.get("pairs"))
+
+
+def read_source(folder: str | os.PathLike) -> dict[str, str]:
+  """The model that a fine-tuning began with: {"model": its folder, "state": see inference.state_of}; empty for a run
+  of another kind.
+  """
+  return _read_json(storage.folder(folder) / SOURCE_FILE) or {}
+
+
+def read_result(folder: str | os.PathLike) -> dict[str, Any] | None:
+  """What a fine-tuning has written at its end; None before that, and once it has gone on since.
+
+  "step" is that of the best checkpoint, "metric" what that was picked by, "metrics" what was measured at it, "examples"
+  the files that was trained on and judged by with their digests, "held_out" whether the model was judged by a part of
+  the training file, and "last_step" the newest checkpoint.
+  """
+  folder = storage.folder(folder)
+  result = _read_json(folder / RESULT_FILE)
+  newest = max(committed_steps(folder / "checkpoints"), default=0) if result else 0
+  return result if result and newest <= result["last_step"] else None
+
+
+def _read_json(path) -> dict[str, Any] | None:
+  return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def is_finished(workdir: str, config: ml_collections.ConfigDict) -> bool:
+  """Whether the run in `workdir` has already trained to where `config` ends it, or to where it ended early."""
+  is_last = lambda event: event["step"] >= configs.last_step(config) or event.get("stopped_early", False)
+  return any(event["event"] == "finish" and is_last(event) for event in metrics.read_events(workdir))
+
+
+def check_source(root: epath.Path, config: ml_collections.ConfigDict) -> None:
+  """Raises UserError where the run in `root`, which would be gone on with, began with another model than the one that
+  is named now, if one is.
+  """
+  if not config.init_from or not (root / "config.json").exists():
+    return
+  before = read_run_config(root).init_from
+  if before and not storage.are_same(before, config.init_from):
+    raise UserError(
+      f"{root} holds a run that began with the model {before}, and now {config.init_from} is given: give another "
+      "--workdir; or, "
+      f"if that model has only moved, say so in {root / 'config.json'}"
+    )
+
+
+def adopt(root: epath.Path, config: ml_collections.ConfigDict, tokenizer_folder: pathlib.Path) -> None:
+  """Takes `root` as the folder of this run, or as the place where it goes on.
+
+  Raises UserError for another run's folder.
+  """
+  path = root / "config.json"
+  if path.exists():
+    changed = configs.changed_keys(read_run_config(root), config)
+    if changed:
+      listed = "\n".join(f"  {key}: {before!r} there, {now!r} now" for key, (before, now) in changed.items())
+      raise UserError(
+        f"{root} holds a run with another config:\n{listed}\n"
+        "Give the keys their old values to go on with it, or another --workdir to start a new run"
+        " (--config.init_from takes over the parameters)"
+      )
+    check_source(root, config)
+  elif root.exists() and any(".partial" not in entry.name for entry in root.iterdir()):
+    raise UserError(f"{root} is not empty and holds no run of ours (no config.json); choose another --workdir")
+  root.mkdir(parents=True, exist_ok=True)
+  if not path.exists():  # the first thing in the folder: by it, what was stopped after it is known as ours
+    storage.write_text(path, configs.to_json(config))
+  if storage.is_remote(root):
+    if not (root / "tokenizer" / TOKENIZER_FILE).exists():
+      storage.send(tokenizer_folder, root / "tokenizer", last=TOKENIZER_FILE)
+  elif not (root / "tokenizer").exists():
+    with atomic.new_folder(root / "tokenizer") as partial:
+      for file in tokenizer_folder.iterdir():
+        shutil.copyfile(file, partial / file.name)
