@@ -166,8 +166,7 @@ def _line(result: dict) -> str:
   mfu = f"{result['mfu']:>8.1%}" if result["mfu"] else ""
   return (
     f"{result['name']:<60}{result['tokens_per_second']['median']:>14,.0f} "
-    f"tokens/s{1000 * result['step_seconds']:>12.1f} "
-    f"ms{mfu}"
+    f"tokens/s{1000 * result['step_seconds']:>12.1f} ms{mfu}"
   )
 
 

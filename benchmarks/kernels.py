@@ -63,8 +63,7 @@ def main() -> int:
   platform = jax.default_backend()
   print(
     f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {HEADS} heads of {WIDTH}; largest difference from "
-    "float32, over the largest "
-    "number\n"
+    "float32, over the largest number\n"
     f"\n{'':24}{'length':>8}" + "".join(f"{name:>12}" for name in NAMES)
   )
   wrong = 0

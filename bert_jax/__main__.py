@@ -5,7 +5,6 @@ import atexit
 import difflib
 import functools
 import importlib
-import importlib.util
 import os
 import pathlib
 import signal
@@ -160,10 +159,6 @@ def quiet() -> None:
   """Silences what libraries print about themselves, at the source; set any of these to hear it again."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-  # Paths of etils, Orbax's too, take TensorFlow as their client for gs:// wherever it is installed: it keeps lists for
-  # seconds, raises errors of its own, and costs seconds to import.
-  if importlib.util.find_spec("gcsfs") is not None:
-    os.environ.setdefault("EPATH_USE_TF", "false")
   if not has_tpu():
     # The extra `plan` brings libtpu, which JAX would start, and which would complain of the missing chips.
     sys.modules.setdefault("libtpu", None)

@@ -457,8 +457,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
   if flat["data.batch_size"] % flat["optimizer.microbatches"]:
     raise errors.UserError(
       f"data.batch_size={flat['data.batch_size']} does not divide into "
-      f"optimizer.microbatches={flat['optimizer.microbatches']} "
-      "parts"
+      f"optimizer.microbatches={flat['optimizer.microbatches']} parts"
     )
   if not 0 <= flat["stop_at_step"] <= flat["total_steps"]:
     raise errors.UserError(

@@ -72,8 +72,7 @@ CHIPS = {
       0,
       8,
       f"glennklockwood.com/garden/processors/A100 (after NVIDIA's datasheet); NVLink: {_BOOK}/gpus; network: system "
-      "specifications of the DGX "
-      "A100",
+      "specifications of the DGX A100",
     ),
     Chip(
       "a100-80gb",
@@ -86,8 +85,7 @@ CHIPS = {
       0,
       8,
       f"glennklockwood.com/garden/processors/A100 (after NVIDIA's datasheet); NVLink: {_BOOK}/gpus; network: system "
-      "specifications of the DGX "
-      "A100",
+      "specifications of the DGX A100",
     ),
     Chip(
       "h100",

@@ -154,8 +154,7 @@ def _gather(cluster: Cluster, introduction: dict[str, Any], seconds: float) -> M
     there = ", ".join(f"{number} ({about['host']})" for number, about in sorted(numbers.items()))
     refusal = (
       f"waited {seconds:.0f} s at {cluster.coordinator} for {_numbers(missing)} of {cluster.num_processes}; {there} "
-      "came. "
-      "Look at the logs of those that are missing, and whether they can reach that address"
+      "came. Look at the logs of those that are missing, and whether they can reach that address"
     )
   introductions = [] if refusal else [numbers[number] for number in range(cluster.num_processes)]
   connections = {}
@@ -187,8 +186,7 @@ def _refusal(message: dict[str, Any], here: list[dict[str, Any]], num_processes:
   if count != num_processes:
     return (
       f"process {number} on {host} was told of {count} processes, process 0 on {here[0]['about']['host']} of "
-      f"{num_processes}; "
-      "give all of them the same number"
+      f"{num_processes}; give all of them the same number"
     )
   twin = next((other["about"]["host"] for other in here if other["process"] == number), None)
   if twin is not None:
@@ -219,10 +217,8 @@ def _report(cluster: Cluster, introduction: dict[str, Any], seconds: float) -> M
     time.sleep(min(0.2, max(0.0, left)))
   raise UserError(
     f"process {cluster.process_id} of {cluster.num_processes} on {introduction['host']} waited {seconds:.0f} s for "
-    "process 0 "
-    f"at {cluster.coordinator}: {reason}. Look whether process 0 runs, whether that is its address, and whether a "
-    "firewall closes the "
-    "port"
+    f"process 0 at {cluster.coordinator}: {reason}. Look whether process 0 runs, whether that is its address, and "
+    "whether a firewall closes the port"
   )
 
 

@@ -88,9 +88,8 @@ class Watchdog:
   def _stall(self, silence: float) -> None:
     print_at_once(
       f"error: nothing has happened for {silence:.0f} s (limit {self._limit:.0f} s): this process is ended, so that "
-      "the run can be "
-      f"started again. The stacks of its threads follow, and are in {self._dump}. Keys: watchdog.start_seconds, "
-      "watchdog.step_seconds"
+      f"the run can be started again. The stacks of its threads follow, and are in {self._dump}. Keys: "
+      "watchdog.start_seconds, watchdog.step_seconds"
     )
     with contextlib.suppress(Exception):
       faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)

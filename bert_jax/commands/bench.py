@@ -6,9 +6,8 @@ import os
 import sys
 
 HELP = (
-  "how fast a training step is on this machine: tokens/s, MFU, memory, where the time goes; beside other "
-  "settings, or "
-  "transformers"
+  "how fast a training step is on this machine: tokens/s, MFU, memory, where the time goes; beside other settings, "
+  "or transformers"
 )
 EXAMPLE = """  python -m bert_jax bench --config=configs/quickstart.py
   python -m bert_jax bench --config=configs/bert_base.py:local --compare=transformers
@@ -57,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
   if options.compare:  # PyTorch shares the GPU: JAX would take three quarters of its memory
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", ".45")
   from bert_jax import config as configs
-  from bert_jax.commands import start_jax
+  from bert_jax.commands.processes import start_jax
   from bert_jax.errors import UserError
   from bert_jax.tools.bench import measure, page
 

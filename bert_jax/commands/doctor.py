@@ -5,8 +5,8 @@ import os
 import shutil
 import sys
 
-from bert_jax.commands import add_cluster_arguments
 from bert_jax.commands.pretrain import check_source_is_meant
+from bert_jax.commands.processes import add_cluster_arguments
 from bert_jax.errors import UserError
 
 HELP = "is everything ready for a run? devices, processes, clocks, memory, disk, corpus, versions; changes nothing"

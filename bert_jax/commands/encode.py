@@ -16,8 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     choices=("cls", "pooler", "mean", "max", "tokens"),
     help="cls: the last layer's vector at [CLS]; pooler: that vector through a dense layer and tanh; mean, max: over "
     "all tokens but padding; tokens: one vector per token (default: what the model was trained with by "
-    "sentence-embedding, or what a folder of "
-    "sentence-transformers says, normalisation included; otherwise mean)",
+    "sentence-embedding, or what a folder of sentence-transformers says, normalisation included; otherwise mean)",
   )
   parser.add_argument("--normalize", action="store_true", help="scale vectors to length 1")
   parser.add_argument(
@@ -37,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
   import numpy as np
 
-  from bert_jax.commands import note_unknown_words, read_lines, start_jax
+  from bert_jax.commands.processes import start_jax
+  from bert_jax.commands.texts import note_unknown_words, read_lines
   from bert_jax.errors import UserError
   from bert_jax.inference import model as inference
   from bert_jax.io import atomic
@@ -70,8 +70,7 @@ def run(options: argparse.Namespace) -> None:
   if encoded.truncated:
     print(
       f"note: {encoded.truncated:,} of {len(lines):,} lines had more than the {model.max_length - 2} tokens that the "
-      "model takes, and lost "
-      "their end",
+      "model takes, and lost their end",
       file=sys.stderr,
     )
   note_unknown_words(model, lines[:1000])

@@ -64,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-  from bert_jax.commands import run_or_model, start_jax
+  from bert_jax.commands.processes import start_jax
+  from bert_jax.commands.texts import run_or_model
 
   check_flags(options)
   folder = run_or_model(options.workdir, options.model)
@@ -129,13 +130,15 @@ def evaluate_suite(options: argparse.Namespace, folder: str) -> None:
   import pathlib
 
   from bert_jax.errors import UserError
+  from bert_jax.io import atomic
   from bert_jax.runs import suite
+  from bert_jax.tools.report.suite import plot
 
   if not (options.data and options.jobs):
     raise UserError(
       "--suite needs --data=DIR, the folder in which the tasks lie, and --jobs=DIR, the folder for its results"
     )
-  seeds = options.seeds or 5
+  seeds, jobs = options.seeds or 5, pathlib.Path(options.jobs)
   say = lambda text: print(text, flush=True)
   with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):  # the progress of training too
     results = suite.run_suite(
@@ -146,14 +149,15 @@ def evaluate_suite(options: argparse.Namespace, folder: str) -> None:
       seeds=seeds,
       overrides=options.overrides,
       say=say,
+      on_results=lambda results: atomic.write_text(jobs / "results.svg", plot(results, folder)),
     )
   if options.json:
-    print((pathlib.Path(options.jobs) / "results.json").read_text(encoding="utf-8"), end="")
+    print((jobs / "results.json").read_text(encoding="utf-8"), end="")
     return
   print(
-    f"\n{suite.table(results)}\nmean ± standard error over the seeds, in percent; {options.jobs}/results.json, "
-    "results.md, "
-    "results.svg"
+    "\n"
+    f"{suite.table(results)}\n"
+    f"mean ± standard error over the seeds, in percent; {options.jobs}/results.json, results.md, results.svg"
   )
 
 
@@ -161,7 +165,7 @@ def evaluate_zero_shot(options: argparse.Namespace, folder: str) -> None:
   """Pseudo-perplexity and similarity on the dev sentences of STS-B, English or Chinese, whichever lie there."""
   import numpy as np
 
-  from bert_jax.commands import note_cut, note_unknown_words
+  from bert_jax.commands.texts import note_cut, note_unknown_words
   from bert_jax.data.labelled.task_files import read_dev
   from bert_jax.errors import UserError
   from bert_jax.evaluation import zero_shot
@@ -200,7 +204,7 @@ def evaluate_sentences(options: argparse.Namespace, folder: str) -> None:
   """The pseudo-perplexity of each sentence of a file."""
   import math
 
-  from bert_jax.commands import note_cut, note_unknown_words, read_lines
+  from bert_jax.commands.texts import note_cut, note_unknown_words, read_lines
   from bert_jax.evaluation import zero_shot
   from bert_jax.inference import model as inference
 

@@ -19,8 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--head",
     choices=("pretraining", "mlm", "encoder", "sequence-classification", "token-classification", "question-answering"),
     help="which heads to write: MLM and NSP, MLM, none, or that of a fine-tuned model (default: what it was trained "
-    "with; "
-    "none for sentence-transformers)",
+    "with; none for sentence-transformers)",
   )
   parser.add_argument(
     "--format",
@@ -32,13 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--pooling",
     choices=("cls", "mean", "max"),
     help="with --format=sentence-transformers: how token vectors become one (default: as sentence-embedding trained "
-    "it, otherwise "
-    "mean)",
+    "it, otherwise mean)",
   )
 
 
 def run(options: argparse.Namespace) -> None:
-  from bert_jax.commands import run_or_model
+  from bert_jax.commands.texts import run_or_model
   from bert_jax.errors import UserError
   from bert_jax.export import export
   from bert_jax.inference import model as inference

@@ -15,7 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-  from bert_jax.commands import note_unknown_words, start_jax
+  from bert_jax.commands.processes import start_jax
+  from bert_jax.commands.texts import note_unknown_words
   from bert_jax.errors import UserError
   from bert_jax.inference import model as inference
 

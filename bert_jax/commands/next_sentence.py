@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-  from bert_jax.commands import note_unknown_words, start_jax
+  from bert_jax.commands.processes import start_jax
+  from bert_jax.commands.texts import note_unknown_words
   from bert_jax.data.tokenizer.wordpiece import encode_batch, truncate
   from bert_jax.inference import model as inference
 

@@ -4,8 +4,8 @@ import argparse
 import json
 
 HELP = (
-  "compile the training step for a TPU pod on a machine without one: does it fit, what bounds it, what does the "
-  "run take"
+  "compile the training step for a TPU pod on a machine without one: does it fit, what bounds it, what does the run "
+  "take"
 )
 EXAMPLE = """  python -m bert_jax plan --config=configs/bert_large.py:phase2 --topology=v5e:16x16
   python -m bert_jax plan --config=configs/bert_base.py:phase1 --topology=v5e:4x4 --sweep

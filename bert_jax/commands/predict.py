@@ -63,7 +63,7 @@ class _Asked(NamedTuple):
 
 
 def run(options: argparse.Namespace) -> None:
-  from bert_jax.commands import start_jax
+  from bert_jax.commands.processes import start_jax
   from bert_jax.errors import UserError
   from bert_jax.inference import model as inference
 
@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _read(options: argparse.Namespace, kind: str) -> _Asked:
   """The texts of the command line or of a file."""
-  from bert_jax.commands import read_lines
+  from bert_jax.commands.texts import read_lines
   from bert_jax.data.labelled.questions import read_squad
   from bert_jax.data.labelled.tables import is_table, read_table
   from bert_jax.data.labelled.task_files import notes_of
@@ -96,8 +96,7 @@ def _read(options: argparse.Namespace, kind: str) -> _Asked:
     if not options.input or options.text or not is_table(options.input, (".json", ".jsonl")):
       raise UserError(
         "--question=TEXT is missing: this model answers questions about texts; or give --input=FILE.json, questions "
-        "in the format of "
-        "SQuAD"
+        "in the format of SQuAD"
       )
     every = read_squad(options.input, answered=False)
     questions = [one.text for one in every]
@@ -123,7 +122,7 @@ def _read(options: argparse.Namespace, kind: str) -> _Asked:
 
 def _ask(model, kind: str, asked: _Asked) -> tuple[list, Callable[[Any], str]]:
   """What the model says of each text as JSON has it, and how a line for people says it."""
-  from bert_jax.commands import note_cut
+  from bert_jax.commands.texts import note_cut
   from bert_jax.inference import labels as labelling
 
   if kind == "question-answering":

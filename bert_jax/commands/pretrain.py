@@ -2,7 +2,7 @@
 
 import argparse
 
-from bert_jax.commands import add_cluster_arguments, start_cluster, trained
+from bert_jax.commands.processes import add_cluster_arguments, start_cluster, trained
 from bert_jax.errors import UserError
 
 HELP = "train a BERT on a corpus; goes on by itself where an earlier call stopped"
@@ -76,8 +76,8 @@ def check_source_is_meant(config, overrides: list[str]) -> None:
   if folder and source and "data.corpus" in given and "data.source" not in given and not epath.Path(folder).exists():
     raise UserError(
       f"--config.data.corpus={folder}: there is no such folder. Prepare it first, `python -m bert_jax prepare "
-      f"--source=… --out={folder}`; "
-      f"or, to have it made from the source that the config names, give that too: --config.data.source={source}"
+      f"--source=… --out={folder}`; or, to have it made from the source that the config names, give that too: "
+      f"--config.data.source={source}"
     )
 
 

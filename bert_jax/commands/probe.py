@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-  from bert_jax.commands import note_unknown_words, start_jax, write_for_user
+  from bert_jax.commands.processes import start_jax
+  from bert_jax.commands.texts import note_unknown_words, write_for_user
   from bert_jax.errors import UserError
   from bert_jax.inference import model as inference
   from bert_jax.tools.explore import pooling as probe
@@ -51,8 +52,7 @@ def run(options: argparse.Namespace) -> None:
   if found.truncated:
     notes.append(
       f"{found.truncated:,} of {2 * found.pairs:,} texts had more than the {model.max_length - 2} tokens that the "
-      "model takes, "
-      "and lost their end"
+      "model takes, and lost their end"
     )
   for note in notes:
     print(f"note: {note}", file=sys.stderr)

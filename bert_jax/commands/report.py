@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
   import jax
 
-  from bert_jax.commands import start_jax
+  from bert_jax.commands.processes import start_jax
   from bert_jax.errors import UserError
   from bert_jax.tools.report import figures, samples, summary
   from bert_jax.tools.report import page as report_page

@@ -4,7 +4,7 @@ itself.
 
 import argparse
 
-from bert_jax.commands import add_key_flags, train_by_flags
+from bert_jax.commands.key_flags import add_key_flags, train_by_flags
 
 HELP = "train a pretrained BERT to give similar texts similar vectors, for sentence-transformers"
 EXAMPLE = """  python -m bert_jax sentence-embedding --model=runs/base --objective=simcse --data=lines.txt --dev=stsb-en-dev.csv --workdir=runs/simcse

@@ -10,9 +10,9 @@ import numpy as np
 from bert_jax.data.tokenizer.wordpiece import encode_batch, truncate
 from bert_jax.errors import UserError
 from bert_jax.evaluation import metrics
+from bert_jax.evaluation.similarity import cosines_of_pairs
 from bert_jax.inference import model as inference
 from bert_jax.inference.model import Model
-from bert_jax.evaluation.similarity import cosines_of_pairs
 
 _BATCH = 64
 

@@ -114,15 +114,13 @@ def _training_of(run: Any, state: str) -> list[str]:
     how = f"Trained for sentence vectors (`{run.embedding.objective}`)" if run.embedding.objective else "Fine-tuned"
     return [
       f"{how} on {f'the task {run.finetune.task}' if run.finetune.task else 'own data'} (`{run.finetune.data}`), "
-      f"{state} of "
-      f"{configs.last_step(run):,}, {run.data.batch_size} texts each, learning rate {run.optimizer.learning_rate:g}, "
-      f"seed {run.seed}."
+      f"{state} of {configs.last_step(run):,}, {run.data.batch_size} texts each, learning rate "
+      f"{run.optimizer.learning_rate:g}, seed {run.seed}."
     ]
   lines = [
     f"Pretrained, {state} of {configs.last_step(run):,}, {run.data.batch_size} rows each, {run.optimizer.name}, "
-    "learning rate "
-    f"{run.optimizer.learning_rate:g}, {run.masking.rate:.0%} of the tokens predicted (unit: {run.masking.unit}), "
-    f"seed {run.seed}."
+    f"learning rate {run.optimizer.learning_rate:g}, {run.masking.rate:.0%} of the tokens predicted (unit: "
+    f"{run.masking.unit}), seed {run.seed}."
   ]
   with contextlib.suppress(UserError, OSError):  # the corpus may have gone, or lie on another machine
     manifest = read_manifest(run.data.corpus)

@@ -30,8 +30,7 @@ class LoadedModel(model.Model):
     count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
     return (
       f"LoadedModel({self.origin!r}: {sizes.num_hidden_layers} layers of {sizes.hidden_size}, {sizes.vocab_size:,} "
-      "words, "
-      f"{count:,} parameters; heads: {heads}{f'; {self.labels.kind}' if self.labels else ''})"
+      f"words, {count:,} parameters; heads: {heads}{f'; {self.labels.kind}' if self.labels else ''})"
     )
 
   def encode(

@@ -50,8 +50,7 @@ def folder(path: str | os.PathLike) -> epath.Path:
   if not text.startswith(REMOTE):
     raise UserError(
       f"{text}: a run folder may lie on a file system or in {REMOTE}; mount other stores as a folder (s3fs, a volume "
-      "of the "
-      "pod) and give that"
+      "of the pod) and give that"
     )
   _connect()
   place = epath.Path(text)
@@ -71,6 +70,9 @@ def _connect() -> None:
     raise UserError(f"{REMOTE} needs the package gcsfs, which is not installed: pip install gcsfs")
   import fsspec.config
 
+  # etils, and through it Orbax, would take TensorFlow as the client wherever it is installed: it keeps lists for seconds,
+  # raises errors of its own, and costs seconds to import.
+  os.environ.setdefault("EPATH_USE_TF", "false")
   # gcsfs would go on believing listings that are older than what TensorStore and other processes have written.
   fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
 

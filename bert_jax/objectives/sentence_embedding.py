@@ -18,19 +18,20 @@ is no negative of itself.
 Shape legend: B rows of a device, N rows of all devices, S texts in a row, H hidden width.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from bert_jax.batch import ModelInputs, model_inputs
 from bert_jax.models.sentence import SentenceModel, unit
 from bert_jax.objectives import losses
 from bert_jax.objectives.objective import MetricSums, Objective
-from bert_jax.training.collectives import all_rows
 
 RANKING = ("in-batch", "simcse")  # these compare the rows of a batch with each other
+# A pytree whose arrays begin with the rows of one device -> the same with those of all devices, in the order of the batch.
+AllRows = Callable[[Any], Any]
 OBJECTIVES = (*RANKING, "cosine", "triplet", "softmax")
 
 
@@ -51,14 +52,16 @@ class Rows(NamedTuple):
   number: jax.Array
 
 
-def ranking_loss(vectors_BxSxH: jax.Array, rows: Rows, temperature: float, mesh: Mesh | None = None) -> MetricSums:
+def ranking_loss(
+  vectors_BxSxH: jax.Array, rows: Rows, temperature: float, all_rows: AllRows = lambda rows: rows
+) -> MetricSums:
   """Cross-entropy of the own second text among the second and third texts of the whole batch, by cosine / temperature.
 
   Left out of the candidates: texts equal to one of the row's first two, and second texts of rows that have the same
     first.
   """
   unit_BxSxH = unit(vectors_BxSxH)
-  unit_NxSxH, texts_NxS = all_rows((unit_BxSxH, rows.labels), mesh)
+  unit_NxSxH, texts_NxS = all_rows((unit_BxSxH, rows.labels))
   scores_BxSxN = jnp.einsum("bh,nsh->bsn", unit_BxSxH[:, 0], unit_NxSxH[:, 1:], precision="highest") / temperature
 
   first_Bx1x1, second_Bx1x1 = rows.labels[:, 0, None, None], rows.labels[:, 1, None, None]
@@ -90,7 +93,12 @@ def triplet_loss(vectors_BxSxH: jax.Array, rows: Rows, margin: float) -> MetricS
 
 
 def make_task(
-  model: SentenceModel, objective: str, *, temperature: float = 0.05, margin: float = 5.0, mesh: Mesh | None = None
+  model: SentenceModel,
+  objective: str,
+  *,
+  temperature: float = 0.05,
+  margin: float = 5.0,
+  all_rows: AllRows = lambda rows: rows,
 ) -> Objective:
   """The task of learning sentence embeddings by one of OBJECTIVES; batches are those of data/features.py with packed
   texts.
@@ -100,7 +108,7 @@ def make_task(
     objective: one of OBJECTIVES.
     temperature: of RANKING.
     margin: of triplet.
-    mesh: the devices that the batch is split over.
+    all_rows: from the rows of this device to those of all devices, differentiable (training/collectives.py).
   """
 
   def init(key):
@@ -118,7 +126,7 @@ def make_task(
 
   def sums_of(params, rows: Rows, vectors) -> MetricSums:
     if objective in RANKING:
-      return ranking_loss(vectors, rows, temperature, mesh)
+      return ranking_loss(vectors, rows, temperature, all_rows)
     if objective == "triplet":
       return triplet_loss(vectors, rows, margin)
     if objective == "softmax":

@@ -26,8 +26,7 @@ def resolve(config: ml_collections.ConfigDict, corpus: Corpus, tokenizer: Tokeni
   if config.model.vocab_size != tokenizer.vocab_size:
     raise UserError(
       f"model.vocab_size={config.model.vocab_size}, but the tokenizer of {corpus.folder} has {tokenizer.vocab_size} "
-      "entries; "
-      "leave model.vocab_size out, or prepare the corpus with the model's own tokenizer"
+      "entries; leave model.vocab_size out, or prepare the corpus with the model's own tokenizer"
     )
   length = corpus.train.seq_length
   if config.masking.max_predictions is None:

@@ -55,8 +55,7 @@ def finetune_run(
   if config.embedding.objective:
     raise UserError(
       f"embedding.objective={config.embedding.objective}: labels are what is learned by here; `bert_jax "
-      "sentence-embedding` reads that "
-      "key"
+      "sentence-embedding` reads that key"
     )
   launch.conduct(
     config, workdir, lambda root, say: _set_up(config, root, say), cluster=cluster, profile=profile, say=say
@@ -190,8 +189,7 @@ def _keep_labels(root: epath.Path, labels: Labels) -> None:
   if before is not None and before._replace(pairs=labels.pairs) != labels:
     raise UserError(
       f"{root} holds a run with other labels, {_shown(before)}; now they are {_shown(labels)}: give back the examples "
-      "that it had, or "
-      "another --workdir"
+      "that it had, or another --workdir"
     )
   storage.write_text(root / LABELS_FILE, json.dumps(labels._asdict(), ensure_ascii=False, indent=2) + "\n")
 
@@ -233,8 +231,7 @@ def _describe(splits: Splits, labels: Labels, train: Labelled, dev: Labelled, ma
   if splits.held_out:
     say(
       "a tenth of the different (first) texts is held out to judge by, chosen by their content; --dev=FILE gives a "
-      "file of its "
-      "own"
+      "file of its own"
     )
   elif len(splits.files) == 2 and storage.are_same(*splits.files):
     say("note: the model is judged by the examples that it is trained on")
@@ -242,8 +239,7 @@ def _describe(splits: Splits, labels: Labels, train: Labelled, dev: Labelled, ma
   if labels.kind == "question-answering":
     say(
       f"{long[0]:,} and {long[1]:,} of them have a text that needs several windows; with these there are "
-      f"{train.features.num_rows:,} rows to train "
-      "on"
+      f"{train.features.num_rows:,} rows to train on"
     )
   elif any(long):
     say(f"{long[0]:,} and {long[1]:,} of them are longer than {max_length} tokens and lose their end")

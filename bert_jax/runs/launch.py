@@ -218,8 +218,8 @@ def _take(lock: locks.FolderLock, root: pathlib.Path, *, seconds: float) -> None
     if time.monotonic() > deadline:
       raise UserError(
         f"another process has been training in {root} for the last {seconds:.0f} s, on this machine or on one that "
-        "shares the "
-        "folder; let it end, or give another --workdir. Processes that belong together are started with --coordinator"
+        "shares the folder; let it end, or give another --workdir. Processes that belong together are started with "
+        "--coordinator"
       )
     time.sleep(0.2)
 

@@ -143,9 +143,9 @@ def _tokenizer(corpus: Corpus) -> Tokenizer:
   tokenizer = load_tokenizer(corpus.folder / "tokenizer")
   if tokenizer.fingerprint != corpus.manifest["tokenizer_fingerprint"]:
     raise UserError(
-      f"{corpus.folder / 'tokenizer'} is not the tokenizer that made this corpus (fingerprint {tokenizer.fingerprint}, "
-      f"expected {corpus.manifest['tokenizer_fingerprint']}); put that one back, or prepare the corpus anew with this "
-      "one"
+      f"{corpus.folder / 'tokenizer'} is not the tokenizer that made this corpus (fingerprint "
+      f"{tokenizer.fingerprint}, expected {corpus.manifest['tokenizer_fingerprint']}); put that one back, or prepare "
+      "the corpus anew with this one"
     )
   return tokenizer
 

@@ -32,7 +32,7 @@ from bert_jax.models.sentence import SentenceModel, unit
 from bert_jax.objectives import sentence_embedding
 from bert_jax.runs import launch, tuning
 from bert_jax.runs.build import attention_of
-from bert_jax.training import loop, run_folder, sharding
+from bert_jax.training import collectives, loop, run_folder, sharding
 from bert_jax.training.model_selection import Judge
 from bert_jax.training.run_folder import read_result
 
@@ -105,7 +105,11 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> launch.
     attention_of(config, encoder, jax.default_backend(), 0),
   )
   task = sentence_embedding.make_task(
-    model, objective, temperature=config.embedding.temperature, margin=config.embedding.margin, mesh=mesh
+    model,
+    objective,
+    temperature=config.embedding.temperature,
+    margin=config.embedding.margin,
+    all_rows=lambda rows: collectives.all_rows(rows, mesh),
   )
   evaluate = _make_evaluator(model, dev and prepare(dev)._replace(labels=dev.labels), config, mesh)
   judge, texts = Judge(f"eval/{settings.metric or METRICS[0]}", True, settings.patience if dev else 0), len(train.texts)
@@ -159,8 +163,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
   if alone and config.data.batch_size < 2:
     raise UserError(
       f"data.batch_size=1: {wanted.objective} learns by the other examples of a batch, and there are none; give at "
-      "least 2, better "
-      "64"
+      "least 2, better 64"
     )
   if wanted.normalize and wanted.objective == "triplet" and wanted.margin >= 2:
     raise UserError(
@@ -179,8 +182,7 @@ def _check_differ(train: TextGroups, objective: str) -> None:
   if objective in sentence_embedding.RANKING and len(set(zip(*train.texts))) < 2:
     raise UserError(
       f"{', '.join(train.files)}: {objective} learns to tell the examples of a batch apart, and all "
-      f"{len(train.texts[0]):,} are the "
-      "same"
+      f"{len(train.texts[0]):,} are the same"
     )
 
 

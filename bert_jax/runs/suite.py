@@ -1,7 +1,7 @@
 """Judging a pretrained model by fine-tuning it: every task of a suite under several seeds, and a table of means.
 
     JOBS/TASK/seed-N/      the run folder of one fine-tuning; its checkpoints are removed when it has finished
-    JOBS/results.json      all figures; results.md the same as a table, results.svg as a picture
+    JOBS/results.json      all figures; results.md the same as a table
 
 A job that has finished is never run again, so the same command goes on where it was stopped. Tasks and seeds that an
 earlier call has finished for the same model stay in the results.
@@ -27,7 +27,6 @@ from bert_jax.errors import UserError
 from bert_jax.inference import model as inference
 from bert_jax.io import atomic, storage
 from bert_jax.runs import finetuning
-from bert_jax.tools.report.charts import escape, picture
 from bert_jax.training import metrics
 from bert_jax.training.run_folder import read_result
 
@@ -149,6 +148,7 @@ def run_suite(
   seeds: int,
   overrides: Sequence[str] = (),
   say: Callable[[str], None] = print,
+  on_results: Callable[[list[TaskResult]], None] = lambda results: None,
 ) -> list[TaskResult]:
   """Fine-tunes a model on tasks under seeds 0, 1, …, and writes what came out into `jobs` after every task.
 
@@ -160,6 +160,7 @@ def run_suite(
     seeds: how many; those that have finished besides count, too.
     overrides: config keys for every job, "key=value".
     say: takes one line for the user.
+    on_results: called with all results so far, after every task.
 
   Returns:
     The results of `tasks`, without those that have no data.
@@ -209,11 +210,12 @@ def run_suite(
       sum(one["seconds"] for one in done),
       done[0]["held_out"],
     )
-    write_results([results[name] for name in TASKS if name in results], model, state, pathlib.Path(jobs))
+    in_order = [results[name] for name in TASKS if name in results]
+    write_results(in_order, model, state, pathlib.Path(jobs))
+    on_results(in_order)
     say(
-      f"{task}: {results[task].metric} {_percent(results[task])} over {number} seeds, "
-      f"{time.perf_counter() - began:.0f} "
-      "s"
+      f"{task}: {results[task].metric} {percent(results[task])} over {number} seeds, "
+      f"{time.perf_counter() - began:.0f} s"
     )
   if refused:
     others = f"; the others are in {jobs}/results.md" if len(refused) < len(tasks) else ""
@@ -230,8 +232,7 @@ def _earlier_results(model: str, state: str, jobs: pathlib.Path) -> dict[str, Ta
   if not storage.are_same(content["model"], model) or content.get("state") != state:
     raise UserError(
       f"{jobs} holds results of the model {content['model']} at {content.get('state')}, and now {model} at {state} is "
-      "given: give another "
-      "--jobs"
+      "given: give another --jobs"
     )
   return {
     task: TaskResult(task, *(one[name] for name in TaskResult._fields[1:])) for task, one in content["tasks"].items()
@@ -280,7 +281,7 @@ def _seconds(workdir: pathlib.Path) -> float:
   return sum(max(own) - min(own) for own in times.values())
 
 
-def _percent(result: TaskResult) -> str:
+def percent(result: TaskResult) -> str:
   spread = "" if math.isnan(result.error) else f" ± {100 * result.error:.1f}"
   return f"{100 * result.mean:.1f}{spread}"
 
@@ -293,9 +294,8 @@ def table(results: Sequence[TaskResult]) -> str:
     known = f"{100 * published.value:.1f} ({published.split}; {published.source})" if published else ""
     mark = "*" if result.held_out else ""
     lines.append(
-      f"| {result.task} | {result.metric}{mark} | {_percent(result)} | {len(result.values)} | {known} | "
-      f"{result.seconds:.0f} "
-      "|"
+      f"| {result.task} | {result.metric}{mark} | {percent(result)} | {len(result.values)} | {known} | "
+      f"{result.seconds:.0f} |"
     )
   if any(result.held_out for result in results):
     lines += ["", "\\* on a tenth of the training file, held out from training: there was no file to judge by"]
@@ -303,7 +303,7 @@ def table(results: Sequence[TaskResult]) -> str:
 
 
 def write_results(results: Sequence[TaskResult], model: str, state: str, jobs: pathlib.Path) -> None:
-  """results.json, results.md and results.svg in the folder of the jobs."""
+  """results.json and results.md in the folder of the jobs."""
   content = {
     "model": model,
     "state": state,
@@ -322,43 +322,3 @@ def write_results(results: Sequence[TaskResult], model: str, state: str, jobs: p
   }
   atomic.write_text(jobs / "results.json", json.dumps(content, indent=2) + "\n")
   atomic.write_text(jobs / "results.md", f"{model}; mean ± standard error, in percent\n\n{table(results)}")
-  atomic.write_text(jobs / "results.svg", plot(results, model))
-
-
-def plot(results: Sequence[TaskResult], model: str) -> str:
-  """Bars with standard errors, one for each task, and a mark where BERT-base stands, as an SVG of its own."""
-  row_height, left, width = 30, 150, 640
-  height = 60 + row_height * len(results)
-  across = lambda share: left + (width - left - 90) * min(max(share, 0.0), 1.0)
-  parts = [
-    f'<text x="12" y="24" font-size="15" font-weight="600">{escape(pathlib.PurePath(model).name)}, fine-tuned: mean ± '
-    "standard error, in "
-    "percent</text>"
-  ]
-  for number, one in enumerate(results):
-    y, published = 44 + row_height * number, one.published
-    parts.append(
-      f'<text x="{left - 8}" y="{y + 15}" text-anchor="end">{escape(one.task)} <tspan fill="#777" '
-      f'font-size="11">{escape(one.metric)}</tspan></text>'
-    )
-    parts.append(f'<rect x="{left}" y="{y}" width="{across(one.mean) - left:.1f}" height="20" rx="2" fill="#8fb4d9"/>')
-    if not math.isnan(one.error):
-      low, high = across(one.mean - one.error), across(one.mean + one.error)
-      parts.append(
-        f'<path d="M{low:.1f} {y + 10}H{high:.1f}M{low:.1f} {y + 5}v10M{high:.1f} {y + 5}v10" stroke="#1a4e8a" '
-        'stroke-width="1.6"/>'
-      )
-    if published:
-      at = across(published.value)
-      parts.append(
-        f'<path d="M{at:.1f} {y - 2}v24" stroke="#c0392b" stroke-width="2"><title>BERT-base '
-        f"{100 * published.value:.1f} "
-        f"({published.split})</title></path>"
-      )
-    parts.append(f'<text x="{width - 78}" y="{y + 15}">{_percent(one)}</text>')
-  parts.append(
-    f'<text x="{left}" y="{height - 6}" font-size="11" fill="#777">red: BERT-base as published, mostly on test splits '
-    "that are not "
-    "public</text>"
-  )
-  return picture(width, height, parts)

@@ -62,8 +62,7 @@ def config_of(overrides: list[str], defaults: dict) -> ml_collections.ConfigDict
     if given:
       raise UserError(
         f"{', '.join(given)}: set by finetune.epochs={config.finetune.epochs:g}, finetune.warmup_share and "
-        "finetune.evaluations; "
-        "finetune.epochs=0 leaves it as you set it"
+        "finetune.evaluations; finetune.epochs=0 leaves it as you set it"
       )
     checked.stop_at_step = 0  # how many steps there are is not known before the examples are
   configs.validate(checked)
@@ -144,8 +143,7 @@ def note_sizes(asked: ml_collections.ConfigDict, config: ml_collections.ConfigDi
   if config.data.batch_size > rows:
     say(
       f"note: data.batch_size={config.data.batch_size} is more than there are examples: every step sees all of them, "
-      "some more than "
-      "once"
+      "some more than once"
     )
 
 

@@ -31,10 +31,9 @@ from bert_jax.training.data_skips import Jump, Jumps
 from bert_jax.training.metrics import MetricsWriter
 from bert_jax.training.model_selection import EarlyStopping, Judge
 from bert_jax.training.profile import Profile
-from bert_jax.training.train_step import make_program
 from bert_jax.training.progress import Progress
 from bert_jax.training.step_metrics import BadData, Window
-from bert_jax.training.train_step import StepReport
+from bert_jax.training.train_step import StepReport, make_program
 
 
 class Run(NamedTuple):
@@ -213,8 +212,7 @@ class _Trainer:
           judge = self._run.judge
           self._around.progress.line(
             f"{judge.metric} was not better in {judge.patience} evaluations: the run ends here, "
-            f"{self.end - self.step:,} steps "
-            "early"
+            f"{self.end - self.step:,} steps early"
           )
 
   def _log_window(self) -> None:
@@ -266,9 +264,8 @@ class _Trainer:
     if jumps.from_step(step) >= limit:
       raise UserError(
         f"{bad}, and the run has gone back to step {step} {limit} times already (max_rollbacks), past other data each "
-        "time: it is not the "
-        "data. Every void update was skipped, so the checkpoints are sound. Lower optimizer.learning_rate, or "
-        "lengthen optimizer.warmup_steps"
+        "time: it is not the data. Every void update was skipped, so the checkpoints are sound. Lower "
+        "optimizer.learning_rate, or lengthen optimizer.warmup_steps"
       )
     jumps.record(Jump(step, position, bad.position), write=jax.process_index() == 0)
     self._around.writer.event("rollback", step=step, from_step=bad.step, position=position, to=bad.position)
@@ -326,8 +323,7 @@ class _Trainer:
       if before != now:
         raise UserError(
           f"the checkpoints of this run were made with {key}={before!r}, now it is {now!r}: the data would go on "
-          "elsewhere; "
-          "give back what it had, or start another run with a new --workdir and --config.init_from"
+          "elsewhere; give back what it had, or start another run with a new --workdir and --config.init_from"
         )
     position = int(restored.host["position"])
     self._early.restore(restored.host)

@@ -97,8 +97,7 @@ class MetricsWriter:
         self._active = False
         raise UserError(
           f"another process has begun to train in {self._workdir} ({newer.name} is there), and goes on with it; this "
-          "one ends. "
-          "Start one process only, or give each its own --workdir"
+          "one ends. Start one process only, or give each its own --workdir"
         )
 
   def close(self) -> None:

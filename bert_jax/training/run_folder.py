@@ -102,8 +102,7 @@ def check_source(root: epath.Path, config: ml_collections.ConfigDict) -> None:
   if before and not storage.are_same(before, config.init_from):
     raise UserError(
       f"{root} holds a run that began with the model {before}, and now {config.init_from} is given: give another "
-      "--workdir; or, "
-      f"if that model has only moved, say so in {root / 'config.json'}"
+      f"--workdir; or, if that model has only moved, say so in {root / 'config.json'}"
     )
 
 

@@ -216,9 +216,8 @@ def check_sharded(mesh: Mesh, state: Any, *, large: int = LARGE) -> None:
     if size >= large and holds != should:
       raise ValueError(
         f"{name} of shape {leaf.shape} is not spread as the mesh promises: a device holds {holds:,} bytes of it and "
-        f"should hold {should:,}, "
-        f"a part in {parts} (mesh.fsdp={mesh.shape['fsdp']}, mesh.tensor={mesh.shape['tensor']}); mend "
-        "sharding.PARAMETERS"
+        f"should hold {should:,}, a part in {parts} (mesh.fsdp={mesh.shape['fsdp']}, "
+        f"mesh.tensor={mesh.shape['tensor']}); mend sharding.PARAMETERS"
       )
 
 

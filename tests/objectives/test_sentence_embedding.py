@@ -12,7 +12,7 @@ from bert_jax.batch import model_inputs
 from bert_jax.models.sentence import SentenceModel
 from bert_jax.objectives import sentence_embedding
 from bert_jax.objectives.sentence_embedding import Rows
-from bert_jax.training import sharding
+from bert_jax.training import collectives, sharding
 from bert_jax.training.train_step import make_gradients
 from tests.embedding_fixtures import CONFIG, drawn, packed_batch
 from tests.model_fixtures import fast_compilation  # noqa: F401  (a fixture for every test)
@@ -145,7 +145,7 @@ def gradients_of(model, params, batch, *, microbatches=1, change=lambda task: ta
     specs = sharding.state_specs(params)
     params = jax.device_put(params, jax.tree.map(lambda spec: jax.sharding.NamedSharding(mesh, spec), specs))
     batch = sharding.put_batch(batch, mesh)
-  task = change(sentence_embedding.make_task(model, objective, mesh=mesh))
+  task = change(sentence_embedding.make_task(model, objective, all_rows=lambda rows: collectives.all_rows(rows, mesh)))
   (loss, _), grads, _ = jax.jit(make_gradients(task, seed=0, microbatches=microbatches, mesh=mesh))(params, 1, batch)
   return jax.device_get((loss, grads))
 

@@ -107,9 +107,8 @@ def test_a_folder_that_somebody_else_trains_in_is_refused_and_one_that_is_just_g
   config = tiny_run_config(tmp_path, corpus, "total_steps=5", "cluster.heartbeat_seconds=1", "export.format=")
   (tmp_path / "run").mkdir()
   hold = (
-    "import sys, time; from bert_jax.io.locks import FolderLock\nwith FolderLock(sys.argv[1]) as lock: "
-    "print(lock.take(alone=True), flush=True); "
-    "time.sleep(60)"
+    "import sys, time; from bert_jax.io.locks import FolderLock\n"
+    "with FolderLock(sys.argv[1]) as lock: print(lock.take(alone=True), flush=True); time.sleep(60)"
   )
   other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
   try:

@@ -12,8 +12,7 @@ from bert_jax.errors import UserError
 from bert_jax.models import layers
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training import sharding, train_state
-from bert_jax.training.train_step import make_program
-from bert_jax.training.train_step import make_eval_step
+from bert_jax.training.train_step import make_eval_step, make_program
 from tests.pretraining_fixtures import losses, run_steps, tiny_batch, tiny_config, tiny_task
 
 MESHES = {

@@ -226,9 +226,8 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     raise UserError(f'{path}: expected "format": "{FORMAT}"; this manifest belongs to something else')
   if manifest.get("format_version") != FORMAT_VERSION:
     raise UserError(
-      f"{path}: expected format_version {FORMAT_VERSION}, found "
-      f"{manifest.get('format_version')!r}: the corpus was made by another version of "
-      "bert_jax; make it anew, or use that version"
+      f"{path}: expected format_version {FORMAT_VERSION}, found {manifest.get('format_version')!r}: the corpus was "
+      "made by another version of bert_jax; make it anew, or use that version"
     )
   if manifest.get("corpus_id") != canonical_id(manifest):
     raise UserError(

@@ -111,8 +111,8 @@ def check_settings(settings: PrepareSettings):
     raise UserError(f"max_sequences: expected 1 (no packing) or more, found {settings.max_sequences}")
   if not 0 < settings.validation_fraction < 1:
     raise UserError(
-      "validation_fraction: expected a share between 0 and 1, found "
-      f"{settings.validation_fraction:g}: two documents are held out however small it is"
+      f"validation_fraction: expected a share between 0 and 1, found {settings.validation_fraction:g}: two documents "
+      "are held out however small it is"
     )
   if not 0 <= settings.short_probability <= 1:
     raise UserError(f"short_probability: expected a share from 0 to 1, found {settings.short_probability:g}")

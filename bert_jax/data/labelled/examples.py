@@ -60,8 +60,7 @@ def labels_of(splits: Splits) -> Labels:
       if len({float(label) for label in examples.labels}) < 2:
         raise UserError(
           f"{file}: all {len(examples.labels):,} scores are {examples.labels[0]}: with nothing to correlate, no model "
-          "is better than "
-          "another; is that the right column?"
+          "is better than another; is that the right column?"
         )
     return Labels(kind, ("score",), max(abs(float(label)) for label in splits.train.labels), pairs)
   if kind == "question-answering":
@@ -127,8 +126,7 @@ def prepare(
       if not asked:
         raise UserError(
           f"not one of the {len(examples.first):,} questions has its answers where the file says (answer_start counts "
-          "characters "
-          "of the context from 0): there is nothing to train on"
+          "characters of the context from 0): there is nothing to train on"
         )
     windows = questions.make_windows(tokenizer, asked, max_length=max_length, stride=stride)
     gold = [[text for text, _ in one.answers] for one in asked]

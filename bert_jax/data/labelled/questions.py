@@ -150,8 +150,7 @@ def make_windows(tokenizer: Tokenizer, questions: Sequence[Question], *, max_len
   if max_length < 1.5 * QUESTION_TOKENS:
     raise UserError(
       f"rows of {max_length} tokens: a question takes up to {QUESTION_TOKENS + 3} of them; raise finetune.max_length "
-      "(BERT: 384) or "
-      "take a model with more positions"
+      "(BERT: 384) or take a model with more positions"
     )
   special = tokenizer.special
   rows, firsts, labels, of_question, begins, spans = [], [], [], [], [], []

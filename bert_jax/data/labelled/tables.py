@@ -50,8 +50,7 @@ class Table(NamedTuple):
     if name in self.nested:
       raise UserError(
         f"{self.path}: the column {name!r} holds lists or objects, and texts are expected; lists of words with a tag "
-        "for each are read with "
-        "--kind=token-classification"
+        "for each are read with --kind=token-classification"
       )
     return self.column(name)
 
@@ -153,8 +152,7 @@ def _checked(path: str, columns: tuple[str, ...], rows: Sequence[tuple[int, list
     number, row = next((number, row) for number, row in rows if not fits(row))
     raise UserError(
       f"{path}:{number}: {len(row)} columns, the first line has {len(columns)} ({', '.join(columns)}); a text with "
-      "commas stands in "
-      "quotes in a .csv; a table with tabs is called .tsv"
+      "commas stands in quotes in a .csv; a table with tabs is called .tsv"
     )
   if not whole:
     raise UserError(f"{path} has a header and no rows")

@@ -175,8 +175,8 @@ def _own_row(data: str, kind: str, text: str, text_pair: str, label: str) -> Tas
     listed = ", ".join(read_table(data, ["?"]).columns)
     raise UserError(
       f"{data}: say which columns are meant, --text=… --label=… and, for pairs, --text_pair=…; its first line: "
-      f"{listed}. "
-      "Files as CoNLL's or SQuAD's have no columns: --kind=token-classification or --kind=question-answering"
+      f"{listed}. Files as CoNLL's or SQuAD's have no columns: --kind=token-classification or "
+      "--kind=question-answering"
     )
   columns = (
     {"text": (text,), "text_pair": (text_pair,) if text_pair else (), "label": (label,)} if format == "table" else {}
@@ -197,8 +197,7 @@ def find_file(folder: str, names: tuple[str, ...], task: str, needed: bool = Tru
   there = ", ".join(sorted(os.listdir(folder))[:20]) or "nothing"
   raise UserError(
     f"{folder} has no training file of {task} ({' or '.join(names)}); it holds {there}. Or give the files themselves: "
-    "--data=FILE "
-    "--dev=FILE"
+    "--data=FILE --dev=FILE"
   )
 
 
@@ -211,8 +210,7 @@ def read_examples(path: str, row: TaskRow) -> Examples:
     wrong = [one.name for one in questions if not answers_stand(one)]
     named = (
       f"{len(wrong):,} answers do not stand where {path} says: "
-      f"{', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}; not "
-      "trained on"
+      f"{', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}; not trained on"
     )
     return Examples(questions, None, [], row.kind, (named,) if wrong else ())
   return _read_texts(path, row)
@@ -249,8 +247,7 @@ def _from_table(table: Table, row: TaskRow) -> Examples:
   if _may_be_header(table, label, kind):
     notes += (
       f"the label {label[0]!r} of the first line of {path} occurs nowhere else: is that line a header? Call columns "
-      "by their names "
-      "then",
+      "by their names then",
     )
   examples = all_of_them.subset(kept)._replace(notes=notes)
   if kind == "regression":
@@ -321,14 +318,12 @@ def _kind_of(labels: list[str], path: str) -> str:
     if len(values) > _WHOLE_AT_MOST:
       raise UserError(
         f"{path}: {len(values):,} different whole numbers, {min(values):.0f} to {max(values):.0f}: are they classes "
-        "or scores? "
-        "Say --kind=classification or --kind=regression"
+        "or scores? Say --kind=classification or --kind=regression"
       )
   if len(different) > _CLASSES_AT_MOST or len(different) > max(20, len(labels) / 2):
     raise UserError(
       f"{path}: {len(different):,} different labels, such as {sorted(different)[0]!r}; is that the right column? If "
-      "it is, say so: "
-      "--kind=classification"
+      "it is, say so: --kind=classification"
     )
   return "classification"
 
@@ -368,8 +363,7 @@ def _read_tagged(path: str, row: TaskRow) -> Examples:
     if None in columns:
       raise UserError(
         f"{path}:{line}: expected a list of words and one of their tags, called {row.text[0]} and {row.label[0]}; "
-        f"there are: {', '.join(record)}; "
-        "say which are meant, --text=… --label=…"
+        f"there are: {', '.join(record)}; say which are meant, --text=… --label=…"
       )
     own = [record[name] for name in columns]
     if not all(isinstance(one, list) and all(isinstance(cell, str) for cell in one) for one in own) or len(
@@ -377,8 +371,7 @@ def _read_tagged(path: str, row: TaskRow) -> Examples:
     ) != len(own[1]):
       raise UserError(
         f"{path}:{line}: expected as many tags in {columns[1]} as words in {columns[0]}, all of them texts; of tags "
-        "that are numbers "
-        "write the names, as B-PER"
+        "that are numbers write the names, as B-PER"
       )
     for tag in own[1]:
       _check_tag(tag, f"{path}:{line}")

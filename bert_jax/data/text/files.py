@@ -60,8 +60,8 @@ def matching_files(pattern: str) -> list[str]:
     raise UserError(f"{pattern}: no such file, or nothing answers there; check the address")
   if not found:
     raise UserError(
-      f"{pattern}: no such file (working folder: {os.getcwd()}); "
-      "check the path, and quote patterns so that the shell leaves them alone"
+      f"{pattern}: no such file (working folder: {os.getcwd()}); check the path, and quote patterns so that the shell "
+      "leaves them alone"
     )
   for path in found:
     stem = path.lower()

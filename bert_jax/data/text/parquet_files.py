@@ -41,8 +41,8 @@ def read_texts(path: str, column: str, *, skip_bad: bool, counts: collections.Co
             counts["empty_documents"] += 1
           elif isinstance(value, UnicodeDecodeError):
             note_bad(
-              f"{path}: row {row}: not UTF-8: byte 0x{value.object[value.start]:02x} at byte {value.start + 1} "
-              "of the text",
+              f"{path}: row {row}: not UTF-8: byte 0x{value.object[value.start]:02x} at byte {value.start + 1} of the "
+              "text",
               skip_bad=skip_bad,
               counts=counts,
               key="bad_documents",

@@ -106,10 +106,9 @@ def read_lines(
           except UnicodeDecodeError as error:
             hint = " (it begins like UTF-16)" if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
             note_bad(
-              f"{path}:{number}: not UTF-8{hint}: byte 0x{raw[error.start]:02x} at byte {error.start + 1} "
-              f"of the line; convert the file, as with `iconv -f {'utf-16' if hint else 'gb18030'} -t utf-8 FILE > "
-              "NEW`, -f being what it is "
-              "in",
+              f"{path}:{number}: not UTF-8{hint}: byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the "
+              f"line; convert the file, as with `iconv -f {'utf-16' if hint else 'gb18030'} -t utf-8 FILE > NEW`, -f "
+              "being what it is in",
               skip_bad=skip_bad,
               counts=counts,
               key="bad_lines",

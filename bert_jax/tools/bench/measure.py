@@ -279,8 +279,8 @@ def _machine() -> str:
   """In one line, before anything was done that would load it."""
   load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
   return (
-    f"{jax.device_count()} x {jax.devices()[0].device_kind}, {num_cores()} cores of {_processor()}{load} before "
-    "the start"
+    f"{jax.device_count()} x {jax.devices()[0].device_kind}, {num_cores()} cores of {_processor()}{load} before the "
+    "start"
   )
 
 

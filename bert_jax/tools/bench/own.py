@@ -12,8 +12,7 @@ from bert_jax.objectives.objective import divide
 from bert_jax.tools.bench.rows import BenchData
 from bert_jax.tools.bench.timing import Run, repeated
 from bert_jax.training import sharding, train_state
-from bert_jax.training.train_step import make_program
-from bert_jax.training.train_step import StepReport, make_eval_step, make_gradients, prepare_rows
+from bert_jax.training.train_step import StepReport, make_eval_step, make_gradients, make_program, prepare_rows
 
 
 class Own:

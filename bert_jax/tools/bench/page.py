@@ -23,8 +23,7 @@ def _about(bench: Bench) -> list[str]:
     (
       "model",
       f"{config.model.preset}: {encoder.num_hidden_layers} layers of width {encoder.hidden_size}, vocabulary "
-      f"{encoder.vocab_size:,}, "
-      f"{config.model.dtype}",
+      f"{encoder.vocab_size:,}, {config.model.dtype}",
     ),
     ("rows", f"{config.data.batch_size} a step; {bench.source}"),
     ("step", f"{config.masking.rate:.0%} predicted, dropout {dropout}, {config.optimizer.name}{parts}"),
@@ -52,8 +51,7 @@ def _speeds(bench: Bench) -> list[str]:
   mfu = f"{'MFU':>8}" if bench.peak_flops else ""
   lines = [
     f"{'':<{width}}{'tokens/s':>12}{'from-to':>24}{'ms a step':>12}{'TFLOP/s':>10}{mfu}{'memory':>12}   "
-    f"{bench.results[0].name} "
-    "is"
+    f"{bench.results[0].name} is"
   ]
   for result in bench.results:
     if result.failure:
@@ -95,8 +93,7 @@ def _parts(bench: Bench) -> list[str]:
     least = bench.roofline_seconds
     lines.append(
       f"roofline            {1000 * least:.1f} ms by formula and data sheet, "
-      f"{least / bench.results[0].step_seconds:.0%} of the "
-      "step"
+      f"{least / bench.results[0].step_seconds:.0%} of the step"
     )
   return lines
 

@@ -32,8 +32,8 @@ def corpus(context: Context) -> Row | list[Row]:
   if context.tokenizer.fingerprint != manifest["tokenizer_fingerprint"]:
     raise UserError(
       f"{opened.folder / 'tokenizer'} is not the tokenizer that made this corpus (fingerprint "
-      f"{context.tokenizer.fingerprint}, "
-      f"expected {manifest['tokenizer_fingerprint']}); put that one back, or prepare the corpus anew with this one"
+      f"{context.tokenizer.fingerprint}, expected {manifest['tokenizer_fingerprint']}); put that one back, or prepare "
+      "the corpus anew with this one"
     )
   context.resolved  # refuses a model that does not fit
   rows, size = opened.train.num_rows, data.batch_size

@@ -204,8 +204,7 @@ def file_clock(context: Context) -> Row | list[Row]:
   if newest > time.time() + CLOCK_SECONDS:
     return row.warn(
       f"this machine's clock is {newest - time.time():.0f} s before the newest event of {context.workdir}: times and "
-      "goodput would "
-      "make no sense",
+      "goodput would make no sense",
       "set the clock of this machine (NTP)",
     )
   return [] if places.is_remote(context.workdir) else row.ok(f"within {abs(ahead):.2f} s of the file system's")

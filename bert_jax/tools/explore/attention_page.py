@@ -22,27 +22,23 @@ LEGEND = (
   (
     "cosine",
     "between the vector at the mask, as the transform of the MLM head leaves it, and the embedding of the predicted "
-    "word; "
-    "their product, and a bias, is the word's score.",
+    "word; their product, and a bias, is the word's score.",
   ),
   (
     "left out",
     "what the log-probability of the predicted word loses, in nats, when this token is replaced by [MASK] too; below "
-    "zero, "
-    "the token speaks against the word.",
+    "zero, the token speaks against the word.",
   ),
   (
     "rollout",
     "the share of this token in the mask's vector if only attention moved anything (Abnar & Zuidema 2020): mean over "
-    "heads, "
-    "half of it the token's own.",
+    "heads, half of it the token's own.",
   ),
   (
     "why they differ",
     "left out asks the whole model, but one token at a time, so of two tokens that say the same neither matters. "
     "Rollout follows where attention looked; what was made of it (values, feed-forward layers, the head) does not "
-    "count, and nothing "
-    "can speak against a word.",
+    "count, and nothing can speak against a word.",
   ),
 )
 _BLOCKS = " ▏▎▍▌▋▊▉█"

@@ -3,25 +3,15 @@
 Shape legend: N pairs, L tokens, H hidden width.
 """
 
-import functools
 import pathlib
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.batch import ModelInputs
 from bert_jax.data.labelled.tables import Table, read_table
-from bert_jax.data.tokenizer.wordpiece import encode_batch, truncate
 from bert_jax.errors import UserError
-from bert_jax.inference import model as inference
+from bert_jax.evaluation.similarity import cosines_of_pairs
 from bert_jax.inference.model import Model
-from bert_jax.models.config import EncoderConfig
-from bert_jax.models.pooling import POOLINGS, pool
-from bert_jax.models.pretraining import PretrainingModel
-from bert_jax.models.sentence import unit
 from bert_jax.tools.report.charts import escape, picture
 
 # Columns that are looked for where none is named; else the first, second and third are meant.
@@ -125,8 +115,7 @@ def _score(table: Table, name: str, cell: str, row: int) -> float:
     pass
   raise UserError(
     f"{table.path}:{table.lines[row]}: the score {cell!r} in column {name} is not a number; if the first line is a "
-    "header, "
-    "name the columns: --text=… --text_pair=… --score=…"
+    "header, name the columns: --text=… --text_pair=… --score=…"
   )
 
 

@@ -88,8 +88,7 @@ def facts_of(config: ml_collections.ConfigDict) -> Facts:
     ASSUMED_PACKING * length,
     length,
     f"assumed, for {folder or 'the corpus'} is not here: rows of {length}, {ASSUMED_PACKING:.0%} tokens, one sequence "
-    "each, "
-    f"vocabulary {data.vocab_size:,}",
+    f"each, vocabulary {data.vocab_size:,}",
   )
 
 

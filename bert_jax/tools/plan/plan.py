@@ -276,8 +276,7 @@ def _verdict(plan: Plan) -> str:
   if not plan.fits:
     return (
       f"DOES NOT FIT: {'at least ' if plan.failure else ''}{size}. Raise mesh.fsdp, optimizer.microbatches or "
-      "model.remat (dots, full), "
-      "or take more chips; --sweep looks for what fits"
+      "model.remat (dots, full), or take more chips; --sweep looks for what fits"
     )
   rows = _rows(plan)
   small = (
@@ -302,8 +301,7 @@ def _batch(plan: Plan) -> str:
   size, microbatches = plan.config.data.batch_size, plan.config.optimizer.microbatches
   return (
     f"{_counted(size, 'row')} of {plan.facts.data.seq_length} = {plan.tokens:,.0f} tokens; "
-    f"{_counted(_rows(plan), 'row')} a chip and step, "
-    f"in {_counted(microbatches, 'microbatch')}"
+    f"{_counted(_rows(plan), 'row')} a chip and step, in {_counted(microbatches, 'microbatch')}"
   )
 
 
@@ -380,10 +378,8 @@ def _step(plan: Plan) -> list[tuple[str, str]]:
     rows.append(
       (
         f"  {label}",
-        f"{plan.tokens / seconds:,.0f} tokens/s, MFU {plan.mfu(seconds):.1%}, "
-        f"{_tenths(plan.chip_hours(seconds))} chip-hours for {_counted(plan.steps, 'step')} "
-        f"({_tenths(plan.steps * seconds / 3600)} "
-        "h)",
+        f"{plan.tokens / seconds:,.0f} tokens/s, MFU {plan.mfu(seconds):.1%}, {_tenths(plan.chip_hours(seconds))} "
+        f"chip-hours for {_counted(plan.steps, 'step')} ({_tenths(plan.steps * seconds / 3600)} h)",
       )
     )
   if plan.config.init_optimizer and plan.steps == configs.last_step(plan.config):
@@ -407,8 +403,7 @@ def sweep_text(found: Sweep) -> str:
   how = f"{len(plans)} compiled" if topology.chip.is_tpu else f"BY FORMULA, NOT COMPILED; {len(plans)} shown"
   lines = [
     f"{topology.name}: {_counted(found.considered, 'combination')} of mesh, microbatches and remat, "
-    f"{found.worthwhile:,} worth a try "
-    "(the others save memory that is not short)",
+    f"{found.worthwhile:,} worth a try (the others save memory that is not short)",
     f"{how}: the config as it is (*), and the best by formula",
     "",
     f"  {'data':>5}{'fsdp':>6}{'tensor':>8}{'microbatches':>14}  "

@@ -135,8 +135,7 @@ def chart(
   data += ' data-time="1"' if x.form is duration else ""
   return (
     f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}" {data} '
-    f'data-unit="{unit}" '
-    f'data-plot="{LEFT} {RIGHT} {TOP} {BOTTOM}">{"".join(body)}</svg>'
+    f'data-unit="{unit}" data-plot="{LEFT} {RIGHT} {TOP} {BOTTOM}">{"".join(body)}</svg>'
   )
 
 
@@ -243,8 +242,7 @@ def _legend(series: Sequence[Series], limit: Limit | None) -> list[str]:
     x -= 5.6 * len(name)
     parts.append(
       f'<text class="tick" x="{x:.0f}" y="14">{escape(name)}</text><line class="{kind}" x1="{x - 17:.0f}" '
-      f'x2="{x - 4:.0f}" y1="10" '
-      'y2="10"/>'
+      f'x2="{x - 4:.0f}" y1="10" y2="10"/>'
     )
     x -= 28
   return ['<g class="legend">', *parts, "</g>"]

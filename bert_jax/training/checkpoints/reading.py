@@ -111,8 +111,7 @@ def diagnose(path: epath.Path, error: Exception) -> Damaged:
     if storage.is_remote(path) and any(sign in str(failure) for sign in _UNREACHED):
       raise UserError(
         f"{path} cannot be read ({folders.short(failure)}); nothing is set aside. Try again, or look at this "
-        "machine's rights "
-        "and network"
+        "machine's rights and network"
       ) from failure
     return Damaged("unreadable", f"it cannot be read ({folders.short(failure)})")
   raise RuntimeError(f"{path} is sound, but restoring it failed: {folders.short(error)}") from error

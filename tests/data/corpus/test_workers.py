@@ -70,8 +70,8 @@ def test_tokenized_documents_that_vanish_meanwhile_do_not_make_an_empty_shard(vo
 
 def test_workers_import_neither_jax_nor_tensorflow():
   code = (
-    "import sys, bert_jax.data.corpus.workers; "
-    "print([name for name in ('jax', 'tensorflow', 'torch', 'pyarrow') if name in sys.modules])"
+    "import sys, bert_jax.data.corpus.workers; print([name for name in ('jax', 'tensorflow', 'torch', 'pyarrow') if "
+    "name in sys.modules])"
   )
   result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ENVIRONMENT)
   assert result.stdout.strip() == "[]"

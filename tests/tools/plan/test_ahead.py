@@ -36,8 +36,7 @@ ENTRY %main (param: f32[8]) -> f32[8] {
     ),
     (
       "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (20.28G) exceeds "
-      "available HBM "
-      "(15.75G).",
+      "available HBM (15.75G).",
       "memory",
       20.28,
       15.75,

@@ -32,10 +32,8 @@ def read(lines, before="", num_devices=8):
 # From a BERT-base step for v5e:2x4, shortened.
 ALL_REDUCE = (
   "  %all-reduce.56 = (f32[]{:T(128)}, bf16[30592,1024]{1,0:T(8,128)(2,1)}) all-reduce(%a, %b), channel_id=4, "
-  "replica_groups=mesh['axis_0'=8,'axis_1'=1] "
-  "{'axis_0','axis_1'}, use_global_device_ids=true, to_apply=%sum, metadata={op_name=\"jit(step)/reduce_sum\" "
-  "stack_frame_id=50}, "
-  "backend_config={}"
+  "replica_groups=mesh['axis_0'=8,'axis_1'=1] {'axis_0','axis_1'}, use_global_device_ids=true, to_apply=%sum, "
+  'metadata={op_name="jit(step)/reduce_sum" stack_frame_id=50}, backend_config={}'
 )
 SCATTER_BODY = """%all-reduce-scatter.2 (input: bf16[24640,8,128]) -> bf16[3080,8,128] {
   %pad.2 = bf16[24640,8,128]{2,1,0:T(8,128)(2,1)} parameter(0)

@@ -1,0 +1,82 @@
+"""Texts and models that commands are given, and files that they are asked for."""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+
+def read_lines(path: str, remedy: str = "") -> list[str]:
+  """The lines of a UTF-8 file, or of standard input for "-"; of a table it is noted that they are, and the remedy.
+
+  Raises UserError naming the file and line.
+  """
+  from bert_jax.data.labelled.tables import is_table
+  from bert_jax.errors import UserError
+
+  try:
+    data = sys.stdin.buffer.read() if path == "-" else pathlib.Path(path).read_bytes()
+  except OSError as error:
+    raise UserError(f"cannot read --input={path}: {error.strerror or error}") from error
+  lines = []
+  for number, line in enumerate(data.splitlines(), 1):
+    try:
+      lines.append(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except UnicodeDecodeError as error:
+      raise UserError(
+        f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); convert the file first, as with "
+        "`iconv -f gb18030 -t utf-8 FILE > NEW`"
+      ) from error
+  if not lines:
+    raise UserError(f"--input={path} is empty: a text in each line is expected")
+  if is_table(path):
+    print(f"note: every line of {path} is read as a text{f'; {remedy}' if remedy else ''}", file=sys.stderr)
+  return lines
+
+
+def write_for_user(flag: str, path: str, text: str) -> None:
+  """Writes a file that somebody asked for by a flag. Raises UserError naming the flag where it cannot be written."""
+  from bert_jax.errors import UserError
+  from bert_jax.io import atomic
+
+  try:
+    atomic.write_text(path, text)
+  except OSError as error:
+    raise UserError(
+      f"cannot write {flag}={path}: {error.strerror or error}; choose another place, or make room"
+    ) from error
+
+
+def run_or_model(workdir: str | None, model: str | None) -> str:
+  """The folder that --workdir or --model names. Raises UserError for a --workdir without checkpoints."""
+  from bert_jax.errors import UserError
+  from bert_jax.io import storage
+
+  if workdir and not (storage.folder(workdir) / "checkpoints").is_dir():
+    raise UserError(f"--workdir={workdir} is no run folder with checkpoints; a Hugging Face folder is given as --model")
+  return workdir or model
+
+
+def note_cut(model, texts: Sequence[str], pairs: Sequence[str] | None = None) -> None:
+  """Says how many texts, or pairs, are longer than the model takes."""
+  from bert_jax.inference import labels
+
+  cut = labels.count_cut(model, texts, pairs)
+  if cut:
+    print(
+      f"note: {cut:,} of {len(texts):,} {'pairs' if pairs else 'texts'} are longer than the {model.max_length} tokens "
+      "that the model takes, [CLS] and [SEP] included, and lost their end",
+      file=sys.stderr,
+    )
+
+
+def note_unknown_words(model, texts: Sequence[str]) -> None:
+  """Says so where the tokenizer knows less than half of what some texts are made of: another language, most likely."""
+  from bert_jax.data.tokenizer.wordpiece import encode_batch
+
+  ids = [token for text in encode_batch(model.tokenizer, list(texts)) for token in text]
+  unknown = ids.count(model.tokenizer.special.unk)
+  if 2 * unknown > len(ids):
+    print(
+      f"note: {unknown / len(ids):.0%} of the tokens are [UNK]: the vocabulary of this model does not know such text",
+      file=sys.stderr,
+    )
