@@ -1,4 +1,6 @@
-"""What `import bert_jax` offers: thin functions that import the rest only when they are called, for JAX takes seconds."""
+"""What `import bert_jax` offers: thin functions that import the rest only when they are called, for JAX takes
+seconds.
+"""
 
 from __future__ import annotations
 

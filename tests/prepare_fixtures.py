@@ -104,7 +104,7 @@ def sequences_of(corpus, split):
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(pathlib.Path(prepare.__file__).parents[2])}
 IN_SMALL_CHUNKS = (
-  "import sys; from bert_jax.data import splits; from bert_jax.__main__ import main; "
+  "import sys; from bert_jax.data.corpus import splits; from bert_jax.__main__ import main; "
   "splits.CHUNK_BYTES = 6000; sys.exit(main(['prepare'] + sys.argv[1:]))"
 )
 

@@ -70,8 +70,8 @@ def _connect() -> None:
     raise UserError(f"{REMOTE} needs the package gcsfs, which is not installed: pip install gcsfs")
   import fsspec.config
 
-  # etils, and through it Orbax, would take TensorFlow as the client wherever it is installed: it keeps lists for seconds,
-  # raises errors of its own, and costs seconds to import.
+  # etils, and through it Orbax, would take TensorFlow as the client wherever it is installed: it keeps lists for
+  # seconds, raises errors of its own, and costs seconds to import.
   os.environ.setdefault("EPATH_USE_TF", "false")
   # gcsfs would go on believing listings that are older than what TensorStore and other processes have written.
   fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False

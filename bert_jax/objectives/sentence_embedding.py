@@ -30,7 +30,8 @@ from bert_jax.objectives import losses
 from bert_jax.objectives.objective import MetricSums, Objective
 
 RANKING = ("in-batch", "simcse")  # these compare the rows of a batch with each other
-# A pytree whose arrays begin with the rows of one device -> the same with those of all devices, in the order of the batch.
+# A pytree whose arrays begin with the rows of one device -> the same with those of all devices, in the order of the
+# batch.
 AllRows = Callable[[Any], Any]
 OBJECTIVES = (*RANKING, "cosine", "triplet", "softmax")
 

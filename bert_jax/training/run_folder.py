@@ -106,7 +106,7 @@ def check_source(root: epath.Path, config: ml_collections.ConfigDict) -> None:
     )
 
 
-def adopt(root: epath.Path, config: ml_collections.ConfigDict, tokenizer_folder: pathlib.Path) -> None:
+def claim_workdir(root: epath.Path, config: ml_collections.ConfigDict, tokenizer_folder: pathlib.Path) -> None:
   """Takes `root` as the folder of this run, or as the place where it goes on.
 
   Raises UserError for another run's folder.

@@ -160,7 +160,7 @@ def make_eval_step(task: Objective, *, seed: int, mesh: Mesh | None = None):
   return step
 
 
-class Program(NamedTuple):
+class TrainProgram(NamedTuple):
   """A training step for one mesh.
 
   Attributes:
@@ -174,7 +174,7 @@ class Program(NamedTuple):
   optimizer: optax.GradientTransformation
 
 
-def make_program(task: Objective, config: ml_collections.ConfigDict, mesh: Mesh) -> Program:
+def make_program(task: Objective, config: ml_collections.ConfigDict, mesh: Mesh) -> TrainProgram:
   """Puts the step of a task together. Raises UserError for a schedule or a mesh that does not fit."""
   schedule, optimizer = optimizers.make_schedule(config), optimizers.make_optimizer(config)
   state = train_state.abstract(task.init, optimizer, mesh, config.seed)
@@ -194,4 +194,4 @@ def make_program(task: Objective, config: ml_collections.ConfigDict, mesh: Mesh)
     out_shardings=(shardings, sharding.replicated(mesh)),
     donate_argnums=0,
   )
-  return Program(train_step, state, optimizer)
+  return TrainProgram(train_step, state, optimizer)

@@ -16,8 +16,8 @@ STEPS = ("total_steps=12", "eval_every_steps=100", "checkpoint.every_steps=4", "
 BAD_ROWS = """
 import numpy as np
 import jax.numpy as jnp
-from bert_jax import losses
-from bert_jax.data import input_pipeline
+from bert_jax.objectives import losses
+from bert_jax.data.loading import input_pipeline
 plain_load, plain_loss = input_pipeline.load_batch, losses.cross_entropy
 bad, how = {bad!r}, {how!r}
 
@@ -88,7 +88,7 @@ def test_a_streak_makes_all_processes_go_back_and_on_past_it_and_a_resume_repeat
   kill = (
     bad_rows({6, 7, 8})
     + """
-from bert_jax.training.jumps import Jumps
+from bert_jax.training.data_skips import Jumps
 plain_record = Jumps.record
 def record(self, jump, *, write):
   plain_record(self, jump, write=write)

@@ -74,7 +74,7 @@ def test_processes_killed_in_the_middle_of_a_save_go_on_from_the_one_before(fold
 
 
 FAIL_IN_BACKGROUND = """
-from bert_jax.training import checkpoint_files
+from bert_jax.training.checkpoints import arrays as checkpoint_files
 plain_save = checkpoint_files.save_async
 class Failing:
   def __init__(self, response):

@@ -5,7 +5,7 @@ from tests.faults.processes import events, run
 
 STUCK = """
 import time
-from bert_jax.data import input_pipeline
+from bert_jax.data.loading import input_pipeline
 plain = input_pipeline.load_batch
 def load_batch(split, positions, *, seed):
   if len(positions) and positions[0] >= 8 * 8:

@@ -83,7 +83,7 @@ def test_a_half_copied_corpus_is_taken_away_and_copied_anew(folder, corpus, coun
   cache, mark = folder / f"{name}-cache", folder / f"{name}-begun"
   keys = (f"data.cache_dir={cache}",)
   endless = """
-from bert_jax.data import staging
+from bert_jax.data.corpus import staging
 plain = staging._copy
 def slow(source, target):
   plain(source, target)

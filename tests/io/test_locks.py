@@ -11,7 +11,7 @@ from bert_jax.io import locks
 
 HOLD = """
 import sys, time
-from bert_jax.locks import FolderLock
+from bert_jax.io.locks import FolderLock
 with FolderLock(sys.argv[1]) as lock:
   print(lock.take(alone=sys.argv[2] == "alone"), flush=True)
   time.sleep(60)

@@ -34,7 +34,7 @@ from bert_jax.tools.plan.data_facts import DataFacts, stand_in_task
 from bert_jax.training import sharding
 from bert_jax.training.train_step import make_program
 
-_MAIN = "from bert_jax.tools import ahead; ahead.serve()"
+_MAIN = "from bert_jax.tools.plan import ahead; ahead.serve()"
 # How the compiler says that a chip has too little memory: all that it takes, or the temporaries alone; and what a chip
 # has.
 _OUT_OF_MEMORY = (

@@ -242,7 +242,7 @@ def test_ten_kills_at_random_moments_change_nothing(vocab, tmp_path):
 # Runs preparations in forks, and kills one of them at its n-th change of the disk, for every n.
 AT_EVERY_STEP = """
 import json, os, pathlib, shutil, sys
-from bert_jax.data import corpus, prepare, splits
+from bert_jax.data.corpus import folder as corpus, prepare, splits
 
 splits.CHUNK_BYTES = 600
 os.fsync = lambda descriptor: None  # what a killed process has written is there all the same

@@ -162,7 +162,7 @@ _EXIT = """
 import time
 import numpy as np
 from bert_jax.data.order import rows_at
-from bert_jax.data.input_pipeline import train_batches
+from bert_jax.data.loading.input_pipeline import train_batches
 class Rows:
   num_rows, seq_length, max_sequences, has_word_starts = 100, 8, 2, False
   def order(self, positions, seed):

@@ -144,7 +144,7 @@ def test_versions_are_recorded_by_package():
 
 def test_reading_documentation_imports_nothing():
   code = (
-    "import sys, collections\nfrom bert_jax.data import docstrings as d\n"
+    "import sys, collections\nfrom bert_jax.data.text import docstrings as d\n"
     "n = sum(1 for _ in d.read_modules(d.find_packages('optax,absl'), counts=collections.Counter()))\n"
     "print(n, 'optax' in sys.modules, 'tensorflow' in sys.modules)"
   )

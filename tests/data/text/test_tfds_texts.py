@@ -244,7 +244,7 @@ def test_files_and_versions_tell_the_data_set_apart(folder):
 def test_tensorflow_is_imported_to_read_and_sees_no_gpu(folder):
   code = """if True:
     import collections, sys
-    from bert_jax.data.sources import parse_source, read_documents, source_files
+    from bert_jax.data.text.sources import parse_source, read_documents, source_files
     sources = [parse_source("tfds:texts_of_this_test/small:validation")]
     source_files(sources)
     documents = read_documents(sources, skip_bad=False, counts=collections.Counter())

@@ -552,7 +552,7 @@ CHILD = """
 import sys
 import jax
 import jax.numpy as jnp
-from bert_jax.training import checkpoint
+from bert_jax.training.checkpoints import manager as checkpoint
 
 large_state = jax.jit(lambda step: {
     "params": {f"w{i}": jnp.arange(1 << 17, dtype=jnp.float32) * (i + 1) + step for i in range(40)}
@@ -630,7 +630,7 @@ import sys
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-from bert_jax.training import checkpoint
+from bert_jax.training.checkpoints import manager as checkpoint
 
 rank, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 jax.config.update("jax_num_cpu_devices", 2)
