@@ -24,6 +24,12 @@ from bert_jax.errors import UserError
 from bert_jax.io import atomic
 
 REMOTE = "gs://"
+
+# etils, and through it Orbax, takes TensorFlow as its client for gs:// wherever that is installed: it keeps lists for
+# seconds, raises errors of its own, and costs seconds to import. etils asks once, at the first path that is looked at.
+if importlib.util.find_spec("gcsfs") is not None:
+  os.environ.setdefault("EPATH_USE_TF", "false")
+
 _copies: list[tempfile.TemporaryDirectory] = []  # of `fetch`; gone with this process
 
 
@@ -70,9 +76,6 @@ def _connect() -> None:
     raise UserError(f"{REMOTE} needs the package gcsfs, which is not installed: pip install gcsfs")
   import fsspec.config
 
-  # etils, and through it Orbax, would take TensorFlow as the client wherever it is installed: it keeps lists for
-  # seconds, raises errors of its own, and costs seconds to import.
-  os.environ.setdefault("EPATH_USE_TF", "false")
   # gcsfs would go on believing listings that are older than what TensorStore and other processes have written.
   fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
 
