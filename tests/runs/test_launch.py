@@ -136,7 +136,7 @@ def test_every_config_key_is_read_by_a_run(tmp_path, corpus, monkeypatch):  # no
   named = {frozenset(names): group for group, names in groups.items()}
   plain = ml_collections.ConfigDict.__getitem__
 
-  def keys_read(run, config, workdir, **how):
+  def keys_read(train, config, workdir, **how):
     """The keys that a run reads."""
     read = set()
 
@@ -148,7 +148,7 @@ def test_every_config_key_is_read_by_a_run(tmp_path, corpus, monkeypatch):  # no
     with monkeypatch.context() as patch:
       patch.setattr(configs, "flatten", _without(monkeypatch, configs.flatten, plain))
       patch.setattr(ml_collections.ConfigDict, "__getitem__", getitem)
-      launch(config, workdir, **how)
+      train(config, workdir, **how)
     return read
 
   source = tmp_path / "text.txt"
