@@ -139,7 +139,7 @@ def evaluate_suite(options: argparse.Namespace, folder: str) -> None:
       "--suite needs --data=DIR, the folder in which the tasks lie, and --jobs=DIR, the folder for its results"
     )
   seeds, jobs = options.seeds or 5, pathlib.Path(options.jobs)
-  say = lambda text: print(text, flush=True)
+  log = lambda text: print(text, flush=True)
   with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):  # the progress of training too
     results = suite.run_suite(
       folder,
@@ -148,7 +148,7 @@ def evaluate_suite(options: argparse.Namespace, folder: str) -> None:
       options.jobs,
       seeds=seeds,
       overrides=options.overrides,
-      say=say,
+      log=log,
       on_results=lambda results: atomic.write_text(jobs / "results.svg", plot(results, folder)),
     )
   if options.json:

@@ -134,7 +134,7 @@ def run(options: argparse.Namespace) -> None:
       share=Share(*options.shard),
       run_shares=run_shares,
       progress=progress,
-      say=print,
+      log=print,
     )
   if manifest is None:
     return

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
   metrics, code = trained(
     cluster,
     lambda: runs.pretrain_run(
-      config, options.workdir, cluster=cluster, profile=options.profile, preparing=progress_bar
+      config, options.workdir, cluster=cluster, profile=options.profile, prepare_progress=progress_bar
     ),
   )
   if metrics is None:

@@ -29,7 +29,7 @@ from bert_jax.objectives import finetuning
 from bert_jax.runs import launch, tuning
 from bert_jax.runs.build import attention_of
 from bert_jax.training import loop, run_folder, sharding
-from bert_jax.training.model_selection import Judge
+from bert_jax.training.model_selection import ModelSelection
 from bert_jax.training.run_folder import LABELS_FILE, read_labels, read_result, read_run_config, read_source
 
 
@@ -44,7 +44,7 @@ def finetune_run(
   *,
   cluster: Cluster | None = None,
   profile: tuple[int, int] | None = None,
-  say: launch.Say = print,
+  log: launch.Log = print,
 ) -> dict[str, float]:
   """Fine-tunes the model of config.init_from in `workdir`; see `run.conduct`. Returns the metrics of the best
   checkpoint.
@@ -58,7 +58,7 @@ def finetune_run(
       "sentence-embedding` reads that key"
     )
   launch.conduct(
-    config, workdir, lambda root, say: _set_up(config, root, say), cluster=cluster, profile=profile, say=say
+    config, workdir, lambda root, log: _set_up(config, root, log), cluster=cluster, profile=profile, log=log
   )
   return read_result(workdir)["metrics"]
 
@@ -100,7 +100,7 @@ def check_same(config: ml_collections.ConfigDict, workdir: str, state: str) -> N
     raise UserError(f"{workdir} holds a result of other settings: {listed}. Give another folder, or remove this one")
 
 
-def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> launch.Setup:
+def _set_up(config: ml_collections.ConfigDict, root: epath.Path, log) -> launch.Setup:
   """Everything before training. Raises UserError, the same on every process."""
   if not config.init_from:
     raise UserError(
@@ -132,19 +132,19 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> launch.
   agreement.on_first(lambda: _keep_labels(root, labels))
   tuning.begin(root, config.init_from, source)
   chinese = labels.kind == "question-answering" and _are_chinese(splits)
-  _describe(splits, labels, train, dev, max_length, say)
-  tuning.note_unknown(train.features, source, say)
-  tuning.note_sizes(asked, config, train.features.num_rows, say)
+  _describe(splits, labels, train, dev, max_length, log)
+  tuning.note_unknown(train.features, source, log)
+  tuning.note_sizes(asked, config, train.features.num_rows, log)
   if chinese:
-    say("answers are compared as CMRC 2018 does it, by characters")
+    log("answers are compared as CMRC 2018 does it, by characters")
 
   encoder, target = configs.encoder_of(config), finetuning.KINDS[labels.kind].target
   if target != SEQUENCE and settings.pooling != "pooler":
-    say(
+    log(
       f"note: finetune.pooling={settings.pooling} means nothing here: what is learned are labels of tokens, not of "
       "whole texts"
     )
-  judge = Judge(f"eval/{metric}", metric not in predictions.LOWER_IS_BETTER, settings.patience)
+  selection = ModelSelection(f"eval/{metric}", metric not in predictions.LOWER_IS_BETTER, settings.patience)
   model = FinetuningModel(
     encoder,
     target,
@@ -156,7 +156,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> launch.
     attention_of(config, encoder, jax.default_backend(), 0),
   )
   evaluate = _make_evaluator(model, labels, dev, config, mesh, chinese=chinese)
-  trained = loop.Run(
+  trained = loop.Training(
     finetuning.make_task(model, labels.kind),
     config,
     mesh,
@@ -168,8 +168,8 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> launch.
       "seed": config.seed,
       "batch_size": config.data.batch_size,
     },
-    start=tuning.start_from(source, say),
-    judge=judge,
+    start=tuning.start_from(source, log),
+    selection=selection,
     peak_flops=launch.peak_flops(),
     flops_per_token=flops.train_flops_per_token(
       encoder, sequence_length=float(train.features.lengths.mean()), predicted_share=0.0
@@ -177,7 +177,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> launch.
   )
   examples = tuning.digests_of(splits.files)
   return launch.Setup(
-    trained, lambda: tuning.finish(root, judge, config.export.format, examples=examples, held_out=splits.held_out)
+    trained, lambda: tuning.finish(root, selection, config.export.format, examples=examples, held_out=splits.held_out)
   )
 
 
@@ -219,33 +219,33 @@ def _splits(config: ml_collections.ConfigDict) -> Splits:
   )
 
 
-def _describe(splits: Splits, labels: Labels, train: Labelled, dev: Labelled, max_length: int, say) -> None:
+def _describe(splits: Splits, labels: Labels, train: Labelled, dev: Labelled, max_length: int, log) -> None:
   """What a user should know of the examples before they are trained on."""
   for note in (*splits.train.notes, *splits.dev.notes):
-    say(f"note: {note}")
+    log(f"note: {note}")
   what = labels.kind
   if what in ("classification", "multi-label", "token-classification"):
     what += f" with {len(labels.names)} labels ({_shown(labels)})"
   counts = [len(part.gold) for part in (train, dev)]
-  say(f"{counts[0]:,} training examples, {counts[1]:,} to judge by, {what}, from {', '.join(splits.files)}")
+  log(f"{counts[0]:,} training examples, {counts[1]:,} to judge by, {what}, from {', '.join(splits.files)}")
   if splits.held_out:
-    say(
+    log(
       "a tenth of the different (first) texts is held out to judge by, chosen by their content; --dev=FILE gives a "
       "file of its own"
     )
   elif len(splits.files) == 2 and storage.are_same(*splits.files):
-    say("note: the model is judged by the examples that it is trained on")
+    log("note: the model is judged by the examples that it is trained on")
   long = [part.features.truncated for part in (train, dev)]
   if labels.kind == "question-answering":
-    say(
+    log(
       f"{long[0]:,} and {long[1]:,} of them have a text that needs several windows; with these there are "
       f"{train.features.num_rows:,} rows to train on"
     )
   elif any(long):
-    say(f"{long[0]:,} and {long[1]:,} of them are longer than {max_length} tokens and lose their end")
+    log(f"{long[0]:,} and {long[1]:,} of them are longer than {max_length} tokens and lose their end")
   balance = labelled.describe_balance(splits.train, labels.kind)
   if balance:
-    say(balance)
+    log(balance)
 
 
 def _make_evaluator(model, labels: Labels, dev: Labelled, config, mesh, *, chinese: bool):

@@ -30,10 +30,10 @@ from bert_jax.errors import EXIT_PREEMPTED, EXIT_STALLED, UserError
 from bert_jax.io import locks, storage
 from bert_jax.training import loop, metrics, progress
 from bert_jax.training.checkpoints import manager
-from bert_jax.training.data_skips import Jumps, read_jumps
+from bert_jax.training.data_skips import DataSkips, read_data_skips
 from bert_jax.training.profile import Profile
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 class Setup(NamedTuple):
@@ -45,18 +45,18 @@ class Setup(NamedTuple):
       for.
   """
 
-  run: loop.Run
+  run: loop.Training
   finish: Callable[[], None]
 
 
 def conduct(
   config: ml_collections.ConfigDict,
   workdir: str,
-  set_up: Callable[[epath.Path, Say], Setup],
+  set_up: Callable[[epath.Path, Log], Setup],
   *,
   cluster: Cluster | None = None,
   profile: tuple[int, int] | None = None,
-  say: Say = print,
+  log: Log = print,
 ) -> dict[str, float]:
   """Trains in `workdir`, from where it stands there; called by every process of the run.
 
@@ -68,7 +68,7 @@ def conduct(
     cluster: the processes of the run, which then meet here, before JAX's first use; None: JAX is started already, or
       this one is alone.
     profile: the first step to trace, and the first one not to.
-    say: takes one line of text for the user; only the first process says anything.
+    log: takes one line of text for the user; only the first process says anything.
 
   Returns:
     The metrics of the last evaluation.
@@ -95,7 +95,7 @@ def conduct(
       with _starting(peers, preemption):
         if root.exists() and not root.is_dir():
           raise UserError(f"--workdir={root} is a file; a run needs a folder of its own")
-        setup = set_up(root, say if speaks else lambda text: None)
+        setup = set_up(root, log if speaks else lambda text: None)
       last = _train(setup.run, root, peers, preemption, profile)
       setup.finish()
       return last
@@ -138,7 +138,7 @@ def _starting(peers: Peers, preemption: Preemption) -> Iterator[None]:
     raise
 
 
-def _train(run: loop.Run, root: epath.Path, peers: Peers, preemption: Preemption, profile: tuple[int, int] | None):
+def _train(run: loop.Training, root: epath.Path, peers: Peers, preemption: Preemption, profile: tuple[int, int] | None):
   """The metrics of the last evaluation of a run, with everything that stands around the loop."""
   config, end = run.config, configs.last_step(run.config)
   speaks = jax.process_index() == 0
@@ -172,14 +172,14 @@ def _train(run: loop.Run, root: epath.Path, peers: Peers, preemption: Preemption
         f"nothing has happened for {seconds:.0f} s; it was ended, and its stacks are in {stalls}", EXIT_STALLED
       )
 
-    around = loop.Around(
+    services = loop.Services(
       checkpoints=stack.enter_context(
         manager.Checkpoints(
           root / "checkpoints",
           every_steps=config.checkpoint.every_steps,
           keep_last=config.checkpoint.keep_last,
           keep_best=config.checkpoint.keep_best,
-          judge=run.judge,
+          selection=run.selection,
           on_event=writer.event,
         )
       ),
@@ -194,17 +194,17 @@ def _train(run: loop.Run, root: epath.Path, peers: Peers, preemption: Preemption
         )
       ),
       preemption=preemption,
-      jumps=Jumps(root, agreement.on_first(lambda: read_jumps(root))),
+      data_skips=DataSkips(root, agreement.on_first(lambda: read_data_skips(root))),
       profile=Profile(profile, root / "profile" / name),
     )
     try:
-      _, last, step = loop.train(run, around)
+      _, last, step = loop.train(run, services)
     except Preempted:
       raise
     except Exception as error:
       reason = peers.explain(error)
       if not isinstance(reason, UserError):
-        around.checkpoints.abandon()  # a save needs all processes, and would be waited for in vain
+        services.checkpoints.abandon()  # a save needs all processes, and would be waited for in vain
       writer.event("peer_lost" if isinstance(reason, PeerLost) else "fail", message=str(reason))
       raise reason from (error if reason is not error else error.__cause__)
     writer.event("finish", step=step, **({"stopped_early": True} if step < end else {}))

@@ -42,48 +42,48 @@ def pretrain_run(
   *,
   cluster: Cluster | None = None,
   profile: tuple[int, int] | None = None,
-  say: launch.Say = print,
-  preparing: Preparing = contextlib.nullcontext,
+  log: launch.Log = print,
+  prepare_progress: Preparing = contextlib.nullcontext,
 ) -> dict[str, float]:
   """Trains what `config` says in `workdir`; see `run.conduct`.
 
   Args:
-    config, workdir, cluster, profile, say: as there.
-    preparing: entered for as long as the corpus is prepared, should that be needed; its value is the `progress` of
+    config, workdir, cluster, profile, log: as there.
+    prepare_progress: entered for as long as the corpus is prepared, should that be needed; its value is the `progress` of
       `prepare_corpus`.
 
   Raises:
     UserError: corpus, tokenizer, devices or an earlier run in `workdir` do not fit the config.
   """
-  set_up = lambda root, say: _set_up(config, root, say, preparing)
-  return launch.conduct(config, workdir, set_up, cluster=cluster, profile=profile, say=say)
+  set_up = lambda root, log: _set_up(config, root, log, prepare_progress)
+  return launch.conduct(config, workdir, set_up, cluster=cluster, profile=profile, log=log)
 
 
-def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say, preparing) -> launch.Setup:
+def _set_up(config: ml_collections.ConfigDict, root: epath.Path, log, prepare_progress) -> launch.Setup:
   """Everything before training. Raises UserError, the same on every process."""
   # What the config alone decides is refused before a corpus is prepared.
   configs.encoder_of(config)
   mesh = sharding.make_mesh(config)
   optimizers.make_schedule(config)
-  agreement.on_first(lambda: _prepare_if_missing(config, say, preparing))
+  agreement.on_first(lambda: _prepare_if_missing(config, log, prepare_progress))
   corpus, tokenizer = agreement.together(lambda: _corpus_and_tokenizer(config))
   config = resolve(config, corpus, tokenizer)
   encoder = configs.encoder_of(config)
-  start = _initial_parameters(config, encoder, tokenizer, say)
+  start = _initial_parameters(config, encoder, tokenizer, log)
   agreement.on_first(lambda: run_folder.claim_workdir(root, config, corpus.folder / "tokenizer"))
   if run_folder.is_finished(root, config):
-    say(
+    log(
       f"{root} has already trained its {configs.last_step(config):,} steps; evaluating it again.\n"
       "To train anew, give another --workdir or remove this one."
     )
   if launch.peak_flops() is None and metrics.next_attempt(root) == 0:  # said once
-    say(f"MFU is not reported: the peak of {jax.devices()[0].device_kind!r} is not known here")
+    log(f"MFU is not reported: the peak of {jax.devices()[0].device_kind!r} is not known here")
 
   task = pretraining_task(
     config, model_of(config, encoder, jax.default_backend(), seq_length=corpus.train.seq_length), corpus, tokenizer
   )
   evaluate = evaluation.make_evaluator(task, mesh, lambda: validation_batches(corpus, config))
-  trained = loop.Run(
+  trained = loop.Training(
     task,
     config,
     mesh,
@@ -117,7 +117,7 @@ def open_data(config: ml_collections.ConfigDict) -> Corpus:
   return open_corpus(here(config.data.corpus))
 
 
-def _prepare_if_missing(config: ml_collections.ConfigDict, say, preparing) -> None:
+def _prepare_if_missing(config: ml_collections.ConfigDict, log, prepare_progress) -> None:
   """Prepares the corpus where the config names a source for it, and it is not there."""
   folder = config.data.corpus
   if not (folder or config.data.mixture):
@@ -125,10 +125,10 @@ def _prepare_if_missing(config: ml_collections.ConfigDict, say, preparing) -> No
       "data.corpus is empty: name a corpus folder, --config.data.corpus=DIR; `bert_jax prepare` makes one from raw text"
     )
   if folder and config.data.source and not config.data.mixture and not epath.Path(folder).exists():
-    say(f"Preparing the corpus {folder} from {config.data.source}")
+    log(f"Preparing the corpus {folder} from {config.data.source}")
     settings = PrepareSettings(**{name: config.prepare[name] for name in PrepareSettings._fields})
-    with preparing() as shown:
-      prepare_corpus([config.data.source], folder, settings, progress=shown, say=say)
+    with prepare_progress() as shown:
+      prepare_corpus([config.data.source], folder, settings, progress=shown, log=log)
 
 
 def _corpus_and_tokenizer(config: ml_collections.ConfigDict) -> tuple[Corpus, Tokenizer]:
@@ -220,8 +220,8 @@ def flops_per_token(encoder: EncoderConfig, config: ml_collections.ConfigDict, c
   return flops.train_flops_per_token(encoder, sequence_length=mean_length, predicted_share=config.masking.rate)
 
 
-def _initial_parameters(config: ml_collections.ConfigDict, encoder: EncoderConfig, tokenizer: Tokenizer, say):
-  """Returns Run.start: None to begin from scratch, else what takes over the parameters of init_from."""
+def _initial_parameters(config: ml_collections.ConfigDict, encoder: EncoderConfig, tokenizer: Tokenizer, log):
+  """Returns Training.start: None to begin from scratch, else what takes over the parameters of init_from."""
   if not (config.init_from or config.init_optimizer):
     return None
   if config.init_optimizer and not (storage.folder(config.init_from) / "checkpoints").is_dir():
@@ -232,10 +232,10 @@ def _initial_parameters(config: ml_collections.ConfigDict, encoder: EncoderConfi
   def start(fresh: TrainState, abstract: TrainState) -> TrainState:
     if config.init_optimizer:
       state, host = reading.restore_state(storage.folder(config.init_from) / "checkpoints", abstract)
-      say(f"Starting from {config.init_from}: parameters, moments and step {host['step']}")
+      log(f"Starting from {config.init_from}: parameters, moments and step {host['step']}")
       return state
     missing = sorted(set(fresh.params) - set(source.params))
-    say(f"Starting from the parameters of {config.init_from}" + (f"; new: {', '.join(missing)}" if missing else ""))
+    log(f"Starting from the parameters of {config.init_from}" + (f"; new: {', '.join(missing)}" if missing else ""))
     return fresh._replace(
       params=jax.device_put(fresh.params | source.params, jax.tree.map(lambda x: x.sharding, fresh.params))
     )

@@ -33,7 +33,7 @@ from bert_jax.objectives import sentence_embedding
 from bert_jax.runs import launch, tuning
 from bert_jax.runs.build import attention_of
 from bert_jax.training import collectives, loop, run_folder, sharding
-from bert_jax.training.model_selection import Judge
+from bert_jax.training.model_selection import ModelSelection
 from bert_jax.training.run_folder import read_result
 
 # Where sentence embedding starts from otherwise than fine-tuning: Reimers & Gurevych 2019, section 3.1 (one epoch,
@@ -54,18 +54,18 @@ def sentence_embedding_config(overrides: list[str] = ()) -> ml_collections.Confi
 
 
 def sentence_embedding_run(
-  config: ml_collections.ConfigDict, workdir: str, *, cluster: Cluster | None = None, say: launch.Say = print
+  config: ml_collections.ConfigDict, workdir: str, *, cluster: Cluster | None = None, log: launch.Log = print
 ) -> dict[str, float]:
   """Trains the model of config.init_from in `workdir`; see `run.conduct`. Returns the metrics of the best checkpoint.
 
   Raises:
     UserError: model, texts, devices or an earlier run in `workdir` do not fit the config.
   """
-  launch.conduct(config, workdir, lambda root, say: _set_up(config, root, say), cluster=cluster, say=say)
+  launch.conduct(config, workdir, lambda root, log: _set_up(config, root, log), cluster=cluster, log=log)
   return read_result(workdir)["metrics"]
 
 
-def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> launch.Setup:
+def _set_up(config: ml_collections.ConfigDict, root: epath.Path, log) -> launch.Setup:
   """Everything before training. Raises UserError, the same on every process."""
   settings, objective = config.finetune, config.embedding.objective
   _check(config)
@@ -90,9 +90,9 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> launch.
     )
   agreement.on_first(lambda: run_folder.claim_workdir(root, config, source.tokenizer_folder))
   tuning.begin(root, config.init_from, source)
-  _describe(train, dev, rows, objective, max_length, say)
-  tuning.note_unknown(rows, source, say)
-  tuning.note_sizes(asked, config, rows.num_rows, say)
+  _describe(train, dev, rows, objective, max_length, log)
+  tuning.note_unknown(rows, source, log)
+  tuning.note_sizes(asked, config, rows.num_rows, log)
 
   model = SentenceModel(
     encoder,
@@ -112,16 +112,19 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> launch.
     all_rows=lambda rows: collectives.all_rows(rows, mesh),
   )
   evaluate = _make_evaluator(model, dev and prepare(dev)._replace(labels=dev.labels), config, mesh)
-  judge, texts = Judge(f"eval/{settings.metric or METRICS[0]}", True, settings.patience if dev else 0), len(train.texts)
-  take_over = tuning.start_from(source, say)
+  selection, texts = (
+    ModelSelection(f"eval/{settings.metric or METRICS[0]}", True, settings.patience if dev else 0),
+    len(train.texts),
+  )
+  take_over = tuning.start_from(source, log)
 
   def start(fresh, abstract):
     state = take_over(fresh, abstract)
     if dev is not None:
-      say("Before training: " + ", ".join(f"{name} {value:.4f}" for name, value in evaluate(state.params).items()))
+      log("Before training: " + ", ".join(f"{name} {value:.4f}" for name, value in evaluate(state.params).items()))
     return state
 
-  trained = loop.Run(
+  trained = loop.Training(
     task,
     config,
     mesh,
@@ -134,7 +137,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> launch.
       "batch_size": config.data.batch_size,
     },
     start=start,
-    judge=judge,
+    selection=selection,
     peak_flops=launch.peak_flops(),
     flops_per_token=flops.train_flops_per_token(
       encoder, sequence_length=float(rows.lengths.mean() / texts), predicted_share=0.0
@@ -143,7 +146,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, say) -> launch.
   held_out = dev is not None and dev.files == train.files
   examples = tuning.digests_of((*train.files, *(dev.files if dev else ())))
   return launch.Setup(
-    trained, lambda: tuning.finish(root, judge, config.export.format, examples=examples, held_out=held_out)
+    trained, lambda: tuning.finish(root, selection, config.export.format, examples=examples, held_out=held_out)
   )
 
 
@@ -198,28 +201,28 @@ def _labels(groups: TextGroups) -> np.ndarray:
   return np.zeros(len(groups.texts[0]), np.int32) if groups.labels is None else groups.labels
 
 
-def _describe(train: TextGroups, dev: TextGroups | None, rows: Features, objective: str, max_length: int, say) -> None:
+def _describe(train: TextGroups, dev: TextGroups | None, rows: Features, objective: str, max_length: int, log) -> None:
   """What a user should know of the examples before they are trained on."""
   for note in (*train.notes, *(dev.notes if dev else ())):
-    say(f"note: {note}")
+    log(f"note: {note}")
   judged = (
     f"{len(dev.texts[0]):,} scored pairs to judge by, from {', '.join(dev.files)}"
     if dev
     else "nothing to judge by: --dev=FILE takes scored pairs"
   )
   classes = f" with {len(train.classes)} classes ({tuning.shown(train.classes)})" if train.classes else ""
-  say(f"{rows.num_rows:,} training examples{classes} from {', '.join(train.files)}; {judged}")
+  log(f"{rows.num_rows:,} training examples{classes} from {', '.join(train.files)}; {judged}")
   if rows.truncated:
-    say(f"{rows.truncated:,} training texts are longer than {max_length} tokens and lose their end")
+    log(f"{rows.truncated:,} training texts are longer than {max_length} tokens and lose their end")
   if objective in sentence_embedding.RANKING:
     places = rows.labels if objective == "in-batch" else rows.labels[:, :1]
     again = int((np.unique(places, return_counts=True)[1] > 1).sum())
     if again:
-      say(f"{again:,} texts occur more than once; where a batch has one twice, it is no negative of itself")
+      log(f"{again:,} texts occur more than once; where a batch has one twice, it is no negative of itself")
 
 
 def _make_evaluator(model: SentenceModel, dev: Features | None, config: ml_collections.ConfigDict, mesh):
-  """Run.evaluate: METRICS of the cosine on scored pairs; without any, no metrics."""
+  """Training.evaluate: METRICS of the cosine on scored pairs; without any, no metrics."""
 
   def cosines_of(params, batch):
     vectors_BxSxH = unit(

@@ -147,7 +147,7 @@ def run_suite(
   *,
   seeds: int,
   overrides: Sequence[str] = (),
-  say: Callable[[str], None] = print,
+  log: Callable[[str], None] = print,
   on_results: Callable[[list[TaskResult]], None] = lambda results: None,
 ) -> list[TaskResult]:
   """Fine-tunes a model on tasks under seeds 0, 1, …, and writes what came out into `jobs` after every task.
@@ -159,7 +159,7 @@ def run_suite(
     jobs: the folder of the jobs.
     seeds: how many; those that have finished besides count, too.
     overrides: config keys for every job, "key=value".
-    say: takes one line for the user.
+    log: takes one line for the user.
     on_results: called with all results so far, after every task.
 
   Returns:
@@ -172,7 +172,7 @@ def run_suite(
   data = {task: find_data(task, places) for task in tasks}
   missing = [task for task in tasks if not data[task].data]
   if missing:
-    say(f"no data for {', '.join(missing)}: left out")
+    log(f"no data for {', '.join(missing)}: left out")
   if len(missing) == len(tasks):
     raise UserError(
       f"no data for any of {', '.join(tasks)} in {', '.join(places)}; say where a task lies: --data=TASK=FOLDER"
@@ -187,10 +187,10 @@ def run_suite(
     began = time.perf_counter()
     try:
       number = max(seeds, _finished(pathlib.Path(jobs) / task))
-      done = [_job(model, state, task, data[task], pathlib.Path(jobs), seed, overrides, say) for seed in range(number)]
+      done = [_job(model, state, task, data[task], pathlib.Path(jobs), seed, overrides, log) for seed in range(number)]
     except UserError as error:
       refused[task] = error
-      say(f"{task} is left out: {error}")
+      log(f"{task} is left out: {error}")
       continue
     if any(
       set(one["examples"].values()) != set(done[0]["examples"].values()) or one["held_out"] != done[0]["held_out"]
@@ -200,7 +200,7 @@ def run_suite(
         f"its seeds in {jobs}/{task} were trained or judged on different examples, so their mean says nothing: remove "
         "that folder"
       )
-      say(f"{task} is left out: {refused[task]}")
+      log(f"{task} is left out: {refused[task]}")
       continue
     results[task] = TaskResult(
       task,
@@ -213,7 +213,7 @@ def run_suite(
     in_order = [results[name] for name in TASKS if name in results]
     write_results(in_order, model, state, pathlib.Path(jobs))
     on_results(in_order)
-    say(
+    log(
       f"{task}: {results[task].metric} {percent(results[task])} over {number} seeds, "
       f"{time.perf_counter() - began:.0f} s"
     )
@@ -248,7 +248,7 @@ def _finished(folder: pathlib.Path) -> int:
 
 
 def _job(
-  model: str, state: str, task: str, found: Found, jobs: pathlib.Path, seed: int, overrides: Sequence[str], say
+  model: str, state: str, task: str, found: Found, jobs: pathlib.Path, seed: int, overrides: Sequence[str], log
 ) -> dict[str, Any]:
   """The result of one fine-tuning, trained now or before."""
   workdir = jobs / task / f"seed-{seed}"
@@ -263,8 +263,8 @@ def _job(
     ]
   )
   if (workdir / "checkpoints").exists() or read_result(workdir) is None:
-    say(f"== {task}, seed {seed}")
-    finetuning.finetune_run(config, str(workdir), say=say)
+    log(f"== {task}, seed {seed}")
+    finetuning.finetune_run(config, str(workdir), log=log)
     (workdir / "checkpoints").rename(workdir / _DONE)  # from here on the job counts as done
     jax.clear_caches()
   else:

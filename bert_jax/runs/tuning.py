@@ -27,7 +27,7 @@ from bert_jax.io import storage
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training import sharding
 from bert_jax.training.checkpoints import folder as checkpoint_folder
-from bert_jax.training.model_selection import Judge
+from bert_jax.training.model_selection import ModelSelection
 from bert_jax.training.run_folder import RESULT_FILE, SOURCE_FILE
 
 # Where fine-tuning starts from otherwise than pretraining: Devlin et al. 2018, appendix A.3, and Hugging Face's
@@ -126,44 +126,44 @@ def shown(names: Sequence[str]) -> str:
   return ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
 
 
-def note_sizes(asked: ml_collections.ConfigDict, config: ml_collections.ConfigDict, rows: int, say) -> None:
+def note_sizes(asked: ml_collections.ConfigDict, config: ml_collections.ConfigDict, rows: int, log) -> None:
   """Says where a size that was asked for fits neither the model nor the examples.
 
   Args:
     asked: the config before `resolve`.
     config: the resolved config.
     rows: how many rows of examples there are.
-    say: takes one line for the user.
+    log: takes one line for the user.
   """
   if asked.finetune.max_length > config.finetune.max_length:
-    say(
+    log(
       f"note: the model has {config.finetune.max_length} positions: finetune.max_length={asked.finetune.max_length} "
       f"becomes {config.finetune.max_length}"
     )
   if config.data.batch_size > rows:
-    say(
+    log(
       f"note: data.batch_size={config.data.batch_size} is more than there are examples: every step sees all of them, "
       "some more than once"
     )
 
 
-def note_unknown(part: Features, source: Model, say) -> None:
+def note_unknown(part: Features, source: Model, log) -> None:
   """Says so where the model's tokenizer does not know most of what the examples are made of."""
   share = float(np.mean(part.tokens == source.tokenizer.special.unk))
   if share > 0.5:
-    say(f"note: {share:.0%} of the tokens are [UNK]: the vocabulary of {source.origin} does not know such text")
+    log(f"note: {share:.0%} of the tokens are [UNK]: the vocabulary of {source.origin} does not know such text")
 
 
-def start_from(source: Model, say):
-  """Run.start: the encoder, and the pooler where it is read, of the source; the head is new."""
+def start_from(source: Model, log):
+  """Training.start: the encoder, and the pooler where it is read, of the source; the head is new."""
 
   def start(fresh, abstract):
     taken = {
       name: source.params[name] for name in fresh.params if name in ("encoder", "pooler") and name in source.params
     }
     if "pooler" in fresh.params and "pooler" not in taken:
-      say(f"{source.origin} has no pooler: a new one is trained; finetune.pooling=mean reads the tokens themselves")
-    say(
+      log(f"{source.origin} has no pooler: a new one is trained; finetune.pooling=mean reads the tokens themselves")
+    log(
       f"Starting from {source.origin}: {', '.join(sorted(taken))}; new: "
       f"{', '.join(sorted(set(fresh.params) - set(taken))) or 'nothing'}"
     )
@@ -176,7 +176,7 @@ def start_from(source: Model, say):
 
 
 def batches_from(position: int, train: Features, config: ml_collections.ConfigDict, mesh, *, texts: int = 1):
-  """Run.batches of features; `texts`: how many, each of finetune.max_length, are packed into a row."""
+  """Training.batches of features; `texts`: how many, each of finetune.max_length, are packed into a row."""
   size, max_length = config.data.batch_size, texts * config.finetune.max_length
   return features.train_batches(
     train,
@@ -199,26 +199,28 @@ def digests_of(files: Iterable[str]) -> dict[str, str]:
   return found
 
 
-def finish(root: epath.Path, judge: Judge, export_format: str, *, examples: dict[str, str], held_out: bool) -> None:
+def finish(
+  root: epath.Path, selection: ModelSelection, export_format: str, *, examples: dict[str, str], held_out: bool
+) -> None:
   """Writes RESULT_FILE, and exports the checkpoint that it names; called on every process.
 
   Args:
     root: the run folder.
-    judge: what makes a checkpoint the best.
+    selection: what makes a checkpoint the best.
     export_format: see exporting.export_run.
     examples: files and digests, as they were when the run began or went on.
     held_out: whether the model was judged by a part of the training file.
   """
-  agreement.on_first(lambda: write_result(root, judge, examples=examples, held_out=held_out))
+  agreement.on_first(lambda: write_result(root, selection, examples=examples, held_out=held_out))
   export.export_run(root, export_format)
 
 
-def write_result(root: epath.Path, judge: Judge, *, examples: dict[str, str], held_out: bool) -> None:
+def write_result(root: epath.Path, selection: ModelSelection, *, examples: dict[str, str], held_out: bool) -> None:
   """Says in RESULT_FILE which checkpoint is the best, how good it is, and on what."""
-  step, metrics = best_checkpoint(root, judge)
+  step, metrics = best_checkpoint(root, selection)
   result = {
     "step": step,
-    "metric": judge.metric.removeprefix("eval/"),
+    "metric": selection.metric.removeprefix("eval/"),
     "metrics": {name.removeprefix("eval/"): value for name, value in metrics.items()},
     "examples": examples,
     "held_out": held_out,
@@ -227,12 +229,12 @@ def write_result(root: epath.Path, judge: Judge, *, examples: dict[str, str], he
   storage.write_text(root / RESULT_FILE, json.dumps(result, indent=2) + "\n")
 
 
-def best_checkpoint(root: epath.Path, judge: Judge) -> tuple[int, dict[str, float]]:
+def best_checkpoint(root: epath.Path, selection: ModelSelection) -> tuple[int, dict[str, float]]:
   """(step, metrics) of the checkpoint that is kept for its evaluation; where nothing was measured, of the newest."""
   folder = root / "checkpoints"
   evaluations = {
     step: checkpoint_folder.read_manifest(checkpoint_folder.folder_of(folder, step)).metrics
     for step in checkpoint_folder.committed_steps(folder)
   }
-  step = (judge.best_first(evaluations) or sorted(evaluations, reverse=True))[0]
+  step = (selection.best_first(evaluations) or sorted(evaluations, reverse=True))[0]
   return step, evaluations[step]

@@ -23,7 +23,7 @@ from bert_jax.io import storage
 FILE = "jumps.json"
 
 
-class Jump(NamedTuple):
+class DataSkip(NamedTuple):
   """One jump.
 
   Attributes:
@@ -37,7 +37,7 @@ class Jump(NamedTuple):
   to: int
 
 
-def read_jumps(workdir: str | os.PathLike) -> list[Jump]:
+def read_data_skips(workdir: str | os.PathLike) -> list[DataSkip]:
   """The jumps that a run folder records.
 
   Raises:
@@ -46,7 +46,7 @@ def read_jumps(workdir: str | os.PathLike) -> list[Jump]:
   path = epath.Path(workdir) / FILE
   try:
     with storage.failures(path):
-      return [Jump(**record) for record in json.loads(path.read_text())] if path.exists() else []
+      return [DataSkip(**record) for record in json.loads(path.read_text())] if path.exists() else []
   except (OSError, ValueError, TypeError) as error:
     raise UserError(
       f"{path} cannot be read ({error}); it says where this run left out data. "
@@ -54,16 +54,16 @@ def read_jumps(workdir: str | os.PathLike) -> list[Jump]:
     ) from error
 
 
-class Jumps:
+class DataSkips:
   """The jumps of a run: all processes know them, the first one writes them."""
 
-  def __init__(self, workdir: str | os.PathLike, known: list[Jump]):
+  def __init__(self, workdir: str | os.PathLike, known: list[DataSkip]):
     """
     Args:
       workdir: the run folder.
-      known: what `read_jumps` found there on the first process.
+      known: what `read_data_skips` found there on the first process.
     """
-    self._path, self._jumps = epath.Path(workdir) / FILE, [Jump(*jump) for jump in known]
+    self._path, self._jumps = epath.Path(workdir) / FILE, [DataSkip(*jump) for jump in known]
 
   def after(self, step: int, position: int) -> int | None:
     """Where the data goes on after `step` at `position`, or None: at `position`."""
@@ -74,7 +74,7 @@ class Jumps:
     """How often the run has gone back to `step`."""
     return sum(jump.step == step for jump in self._jumps)
 
-  def record(self, jump: Jump, *, write: bool) -> None:
+  def record(self, jump: DataSkip, *, write: bool) -> None:
     """Adds a jump; with `write` it is on disk when this returns."""
     self._jumps.append(jump)
     if write:

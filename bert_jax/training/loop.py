@@ -8,7 +8,7 @@ everything else that a resume needs is in the state itself.
 Three things may come between two steps. The processes are told to stop
 (preemption.py): the step is saved, and Preempted raised. Too many updates in a
 row were void: the run goes back to its newest good checkpoint and on past the
-bad data (jumps.py). Nothing happens at all: the watchdog ends the process.
+bad data (data_skips.py). Nothing happens at all: the watchdog ends the process.
 """
 
 import time
@@ -27,16 +27,16 @@ from bert_jax.errors import UserError
 from bert_jax.objectives.objective import Objective
 from bert_jax.training import sharding, train_state
 from bert_jax.training.checkpoints.manager import Checkpoints
-from bert_jax.training.data_skips import Jump, Jumps
+from bert_jax.training.data_skips import DataSkip, DataSkips
 from bert_jax.training.metrics import MetricsWriter
-from bert_jax.training.model_selection import EarlyStopping, Judge
+from bert_jax.training.model_selection import EarlyStopping, ModelSelection
 from bert_jax.training.profile import Profile
 from bert_jax.training.progress import Progress
-from bert_jax.training.step_metrics import BadData, Window
+from bert_jax.training.step_metrics import NonFiniteUpdates, StepMetrics
 from bert_jax.training.train_step import StepReport, make_program
 
 
-class Run(NamedTuple):
+class Training(NamedTuple):
   """Everything that a training run is made of.
 
   Attributes:
@@ -48,7 +48,7 @@ class Run(NamedTuple):
     identity: what the order of the data depends on, e.g. corpus_id, rows, seed; saved with every
       checkpoint, and a resume with another one is refused.
     start: (fresh state, abstract state) -> state that a new run begins from; None: the fresh one.
-    judge: what makes an evaluation better than another, and when a run ends early.
+    selection: what makes an evaluation better than another, and when a run ends early.
     flops_per_token: for MFU, or None where the chip's peak is unknown.
     peak_flops: of all devices together, in FLOP/s, or None.
   """
@@ -60,12 +60,12 @@ class Run(NamedTuple):
   evaluate: Callable[[Any, Callable[[], bool]], dict[str, float] | None]
   identity: dict[str, Any]
   start: Callable[[Any, Any], Any] | None = None
-  judge: Judge = Judge()
+  selection: ModelSelection = ModelSelection()
   flops_per_token: float | None = None
   peak_flops: float | None = None
 
 
-class Around(NamedTuple):
+class Services(NamedTuple):
   """What stands around a run: where it saves and tells, and who watches it.
 
   Attributes:
@@ -74,7 +74,7 @@ class Around(NamedTuple):
     progress: the terminal.
     watchdog: told of everything that gets done.
     preemption: asked after every step and every batch of an evaluation.
-    jumps: where the run has left out data.
+    data_skips: where the run has left out data.
     profile: which steps are traced.
   """
 
@@ -83,11 +83,11 @@ class Around(NamedTuple):
   progress: Progress
   watchdog: Watchdog
   preemption: Preemption
-  jumps: Jumps
+  data_skips: DataSkips
   profile: Profile
 
 
-def train(run: Run, around: Around) -> tuple[Any, dict[str, float], int]:
+def train(run: Training, services: Services) -> tuple[Any, dict[str, float], int]:
   """Trains to the last step, from the newest good checkpoint if there is one.
 
   Returns:
@@ -97,7 +97,7 @@ def train(run: Run, around: Around) -> tuple[Any, dict[str, float], int]:
     Preempted: the processes were told to stop; the step is saved.
     UserError: the checkpoints belong to other data; the run went back to one checkpoint too often.
   """
-  trainer = _Trainer(run, around)
+  trainer = _Trainer(run, services)
   try:
     with jax.transfer_guard("disallow"):
       trainer.catch_up()
@@ -108,15 +108,15 @@ def train(run: Run, around: Around) -> tuple[Any, dict[str, float], int]:
           trainer.evaluate()
           trainer.save()
           trainer.jump()
-        except BadData as bad:
+        except NonFiniteUpdates as bad:
           trainer.roll_back(bad)
-    around.checkpoints.wait()
+    services.checkpoints.wait()
     if trainer.evaluation is None:  # nothing was left to train
       trainer.evaluate(due=True)
     if trainer.evaluation is None:
       raise Preempted(trainer.step)
   except Preempted as stop:
-    around.writer.event("preempt", step=stop.step)
+    services.writer.event("preempt", step=stop.step)
     raise
   finally:
     trainer.close()
@@ -126,20 +126,20 @@ def train(run: Run, around: Around) -> tuple[Any, dict[str, float], int]:
 class _Trainer:
   """The state of the loop between two steps; every method is one of its stations."""
 
-  def __init__(self, run: Run, around: Around):
+  def __init__(self, run: Training, services: Services):
     began = time.perf_counter()
-    self._run, self._around, self._began = run, around, began
+    self._run, self._services, self._began = run, services, began
     config, self._stopping, self._max_rollbacks = run.config, False, run.config.max_rollbacks
     self.end = configs.last_step(config)
     self._program = make_program(run.task, config, run.mesh)
-    self._window = Window(
+    self._window = StepMetrics(
       run.task,
       max_bad_steps=config.max_bad_steps,
       flops_per_token=run.flops_per_token,
       peak_flops=run.peak_flops,
-      on_event=around.writer.event,
+      on_event=services.writer.event,
     )
-    self._early = EarlyStopping(run.judge)
+    self._early = EarlyStopping(run.selection)
     self.evaluation: dict[str, float] | None = None  # of this step
     self._owes_evaluation = False
     self._in_flight: tuple[int, int, StepReport] | None = (
@@ -148,8 +148,8 @@ class _Trainer:
     self._stream: Iterator | None = None
     self._go_on_from(*self._restore_or_start())
     sharding.check_sharded(run.mesh, self.state)
-    self._first, self._stopping = self.step, around.preemption.poll()
-    around.progress.begin(self.step)
+    self._first, self._stopping = self.step, services.preemption.poll()
+    services.progress.begin(self.step)
 
   @property
   def is_done(self) -> bool:
@@ -163,16 +163,16 @@ class _Trainer:
     if self._owes_evaluation:
       self.evaluate(due=True)
     if self._owes_evaluation and self.evaluation is not None:
-      self._around.checkpoints.add_metrics(self.step, self.evaluation)
+      self._services.checkpoints.add_metrics(self.step, self.evaluation)
 
   def take_step(self) -> None:
     """Fetches the next rows and trains on them."""
     if self._stopping:  # noticed while the run was starting
       raise Preempted(self.step)
-    around, first = self._around, self.step == self._first
+    services, first = self._services, self.step == self._first
     with self._window.spending("data_wait"):
       batch = sharding.put_batch(next(self._stream), self._run.mesh)
-    with around.profile.step(self.step + 1):
+    with services.profile.step(self.step + 1):
       self.state, report = self._program.train_step(self.state, batch)
     self.step, self.position = self.step + 1, self.position + self._run.config.data.batch_size
     self.evaluation = None
@@ -180,13 +180,13 @@ class _Trainer:
     if first:
       self._window.restart_clock()  # that call compiled
       jax.block_until_ready(report)
-      around.writer.event("first_step", step=self.step, seconds=round(time.perf_counter() - self._began, 3))
+      services.writer.event("first_step", step=self.step, seconds=round(time.perf_counter() - self._began, 3))
       self._first = -1
     elif previous is not None:
       self._window.add(*previous)
-    around.profile.after(self.step, report)
-    around.watchdog.beat()
-    self._stopping = around.preemption.poll()
+    services.profile.after(self.step, report)
+    services.watchdog.beat()
+    self._stopping = services.preemption.poll()
 
   def log(self) -> None:
     """Every log_every_steps, and at the end: a line of metrics."""
@@ -206,20 +206,20 @@ class _Trainer:
           self._early.is_over and self._in_flight is not None
         ):  # this turned out to be the last step, and it is not logged yet
           self._log_window()
-        self._around.writer.scalars(self.step, self.evaluation)
-        self._around.progress.evaluation(self.step, self.evaluation)
+        self._services.writer.scalars(self.step, self.evaluation)
+        self._services.progress.evaluation(self.step, self.evaluation)
         if self._early.is_over and self.step < self.end:
-          judge = self._run.judge
-          self._around.progress.line(
-            f"{judge.metric} was not better in {judge.patience} evaluations: the run ends here, "
+          selection = self._run.selection
+          self._services.progress.line(
+            f"{selection.metric} was not better in {selection.patience} evaluations: the run ends here, "
             f"{self.end - self.step:,} steps early"
           )
 
   def _log_window(self) -> None:
     self._read_reports()
     metrics = self._window.close(self.step)
-    self._around.writer.scalars(self.step, metrics)
-    self._around.progress.update(self.step, metrics)
+    self._services.writer.scalars(self.step, metrics)
+    self._services.progress.update(self.step, metrics)
 
   @property
   def _evaluation_is_due(self) -> bool:
@@ -230,7 +230,7 @@ class _Trainer:
 
     Raises Preempted in the last case.
     """
-    checkpoints, writer = self._around.checkpoints, self._around.writer
+    checkpoints, writer = self._services.checkpoints, self._services.writer
     if self._stopping or self.is_done or checkpoints.should_save(self.step):
       self._read_reports()  # what they say of void updates is saved, too
       began = time.perf_counter()
@@ -240,7 +240,7 @@ class _Trainer:
           "owes_evaluation": self._stopping and self.evaluation is None and self._evaluation_is_due
         }
         saved = checkpoints.save(self.step, self.state, host=host, metrics=self.evaluation or {})
-      self._around.watchdog.beat()
+      self._services.watchdog.beat()
       if saved:
         writer.event("save", step=self.step, seconds=round(time.perf_counter() - began, 3))
     if self._stopping:
@@ -249,42 +249,42 @@ class _Trainer:
 
   def jump(self) -> None:
     """Leaves out data that the run has left out here before."""
-    to = self._around.jumps.after(self.step, self.position)
+    to = self._services.data_skips.after(self.step, self.position)
     if to is not None:
-      self._around.writer.event("jump", step=self.step, position=self.position, to=to)
+      self._services.writer.event("jump", step=self.step, position=self.position, to=to)
       self._read_reports()
       self._window.bad_in_a_row = 0
       self._fetch_from(to)
 
-  def roll_back(self, bad: BadData) -> None:
+  def roll_back(self, bad: NonFiniteUpdates) -> None:
     """Goes back to the newest good checkpoint, and on behind the data that made `bad.in_a_row` updates void."""
     self._in_flight = None
     state, step, position, _ = self._restore_or_start()
-    jumps, limit = self._around.jumps, self._max_rollbacks
-    if jumps.from_step(step) >= limit:
+    skips, limit = self._services.data_skips, self._max_rollbacks
+    if skips.from_step(step) >= limit:
       raise UserError(
         f"{bad}, and the run has gone back to step {step} {limit} times already (max_rollbacks), past other data each "
         "time: it is not the data. Every void update was skipped, so the checkpoints are sound. Lower "
         "optimizer.learning_rate, or lengthen optimizer.warmup_steps"
       )
-    jumps.record(Jump(step, position, bad.position), write=jax.process_index() == 0)
-    self._around.writer.event("rollback", step=step, from_step=bad.step, position=position, to=bad.position)
-    self._around.progress.line(
+    skips.record(DataSkip(step, position, bad.position), write=jax.process_index() == 0)
+    self._services.writer.event("rollback", step=step, from_step=bad.step, position=position, to=bad.position)
+    self._services.progress.line(
       f"{bad}; back to step {step}, and on with other data (row {bad.position:,} instead of {position:,})"
     )
     self._window.begin()
     self._go_on_from(state, step, bad.position, 0)
-    self._around.watchdog.beat()
+    self._services.watchdog.beat()
 
   def close(self) -> None:
     """Ends what runs beside the loop."""
-    self._around.profile.close()
+    self._services.profile.close()
     getattr(self._stream, "close", lambda: None)()
 
   def _go_on_from(self, state, step: int, position: int, bad_in_a_row: int) -> None:
-    to = self._around.jumps.after(step, position)
+    to = self._services.data_skips.after(step, position)
     if to is not None:
-      self._around.writer.event("jump", step=step, position=position, to=to)
+      self._services.writer.event("jump", step=step, position=position, to=to)
       position, bad_in_a_row = to, 0
     self.state, self.step = state, step
     self._window.bad_in_a_row = bad_in_a_row
@@ -301,15 +301,15 @@ class _Trainer:
 
   def _after_batch(self) -> bool:
     """Between two batches of an evaluation: whether to stop it."""
-    self._around.watchdog.beat()
-    self._stopping = self._around.preemption.poll()
+    self._services.watchdog.beat()
+    self._stopping = self._services.preemption.poll()
     return self._stopping
 
   def _restore_or_start(self):
     """(state, step, position, void updates in a row) of the newest good checkpoint, or of the beginning."""
-    began, run, writer = time.perf_counter(), self._run, self._around.writer
+    began, run, writer = time.perf_counter(), self._run, self._services.writer
     with jax.transfer_guard("allow"):
-      restored = self._around.checkpoints.restore_latest(self._program.state)
+      restored = self._services.checkpoints.restore_latest(self._program.state)
       if restored is None:
         state = train_state.fresh(run.task.init, self._program.optimizer, self._program.state, run.config.seed)
         if run.start is not None:
@@ -328,6 +328,6 @@ class _Trainer:
     position = int(restored.host["position"])
     self._early.restore(restored.host)
     self._owes_evaluation = restored.host.get("owes_evaluation", False)
-    self._around.progress.line(f"going on from step {restored.step:,}")
+    self._services.progress.line(f"going on from step {restored.step:,}")
     writer.event("restore", step=restored.step, position=position, seconds=round(time.perf_counter() - began, 3))
     return restored.state, restored.step, position, int(restored.host.get("bad_in_a_row", 0))

@@ -4,7 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 
-class Judge(NamedTuple):
+class ModelSelection(NamedTuple):
   """What makes an evaluation better than another.
 
   Attributes:
@@ -32,8 +32,8 @@ class EarlyStopping:
   Its counts are saved with every checkpoint, so that a resumed run ends where it would have.
   """
 
-  def __init__(self, judge: Judge):
-    self._judge = judge
+  def __init__(self, selection: ModelSelection):
+    self._judge = selection
     self.restore({})
 
   def restore(self, host: dict[str, Any]) -> None:

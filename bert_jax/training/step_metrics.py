@@ -14,7 +14,7 @@ from bert_jax.training.train_step import StepReport
 KINDS = ("data_wait", "step", "evaluation", "checkpoint")
 
 
-class BadData(Exception):
+class NonFiniteUpdates(Exception):
   """Too many void updates in a row.
 
   Attributes:
@@ -28,7 +28,7 @@ class BadData(Exception):
     self.step, self.position, self.in_a_row = step, position, in_a_row
 
 
-class Window:
+class StepMetrics:
   """Adds up the reports of steps until it is closed, and then begins anew."""
 
   def __init__(
@@ -76,7 +76,7 @@ class Window:
     """Reads a step's report from the device; waits for the step, if need be.
 
     Raises:
-      BadData: max_bad_steps updates in a row were void.
+      NonFiniteUpdates: max_bad_steps updates in a row were void.
     """
     waiting = time.perf_counter()
     report = jax.device_get(report)
@@ -89,7 +89,7 @@ class Window:
       self.bad_in_a_row += 1
       self._on_event("skip", step=step, in_a_row=self.bad_in_a_row)
       if self.bad_in_a_row >= self._max_bad_steps:
-        raise BadData(step, position, self.bad_in_a_row)
+        raise NonFiniteUpdates(step, position, self.bad_in_a_row)
       return  # its sums are not finite either, and must not enter the means
     self.bad_in_a_row = 0
     self._grad_norm = float(report.grad_norm)

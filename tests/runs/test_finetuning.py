@@ -93,9 +93,9 @@ def write(folder, kind, count=240):
   ], named
 
 
-def tune(model, workdir, *keys, say=lambda text: None):
+def tune(model, workdir, *keys, log=lambda text: None):
   return finetuning.finetune_run(
-    finetuning.finetuning_config([f"init_from={model}", *FAST, *keys]), str(workdir), say=say
+    finetuning.finetuning_config([f"init_from={model}", *FAST, *keys]), str(workdir), log=log
   )
 
 
@@ -160,7 +160,7 @@ def test_answers_in_chinese_are_compared_by_characters(model, tmp_path):
     "finetune.epochs=1",
   ]
   said = []
-  tune(model, tmp_path / "run", *keys, "finetune.max_length=128", say=said.append)
+  tune(model, tmp_path / "run", *keys, "finetune.max_length=128", log=said.append)
   assert "answers are compared as CMRC 2018 does it, by characters" in said
 
 
@@ -219,7 +219,7 @@ def test_what_a_user_should_know_of_the_examples_is_said(model, tmp_path):
     "finetune.text=text",
     "finetune.label=label",
     "finetune.epochs=0.2",
-    say=said.append,
+    log=said.append,
   )
   text = "\n".join(said)
   for words in (
@@ -298,12 +298,12 @@ def test_a_model_shorter_than_finetune_max_length_loses_the_ends_of_texts_and_co
   lines = (tmp_path / "x.tsv").read_text().splitlines()
   (tmp_path / "x.tsv").write_text("\n".join([*lines, "file " * 400 + "\tfile"]))
   said = []
-  tune(model, tmp_path / "run", *keys, "finetune.epochs=1", "finetune.max_length=512", say=said.append)
+  tune(model, tmp_path / "run", *keys, "finetune.epochs=1", "finetune.max_length=512", log=said.append)
   assert any(
     " and 0 of them are longer than 160" in line or " and 1 of them are longer than 160" in line for line in said
   )
   assert "note: the model has 160 positions: finetune.max_length=512 becomes 160" in said
-  tune(model, tmp_path / "large", *keys, "finetune.epochs=1", "data.batch_size=600", say=said.append)
+  tune(model, tmp_path / "large", *keys, "finetune.epochs=1", "data.batch_size=600", log=said.append)
   assert any(line.startswith("note: data.batch_size=600 is more than there are examples") for line in said)
   assert json.loads((tmp_path / "run" / "config.json").read_text())["finetune.max_length"] == 160
 
@@ -336,7 +336,7 @@ def test_a_pooling_that_means_nothing_is_noted(model, tmp_path):
   for kind, noted in (("token-classification", True), ("regression", False)):
     keys, _ = write(tmp_path / kind, kind, 80)
     said = []
-    tune(model, tmp_path / kind / "run", *keys, "finetune.epochs=0.2", "finetune.pooling=mean", say=said.append)
+    tune(model, tmp_path / kind / "run", *keys, "finetune.epochs=0.2", "finetune.pooling=mean", log=said.append)
     assert any("finetune.pooling=mean means nothing here" in line for line in said) is noted
 
 
@@ -347,5 +347,5 @@ def test_a_model_without_a_pooler_gets_a_new_one_and_says_so(model, tmp_path):
   )
   keys, _ = write(tmp_path, "classification", 80)
   said = []
-  tune(str(tmp_path / "bare"), tmp_path / "run", *keys, "finetune.epochs=1", say=said.append)
+  tune(str(tmp_path / "bare"), tmp_path / "run", *keys, "finetune.epochs=1", log=said.append)
   assert any("has no pooler: a new one is trained" in line for line in said)

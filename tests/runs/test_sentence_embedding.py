@@ -51,9 +51,9 @@ def pairs(tmp_path_factory):
   return str(path)
 
 
-def train(source, pairs, workdir, *keys, say=lambda text: None):
+def train(source, pairs, workdir, *keys, log=lambda text: None):
   config = sentence_embedding.sentence_embedding_config([f"init_from={source}", f"finetune.data={pairs}", *FAST, *keys])
-  return sentence_embedding.sentence_embedding_run(config, str(workdir), say=say)
+  return sentence_embedding.sentence_embedding_run(config, str(workdir), log=log)
 
 
 COLUMNS = ("finetune.text=a", "finetune.text_pair=b")
@@ -73,7 +73,7 @@ def test_cosines_come_to_mean_likeness_and_the_export_has_them_in_sentence_trans
     f"finetune.dev={pairs}",
     "embedding.normalize=True",
     "model.hidden_dropout_prob=0.0",
-    say=said.append,
+    log=said.append,
   )
   (before,) = [float(re.search(r"spearman (\S+),", line)[1]) for line in said if line.startswith("Before training")]
   assert before < 0.5 < 0.8 < found["spearman"]

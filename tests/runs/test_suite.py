@@ -70,7 +70,7 @@ def test_every_task_runs_under_every_seed_once(model, data, tmp_path, monkeypatc
     finetuning, "finetune_run", lambda config, workdir, **more: ran.append(workdir) or plain(config, workdir, **more)
   )
   results = suite.run_suite(
-    model, ["sst2", "rte", "cola"], [data], str(tmp_path / "jobs"), seeds=2, overrides=FEW, say=told.append
+    model, ["sst2", "rte", "cola"], [data], str(tmp_path / "jobs"), seeds=2, overrides=FEW, log=told.append
   )
   assert len(ran) == 4 and any("no data for cola" in line for line in told)
   assert [(one.task, one.metric, len(one.values)) for one in results] == [
@@ -81,14 +81,14 @@ def test_every_task_runs_under_every_seed_once(model, data, tmp_path, monkeypatc
   assert not list((tmp_path / "jobs").glob("*/*/checkpoints")), "results are kept, states are not"
 
   again = suite.run_suite(
-    model, ["sst2", "rte"], [data], str(tmp_path / "jobs"), seeds=2, overrides=FEW, say=told.append
+    model, ["sst2", "rte"], [data], str(tmp_path / "jobs"), seeds=2, overrides=FEW, log=told.append
   )
   assert len(ran) == 4 and again == results
-  suite.run_suite(model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=3, overrides=FEW, say=told.append)
+  suite.run_suite(model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=3, overrides=FEW, log=told.append)
   assert len(ran) == 5 and ran[-1].endswith("sst2/seed-2")
   with pytest.raises(UserError, match="result of other settings: finetune.epochs: 1.0 there, 2.0 now"):
     suite.run_suite(
-      model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=1, overrides=(*FEW, "finetune.epochs=2"), say=told.append
+      model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=1, overrides=(*FEW, "finetune.epochs=2"), log=told.append
     )
 
   for key, said in (
@@ -96,7 +96,7 @@ def test_every_task_runs_under_every_seed_once(model, data, tmp_path, monkeypatc
     ("model.hidden_dropout_prob=0.0", "hidden_dropout_prob: 0.1 there, 0.0 now"),
   ):
     with pytest.raises(UserError, match=said):
-      suite.run_suite(model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=1, overrides=(*FEW, key), say=told.append)
+      suite.run_suite(model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=1, overrides=(*FEW, key), log=told.append)
   # Rows of 512 are what a model of 32 positions had at 32.
   suite.run_suite(
     model,
@@ -105,10 +105,10 @@ def test_every_task_runs_under_every_seed_once(model, data, tmp_path, monkeypatc
     str(tmp_path / "jobs"),
     seeds=3,
     overrides=(*FEW, "finetune.max_length=512"),
-    say=told.append,
+    log=told.append,
   )
 
-  (fewer,) = suite.run_suite(model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=1, overrides=FEW, say=told.append)
+  (fewer,) = suite.run_suite(model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=1, overrides=FEW, log=told.append)
   assert len(ran) == 5 and len(fewer.values) == 3, "seeds that have finished stay in the figures"
   content = json.loads((tmp_path / "jobs" / "results.json").read_text())
   assert content["tasks"]["rte"]["values"] == results[1].values, "of an earlier call, and kept"
@@ -119,7 +119,7 @@ def test_every_task_runs_under_every_seed_once(model, data, tmp_path, monkeypatc
 
 
 def test_a_job_is_not_taken_for_one_of_a_model_that_has_trained_on_since(model, data, tmp_path):
-  jobs, same = str(tmp_path / "jobs"), {"seeds": 1, "overrides": FEW, "say": lambda text: None}
+  jobs, same = str(tmp_path / "jobs"), {"seeds": 1, "overrides": FEW, "log": lambda text: None}
   shutil.copytree(model, tmp_path / "model")
   suite.run_suite(str(tmp_path / "model"), ["rte"], [data], jobs, **same)
   suite.run_suite(
@@ -139,7 +139,7 @@ def test_a_job_is_not_taken_for_one_of_a_model_that_has_trained_on_since(model, 
 
 
 def test_a_job_that_is_stopped_while_its_checkpoints_are_removed_keeps_its_result(model, data, tmp_path, monkeypatch):
-  jobs, same = str(tmp_path / "jobs"), {"seeds": 1, "overrides": FEW, "say": lambda text: None}
+  jobs, same = str(tmp_path / "jobs"), {"seeds": 1, "overrides": FEW, "log": lambda text: None}
   monkeypatch.setattr(suite.shutil, "rmtree", lambda path, **more: 1 / 0 if pathlib.Path(path).exists() else None)
   with pytest.raises(ZeroDivisionError):
     suite.run_suite(model, ["rte"], [data], jobs, **same)
@@ -150,7 +150,7 @@ def test_a_job_that_is_stopped_while_its_checkpoints_are_removed_keeps_its_resul
 
 
 def test_seeds_of_different_examples_have_no_mean(model, data, tmp_path):
-  jobs, same, folder = str(tmp_path / "jobs"), {"overrides": FEW, "say": lambda text: None}, tmp_path / "glue" / "SST-2"
+  jobs, same, folder = str(tmp_path / "jobs"), {"overrides": FEW, "log": lambda text: None}, tmp_path / "glue" / "SST-2"
   (folder / "train.tsv").write_text(
     "\n".join(["sentence\tlabel", *(f"the array {n}\t{n % 2}" for n in range(80))]) + "\n"
   )
@@ -167,7 +167,7 @@ def test_seeds_of_different_examples_have_no_mean(model, data, tmp_path):
 
 
 def test_what_a_figure_was_measured_by_and_on_decides_what_stands_beside_it(model, data, tmp_path):
-  jobs, same = str(tmp_path / "jobs"), {"seeds": 1, "say": lambda text: None}
+  jobs, same = str(tmp_path / "jobs"), {"seeds": 1, "log": lambda text: None}
   (one,) = suite.run_suite(model, ["rte"], [data], jobs, overrides=(*FEW, "finetune.metric=mcc"), **same)
   assert one.metric == "mcc" and one.published is None and "66.4" not in suite.table([one])
   assert (
@@ -189,7 +189,7 @@ def test_what_a_figure_was_measured_by_and_on_decides_what_stands_beside_it(mode
 def test_a_job_is_not_taken_for_one_of_an_export_whose_weights_were_replaced(model, data, tmp_path):
   jobs, same, export = (
     str(tmp_path / "jobs"),
-    {"seeds": 1, "overrides": FEW, "say": lambda text: None},
+    {"seeds": 1, "overrides": FEW, "log": lambda text: None},
     tmp_path / "export",
   )
   exporting.export_model(inference.load_model(model), export)
@@ -218,7 +218,7 @@ def test_a_task_that_cannot_be_run_keeps_none_of_the_others_from_running(model, 
   with pytest.raises(
     UserError, match=r"sst2: .*dev.tsv has labels that do not occur in .*: 7.*; the others are in .*results.md"
   ):
-    suite.run_suite(model, ["sst2", "rte"], [data], str(tmp_path / "jobs"), seeds=1, overrides=FEW, say=said.append)
+    suite.run_suite(model, ["sst2", "rte"], [data], str(tmp_path / "jobs"), seeds=1, overrides=FEW, log=said.append)
   assert list(json.loads((tmp_path / "jobs" / "results.json").read_text())["tasks"]) == ["rte"]
   assert any(line.startswith("sst2 is left out: ") for line in said)
 
@@ -254,7 +254,7 @@ def test_with_json_everything_else_goes_to_the_other_stream(model, data, tmp_pat
 
 def test_no_data_at_all_is_an_error(model, data, tmp_path):
   with pytest.raises(UserError, match="no data for any of cola"):
-    suite.run_suite(model, ["cola"], [data], str(tmp_path / "jobs"), seeds=1, say=lambda text: None)
+    suite.run_suite(model, ["cola"], [data], str(tmp_path / "jobs"), seeds=1, log=lambda text: None)
 
 
 def test_mean_and_standard_error():

@@ -21,9 +21,9 @@ from bert_jax.training import loop, sharding
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training.checkpoints.folder import committed_steps, read_manifest
 from bert_jax.training.checkpoints.manager import Checkpoints
-from bert_jax.training.data_skips import Jumps, read_jumps
+from bert_jax.training.data_skips import DataSkips, read_data_skips
 from bert_jax.training.metrics import MetricsWriter, next_attempt, read_events, read_metrics
-from bert_jax.training.model_selection import Judge
+from bert_jax.training.model_selection import ModelSelection
 from bert_jax.training.profile import Profile
 from bert_jax.training.progress import Progress
 from tests.pretraining_fixtures import tiny_config
@@ -52,7 +52,7 @@ def train(
   profile=None,
   evaluate=lambda params, after_batch: {},
   consumed=None,
-  judge=Judge(),
+  selection=ModelSelection(),
   **overrides,
 ):
   """Trains 8 steps in `folder`; the batches in `bad`, counted from 1, make the loss NaN. Returns the parameters.
@@ -82,7 +82,7 @@ def train(
       }
 
   mesh = sharding.make_mesh(config, jax.devices()[:1])
-  run = loop.Run(one_matrix_task(), config, mesh, batches, evaluate=evaluate, identity={}, judge=judge)
+  run = loop.Training(one_matrix_task(), config, mesh, batches, evaluate=evaluate, identity={}, selection=selection)
   with (
     MetricsWriter(folder, next_attempt(folder)) as writer,
     Checkpoints(
@@ -90,22 +90,22 @@ def train(
       every_steps=config.checkpoint.every_steps,
       keep_last=2,
       keep_best=0,
-      judge=judge,
+      selection=selection,
       on_event=writer.event,
     ) as checkpoints,
     Progress(config.total_steps, stream=io.StringIO()) as progress,
     Watchdog(start_seconds=600, step_seconds=600, dump=folder / "stalls.txt") as watchdog,
   ):
-    around = loop.Around(
+    services = loop.Services(
       checkpoints,
       writer,
       progress,
       watchdog,
       preemption or Preemption(),
-      Jumps(folder, read_jumps(folder)),
+      DataSkips(folder, read_data_skips(folder)),
       Profile(profile, folder / "profile"),
     )
-    return loop.train(run, around)[0]
+    return loop.train(run, services)[0]
 
 
 class StopAt(Preemption):
@@ -332,7 +332,7 @@ def test_a_stop_where_an_evaluation_is_due_changes_neither_the_end_of_the_run_no
   settings = {
     "eval_every_steps": 2,
     "checkpoint.every_steps": 2,
-    "judge": Judge("eval/quality", higher_is_better=True, patience=1),
+    "judge": ModelSelection("eval/quality", higher_is_better=True, patience=1),
   }
   seen = []
 

@@ -4,18 +4,18 @@ import math
 
 import pytest
 
-from bert_jax.training.model_selection import EarlyStopping, Judge
+from bert_jax.training.model_selection import EarlyStopping, ModelSelection
 
 
 def test_the_best_is_the_lowest_or_the_highest_and_of_equals_the_newer():
   evaluations = {10: {"eval/x": 2.0}, 20: {"eval/x": 1.0}, 30: {}, 40: {"eval/x": 2.0}, 50: {"eval/x": 1.0}}
-  assert Judge("eval/x").best_first(evaluations) == [50, 20, 40, 10]
-  assert Judge("eval/x", higher_is_better=True).best_first(evaluations) == [40, 10, 50, 20]
+  assert ModelSelection("eval/x").best_first(evaluations) == [50, 20, 40, 10]
+  assert ModelSelection("eval/x", higher_is_better=True).best_first(evaluations) == [40, 10, 50, 20]
 
 
-def ends(values, **judge):
+def ends(values, **selection):
   """After which evaluation a run ends; None: never."""
-  stopping = EarlyStopping(Judge("eval/x", **judge))
+  stopping = EarlyStopping(ModelSelection("eval/x", **selection))
   for number, value in enumerate(values, 1):
     stopping.add({"eval/x": value})
     if stopping.is_over:
@@ -24,7 +24,7 @@ def ends(values, **judge):
 
 
 @pytest.mark.parametrize(
-  "values, judge, end",
+  "values, selection, end",
   [
     ([3, 2, 2, 2, 2], {"patience": 2}, 4),
     ([1, 2, 2, 3, 3, 3], {"patience": 2, "higher_is_better": True}, 6),
@@ -34,15 +34,15 @@ def ends(values, **judge):
     ([1, math.nan, 0.5, math.inf, 0.4], {"patience": 2}, None),
   ],
 )
-def test_a_run_ends_after_so_many_evaluations_without_a_better_one(values, judge, end):
-  assert ends(values, **judge) == end
+def test_a_run_ends_after_so_many_evaluations_without_a_better_one(values, selection, end):
+  assert ends(values, **selection) == end
 
 
 def test_what_is_saved_is_all_that_it_knows():
-  one = EarlyStopping(Judge("eval/x", patience=3))
+  one = EarlyStopping(ModelSelection("eval/x", patience=3))
   for value in (3.0, 2.0, 2.5):
     one.add({"eval/x": value})
-  other = EarlyStopping(Judge("eval/x", patience=3))
+  other = EarlyStopping(ModelSelection("eval/x", patience=3))
   other.restore(one.host_values())
   for stopping in (one, other):
     stopping.add({"eval/x": 2.0})
@@ -52,6 +52,6 @@ def test_what_is_saved_is_all_that_it_knows():
 
 
 def test_a_checkpoint_from_before_there_was_a_judge_begins_anew():
-  stopping = EarlyStopping(Judge("eval/x", patience=1))
+  stopping = EarlyStopping(ModelSelection("eval/x", patience=1))
   stopping.restore({"position": 8})
   assert not stopping.is_over

@@ -61,7 +61,7 @@ def prepare_corpus(
   share: Share = Share(0, 1),
   run_shares: Callable[[Job, int], None] | None = None,
   progress: Progress | None = None,
-  say: Callable[[str], None] = lambda line: None,
+  log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any] | None:
   """Makes a corpus folder of raw text, or goes on with one.
 
@@ -74,7 +74,7 @@ def prepare_corpus(
     share: make these shards only; the job that completes the corpus finishes it.
     run_shares: (job, count): runs `make_share` for Share(0, count), …, Share(count - 1, count) somewhere else.
     progress: called now and then with the phase and the bytes of text done since the last call.
-    say: takes one line of text for the user.
+    log: takes one line of text for the user.
 
   Returns:
     The manifest, or None while shards of other shares are missing.
@@ -88,7 +88,7 @@ def prepare_corpus(
   with work_folders.disk_errors(job), contextlib.ExitStack() as held:
     with work_folders.one_at_a_time(job):
       if share.count > 1 and (done := work_folders.made_by(job, job.out)):
-        say(f"{job.out} is complete already")
+        log(f"{job.out} is complete already")
         return done
       work_folders.check_target(job.out, overwrite)
       lock = held.enter_context(
@@ -96,9 +96,9 @@ def prepare_corpus(
       )
     if not assemble.is_assembled(job):
       if _places(job, share, tokenized=True) is not None:
-        say(f"Tokenized documents: {job.documents} (nothing is read or tokenized again)")
+        log(f"Tokenized documents: {job.documents} (nothing is read or tokenized again)")
       elif any(job.documents.glob("*/[0-9]*")):
-        say(f"Tokenized documents: going on with {job.documents}")
+        log(f"Tokenized documents: going on with {job.documents}")
       if run_shares:
         _tokenizer(job, progress)
         run_shares(job, num_workers(settings))
@@ -116,13 +116,13 @@ def prepare_corpus(
     }
     with work_folders.one_at_a_time(job):
       if not lock.take(alone=True):
-        say(
+        log(
           f"Share {share.index} of {share.count} is done; others are at work, and the last of them finishes the corpus"
         )
         return None
       missing = _missing(job)
       if missing:
-        say(
+        log(
           f"Share {share.index} of {share.count} is done; at least {missing} shards of others are missing, "
           "and the job that makes the last of them finishes the corpus"
         )

@@ -140,20 +140,20 @@ class Bench(NamedTuple):
     return ratios(self.results[0].token_seconds, result.token_seconds)
 
 
-def measure(asked: Asked, say: Callable[[str], None] = lambda text: None) -> Bench:
-  """Benches. `say` takes one line at a time on what is being done.
+def measure(asked: Asked, log: Callable[[str], None] = lambda text: None) -> Bench:
+  """Benches. `log` takes one line at a time on what is being done.
 
   Raises:
     UserError: the config does not fit this machine or the rows, or our own step does not agree with float32.
   """
   data, machine = bench_data(asked.config, sequences=asked.sequences), _machine()
-  say(f"compiling {OURS}")
+  log(f"compiling {OURS}")
   own = Own(asked.config, data)
-  say("checking against float32")
+  log("checking against float32")
   reference = _reference(own, data)
   checked, runners = {}, {}
   for name, make in ({OURS: lambda: own} | _others(asked, own, data)).items():
-    say(f"checking {name}")
+    log(f"checking {name}")
     checked[name], runner = _check(name, make, asked, reference)
     if runner is not None:
       runners[name] = runner
@@ -163,7 +163,7 @@ def measure(asked: Asked, say: Callable[[str], None] = lambda text: None) -> Ben
   products = {"product": _product(own.config.model.dtype, width)}
   if PEER in runners:
     products["peer product"] = runners[PEER].product(width)
-  say(f"timing {'; '.join(runners)}")
+  log(f"timing {'; '.join(runners)}")
   runs = {name: runner.run for name, runner in runners.items()} | own.parts() | products
   found = in_turn(runs, rounds=asked.rounds, seconds=asked.seconds)
   rate = lambda name: 2 * width**3 / spread(found[name]).median if name in found else None

@@ -38,8 +38,8 @@ from bert_jax.training.checkpoints import arrays as checkpoint_files
 from bert_jax.training.checkpoints import folder as folders
 from bert_jax.training.checkpoints.checksums import array_facts
 from bert_jax.training.checkpoints.folder import Damaged, Manifest
-from bert_jax.training.checkpoints.reading import checkpoints_folder, diagnose, read_state, say
-from bert_jax.training.model_selection import Judge
+from bert_jax.training.checkpoints.reading import checkpoints_folder, diagnose, read_state, log
+from bert_jax.training.model_selection import ModelSelection
 
 # A due save waits so long for the one before, and is passed over then.
 PATIENCE_SECONDS = 5.0
@@ -88,7 +88,7 @@ class Checkpoints:
     every_steps: int,
     keep_last: int,
     keep_best: int,
-    judge: Judge = Judge(),
+    selection: ModelSelection = ModelSelection(),
     on_event: Callable = lambda *_, **__: None,
   ):
     """
@@ -97,7 +97,7 @@ class Checkpoints:
       every_steps: should_save is true at its multiples.
       keep_last: newest checkpoints to keep, at least two whatever it says: one to fall back on.
       keep_best: checkpoints with the best metrics to keep besides.
-      judge: tells which of those given to `save` are the best.
+      selection: tells which of those given to `save` are the best.
       on_event: called as on_event("verify", step=…, ok=…, …) for every checkpoint that is looked at, as
         on_event("saved", step=…, seconds=…) when one is committed, and as on_event("save_passed_over", step=…,
         because=…).
@@ -106,7 +106,7 @@ class Checkpoints:
       raise UserError(f"checkpoint.every_steps must be 1 or more, got {every_steps}")
     self._directory = checkpoints_folder(directory)
     self._every_steps, self._keep_last, self._keep_best = every_steps, max(2, keep_last), max(0, keep_best)
-    self._judge, self._on_event = judge, on_event
+    self._judge, self._on_event = selection, on_event
     self._saved: dict[int, dict[str, float]] | None = None  # step -> metrics, of every checkpoint that counts
     self._pending: _Pending | None = None  # the save in the background
 
@@ -119,7 +119,7 @@ class Checkpoints:
     except Exception as failure:
       if error is None:
         raise
-      say(f"besides: {failure}")  # the first error is the one to show
+      log(f"besides: {failure}")  # the first error is the one to show
 
   def restore_latest(self, abstract_state) -> Restored | None:
     """Restores the newest checkpoint that verifies; sets the damaged ones above it aside.
@@ -177,7 +177,7 @@ class Checkpoints:
         continue
       self._saved[step] = folders.read_manifest(path).metrics
       self._on_event("verify", step=step, ok=True, marker="written again")
-      say(
+      log(
         f"checkpoint {step} is whole but for its commit marker, and there is no other: the marker is written again, "
         "and it is used"
       )
@@ -198,7 +198,7 @@ class Checkpoints:
     busy = from_first(self._pending.step if self._pending else None)
     if busy is not None:
       self._on_event("save_passed_over", step=step, because=f"step {busy} is still being written")
-      say(f"checkpoint {step} is passed over: that of step {busy} is still being written; raise checkpoint.every_steps")
+      log(f"checkpoint {step} is passed over: that of step {busy} is still being written; raise checkpoint.every_steps")
     return busy is None
 
   def save(self, step: int, state, *, host: dict[str, Any], metrics: dict[str, float] | None = None) -> bool:
@@ -326,7 +326,7 @@ class Checkpoints:
       except Damaged as damage:
         if damage.reason == "unfinished":
           self._on_event("verify", step=folders.step_of(path), ok=False, reason=damage.found, removed=True)
-          say(f"checkpoint {path.name}: {damage.found}; removed")
+          log(f"checkpoint {path.name}: {damage.found}; removed")
           folders.remove(path)
           continue
         self._condemn(path, damage)
@@ -340,4 +340,4 @@ class Checkpoints:
     if jax.process_index() == 0:
       where = folders.set_aside(path, damage.reason)
       self._on_event("verify", step=folders.step_of(path), ok=False, reason=damage.found, set_aside=str(where))
-      say(f"checkpoint {path.name} is damaged: {damage.found}; set aside as {where}")
+      log(f"checkpoint {path.name} is damaged: {damage.found}; set aside as {where}")

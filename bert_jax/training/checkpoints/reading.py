@@ -123,7 +123,7 @@ def checkpoints_folder(directory) -> epath.Path:
   return path if storage.is_remote(path) else path.expanduser().resolve()  # TensorStore takes absolute paths only
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
   """A line about checkpoints for the user, on standard error; the first process speaks for all."""
   if jax.process_index() == 0:
     print(text, file=sys.stderr, flush=True)
@@ -145,7 +145,7 @@ def _newest_sound(directory: epath.Path, step: int | None, read):
       found = diagnose(path, error).found
       if step is not None:
         raise UserError(f"checkpoint {path} is damaged: {found}; choose another one") from error
-      say(f"checkpoint {candidate} is damaged: {found}; looking at the one before")
+      log(f"checkpoint {candidate} is damaged: {found}; looking at the one before")
   raise UserError(f"no checkpoint in {directory} is sound; restore the folder from a backup, or train again")
 
 

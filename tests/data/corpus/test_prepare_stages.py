@@ -26,7 +26,7 @@ def small_chunks(monkeypatch):
 
 
 class Log(list):
-  """What `say` was told."""
+  """What `log` was told."""
 
   def __call__(self, line: str):
     self.append(line)
@@ -68,7 +68,7 @@ def test_tokenized_documents_are_used_again_where_only_rows_change(
   assert first["corpus_id"] != anew["corpus_id"]
   no_text_is_read()
   said = Log()
-  again = prepare.prepare_corpus([source], tmp_path / "again", settings(vocab, **change), say=said)
+  again = prepare.prepare_corpus([source], tmp_path / "again", settings(vocab, **change), log=said)
   assert "nothing is read or tokenized again" in said
   assert again["corpus_id"] == anew["corpus_id"]
   assert again["provenance"]["read"] == first["provenance"]["read"]
@@ -96,7 +96,7 @@ def test_a_trained_vocabulary_is_used_again(source, tmp_path, small_chunks, no_t
 def test_what_changes_the_tokenized_documents_makes_them_anew(source, vocab, tmp_path, change):
   prepare.prepare_corpus([source], tmp_path / "one", settings(vocab, vocab_size=90))
   said = Log()
-  prepare.prepare_corpus([source], tmp_path / "two", settings(vocab, vocab_size=90)._replace(**change), say=said)
+  prepare.prepare_corpus([source], tmp_path / "two", settings(vocab, vocab_size=90)._replace(**change), log=said)
   assert "Tokenized documents" not in said
   assert len(list(tmp_path.glob("documents-*"))) == 2
 
@@ -206,7 +206,7 @@ def test_a_stopped_preparation_goes_on_where_it_stood(source, vocab, tmp_path, s
     [source],
     tmp_path / "out",
     settings(vocab),
-    say=said,
+    log=said,
     progress=lambda phase, num_bytes, total: done.append((phase, num_bytes, total)),
   )
   assert manifest["corpus_id"] == whole["corpus_id"] == open_corpus(tmp_path / "out").manifest["corpus_id"]
@@ -259,13 +259,13 @@ def test_the_shares_of_a_job_array_make_one_corpus_in_any_order(source, vocab, t
   out = tmp_path / "out"
   said = Log()
   for index in order[:2]:
-    assert share(source, out, vocab, index, 3, documents=tmp_path / "b", say=said) is None and not out.exists()
+    assert share(source, out, vocab, index, 3, documents=tmp_path / "b", log=said) is None and not out.exists()
   assert {index for index in range(3) if f"Share {index} of 3 is done; at least" in said} == set(order[:2])
   manifest = share(source, out, vocab, order[2], 3, documents=tmp_path / "b")
   assert manifest["corpus_id"] == whole["corpus_id"]
   left, right = contents(tmp_path / "whole"), contents(out)
   assert [name for name in left.keys() | right if left.get(name) != right.get(name)] == ["manifest.json"]
-  assert share(source, out, vocab, order[0], 3, documents=tmp_path / "b", say=said) == manifest
+  assert share(source, out, vocab, order[0], 3, documents=tmp_path / "b", log=said) == manifest
   assert "is complete already" in said and not (tmp_path / ".out.partial").exists()
 
 
@@ -321,7 +321,7 @@ def test_a_share_beside_another_leaves_the_end_to_it(source, vocab, tmp_path, sm
 
   def meanwhile(phase, num_bytes, total):
     if not made:
-      made.append(share(source, tmp_path / "out", vocab, 1, 2, say=said))
+      made.append(share(source, tmp_path / "out", vocab, 1, 2, log=said))
 
   manifest = share(source, tmp_path / "out", vocab, 0, 2, progress=meanwhile)
   assert made == [None] and "others are at work" in said

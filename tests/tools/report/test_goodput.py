@@ -283,7 +283,7 @@ def test_a_real_run_is_accounted_for(corpus, tmp_path):
     pretrain_run(
       tiny_run_config(tmp_path, corpus, f"stop_at_step={stop}", "export.format="),
       str(tmp_path / "run"),
-      say=lambda _: None,
+      log=lambda _: None,
     )
   account = goodput.account(read_events(tmp_path / "run"), read_lines(tmp_path / "run"))
   check_whole(account)

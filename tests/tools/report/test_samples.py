@@ -18,7 +18,7 @@ def trained(tmp_path_factory, corpus):
   """A run of 24 steps with checkpoints at 18 and 24, on a corpus of its own."""
   folder = tmp_path_factory.mktemp("samples")
   shutil.copytree(corpus, folder / "corpus")
-  pretrain_run(tiny_run_config(folder, folder / "corpus"), str(folder / "run"), say=lambda _: None)
+  pretrain_run(tiny_run_config(folder, folder / "corpus"), str(folder / "run"), log=lambda _: None)
   return folder
 
 
@@ -123,7 +123,7 @@ def test_chinese_characters_are_words_and_stand_without_spaces(tmp_path):
   pretrain_run(
     tiny_run_config(tmp_path, folder, "total_steps=8", "model.max_position_embeddings=64", "export.format="),
     str(tmp_path / "run"),
-    say=lambda _: None,
+    log=lambda _: None,
   )
   drawn = samples.draw_samples(summary.read_run(tmp_path / "run"), 2)
   assert len(drawn.samples) == 2
