@@ -38,7 +38,7 @@ from bert_jax.training.checkpoints import arrays as checkpoint_files
 from bert_jax.training.checkpoints import folder as folders
 from bert_jax.training.checkpoints.checksums import array_facts
 from bert_jax.training.checkpoints.folder import Damaged, Manifest
-from bert_jax.training.checkpoints.reading import checkpoints_folder, diagnose, read_state, log
+from bert_jax.training.checkpoints.reading import checkpoints_folder, diagnose, log, read_state
 from bert_jax.training.model_selection import ModelSelection
 
 # A due save waits so long for the one before, and is passed over then.
