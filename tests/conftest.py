@@ -11,6 +11,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 # Compiling is most of what these tests cost, and their programs run for milliseconds: leave LLVM's optimiser out.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
@@ -24,6 +26,8 @@ jax.config.update(
   "jax_compilation_cache_dir", str(pathlib.Path(__file__).resolve().parents[1] / ".pytest_cache" / "compiled")
 )
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+pytest_plugins = ["tests.fixtures.corpora", "tests.fixtures.exports", "tests.fixtures.labelled_models"]
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +47,11 @@ def what_a_file_leaves_behind_is_not_searched_for_garbage_again():
   yield
   gc.collect()
   gc.freeze()
+
+
+@pytest.fixture
+def fast_compilation():
+  """Programs here run once, on a few numbers: optimising them takes longer than it saves."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)

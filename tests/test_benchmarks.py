@@ -12,7 +12,7 @@ from bert_jax import __main__ as command_line
 from bert_jax import config as configs
 from bert_jax.data.corpus import prepare
 from bert_jax.models import attention
-from tests.prepare_fixtures import settings, source, vocab  # noqa: F401  (fixtures)
+from tests.helpers.preparing import settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -32,7 +32,7 @@ def table_of(text: str) -> dict[str, list[float]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", ["given", "trained"])
-def test_the_benchmark_of_prepare_compares_rates_and_cleans_up(source, vocab, tmp_path, tokenizer):  # noqa: F811
+def test_the_benchmark_of_prepare_compares_rates_and_cleans_up(source, vocab, tmp_path, tokenizer):
   scratch = tmp_path / "scratch"
   scratch.mkdir()
   given = [f"--tokenizer={vocab}"] if tokenizer == "given" else []
@@ -49,7 +49,7 @@ def test_the_benchmark_of_prepare_compares_rates_and_cleans_up(source, vocab, tm
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_the_loaders_measures_both(source, vocab, tmp_path):  # noqa: F811
+def test_the_benchmark_of_the_loaders_measures_both(source, vocab, tmp_path):
   prepare.prepare_corpus([source], tmp_path / "corpus", settings(vocab))
   text = output_of("loader", f"--corpus={tmp_path}/corpus", "--batch_size=8", "--seconds=0.2", "--rounds=2")
   table = table_of(text)

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from bert_jax import __main__ as command_line
-from tests.run_fixtures import write_config
+from tests.helpers.tiny_runs import write_config
 
 # As on a bare GPU image: what pretraining needs besides JAX is not there.
 BARE = """

@@ -9,13 +9,13 @@ import sys
 import pytest
 
 from bert_jax.__main__ import main
-from tests.doctor_fixtures import small_disk
-from tests.run_fixtures import corpus, write_config  # noqa: F401  (corpus is a fixture)
+from tests.helpers.machines import small_disk
+from tests.helpers.tiny_runs import write_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def words(folder, corpus, *more):  # noqa: F811
+def words(folder, corpus, *more):
   return [
     "doctor",
     f"--config={write_config(folder)}",
@@ -25,7 +25,7 @@ def words(folder, corpus, *more):  # noqa: F811
   ]
 
 
-def test_the_table_ends_with_a_verdict_and_fits_the_terminal(tmp_path, corpus, capsys, monkeypatch):  # noqa: F811
+def test_the_table_ends_with_a_verdict_and_fits_the_terminal(tmp_path, corpus, capsys, monkeypatch):
   monkeypatch.setenv("COLUMNS", "80")
   assert main(words(tmp_path, corpus)) == 0
   printed = capsys.readouterr().out
@@ -33,14 +33,14 @@ def test_the_table_ends_with_a_verdict_and_fits_the_terminal(tmp_path, corpus, c
   assert all(len(line) <= 80 or len(line.split()[-1]) > 40 for line in printed.splitlines())  # long paths stay whole
 
 
-def test_a_failure_is_exit_code_1_and_a_warning_is_not(tmp_path, corpus, capsys):  # noqa: F811
+def test_a_failure_is_exit_code_1_and_a_warning_is_not(tmp_path, corpus, capsys):
   assert main(words(tmp_path, corpus, "--config.mesh.fsdp=3")) == 1
   assert "FAIL  devices" in capsys.readouterr().out
   assert main(words(tmp_path, corpus, "--config.data.batch_size=100000")) == 0
   assert capsys.readouterr().out.endswith("\nready, with 1 warning\n")
 
 
-def test_json_is_for_programs(tmp_path, corpus, capsys):  # noqa: F811
+def test_json_is_for_programs(tmp_path, corpus, capsys):
   assert main(words(tmp_path, corpus, "--json", "--quick")) == 0
   loaded = json.loads(capsys.readouterr().out)
   assert loaded["status"] == "ok" and {"check", "status", "found", "remedy"} == set(loaded["rows"][0])
@@ -84,7 +84,7 @@ def test_a_mistyped_corpus_is_told_as_pretrain_would(tmp_path, capsys, monkeypat
   assert code == 1 and found["status"] == "fail" and "there is no such folder" in found["found"]
 
 
-def test_a_full_disk_is_a_row_and_no_traceback(tmp_path, corpus, capsys):  # noqa: F811
+def test_a_full_disk_is_a_row_and_no_traceback(tmp_path, corpus, capsys):
   with small_disk(tmp_path / "run", "size=16k") as disk:
     assert main(words(tmp_path, corpus)) == 1
     printed = capsys.readouterr().out

@@ -6,11 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.convert.conftest import config, exported, params, tensors, tokenizer_dir  # noqa: F401  (fixtures)
-
 
 @pytest.fixture
-def model(exported):  # noqa: F811
+def model(exported):
   return exported / "pretraining"  # of 40 positions
 
 
@@ -87,7 +85,7 @@ def test_next_sentence_tells_of_what_it_cut(call, model):
   assert code == 1 and "two sentences that are not empty" in err
 
 
-def test_a_head_that_a_model_does_not_have_is_named(call, exported):  # noqa: F811
+def test_a_head_that_a_model_does_not_have_is_named(call, exported):
   for arguments in (
     ("fill-mask", f"--model={exported / 'encoder'}", "[MASK]"),
     ("next-sentence", f"--model={exported / 'mlm'}", "a", "b"),

@@ -4,10 +4,8 @@ import json
 
 import pytest
 
-from tests.label_fixtures import exported_labels, label_tokenizer, model_of  # noqa: F401  (fixtures)
 
-
-def test_classes_with_their_probabilities(call, exported_labels):  # noqa: F811
+def test_classes_with_their_probabilities(call, exported_labels):
   model = exported_labels("classification")
   code, shown, _ = call("predict", f"--model={model}", "the cat", "a mat")
   assert code == 0 and len(shown.splitlines()) == 2 and shown.splitlines()[0].endswith("the cat")
@@ -16,7 +14,7 @@ def test_classes_with_their_probabilities(call, exported_labels):  # noqa: F811
   assert found["text"] == "the cat" and sum(label["value"] for label in found["found"]) == pytest.approx(1)
 
 
-def test_texts_of_a_file_and_pairs(call, exported_labels, tmp_path):  # noqa: F811
+def test_texts_of_a_file_and_pairs(call, exported_labels, tmp_path):
   (tmp_path / "texts.txt").write_text("the cat\na mat\n")
   code, shown, _ = call(
     "predict",
@@ -28,7 +26,7 @@ def test_texts_of_a_file_and_pairs(call, exported_labels, tmp_path):  # noqa: F8
   assert code == 0 and [line.split()[0] for line in shown.splitlines()] == ["score", "score"]
 
 
-def test_a_column_of_a_table_is_read_and_every_line_keeps_its_number(call, exported_labels, tmp_path):  # noqa: F811
+def test_a_column_of_a_table_is_read_and_every_line_keeps_its_number(call, exported_labels, tmp_path):
   table, model = tmp_path / "test.csv", f"--model={exported_labels('classification')}"
   table.write_text('id,review,other\n1,"the cat\nsat",on\n2,a mat,"the, cat"\n')
   code, shown, err = call("predict", model, f"--input={table}", "--text=review", "--text_pair=other", "--json")
@@ -39,7 +37,7 @@ def test_a_column_of_a_table_is_read_and_every_line_keeps_its_number(call, expor
   assert "every line of" in call("predict", model, f"--input={table}", "--json")[2]
 
 
-def test_questions_of_a_file_need_no_answers(call, exported_labels, tmp_path):  # noqa: F811
+def test_questions_of_a_file_need_no_answers(call, exported_labels, tmp_path):
   asked = [{"id": "one", "question": "where"}, {"id": "two", "question": "who", "answers": [], "is_impossible": True}]
   (tmp_path / "test.json").write_text(
     json.dumps({"data": [{"paragraphs": [{"context": "the cat sat on a mat", "qas": asked}]}]})
@@ -59,7 +57,7 @@ def test_questions_of_a_file_need_no_answers(call, exported_labels, tmp_path):  
   )
 
 
-def test_entities_and_answers(call, exported_labels):  # noqa: F811
+def test_entities_and_answers(call, exported_labels):
   code, shown, _ = call(
     "predict", f"--model={exported_labels('token-classification')}", "--json", "the cat sat on a mat"
   )
@@ -70,7 +68,7 @@ def test_entities_and_answers(call, exported_labels):  # noqa: F811
   assert code == 0 and json.loads(shown)["found"]["text"] in "the cat sat on a mat"
 
 
-def test_of_a_text_without_anything_in_it_there_is_no_answer_and_json_stays_json(call, exported_labels):  # noqa: F811
+def test_of_a_text_without_anything_in_it_there_is_no_answer_and_json_stays_json(call, exported_labels):
   model = f"--model={exported_labels('question-answering')}"
   code, shown, _ = call("predict", model, "", "--question=where", "--json")
   assert code == 0 and json.loads(shown)["found"] == {"text": "", "begin": 0, "score": None, "null_score": None}
@@ -78,7 +76,7 @@ def test_of_a_text_without_anything_in_it_there_is_no_answer_and_json_stays_json
 
 
 @pytest.mark.parametrize("kind", ["classification", "token-classification"])
-def test_texts_that_are_cut_are_counted(call, exported_labels, kind):  # noqa: F811
+def test_texts_that_are_cut_are_counted(call, exported_labels, kind):
   code, _, err = call("predict", f"--model={exported_labels(kind)}", "the cat " * 100, "the cat")
   assert code == 0 and "note: 1 of 2 texts are longer than the " in err
 
@@ -100,12 +98,12 @@ def test_texts_that_are_cut_are_counted(call, exported_labels, kind):  # noqa: F
     ),
   ],
 )
-def test_what_a_model_cannot_do_is_one_message(call, exported_labels, kind, arguments, words):  # noqa: F811
+def test_what_a_model_cannot_do_is_one_message(call, exported_labels, kind, arguments, words):
   code, _, err = call("predict", f"--model={exported_labels(kind)}", *arguments)
   assert code == 1 and words in err and err.startswith("error: ") and err.count("\n") == 1
 
 
-def test_a_head_that_was_not_trained_is_not_exported(call, exported_labels, tmp_path):  # noqa: F811
+def test_a_head_that_was_not_trained_is_not_exported(call, exported_labels, tmp_path):
   model, out = exported_labels("token-classification"), tmp_path / "out"
   code, _, err = call("export", f"--model={model}", f"--out={out}", "--head=question-answering")
   assert code == 1 and "has no such head: it was trained for token-classification" in err and not out.exists()

@@ -10,7 +10,7 @@ import pytest
 from bert_jax.__main__ import main
 from bert_jax.commands import pretrain
 from bert_jax.data.corpus.folder import read_manifest
-from tests.run_fixtures import corpus, write_config, write_text  # noqa: F401  (corpus is a fixture)
+from tests.helpers.tiny_runs import write_config, write_text
 
 
 @pytest.fixture
@@ -89,14 +89,14 @@ def test_a_mistake_in_the_config_is_told_before_a_corpus_is_prepared(call, tmp_p
   assert not (tmp_path / "made").exists() and not (tmp_path / "run").exists()
 
 
-def test_a_finished_run_of_another_config_is_not_said_to_be_evaluated_again(call, tmp_path, corpus):  # noqa: F811
+def test_a_finished_run_of_another_config_is_not_said_to_be_evaluated_again(call, tmp_path, corpus):
   flags = (f"--config.data.corpus={corpus}", "--config.total_steps=2", "--config.optimizer.warmup_steps=1")
   assert call(*flags)[0] == 0
   code, out, err = call(*flags, "--config.seed=4")
   assert code == 1 and "already" not in out and "seed: 0 there, 4 now" in err
 
 
-def test_a_file_in_the_place_of_the_workdir_is_left_alone(call, tmp_path, corpus):  # noqa: F811
+def test_a_file_in_the_place_of_the_workdir_is_left_alone(call, tmp_path, corpus):
   (tmp_path / "thesis.txt").write_text("years of work")
   for workdir, said in (
     (tmp_path / "thesis.txt", "is a file; a run needs a folder of its own"),
@@ -107,7 +107,7 @@ def test_a_file_in_the_place_of_the_workdir_is_left_alone(call, tmp_path, corpus
   assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_corpus_whose_tokenizer_did_not_make_it_is_refused(call, tmp_path, corpus):  # noqa: F811
+def test_a_corpus_whose_tokenizer_did_not_make_it_is_refused(call, tmp_path, corpus):
   copy = tmp_path / "copy"
   shutil.copytree(corpus, copy)
   path = copy / "tokenizer" / "tokenizer.json"
@@ -120,7 +120,7 @@ def test_a_corpus_whose_tokenizer_did_not_make_it_is_refused(call, tmp_path, cor
   assert not (tmp_path / "run").exists()
 
 
-def test_stopping_later_than_the_schedule_names_the_remedy(call, corpus):  # noqa: F811
+def test_stopping_later_than_the_schedule_names_the_remedy(call, corpus):
   code, _, err = call(f"--config.data.corpus={corpus}", "--config.stop_at_step=900000")
   assert code == 1 and "set stop_at_step=0" in err
 

@@ -14,7 +14,7 @@ from bert_jax.evaluation import predictions
 from bert_jax.models.finetuning import FinetuningModel
 from bert_jax.objectives import finetuning
 from bert_jax.training import sharding
-from tests.label_fixtures import LABELS, label_tokenizer, model_of  # noqa: F401  (fixtures)
+from tests.helpers.labelled_models import LABELS
 
 TEXTS = [
   "the cat",
@@ -44,7 +44,7 @@ def predictor(model, mesh):
 
 
 @pytest.mark.parametrize("kind", ["classification", "token-classification"])
-def test_scores_are_those_of_each_text_alone_in_the_order_of_the_texts(model_of, mesh, kind):  # noqa: F811
+def test_scores_are_those_of_each_text_alone_in_the_order_of_the_texts(model_of, mesh, kind):
   model = model_of(kind)
   given = features.of_texts(model.tokenizer, TEXTS, None, np.zeros(len(TEXTS), np.int32), max_length=64)
   predict = predictor(model, mesh)
@@ -57,7 +57,7 @@ def test_scores_are_those_of_each_text_alone_in_the_order_of_the_texts(model_of,
       assert len(found[row]) == given.lengths[row]
 
 
-def test_padding_can_neither_begin_nor_end_an_answer(model_of, mesh):  # noqa: F811
+def test_padding_can_neither_begin_nor_end_an_answer(model_of, mesh):
   model = model_of("question-answering")
   given = features.of_texts(model.tokenizer, TEXTS, None, np.zeros((len(TEXTS), 2), np.int32), max_length=64)
   module = FinetuningModel(model.config, finetuning.KINDS["question-answering"].target, 2)
@@ -70,7 +70,7 @@ def test_padding_can_neither_begin_nor_end_an_answer(model_of, mesh):  # noqa: F
   assert padding.any() and np.all(np.asarray(jax.nn.softmax(scores, axis=1))[padding] == 0.0)
 
 
-def test_a_prediction_that_is_stopped_gives_nothing(model_of, mesh):  # noqa: F811
+def test_a_prediction_that_is_stopped_gives_nothing(model_of, mesh):
   model, calls = model_of("classification"), []
   given = features.of_texts(model.tokenizer, TEXTS, None, np.zeros(len(TEXTS), np.int32), max_length=64)
   assert predictor(model, mesh)(given, after_batch=lambda: calls.append(1) or True) is None and len(calls) == 1
@@ -94,7 +94,7 @@ def test_certain_scores_are_perfect_by_the_metric_of_their_kind():
   assert found["mse"] == pytest.approx(0.0) and found["pearson"] == pytest.approx(1.0)
 
 
-def test_words_that_did_not_fit_are_outside_of_entities(label_tokenizer):  # noqa: F811
+def test_words_that_did_not_fit_are_outside_of_entities(label_tokenizer):
   labels = LABELS["token-classification"]
   words, tags = (
     [["the", "cat", "sat"], ["xyz", "the", "mat", "on"]],
@@ -121,7 +121,7 @@ def test_words_that_did_not_fit_are_outside_of_entities(label_tokenizer):  # noq
   assert predictions.score(labels, short, scores)["recall"] == pytest.approx(2 / 3)
 
 
-def questions(label_tokenizer, asked):  # noqa: F811
+def questions(label_tokenizer, asked):
   labels = LABELS["question-answering"]
   made = examples.prepare(
     Examples(asked, None, [], labels.kind),
@@ -139,7 +139,7 @@ def questions(label_tokenizer, asked):  # noqa: F811
   return labels, made, scores
 
 
-def test_nothing_is_answered_only_where_some_question_has_no_answer(label_tokenizer):  # noqa: F811
+def test_nothing_is_answered_only_where_some_question_has_no_answer(label_tokenizer):
   """SQuAD 1.1 has an answer to everything; a model of it must not lose by what it says of [CLS]."""
   answered = [Question("1", "who", "the cat sat", (("cat", 4),))]
   labels, made, scores = questions(label_tokenizer, [*answered, Question("2", "who", "the cat sat", ())])
@@ -149,7 +149,7 @@ def test_nothing_is_answered_only_where_some_question_has_no_answer(label_tokeni
   assert predictions.score(labels, made, scores)["exact_match"] == 1.0
 
 
-def test_chinese_answers_are_compared_by_characters(label_tokenizer):  # noqa: F811
+def test_chinese_answers_are_compared_by_characters(label_tokenizer):
   labels, made, scores = questions(label_tokenizer, [Question("1", "who", "a b c d", (("b c", 2),))])
   made = made._replace(gold=[["b，c"]])
   assert (
@@ -160,7 +160,7 @@ def test_chinese_answers_are_compared_by_characters(label_tokenizer):  # noqa: F
   assert predictions.score(labels, made, scores, chinese=False)["exact_match"] == 0.0
 
 
-def test_what_is_measured_is_known_before(label_tokenizer):  # noqa: F811
+def test_what_is_measured_is_known_before(label_tokenizer):
   gold = np.array([0, 1])
   two, three = Labels("classification", ("a", "b")), Labels("classification", ("a", "b", "c"))
   several = Labels("multi-label", ("a", "b"))

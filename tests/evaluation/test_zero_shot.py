@@ -12,11 +12,11 @@ from bert_jax.errors import UserError
 from bert_jax.evaluation import zero_shot
 from bert_jax.inference import model as inference
 from bert_jax.runs import pretraining
-from tests.run_fixtures import corpus, tiny_run_config  # noqa: F401  (corpus is a fixture)
+from tests.helpers.tiny_runs import tiny_run_config
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, corpus):  # noqa: F811
+def trained(tmp_path_factory, corpus):
   folder = tmp_path_factory.mktemp("model")
   pretraining.pretrain_run(tiny_run_config(folder, corpus, "total_steps=6"), folder / "run")
   return folder / "run"

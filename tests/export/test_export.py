@@ -9,10 +9,10 @@ from bert_jax.convert.sentence_folder import Encoding
 from bert_jax.errors import UserError
 from bert_jax.export import export
 from bert_jax.inference import model as inference
-from tests.label_fixtures import CONFIG, LABELS, label_tokenizer, model_of  # noqa: F401  (fixtures)
+from tests.helpers.labelled_models import CONFIG, LABELS
 
 
-def test_the_head_is_the_one_that_was_trained(model_of, tmp_path):  # noqa: F811
+def test_the_head_is_the_one_that_was_trained(model_of, tmp_path):
   for kind, head in (
     ("classification", "sequence-classification"),
     ("regression", "sequence-classification"),
@@ -27,7 +27,7 @@ def test_the_head_is_the_one_that_was_trained(model_of, tmp_path):  # noqa: F811
     assert export.head_of(tuned._replace(labels=None, heads=frozenset(heads)), "transformers") == head
 
 
-def test_the_encoder_of_a_fine_tuned_model_is_exported_without_what_it_learned_of_labels(model_of, tmp_path):  # noqa: F811
+def test_the_encoder_of_a_fine_tuned_model_is_exported_without_what_it_learned_of_labels(model_of, tmp_path):
   model = model_of("regression")  # its head is scaled when it is written
   export.export_model(model, tmp_path / "out", head="encoder")
   loaded = inference.load_model(tmp_path / "out")
@@ -36,7 +36,7 @@ def test_the_encoder_of_a_fine_tuned_model_is_exported_without_what_it_learned_o
   np.testing.assert_array_equal(kernel(loaded.params), kernel(model.params))
 
 
-def test_another_pooling_than_the_trained_one_is_not_scaled_to_length_1(model_of, tmp_path):  # noqa: F811
+def test_another_pooling_than_the_trained_one_is_not_scaled_to_length_1(model_of, tmp_path):
   model = model_of("classification")._replace(labels=None, encoding=Encoding("cls", True), max_length=50)
   for pooling, expected in ((None, ("cls", True)), ("cls", ("cls", True)), ("max", ("max", False))):
     export.export_model(model, tmp_path / str(pooling), format="sentence-transformers", pooling=pooling)
@@ -44,7 +44,7 @@ def test_another_pooling_than_the_trained_one_is_not_scaled_to_length_1(model_of
     assert loaded.encoding == expected and loaded.max_length == 50
 
 
-def test_sentence_transformers_have_no_pooler_and_a_model_trained_with_it_is_refused(model_of, tmp_path):  # noqa: F811
+def test_sentence_transformers_have_no_pooler_and_a_model_trained_with_it_is_refused(model_of, tmp_path):
   model = model_of("classification")._replace(labels=None, encoding=Encoding("pooler", False))
   with pytest.raises(UserError, match="expected one of cls, max, mean; got 'pooler'"):
     export.export_model(model, tmp_path / "out", format="sentence-transformers")
@@ -60,25 +60,25 @@ def test_sentence_transformers_have_no_pooler_and_a_model_trained_with_it_is_ref
     (None, "question-answering", "has no such head: it was not fine-tuned"),
   ],
 )
-def test_a_head_that_was_not_trained_is_refused(model_of, tmp_path, kind, head, words):  # noqa: F811
+def test_a_head_that_was_not_trained_is_refused(model_of, tmp_path, kind, head, words):
   model = model_of(kind or "classification")
   with pytest.raises(UserError, match=words):
     export.export_model(model if kind else model._replace(labels=None), tmp_path / "out", head=head)
   assert not (tmp_path / "out").exists()
 
 
-def test_a_class_that_is_not_read_from_the_pooler_has_no_class_in_transformers(model_of, tmp_path):  # noqa: F811
+def test_a_class_that_is_not_read_from_the_pooler_has_no_class_in_transformers(model_of, tmp_path):
   with pytest.raises(UserError, match="reads a text's class from the pooler, drawn from mean"):
     export.export_model(model_of("classification", "mean"), tmp_path / "out")
 
 
-def test_as_many_tokens_are_read_of_a_text_as_in_training(model_of, tmp_path):  # noqa: F811
+def test_as_many_tokens_are_read_of_a_text_as_in_training(model_of, tmp_path):
   export.export_model(model_of("classification")._replace(max_length=24), tmp_path / "out")
   assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["model_max_length"] == 24
   assert inference.load_model(tmp_path / "out").max_length == 24
 
 
-def test_the_card_says_what_the_model_is_what_its_outputs_mean_and_how_to_load_it(model_of, tmp_path):  # noqa: F811
+def test_the_card_says_what_the_model_is_what_its_outputs_mean_and_how_to_load_it(model_of, tmp_path):
   export.export_model(model_of("token-classification"), tmp_path / "out")
   card = (tmp_path / "out" / "README.md").read_text()
   assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: token-classification\n")

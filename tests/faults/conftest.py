@@ -2,8 +2,6 @@
 
 import pytest
 
-from tests.run_fixtures import corpus  # noqa: F401  (a fixture)
-
 
 def pytest_collection_modifyitems(items):
   for item in items:

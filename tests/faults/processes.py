@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bert_jax.training import metrics
-from tests.run_fixtures import write_config
+from tests.helpers.tiny_runs import write_config
 
 # The same for every test: steps that take no time, so that starting is all that they cost.
 QUICK = (

@@ -12,7 +12,7 @@ import time
 from tests.faults.processes import QUICK, SLOW_STEPS, events, run, steps_saved, weights
 from tests.faults.test_bad_numbers import bad_rows
 from tests.faults.test_checkpoint_damage import flip_bit
-from tests.run_fixtures import write_config
+from tests.helpers.tiny_runs import write_config
 
 STEPS = (
   "total_steps=60",

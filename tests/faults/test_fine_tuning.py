@@ -9,7 +9,7 @@ import pytest
 from bert_jax.inference import model as inference
 from bert_jax.training import metrics
 from tests.faults.processes import events, run
-from tests.run_fixtures import WORDS
+from tests.helpers.tiny_runs import WORDS
 
 TUNING = ("finetune.epochs=1", "data.batch_size=8", "optimizer.learning_rate=1e-3", "finetune.max_length=32")
 

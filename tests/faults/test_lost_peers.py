@@ -82,8 +82,6 @@ loop._Trainer.take_step = take_step
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_mistake_of_one_process_is_the_same_message_and_exit_code_on_all(folder, corpus, number):
-  from bert_jax.errors import UserError  # noqa: F401  (named in FAIL)
-
   sabotage = {
     number: "from bert_jax.errors import UserError\n"
     + FAIL.format(error='UserError("the disk of this host is full; make room")')

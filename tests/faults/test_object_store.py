@@ -15,8 +15,8 @@ import safetensors.numpy
 
 from bert_jax.errors import EXIT_PREEMPTED
 from tests.faults.processes import SLOW_STEPS, Processes, run
-from tests.object_store import BUCKET, ObjectStore
-from tests.run_fixtures import write_config
+from tests.helpers.object_store import BUCKET, ObjectStore
+from tests.helpers.tiny_runs import write_config
 
 # gcsfs takes an append for a new object, with a warning; here it is an error.
 _MAIN = """

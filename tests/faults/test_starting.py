@@ -11,7 +11,7 @@ import pytest
 from bert_jax.data.corpus import folder as corpora
 from bert_jax.errors import EXIT_PREEMPTED
 from tests.faults.processes import Processes, events, run
-from tests.run_fixtures import write_text
+from tests.helpers.tiny_runs import write_text
 
 STEPS = ("total_steps=8", "eval_every_steps=100", "checkpoint.every_steps=100")
 # A file says that the work has begun; then it takes for ever.

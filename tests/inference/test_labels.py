@@ -13,8 +13,9 @@ from bert_jax.data.labelled.tags import spans_of
 from bert_jax.errors import UserError
 from bert_jax.inference import labels as labelling
 from bert_jax.inference.model import load_model, make_inputs
-from tests.label_fixtures import LABELS, exported_labels, label_tokenizer, model_of  # noqa: F401  (fixtures)
-from tests.model_fixtures import fast_compilation  # noqa: F401  (an autouse fixture)
+from tests.helpers.labelled_models import LABELS
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 TEXTS = ["the cat sat on the mat", "a dog, b 12", "the [MASK]", "x y z " * 12]
 PAIRS = ["the dog", "on a cat", "z", "mat mat mat"]
@@ -22,7 +23,7 @@ PAIRS = ["the dog", "on a cat", "z", "mat mat mat"]
 
 @pytest.mark.parametrize("kind", ["classification", "multi-label", "regression"])
 @pytest.mark.parametrize("pairs", [None, PAIRS])
-def test_a_pipeline_gives_the_same_labels(model_of, exported_labels, kind, pairs):  # noqa: F811
+def test_a_pipeline_gives_the_same_labels(model_of, exported_labels, kind, pairs):
   pipeline = transformers.pipeline("text-classification", str(exported_labels(kind)), top_k=None)
   inputs = TEXTS if pairs is None else [{"text": a, "text_pair": b} for a, b in zip(TEXTS, pairs)]
   theirs = [pipeline(one) for one in inputs]
@@ -33,7 +34,7 @@ def test_a_pipeline_gives_the_same_labels(model_of, exported_labels, kind, pairs
       np.testing.assert_allclose([label.value for label in ours], [one["score"] for one in its], rtol=1e-4, atol=1e-5)
 
 
-def test_a_pipeline_finds_the_same_entities(model_of, exported_labels):  # noqa: F811
+def test_a_pipeline_finds_the_same_entities(model_of, exported_labels):
   """Of words in one piece, where its aggregation and ours are the same thing."""
   texts = ["the cat sat on the mat", "a , b . 1 2", "mat the cat x y z"]
   pipeline = transformers.pipeline("token-classification", str(exported_labels("token-classification")))
@@ -53,7 +54,7 @@ def test_a_pipeline_finds_the_same_entities(model_of, exported_labels):  # noqa:
   assert total >= 3 and set(labels)
 
 
-def test_the_line_of_the_card_finds_the_same_entities_in_words_of_many_pieces(model_of, exported_labels):  # noqa: F811
+def test_the_line_of_the_card_finds_the_same_entities_in_words_of_many_pieces(model_of, exported_labels):
   folder, texts = (
     exported_labels("token-classification"),
     ["thecat satonthe mat, onmat", "a catmatsat (bcd) xyz.", "matthe u.s. on the catcat"],
@@ -67,7 +68,7 @@ def test_the_line_of_the_card_finds_the_same_entities_in_words_of_many_pieces(mo
     ] and ours
 
 
-def test_equal_tags_without_a_prefix_beside_each_other_are_one_entity(model_of, monkeypatch):  # noqa: F811
+def test_equal_tags_without_a_prefix_beside_each_other_are_one_entity(model_of, monkeypatch):
   """As models of other people have them, for parts of speech."""
   model = model_of("token-classification")
   tags = iter([["NOUN", "NOUN", "O", "VERB"]])
@@ -81,7 +82,7 @@ def test_equal_tags_without_a_prefix_beside_each_other_are_one_entity(model_of, 
   assert [(one.kind, one.text) for one in found] == [("NOUN", "a b"), ("VERB", "d")]
 
 
-def test_the_answers_are_those_of_transformers_scores(model_of, exported_labels):  # noqa: F811
+def test_the_answers_are_those_of_transformers_scores(model_of, exported_labels):
   """transformers 5 has no question-answering pipeline, so its model's own scores are searched, without any window."""
   context, question = "the cat sat on the mat a b c d", "cat mat"
   found = transformers.AutoModelForQuestionAnswering.from_pretrained(exported_labels("question-answering")).eval()
@@ -100,13 +101,13 @@ def test_the_answers_are_those_of_transformers_scores(model_of, exported_labels)
   assert ours.null_score == pytest.approx(begin[0] + end[0], rel=1e-3, abs=1e-3)
 
 
-def test_a_text_longer_than_the_model_is_answered_from_windows(model_of):  # noqa: F811
+def test_a_text_longer_than_the_model_is_answered_from_windows(model_of):
   context = " ".join(["the cat sat on the mat ."] * 60)
   (found,) = labelling.answer(model_of("question-answering"), [("cat", context)])
   assert found.text and context[found.begin :].startswith(found.text)
 
 
-def test_windows_overlap_as_in_training(model_of):  # noqa: F811
+def test_windows_overlap_as_in_training(model_of):
   """Another stride is another way to cut the text, and the answers are then those of other windows."""
   context, model = (
     " ".join(f"the cat sat on {letter} mat ." for letter in "abcdefghijklmnop"),
@@ -134,7 +135,7 @@ def test_windows_overlap_as_in_training(model_of):  # noqa: F811
     )
 
 
-def test_scores_are_differentiable_and_jit_able(model_of):  # noqa: F811
+def test_scores_are_differentiable_and_jit_able(model_of):
   model = model_of("classification")
   inputs = make_inputs(model, [([10, 11], []), ([12, 13, 14], [])])
   loss = lambda params: jnp.sum(labelling.scores_of(model._replace(params=params), inputs)[:, 0])
@@ -143,14 +144,14 @@ def test_scores_are_differentiable_and_jit_able(model_of):  # noqa: F811
   assert np.abs(gradients["classifier"]["dense"]["kernel"][:, 0]).sum() > 0
 
 
-def test_many_texts_of_many_lengths_come_back_in_their_order(model_of):  # noqa: F811
+def test_many_texts_of_many_lengths_come_back_in_their_order(model_of):
   model, texts = model_of("regression"), [("cat " * (1 + number % 17)).strip() for number in range(70)]
   together = [labels[0].value for labels in labelling.classify(model, texts)]
   alone = [labelling.classify(model, [text])[0][0].value for text in texts[:18]]
   np.testing.assert_allclose(together[:18], alone, rtol=1e-4)
 
 
-def test_a_model_of_pairs_wants_pairs_and_one_of_texts_wants_texts(model_of):  # noqa: F811
+def test_a_model_of_pairs_wants_pairs_and_one_of_texts_wants_texts(model_of):
   model = model_of("classification")
   of = lambda pairs: model._replace(labels=model.labels._replace(pairs=pairs))
   assert labelling.classify(of(True), ["a"], ["b"]) == labelling.classify(of(None), ["a"], ["b"])
@@ -173,12 +174,12 @@ def test_a_model_of_pairs_wants_pairs_and_one_of_texts_wants_texts(model_of):  #
     (lambda model: labelling.classify(model._replace(labels=None), ["a"]), "not fine-tuned: it has no labels"),
   ],
 )
-def test_a_model_is_asked_only_for_what_it_learned(model_of, call, words):  # noqa: F811
+def test_a_model_is_asked_only_for_what_it_learned(model_of, call, words):
   with pytest.raises(UserError, match=words):
     call(model_of("classification"))
 
 
-def test_a_card_tells_how_to_load_what_it_lies_beside(exported_labels):  # noqa: F811
+def test_a_card_tells_how_to_load_what_it_lies_beside(exported_labels):
   text = (exported_labels("token-classification") / "README.md").read_text(encoding="utf-8")
   assert text.startswith("---\nlibrary_name: transformers\npipeline_tag: token-classification")
   assert "AutoModelForTokenClassification" in text and "B-PER" in text

@@ -15,15 +15,15 @@ from bert_jax.errors import UserError
 from bert_jax.inference import labels, loaded
 from bert_jax.inference import model as inference
 from bert_jax.models.pooling import pool
-from tests.convert.conftest import config, exported, params, tensors, tokenizer_dir  # noqa: F401  (fixtures)
-from tests.label_fixtures import LABELS, exported_labels, label_tokenizer, model_of  # noqa: F401  (fixtures)
-from tests.model_fixtures import fast_compilation  # noqa: F401  (fixture)
+from tests.helpers.labelled_models import LABELS
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def model(exported):  # noqa: F811
+def model(exported):
   return bert_jax.load(exported / "pretraining")  # of 40 positions
 
 
@@ -42,15 +42,15 @@ def test_a_loaded_model_does_what_the_commands_do(model):
   assert model.fill_mask("the [MASK] sat", top_k=3) == inference.fill_mask(model, "the [MASK] sat", 3)
 
 
-def test_a_model_is_one_line_in_a_notebook(model, model_of, params):  # noqa: F811
-  count = sum(leaf.size for leaf in jax.tree.leaves(params))
+def test_a_model_is_one_line_in_a_notebook(model, model_of, bert_params):
+  count = sum(leaf.size for leaf in jax.tree.leaves(bert_params))
   assert repr(model).endswith(
     f"pretraining': 3 layers of 32, 130 words, {count:,} parameters; heads: mlm, nsp, pooler)"
   )
   assert repr(loaded.LoadedModel(*model_of("classification"))).endswith("heads: pooler; classification)")
 
 
-def test_a_fine_tuned_model_classifies_and_another_says_that_it_cannot(model_of, model):  # noqa: F811
+def test_a_fine_tuned_model_classifies_and_another_says_that_it_cannot(model_of, model):
   tuned = loaded.LoadedModel(*model_of("classification"))
   assert tuned.classify(["the cat", "a mat"]) == labels.classify(tuned, ["the cat", "a mat"])
   with pytest.raises(UserError, match="is not fine-tuned"):
@@ -58,7 +58,7 @@ def test_a_fine_tuned_model_classifies_and_another_says_that_it_cannot(model_of,
 
 
 @pytest.mark.parametrize("kind", LABELS)
-def test_an_export_of_a_fine_tuned_model_has_outputs_and_scores(exported_labels, model_of, kind):  # noqa: F811
+def test_an_export_of_a_fine_tuned_model_has_outputs_and_scores(exported_labels, model_of, kind):
   tuned = bert_jax.load(exported_labels(kind))
   inputs = tuned.tokenize(["the cat", "a mat"])
   assert tuned.apply(tuned.params, inputs).sequence_output.shape == (2, 32, 32) and tuned.heads <= {
@@ -92,7 +92,7 @@ def test_tokenize_refuses_what_is_no_list_of_texts(model, texts, pairs):
     model.tokenize(texts, pairs)
 
 
-def test_one_text_in_place_of_a_list_is_not_read_as_characters(model, model_of):  # noqa: F811
+def test_one_text_in_place_of_a_list_is_not_read_as_characters(model, model_of):
   labelled = loaded.LoadedModel(*model_of("classification"))
   for call in (model.encode, labelled.classify):
     with pytest.raises(UserError, match=r"expected a list of texts, got one text: \['the cat'\]"):
@@ -102,7 +102,7 @@ def test_one_text_in_place_of_a_list_is_not_read_as_characters(model, model_of):
 @pytest.mark.parametrize(
   "texts, said", [(["a", None], "number 1 of 2 is None, a NoneType"), ([b"a"], "is b'a', a bytes")]
 )
-def test_what_is_no_text_is_named(model, model_of, texts, said):  # noqa: F811
+def test_what_is_no_text_is_named(model, model_of, texts, said):
   for call in (model.encode, model.tokenize, loaded.LoadedModel(*model_of("classification")).classify):
     with pytest.raises(UserError, match=said):
       call(texts)
@@ -114,7 +114,7 @@ def test_masks_are_filled_in_one_text(model, text):
     model.fill_mask(text)
 
 
-def test_texts_come_in_anything_that_yields_them(model, model_of):  # noqa: F811
+def test_texts_come_in_anything_that_yields_them(model, model_of):
   labelled, texts = loaded.LoadedModel(*model_of("classification")), ["the cat", "a mat"]
   for given in (lambda: np.array(texts), lambda: (text for text in texts), lambda: tuple(texts)):
     assert labelled.classify(given(), given()) == labelled.classify(texts, texts)
@@ -179,7 +179,7 @@ def test_apply_itself_can_be_jitted_and_changes_nothing(model):
 
 
 @pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
-def test_the_examples_of_the_readme_run(page, exported, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_the_examples_of_the_readme_run(page, exported, tmp_path, monkeypatch, capsys):
   blocks = [
     text
     for text in re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text("utf-8"), re.S | re.M)

@@ -9,7 +9,7 @@ import pytest
 
 from bert_jax.errors import UserError
 from bert_jax.io import storage
-from tests.object_store import in_this_process
+from tests.helpers.object_store import in_this_process
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import time
 import pytest
 
 from bert_jax.training import metrics
+from tests.helpers.tiny_runs import write_config
 from tests.launch.fake_slurm import FakeSlurm
 from tests.launch.programs import LAUNCH, ROOT
-from tests.run_fixtures import corpus, write_config  # noqa: F401  (corpus is a fixture)
 
 
 @pytest.mark.slow
-def test_a_run_that_is_warned_saves_comes_back_and_finishes(programs, corpus, tmp_path):  # noqa: F811
+def test_a_run_that_is_warned_saves_comes_back_and_finishes(programs, corpus, tmp_path):
   slurm, workdir = FakeSlurm(programs), tmp_path / "run"
   job = slurm.submit(
     LAUNCH / "slurm.sbatch",

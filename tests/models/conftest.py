@@ -8,7 +8,12 @@ import pytest
 from bert_jax import batch
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pretraining import PretrainingModel
-from tests.model_fixtures import draw_weights, fast_compilation  # noqa: F401  (the second is a fixture)
+from tests.helpers.weights import draw_weights
+
+
+@pytest.fixture(autouse=True)
+def programs_run_once(fast_compilation):
+  """See there."""
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from bert_jax.batch import model_inputs
 from bert_jax.models import attention, attention_kernels
 from bert_jax.tools.plan.ahead import Request, compile_ahead
 from bert_jax.tools.plan.data_facts import DataFacts
-from tests.pretraining_fixtures import tiny_config
+from tests.helpers.tiny_pretraining import tiny_config
 
 HEADS, WIDTH, LENGTH = 2, 16, 256
 ROWS = {

@@ -12,11 +12,11 @@ from bert_jax.inference.model import make_inputs
 from bert_jax.models.encoder import Encoder
 from bert_jax.models.finetuning import SEQUENCE, SPAN, TOKENS, FinetuningModel
 from bert_jax.models.pooling import pool
-from tests.label_fixtures import CONFIG, label_tokenizer, model_of  # noqa: F401  (fixtures)
+from tests.helpers.labelled_models import CONFIG
 
 
 @pytest.fixture(scope="module")
-def inputs(model_of):  # noqa: F811
+def inputs(model_of):
   return make_inputs(model_of("classification"), [([7, 8, 9, 10], [11, 12]), ([9], [])])
 
 

@@ -8,8 +8,7 @@ import pytest
 from bert_jax.batch import model_inputs
 from bert_jax.models.pooling import POOLINGS
 from bert_jax.models.sentence import SentenceModel, unit
-from tests.embedding_fixtures import CONFIG, drawn, packed_batch
-from tests.model_fixtures import fast_compilation  # noqa: F401  (a fixture for every test)
+from tests.helpers.sentence_models import CONFIG, drawn, packed_batch
 
 
 def vectors(model, params, tokens, sequences):

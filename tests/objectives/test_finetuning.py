@@ -17,7 +17,9 @@ from bert_jax.objectives import finetuning
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training import train_state
 from bert_jax.training.train_step import make_gradients, make_train_step
-from tests.model_fixtures import draw_weights, fast_compilation  # noqa: F401  (an autouse fixture)
+from tests.helpers.weights import draw_weights
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 ENCODER = EncoderConfig(
   vocab_size=60,

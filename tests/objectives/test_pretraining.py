@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from bert_jax.objectives import masking
-from tests.pretraining_fixtures import LENGTH, ROWS, SPECIAL, VOCAB, tiny_batch, tiny_config, tiny_model, tiny_task
+from tests.helpers.tiny_pretraining import LENGTH, ROWS, SPECIAL, VOCAB, tiny_batch, tiny_config, tiny_model, tiny_task
 
 BATCH = tiny_batch(0)
 PAIRS = BATCH["sequences"][:, :, 0] > 0

@@ -14,8 +14,9 @@ from bert_jax.objectives import sentence_embedding
 from bert_jax.objectives.sentence_embedding import Rows
 from bert_jax.training import collectives, sharding
 from bert_jax.training.train_step import make_gradients
-from tests.embedding_fixtures import CONFIG, drawn, packed_batch
-from tests.model_fixtures import fast_compilation  # noqa: F401  (a fixture for every test)
+from tests.helpers.sentence_models import CONFIG, drawn, packed_batch
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 NOT_READ = model_inputs(jnp.zeros((6, 4), jnp.int32), jnp.zeros((6, 1, 3), jnp.int32))
 

@@ -16,7 +16,7 @@ from bert_jax.training import metrics
 from bert_jax.training.checkpoints import folder as checkpoint_folder
 from bert_jax.training.checkpoints import reading
 from bert_jax.training.run_folder import read_result
-from tests.run_fixtures import WORDS, corpus, tiny_run_config  # noqa: F401  (corpus is a fixture)
+from tests.helpers.tiny_runs import WORDS, tiny_run_config
 
 FAST = (
   "data.batch_size=16",
@@ -29,7 +29,7 @@ FAST = (
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory, corpus):  # noqa: F811
+def model(tmp_path_factory, corpus):
   """A BERT of one layer and a few hundred words."""
   folder = tmp_path_factory.mktemp("model")
   pretraining.pretrain_run(

@@ -22,11 +22,11 @@ from bert_jax.runs import pretraining as run_pretraining
 from bert_jax.runs import sentence_embedding
 from bert_jax.training import metrics, run_folder
 from bert_jax.training.checkpoints import reading
-from tests.run_fixtures import corpus, prepare, tiny_run_config, write_text  # noqa: F401  (corpus is a fixture)
+from tests.helpers.tiny_runs import prepare, tiny_run_config, write_text
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, corpus):  # noqa: F811
+def finished(tmp_path_factory, corpus):
   """(config, workdir, metrics of the last evaluation) of a run that trained all its steps."""
   folder = tmp_path_factory.mktemp("run")
   config = tiny_run_config(folder, corpus)
@@ -75,7 +75,7 @@ def test_the_export_and_the_checkpoint_hold_the_same_model(finished):
   assert ours.config == exported.config and ours.tokenizer.fingerprint == exported.tokenizer.fingerprint
 
 
-def test_evaluating_the_run_or_its_export_gives_the_metrics_of_training_for_any_batch_size(finished, corpus):  # noqa: F811
+def test_evaluating_the_run_or_its_export_gives_the_metrics_of_training_for_any_batch_size(finished, corpus):
   _, workdir, last = finished
   for path, folder, rows in ((workdir, None, 64), (workdir / "export", str(corpus), 8)):
     again = run_pretraining.evaluate_model(str(path), folder, batch_size=rows, rows=0)
@@ -92,7 +92,7 @@ def test_a_second_start_changes_nothing_and_gives_the_same_metrics(finished):
   assert saved == sorted(path.name for path in (workdir / "checkpoints").iterdir())
 
 
-def test_stopping_and_resuming_is_bitwise_the_undisturbed_run(finished, tmp_path, corpus):  # noqa: F811
+def test_stopping_and_resuming_is_bitwise_the_undisturbed_run(finished, tmp_path, corpus):
   """Law 6, within one process; tests/test_resume.py does it with SIGKILL."""
   _, workdir, last = finished
   for stop in ("stop_at_step=7", "stop_at_step=15", "stop_at_step=0"):
@@ -103,7 +103,7 @@ def test_stopping_and_resuming_is_bitwise_the_undisturbed_run(finished, tmp_path
   assert positions == [7 * 8, 15 * 8]
 
 
-def test_a_folder_that_somebody_else_trains_in_is_refused_and_one_that_is_just_given_up_is_waited_for(tmp_path, corpus):  # noqa: F811
+def test_a_folder_that_somebody_else_trains_in_is_refused_and_one_that_is_just_given_up_is_waited_for(tmp_path, corpus):
   config = tiny_run_config(tmp_path, corpus, "total_steps=5", "cluster.heartbeat_seconds=1", "export.format=")
   (tmp_path / "run").mkdir()
   hold = (
@@ -123,7 +123,7 @@ def test_a_folder_that_somebody_else_trains_in_is_refused_and_one_that_is_just_g
     other.communicate()
 
 
-def test_every_config_key_is_read_by_a_run(tmp_path, corpus, monkeypatch):  # noqa: F811
+def test_every_config_key_is_read_by_a_run(tmp_path, corpus, monkeypatch):
   """Law 9: by one of the runs that there are.
 
   A key is told by its name and its neighbours, since groups do not know their own names.
@@ -223,7 +223,7 @@ def _without(monkeypatch, function, plain):
   return wrapped
 
 
-def test_init_from_takes_the_parameters_of_a_run_or_an_export_and_starts_at_step_0(finished, tmp_path, corpus, capsys):  # noqa: F811
+def test_init_from_takes_the_parameters_of_a_run_or_an_export_and_starts_at_step_0(finished, tmp_path, corpus, capsys):
   _, workdir, last = finished
   for name, source in (("run", workdir), ("export", workdir / "export")):
     config = tiny_run_config(
@@ -247,7 +247,7 @@ def test_init_from_takes_the_parameters_of_a_run_or_an_export_and_starts_at_step
   )  # goes on, whether or not the source is named again
 
 
-def test_init_from_an_encoder_says_which_heads_are_new(finished, tmp_path, corpus, capsys):  # noqa: F811
+def test_init_from_an_encoder_says_which_heads_are_new(finished, tmp_path, corpus, capsys):
   from bert_jax.convert import folder
 
   model = inference.load_model(finished[1])
@@ -259,7 +259,7 @@ def test_init_from_an_encoder_says_which_heads_are_new(finished, tmp_path, corpu
   assert "new: mlm_head, nsp_head" in capsys.readouterr().out
 
 
-def test_init_optimizer_takes_over_moments_and_step(finished, tmp_path, corpus):  # noqa: F811
+def test_init_optimizer_takes_over_moments_and_step(finished, tmp_path, corpus):
   """Phase 2 of the paper: other rows, the same schedule."""
   phase1 = run_pretraining.pretrain_run(tiny_run_config(tmp_path, corpus, "stop_at_step=10"), tmp_path / "one")
   config = tiny_run_config(tmp_path, corpus, f"init_from={tmp_path / 'one'}", "init_optimizer=true", "seed=5")
@@ -282,7 +282,7 @@ def test_init_optimizer_takes_over_moments_and_step(finished, tmp_path, corpus):
     ("init_from=/nowhere", "no folder"),
   ],
 )
-def test_init_from_something_that_does_not_fit_is_refused_by_name(finished, tmp_path, corpus, override, message):  # noqa: F811
+def test_init_from_something_that_does_not_fit_is_refused_by_name(finished, tmp_path, corpus, override, message):
   with pytest.raises(UserError, match=message):
     run_pretraining.pretrain_run(
       tiny_run_config(tmp_path, corpus, f"init_from={finished[1]}", override), tmp_path / "run"
@@ -312,7 +312,7 @@ def test_another_tokenizer_does_not_fit(finished, tmp_path):
     run_pretraining.pretrain_run(tiny_run_config(tmp_path, other, "model.vocab_size=77"), tmp_path / "run")
 
 
-def test_a_workdir_of_another_config_is_left_alone(finished, corpus, tmp_path):  # noqa: F811
+def test_a_workdir_of_another_config_is_left_alone(finished, corpus, tmp_path):
   config, workdir, _ = finished
   before = (workdir / "config.json").read_bytes()
   with pytest.raises(UserError, match="seed: 0 there, 3 now"):
@@ -324,7 +324,7 @@ def test_a_workdir_of_another_config_is_left_alone(finished, corpus, tmp_path): 
     run_pretraining.pretrain_run(config, tmp_path / "mine")
 
 
-def test_a_start_that_was_stopped_at_once_is_taken_up(tmp_path, corpus, monkeypatch):  # noqa: F811
+def test_a_start_that_was_stopped_at_once_is_taken_up(tmp_path, corpus, monkeypatch):
   """Killed at any change of the disk, or on a full one, a new run folder is never one that its own command refuses."""
   config = tiny_run_config(tmp_path, corpus)
   root = tmp_path / "run"
@@ -341,7 +341,7 @@ def test_a_start_that_was_stopped_at_once_is_taken_up(tmp_path, corpus, monkeypa
   }
 
 
-def test_an_evaluation_whose_corpus_has_moved_asks_where_it_is(finished, tmp_path, corpus):  # noqa: F811
+def test_an_evaluation_whose_corpus_has_moved_asks_where_it_is(finished, tmp_path, corpus):
   shutil.copytree(finished[1], tmp_path / "run")
   shutil.copytree(corpus, tmp_path / "moved")
   path = tmp_path / "run" / "config.json"
@@ -365,7 +365,7 @@ def test_other_data_under_the_same_name_is_refused(tmp_path):
     run_pretraining.pretrain_run(tiny_run_config(tmp_path, folder), tmp_path / "run")
 
 
-def test_rows_longer_than_the_model_and_a_missing_corpus_name_the_remedy(tmp_path, corpus):  # noqa: F811
+def test_rows_longer_than_the_model_and_a_missing_corpus_name_the_remedy(tmp_path, corpus):
   with pytest.raises(UserError, match="rows of .* have 32 tokens, the model has 16 positions"):
     run_pretraining.pretrain_run(
       tiny_run_config(tmp_path, corpus, "model.max_position_embeddings=16"), tmp_path / "run"
@@ -376,7 +376,7 @@ def test_rows_longer_than_the_model_and_a_missing_corpus_name_the_remedy(tmp_pat
     run_pretraining.pretrain_run(tiny_run_config(tmp_path, ""), tmp_path / "run")
 
 
-def test_an_altered_shard_is_refused_before_training(tmp_path, corpus):  # noqa: F811
+def test_an_altered_shard_is_refused_before_training(tmp_path, corpus):
   copy = tmp_path / "copy"
   shutil.copytree(corpus, copy)
   shard = next((copy / "train").glob("tokens-*.npy"))

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from bert_jax.training import metrics
-from tests.run_fixtures import corpus, write_config  # noqa: F401  (corpus is a fixture)
+from tests.helpers.tiny_runs import write_config
 
 STEPS = 400
 
 
-def start(folder, corpus, name, *overrides, devices=1):  # noqa: F811
+def start(folder, corpus, name, *overrides, devices=1):
   """The command line in a process of its own; its programs are compiled once for all runs of a test."""
   environment = os.environ | {
     "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
@@ -62,7 +62,7 @@ def wait_for(condition, process):
 
 
 @pytest.mark.slow
-def test_five_kills_at_random_moments_one_of_them_in_a_save_change_no_bit_of_the_weights(tmp_path, corpus):  # noqa: F811
+def test_five_kills_at_random_moments_one_of_them_in_a_save_change_no_bit_of_the_weights(tmp_path, corpus):
   long = (f"total_steps={STEPS}", "checkpoint.every_steps=20", "eval_every_steps=100", "log_every_steps=20")
   finish(start(tmp_path, corpus, "straight", *long))
   rng = random.Random(0)
@@ -107,7 +107,7 @@ sys.exit(code)
 """
 
 
-def test_one_and_eight_devices_see_the_same_batches_and_losses(tmp_path, corpus):  # noqa: F811
+def test_one_and_eight_devices_see_the_same_batches_and_losses(tmp_path, corpus):
   """Law 1 on the devices themselves: hashes of what the train step was given, and the losses it made of it."""
   seen, losses = [], []
   for devices, mesh in ((1, ()), (8, ("mesh.data=4", "mesh.fsdp=2"))):

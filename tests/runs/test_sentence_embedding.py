@@ -14,7 +14,7 @@ from bert_jax.convert import folder
 from bert_jax.errors import UserError
 from bert_jax.inference import model as inference
 from bert_jax.runs import sentence_embedding
-from tests.label_fixtures import CONFIG, label_tokenizer, model_of  # noqa: F401  (fixtures)
+from tests.helpers.labelled_models import CONFIG
 
 FAST = (
   "data.batch_size=16",
@@ -28,7 +28,7 @@ SUBJECTS = ("cat", "mat")
 
 
 @pytest.fixture(scope="module")
-def source(model_of, label_tokenizer, tmp_path_factory):  # noqa: F811
+def source(model_of, label_tokenizer, tmp_path_factory):
   """The folder of a BERT whose weights were drawn, with pooler."""
   model, out = model_of("classification"), tmp_path_factory.mktemp("source") / "bert"
   params = {name: model.params[name] for name in ("encoder", "pooler")}

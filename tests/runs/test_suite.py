@@ -15,13 +15,13 @@ from bert_jax.export import export as exporting
 from bert_jax.inference import model as inference
 from bert_jax.runs import finetuning, pretraining, suite
 from bert_jax.tools.report.suite import plot
-from tests.run_fixtures import corpus, tiny_run_config  # noqa: F401  (corpus is a fixture)
+from tests.helpers.tiny_runs import tiny_run_config
 
 FEW = ("finetune.epochs=1", "finetune.max_length=32", "data.batch_size=8", "finetune.pooling=mean")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory, corpus):  # noqa: F811
+def model(tmp_path_factory, corpus):
   folder = tmp_path_factory.mktemp("model")
   pretraining.pretrain_run(tiny_run_config(folder, corpus, "total_steps=2", "optimizer.warmup_steps=0"), folder / "run")
   return str(folder / "run")

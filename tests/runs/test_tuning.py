@@ -8,7 +8,7 @@ import pytest
 from bert_jax.data.labelled import features
 from bert_jax.errors import UserError
 from bert_jax.runs import tuning
-from tests.label_fixtures import CONFIG, label_tokenizer, model_of  # noqa: F401  (fixtures)
+from tests.helpers.labelled_models import CONFIG
 
 
 def config_of(*overrides):
@@ -22,7 +22,7 @@ def test_a_run_may_stop_at_any_step_of_its_epochs():
 
 
 @pytest.mark.parametrize("share, steps", [(0.0, 0), (0.1, 3), (1.0, 37)])
-def test_epochs_set_the_steps_and_the_learning_rate_rises_in_a_share_of_them_but_the_last(model_of, share, steps):  # noqa: F811
+def test_epochs_set_the_steps_and_the_learning_rate_rises_in_a_share_of_them_but_the_last(model_of, share, steps):
   config = config_of("finetune.epochs=3", f"finetune.warmup_share={share}", "data.batch_size=8")
   found = tuning.resolve(config, model_of("classification"), 101, 32)
   assert (found.total_steps, found.optimizer.warmup_steps, found.eval_every_steps, found.checkpoint.every_steps) == (
@@ -47,7 +47,7 @@ def test_texts_have_as_many_tokens_as_the_kind_wants_and_the_model_reads(given, 
 
 
 @pytest.mark.parametrize("text, noted", [("the cat sat on a mat", False), ("北京大学在哪里 the cat", True)])
-def test_a_vocabulary_that_does_not_know_most_of_the_examples_is_noted(model_of, text, noted):  # noqa: F811
+def test_a_vocabulary_that_does_not_know_most_of_the_examples_is_noted(model_of, text, noted):
   model, said = model_of("classification"), []
   part = features.of_texts(model.tokenizer, [text] * 3, None, np.zeros(3, np.int32), max_length=32)
   tuning.note_unknown(part, model, said.append)

@@ -14,7 +14,7 @@ from bert_jax.objectives import pretraining
 from bert_jax.runs.build import model_of
 from bert_jax.tools.plan.ahead import Request, compile_ahead
 from bert_jax.tools.plan.data_facts import DataFacts
-from tests.pretraining_fixtures import tiny_config
+from tests.helpers.tiny_pretraining import tiny_config
 
 pytestmark = pytest.mark.slow  # minutes of compiling
 

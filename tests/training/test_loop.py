@@ -26,7 +26,7 @@ from bert_jax.training.metrics import MetricsWriter, next_attempt, read_events, 
 from bert_jax.training.model_selection import ModelSelection
 from bert_jax.training.profile import Profile
 from bert_jax.training.progress import Progress
-from tests.pretraining_fixtures import tiny_config
+from tests.helpers.tiny_pretraining import tiny_config
 
 BAD = 99  # a row with this token makes the loss NaN
 ROWS = 8

@@ -13,7 +13,7 @@ import pytest
 from bert_jax.errors import UserError
 from bert_jax.training import metrics as metrics_module
 from bert_jax.training.metrics import MetricsWriter, next_attempt, read_events, read_metrics
-from tests.object_store import in_this_process
+from tests.helpers.object_store import in_this_process
 
 TRAIN = {
   "train/mlm_loss": 6.1234,

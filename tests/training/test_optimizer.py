@@ -10,7 +10,7 @@ import pytest
 
 from bert_jax.errors import UserError
 from bert_jax.training import optimizer as optimizers
-from tests.pretraining_fixtures import tiny_config, tiny_task
+from tests.helpers.tiny_pretraining import tiny_config, tiny_task
 
 
 def rates(**overrides):

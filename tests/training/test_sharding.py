@@ -13,7 +13,7 @@ from bert_jax.models import layers
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training import sharding, train_state
 from bert_jax.training.train_step import make_eval_step, make_program
-from tests.pretraining_fixtures import losses, run_steps, tiny_batch, tiny_config, tiny_task
+from tests.helpers.tiny_pretraining import losses, run_steps, tiny_batch, tiny_config, tiny_task
 
 MESHES = {
   "data 8": {"mesh.data": 8},

@@ -10,7 +10,7 @@ from bert_jax.objectives.objective import Objective, add_sums, divide
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training import train_state
 from bert_jax.training.train_step import make_eval_step, make_train_step, split_rows
-from tests.pretraining_fixtures import losses, run_steps, tiny_batch, tiny_config, tiny_task
+from tests.helpers.tiny_pretraining import losses, run_steps, tiny_batch, tiny_config, tiny_task
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from bert_jax.data.corpus import prepare
 from bert_jax.data.corpus.beam import beam_runner
 from bert_jax.data.corpus.folder import open_corpus
 from bert_jax.errors import UserError
-from tests.prepare_fixtures import arguments, contents, run, settings, small_chunks, source, vocab  # noqa: F401  (source, vocab and small_chunks are fixtures)
+from tests.helpers.preparing import arguments, contents, run, settings
 
 
 def test_beam_makes_the_corpus_of_one_process(source, vocab, tmp_path, small_chunks):

@@ -9,7 +9,7 @@ from bert_jax.data.corpus import chunk as chunks
 from bert_jax.data.corpus.chunk import Chunk
 from bert_jax.data.text.sentences import split_sentences
 from bert_jax.data.tokenizer.wordpiece import Tokenizer, build_tokenizer, load_tokenizer
-from tests.prepare_fixtures import VOCABULARY
+from tests.helpers.preparing import VOCABULARY
 
 TEXTS = [
   "The dog runs. A cat sleeps.\nThe tree.",

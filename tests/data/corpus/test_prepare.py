@@ -12,16 +12,7 @@ from bert_jax.data.corpus import folder as corpus_lib
 from bert_jax.data.corpus import prepare
 from bert_jax.data.corpus.folder import open_corpus
 from bert_jax.errors import UserError
-from tests.prepare_fixtures import (  # noqa: F401  (source, vocab and small_chunks are fixtures)
-  contents,
-  sentence,
-  sequences_of,
-  settings,
-  small_chunks,
-  source,
-  vocab,
-  write_documents,
-)
+from tests.helpers.preparing import contents, sentence, sequences_of, settings, write_documents
 
 
 def test_the_number_of_workers_and_the_place_do_not_change_the_corpus(source, vocab, tmp_path, small_chunks):

@@ -12,7 +12,7 @@ from bert_jax.data.corpus import chunk, prepare, splits
 from bert_jax.data.corpus.folder import open_corpus
 from bert_jax.errors import UserError
 from bert_jax.io.locks import FolderLock
-from tests.prepare_fixtures import contents, settings, vocab, write_documents  # noqa: F401  (vocab is a fixture)
+from tests.helpers.preparing import contents, settings, write_documents
 
 
 @pytest.fixture

@@ -5,10 +5,9 @@ import pytest
 from bert_jax.data.corpus import staging
 from bert_jax.data.corpus.folder import open_corpus
 from bert_jax.errors import UserError
-from tests.run_fixtures import corpus  # noqa: F401
 
 
-def test_the_copy_is_the_same_corpus_and_is_made_once(corpus, tmp_path):  # noqa: F811
+def test_the_copy_is_the_same_corpus_and_is_made_once(corpus, tmp_path):
   copy = staging.stage(corpus, tmp_path / "cache")
   assert open_corpus(copy).manifest == open_corpus(corpus).manifest
   made = copy.stat().st_mtime_ns
@@ -16,7 +15,7 @@ def test_the_copy_is_the_same_corpus_and_is_made_once(corpus, tmp_path):  # noqa
   assert [path.name for path in (tmp_path / "cache").iterdir()] == [copy.name]
 
 
-def test_a_copy_that_fails_leaves_nothing_behind(corpus, tmp_path, monkeypatch):  # noqa: F811
+def test_a_copy_that_fails_leaves_nothing_behind(corpus, tmp_path, monkeypatch):
   def full(source, target):
     target.mkdir(parents=True)
     raise OSError(28, "No space left on device")

@@ -18,17 +18,14 @@ from bert_jax.data.corpus.chunk import Chunk
 from bert_jax.data.corpus.folder import open_corpus
 from bert_jax.data.tokenizer.wordpiece import load_tokenizer
 from bert_jax.errors import UserError
-from tests.prepare_fixtures import (  # noqa: F401  (source, vocab and small_chunks are fixtures)
+from tests.helpers.preparing import (
   ENVIRONMENT,
   IN_SMALL_CHUNKS,
   arguments,
   contents,
   run,
   settings,
-  small_chunks,
-  source,
   start,
-  vocab,
   write_documents,
 )
 

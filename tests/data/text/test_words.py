@@ -12,7 +12,7 @@ from bert_jax.data.text import words
 from bert_jax.data.text.sentences import split_sentences
 from bert_jax.data.tokenizer.wordpiece import load_tokenizer
 from bert_jax.errors import UserError
-from tests.prepare_fixtures import settings
+from tests.helpers.preparing import settings
 
 TEXT = """自然语言处理是人工智能的一个重要方向。它研究人与计算机之间用自然语言进行有效通信的理论和方法！
 小明硕士毕业于中国科学院计算所，后在日本京都大学深造。他用Python 3.11写程序，每天coding到很晚（真的）。

@@ -6,7 +6,7 @@ from bert_jax import config as configs
 from bert_jax.errors import UserError
 from bert_jax.tools.bench import measure, page
 from bert_jax.tools.bench.own import Own
-from tests.run_fixtures import write_config
+from tests.helpers.tiny_runs import write_config
 
 NO_DROPOUT = ["model.hidden_dropout_prob=0", "model.attention_probs_dropout_prob=0"]
 

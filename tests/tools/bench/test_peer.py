@@ -6,7 +6,7 @@ import numpy as np
 from bert_jax.batch import LABEL
 from bert_jax.objectives import masking
 from bert_jax.tools.bench.peer import one_sequence_per_row
-from tests.pretraining_fixtures import LENGTH, tiny_batch, tiny_config, tiny_task
+from tests.helpers.tiny_pretraining import LENGTH, tiny_batch, tiny_config, tiny_task
 
 
 def prepared(batch):

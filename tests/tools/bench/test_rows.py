@@ -8,7 +8,7 @@ from bert_jax.batch import FIRST_LENGTH, LABEL, LENGTH, model_inputs
 from bert_jax.errors import UserError
 from bert_jax.tools.bench.rows import SHORTEST, bench_data, make_up
 from bert_jax.tools.plan.data_facts import STAND_IN_SPECIAL, DataFacts
-from tests.run_fixtures import corpus, write_config  # noqa: F401  (corpus is a fixture)
+from tests.helpers.tiny_runs import write_config
 
 DATA = DataFacts(1000, 64, 4, "nsp", True)
 
@@ -54,7 +54,7 @@ def test_too_many_sequences_for_a_row_are_refused():
     make_up(DATA._replace(max_sequences=9), num_rows=2)
 
 
-def test_a_corpus_that_is_there_is_used(tmp_path, corpus):  # noqa: F811
+def test_a_corpus_that_is_there_is_used(tmp_path, corpus):
   config = configs.load_config(write_config(tmp_path), [f"data.corpus={corpus}"])
   data = bench_data(config, sequences=1)
   assert data.corpus and data.facts.source == f"the corpus {corpus}"

@@ -7,12 +7,12 @@ import pytest
 from bert_jax.data.corpus.folder import read_manifest
 from bert_jax.tools.doctor import corpus as checks
 from bert_jax.tools.doctor import row
-from tests.doctor_fixtures import context
-from tests.run_fixtures import corpus, prepare, write_text  # noqa: F401  (corpus is a fixture)
+from tests.helpers.machines import context
+from tests.helpers.tiny_runs import prepare, write_text
 
 
 @pytest.fixture
-def copy(tmp_path, corpus):  # noqa: F811
+def copy(tmp_path, corpus):
   return shutil.copytree(corpus, tmp_path / "copy")
 
 
@@ -28,7 +28,7 @@ def flip(folder, number=1):
   return shard
 
 
-def test_a_sound_corpus_is_shown_with_its_rows_epochs_and_id(tmp_path, corpus):  # noqa: F811
+def test_a_sound_corpus_is_shown_with_its_rows_epochs_and_id(tmp_path, corpus):
   (found,) = look(context(tmp_path, corpus))
   manifest = read_manifest(corpus)
   rows = manifest["splits"]["train"]["counts"]["rows"]
@@ -92,7 +92,7 @@ def test_another_tokenizer_in_its_folder_fails(tmp_path, copy):
   assert found.status == row.FAIL and "is not the tokenizer that made this corpus" in found.found
 
 
-def test_a_model_that_does_not_fit_fails_and_the_other_checks_go_on(tmp_path, corpus):  # noqa: F811
+def test_a_model_that_does_not_fit_fails_and_the_other_checks_go_on(tmp_path, corpus):
   view = context(tmp_path, corpus, "model.max_position_embeddings=16")
   (found,) = look(view)
   assert (
@@ -103,12 +103,12 @@ def test_a_model_that_does_not_fit_fails_and_the_other_checks_go_on(tmp_path, co
   assert view.state_bytes > 0
 
 
-def test_a_batch_larger_than_the_corpus_is_a_warning(tmp_path, corpus):  # noqa: F811
+def test_a_batch_larger_than_the_corpus_is_a_warning(tmp_path, corpus):
   (found,) = look(context(tmp_path, corpus, "data.batch_size=100000"))
   assert found.status == row.WARN and "more than once" in found.found
 
 
-def test_a_mixture_is_looked_at_corpus_by_corpus(tmp_path, corpus, copy):  # noqa: F811
+def test_a_mixture_is_looked_at_corpus_by_corpus(tmp_path, corpus, copy):
   mixture = f"data.mixture={corpus}=2,{copy}=1"
   (found,) = look(context(tmp_path, "", mixture))
   assert found.status == row.OK and found.found.startswith(f"{corpus}=2,{copy}=1: ")
@@ -117,7 +117,7 @@ def test_a_mixture_is_looked_at_corpus_by_corpus(tmp_path, corpus, copy):  # noq
   assert look(context(tmp_path, "", mixture, quick=True))[0].status == row.OK
 
 
-def test_a_corpus_on_an_object_store_needs_a_place_to_be_copied_to(tmp_path, corpus, monkeypatch):  # noqa: F811
+def test_a_corpus_on_an_object_store_needs_a_place_to_be_copied_to(tmp_path, corpus, monkeypatch):
   (found,) = look(context(tmp_path, "gs://bucket/corpus"))
   assert found.status == row.FAIL and "data.cache_dir" in found.found
   monkeypatch.setattr(checks.epath, "Path", lambda path: corpus if "bucket" in str(path) else tmp_path / "nothing")

@@ -15,7 +15,7 @@ from bert_jax import config as configs
 from bert_jax.cluster import distributed
 from bert_jax.tools.doctor import doctor, row
 from bert_jax.tools.doctor.context import ALONE
-from tests.run_fixtures import corpus, write_config  # noqa: F401  (corpus is a fixture)
+from tests.helpers.tiny_runs import write_config
 
 CHECKS = ["coordinator", *doctor.OWN]
 
@@ -28,11 +28,11 @@ def files(folder):
   )
 
 
-def load(folder, corpus, *overrides):  # noqa: F811
+def load(folder, corpus, *overrides):
   return configs.load_config(write_config(folder), [f"data.corpus={corpus}", *overrides])
 
 
-def test_every_check_has_a_row_and_nothing_is_changed(tmp_path, corpus):  # noqa: F811
+def test_every_check_has_a_row_and_nothing_is_changed(tmp_path, corpus):
   config = load(tmp_path, corpus)
   before = files(tmp_path)
   rows, status = doctor.diagnose(config, str(tmp_path / "run"), ALONE)
@@ -40,7 +40,7 @@ def test_every_check_has_a_row_and_nothing_is_changed(tmp_path, corpus):  # noqa
   assert files(tmp_path) == before
 
 
-def test_a_check_that_crashes_is_a_failure_and_the_rest_still_run(tmp_path, corpus, monkeypatch):  # noqa: F811
+def test_a_check_that_crashes_is_a_failure_and_the_rest_still_run(tmp_path, corpus, monkeypatch):
   monkeypatch.setitem(doctor.OWN, "memory", lambda context: 1 // 0)
   rows, status = doctor.diagnose(load(tmp_path, corpus), str(tmp_path / "run"), ALONE)
   assert rows["memory"][0].found.startswith("ZeroDivisionError") and status == row.FAIL
@@ -55,7 +55,7 @@ def test_every_row_that_is_not_ok_has_a_remedy(tmp_path):
   assert len(wrong) >= 3 and all(one.remedy and "run doctor again" not in one.remedy for one in wrong)
 
 
-def test_a_process_that_waits_in_vain_makes_its_other_checks(tmp_path, corpus):  # noqa: F811
+def test_a_process_that_waits_in_vain_makes_its_other_checks(tmp_path, corpus):
   config = load(tmp_path, corpus, "cluster.connect_seconds=1")
   rows, status = doctor.diagnose(
     config, str(tmp_path / "run"), distributed.Cluster(f"127.0.0.1:{port()}", 2, 1, "arguments")
@@ -108,7 +108,7 @@ def results(*started):
   return [process.returncode for process in started], rows, printed[1][0]
 
 
-def test_two_processes_print_one_table_and_agree_on_the_exit_code(tmp_path, corpus):  # noqa: F811
+def test_two_processes_print_one_table_and_agree_on_the_exit_code(tmp_path, corpus):
   words = [f"--config={write_config(tmp_path)}", f"--workdir={tmp_path / 'run'}", f"--config.data.corpus={corpus}"]
   before = files(tmp_path)
   address = f"127.0.0.1:{port()}"
@@ -121,7 +121,7 @@ def test_two_processes_print_one_table_and_agree_on_the_exit_code(tmp_path, corp
   assert "those of all processes within 0." in rows["clocks"][0].found and "SHA-256" in rows["corpus"][0].found
 
 
-def test_what_differs_on_one_process_is_named_with_it(tmp_path, corpus):  # noqa: F811
+def test_what_differs_on_one_process_is_named_with_it(tmp_path, corpus):
   damaged = shutil.copytree(corpus, tmp_path / "damaged")
   shard = next((damaged / "train").glob("tokens-*.npy"))
   shard.write_bytes(shard.read_bytes()[:-1])
@@ -149,7 +149,7 @@ def test_what_differs_on_one_process_is_named_with_it(tmp_path, corpus):  # noqa
   assert "seed=3, process 0 0" in rows["processes"][0].found
 
 
-def test_a_run_folder_that_is_not_shared_and_flags_that_xla_does_not_know_are_found(tmp_path, corpus):  # noqa: F811
+def test_a_run_folder_that_is_not_shared_and_flags_that_xla_does_not_know_are_found(tmp_path, corpus):
   """The second process lives in a mount namespace with a folder of its own at the place of the run folder."""
   if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
     pytest.skip("this user may not make a mount namespace")
@@ -172,7 +172,7 @@ def test_a_run_folder_that_is_not_shared_and_flags_that_xla_does_not_know_are_fo
   assert rows["devices"][0].status == row.FAIL and rows["devices"][0].found.startswith("process 0: XLA_FLAGS")
 
 
-def test_it_takes_seconds(tmp_path, corpus):  # noqa: F811
+def test_it_takes_seconds(tmp_path, corpus):
   began = time.monotonic()
   doctor.diagnose(load(tmp_path, corpus), str(tmp_path / "run"), ALONE)
   assert time.monotonic() - began < 20

@@ -12,14 +12,13 @@ from bert_jax.cluster.distributed import Cluster
 from bert_jax.tools.doctor import machine as checks
 from bert_jax.tools.doctor import row
 from bert_jax.tools.doctor.context import refused_flags
-from tests.doctor_fixtures import context, machine
-from tests.run_fixtures import corpus  # noqa: F401  (a fixture)
+from tests.helpers.machines import context, machine
 
 GB = 10**9
 MEMINFO = "MemTotal:       24000000 kB\nMemFree:         1000000 kB\nMemAvailable:   20000000 kB\n"
 
 
-def test_the_mesh_over_the_devices_is_shown(tmp_path, corpus):  # noqa: F811
+def test_the_mesh_over_the_devices_is_shown(tmp_path, corpus):
   found = checks.devices(context(tmp_path, corpus, "mesh.fsdp=2"))
   assert found == row.ok("8 x cpu; mesh data=4, fsdp=2, tensor=1")
 
@@ -33,12 +32,12 @@ def test_the_mesh_over_the_devices_is_shown(tmp_path, corpus):  # noqa: F811
     (["mesh.fsdp=8", "model.hidden_size=12"], "does not divide a dimension of 12"),
   ],
 )
-def test_a_mesh_that_does_not_divide_fails_in_the_words_of_the_run(tmp_path, corpus, overrides, said):  # noqa: F811
+def test_a_mesh_that_does_not_divide_fails_in_the_words_of_the_run(tmp_path, corpus, overrides, said):
   (found,) = row.run("devices", checks.devices, context(tmp_path, corpus, *overrides))["devices"]
   assert found.status == row.FAIL and said in found.found and found.remedy
 
 
-def test_a_gpu_machine_on_which_jax_found_the_cpu_fails_with_what_to_install(tmp_path, corpus):  # noqa: F811
+def test_a_gpu_machine_on_which_jax_found_the_cpu_fails_with_what_to_install(tmp_path, corpus):
   root = machine(tmp_path / "machine", {"dev/nvidia0": "", "dev/nvidia1": "", "dev/nvidiactl": ""})
   (found,) = checks.devices(context(tmp_path, corpus, root=root))
   assert (
@@ -58,13 +57,13 @@ def test_a_gpu_machine_on_which_jax_found_the_cpu_fails_with_what_to_install(tmp
     ({"CUDA_VISIBLE_DEVICES": "1"}, row.FAIL, "1 GPU, and JAX uses the CPU"),
   ],
 )
-def test_what_hides_the_gpu_is_named(tmp_path, corpus, environ, status, said):  # noqa: F811
+def test_what_hides_the_gpu_is_named(tmp_path, corpus, environ, status, said):
   root = machine(tmp_path / "machine", {"dev/nvidia0": ""})
   (found,) = checks.devices(context(tmp_path, corpus, root=root, environ=environ))
   assert found.status == status and said in found.found
 
 
-def test_tpu_chips_are_told_from_googles_network_cards(tmp_path, corpus):  # noqa: F811
+def test_tpu_chips_are_told_from_googles_network_cards(tmp_path, corpus):
   pci = "sys/bus/pci/devices/0000:00:0{}.0/{}"
   files = {pci.format(0, "vendor"): "0x1ae0\n", pci.format(0, "device"): "0x0042\n"}
   assert context(tmp_path, corpus, root=machine(tmp_path / "vm", files)).accelerators is None
@@ -75,7 +74,7 @@ def test_tpu_chips_are_told_from_googles_network_cards(tmp_path, corpus):  # noq
   assert "2 TPUs, and JAX uses the CPU" in found.found and "bert_jax[tpu]" in found.remedy
 
 
-def test_devices_of_several_kinds_are_a_warning(tmp_path, corpus):  # noqa: F811
+def test_devices_of_several_kinds_are_a_warning(tmp_path, corpus):
   view = context(tmp_path, corpus, "mesh.fsdp=1", "data.batch_size=8")
   view.mesh  # of the real devices
   view.devices = [
@@ -103,11 +102,11 @@ def test_a_platform_that_jax_cannot_start_is_named_and_the_memory_is_looked_at_a
     assert checks.memory(view).status == row.OK
 
 
-def test_devices_are_not_looked_at_where_the_processes_did_not_meet(tmp_path, corpus):  # noqa: F811
+def test_devices_are_not_looked_at_where_the_processes_did_not_meet(tmp_path, corpus):
   assert checks.devices(context(tmp_path, corpus, introductions=None)).status == row.WARN
 
 
-def test_an_unknown_flag_on_any_process_is_told_before_xla_ends_it(tmp_path, corpus):  # noqa: F811
+def test_an_unknown_flag_on_any_process_is_told_before_xla_ends_it(tmp_path, corpus):
   assert refused_flags({}) == ""
   said = refused_flags({**os.environ, "XLA_FLAGS": "--xla_no_such_flag=1"})
   assert "Unknown flag in XLA_FLAGS: --xla_no_such_flag=1" in said
@@ -120,7 +119,7 @@ def test_an_unknown_flag_on_any_process_is_told_before_xla_ends_it(tmp_path, cor
   )
 
 
-def test_memory_is_compared_with_three_times_the_state_of_all_processes_of_the_machine(tmp_path, corpus):  # noqa: F811
+def test_memory_is_compared_with_three_times_the_state_of_all_processes_of_the_machine(tmp_path, corpus):
   root = machine(tmp_path / "machine", {"proc/meminfo": MEMINFO})
   view = context(tmp_path, corpus, root=root)
   state = view.state_bytes
@@ -138,7 +137,7 @@ def test_memory_is_compared_with_three_times_the_state_of_all_processes_of_the_m
   assert f"({row.size(state)})" in checks.memory(view).found
 
 
-def test_the_state_of_a_process_is_what_its_devices_hold_each_part_once(tmp_path, corpus):  # noqa: F811
+def test_the_state_of_a_process_is_what_its_devices_hold_each_part_once(tmp_path, corpus):
   view = context(tmp_path, corpus, "mesh.fsdp=2", "mesh.data=1", "data.batch_size=8")
   view.mesh = jax.make_mesh(
     (1, 2, 1), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=np.array(jax.devices()[:2])
@@ -147,7 +146,7 @@ def test_the_state_of_a_process_is_what_its_devices_hold_each_part_once(tmp_path
 
 
 @pytest.mark.parametrize("free, status", [(1.5, row.WARN), (0.5, row.FAIL), (3.5, row.OK)])
-def test_too_little_memory_for_a_save_warns_and_too_little_for_the_state_fails(tmp_path, corpus, free, status):  # noqa: F811
+def test_too_little_memory_for_a_save_warns_and_too_little_for_the_state_fails(tmp_path, corpus, free, status):
   view = context(tmp_path, corpus)
   view.root = machine(
     tmp_path / "machine", {"proc/meminfo": f"MemAvailable:   {int(free * view.state_bytes / 1024)} kB\n"}
@@ -221,12 +220,12 @@ def test_without_control_groups_the_machine_counts(tmp_path):
     ({"XLA_PYTHON_CLIENT_ALLOCATOR": "platform"}, "very slow"),
   ],
 )
-def test_variables_that_hurt_are_named(tmp_path, corpus, environ, said):  # noqa: F811
+def test_variables_that_hurt_are_named(tmp_path, corpus, environ, said):
   (found,) = checks.environment(context(tmp_path, corpus, environ=environ))
   assert found.status == row.WARN and said in found.found and next(iter(environ)) in found.found
 
 
-def test_variables_that_are_off_do_not_matter(tmp_path, corpus):  # noqa: F811
+def test_variables_that_are_off_do_not_matter(tmp_path, corpus):
   environ = {
     "JAX_DISABLE_JIT": "0",
     "JAX_DEBUG_NANS": "false",
@@ -236,7 +235,7 @@ def test_variables_that_are_off_do_not_matter(tmp_path, corpus):  # noqa: F811
   assert checks.environment(context(tmp_path, corpus, environ=environ)).status == row.OK
 
 
-def test_a_proxy_stands_between_several_processes_unless_the_coordinator_is_excepted(tmp_path, corpus):  # noqa: F811
+def test_a_proxy_stands_between_several_processes_unless_the_coordinator_is_excepted(tmp_path, corpus):
   cluster = Cluster("node-0:8476", 2, 0, "slurm")
   (found,) = checks.environment(
     context(tmp_path, corpus, environ={"https_proxy": "http://proxy:3128"}, cluster=cluster)
@@ -250,7 +249,7 @@ def test_a_proxy_stands_between_several_processes_unless_the_coordinator_is_exce
   )
 
 
-def test_cuda_libraries_in_front_of_those_of_pip_are_named_on_a_gpu_machine(tmp_path, corpus, monkeypatch):  # noqa: F811
+def test_cuda_libraries_in_front_of_those_of_pip_are_named_on_a_gpu_machine(tmp_path, corpus, monkeypatch):
   cuda = machine(tmp_path / "cuda", {"lib64/libcublas.so.11": ""}) / "lib64"
   root = machine(tmp_path / "machine", {"dev/nvidia0": ""})
   view = context(tmp_path, corpus, root=root, environ={"LD_LIBRARY_PATH": f"/nowhere:{cuda}"})

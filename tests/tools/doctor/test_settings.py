@@ -4,11 +4,10 @@ import pytest
 
 from bert_jax.tools.doctor import row
 from bert_jax.tools.doctor.settings import settings
-from tests.doctor_fixtures import context
-from tests.run_fixtures import corpus  # noqa: F401  (a fixture)
+from tests.helpers.machines import context
 
 
-def test_the_size_of_the_run_is_told(tmp_path, corpus):  # noqa: F811
+def test_the_size_of_the_run_is_told(tmp_path, corpus):
   found = settings(context(tmp_path, corpus))
   assert (
     found.status == row.OK
@@ -29,6 +28,6 @@ def test_the_size_of_the_run_is_told(tmp_path, corpus):  # noqa: F811
     (["init_from=/proc", "init_optimizer=true"], "/proc has none", "give one"),
   ],
 )
-def test_what_a_run_would_refuse_at_once_is_a_failure(tmp_path, corpus, overrides, said, remedy):  # noqa: F811
+def test_what_a_run_would_refuse_at_once_is_a_failure(tmp_path, corpus, overrides, said, remedy):
   (found,) = row.run("config", settings, context(tmp_path, corpus, *overrides))["config"]
   assert found.status == row.FAIL and said in found.found and remedy in found.remedy

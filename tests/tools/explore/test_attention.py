@@ -18,13 +18,12 @@ from bert_jax.errors import UserError
 from bert_jax.inference import model as inference
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.tools.explore import attention, attention_page
-from tests.convert.conftest import config, exported, params, tensors, tokenizer_dir  # noqa: F401  (fixtures)
 
 TEXT = "the cat [MASK] on [MASK] mat."
 
 
 @pytest.fixture(scope="module")
-def model(exported):  # noqa: F811
+def model(exported):
   return inference.load_model(exported / "pretraining")
 
 
@@ -44,7 +43,7 @@ def test_the_last_layer_says_what_fill_mask_says(model, found):
     assert len(mask.layers) == 4
 
 
-def test_other_layers_are_read_by_the_same_head(exported, found):  # noqa: F811
+def test_other_layers_are_read_by_the_same_head(exported, found):
   model = transformers.BertForPreTraining.from_pretrained(exported / "pretraining").eval()
   tokenizer = transformers.AutoTokenizer.from_pretrained(exported / "pretraining")
   with torch.no_grad():
@@ -65,7 +64,7 @@ def test_other_layers_are_read_by_the_same_head(exported, found):  # noqa: F811
         )
 
 
-def test_attention_is_that_of_transformers(exported, model):  # noqa: F811
+def test_attention_is_that_of_transformers(exported, model):
   theirs = transformers.BertModel.from_pretrained(exported / "pretraining", attn_implementation="eager").eval()
   tokenizer = transformers.AutoTokenizer.from_pretrained(exported / "pretraining")
   with torch.no_grad():
@@ -190,7 +189,7 @@ def test_the_layer_is_told_from_which_on_the_answer_stands(words, settled, said)
   assert mask.settled == settled and attention_page.settled(mask) == said
 
 
-def test_the_command_writes_the_page_and_json(exported, tmp_path, capsys):  # noqa: F811
+def test_the_command_writes_the_page_and_json(exported, tmp_path, capsys):
   assert main(["look", f"--model={exported / 'mlm'}", TEXT, "--json", f"--html={tmp_path / 'look.html'}"]) == 0
   content = json.loads(capsys.readouterr().out)
   assert content["masks"][0]["left_out"][0] is None and len(content["masks"][0]["layers"]) == 4

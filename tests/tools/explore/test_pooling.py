@@ -18,14 +18,13 @@ from bert_jax.evaluation import zero_shot
 from bert_jax.inference import model as inference
 from bert_jax.models.pooling import POOLINGS
 from bert_jax.tools.explore import pooling
-from tests.convert.conftest import config, exported, params, tensors, tokenizer_dir  # noqa: F401  (fixtures)
 
 FIRST = ["the cat sat", "a dog on the mat", "x y z", "cat", "on the mat a b c d", "sat sat"]
 SECOND = ["a cat sat on", "the mat", "z y x", "dog", "on a mat", "cat"]
 SCORES = np.array([4.5, 2.0, 3.0, 1.0, 4.0, 0.5])
 
 
-def test_every_cell_is_spearman_of_the_cosines_of_transformers_vectors(exported):  # noqa: F811
+def test_every_cell_is_spearman_of_the_cosines_of_transformers_vectors(exported):
   model = transformers.BertModel.from_pretrained(exported / "pretraining").eval()
   tokenizer = transformers.AutoTokenizer.from_pretrained(exported / "pretraining")
   vectors = {name: [] for name in ("cls", "mean", "max", "pooler")}
@@ -89,7 +88,7 @@ def test_the_lead_has_the_standard_error_of_many_samples_of_pairs():
   assert pooling._lead(*samples[0])[0] == pytest.approx(leads[0])
 
 
-def test_more_pairs_than_a_batch_in_any_order_give_the_same(exported):  # noqa: F811
+def test_more_pairs_than_a_batch_in_any_order_give_the_same(exported):
   model = inference.load_model(exported / "pretraining")
   rng = np.random.default_rng(0)
   words = ["the", "cat", "sat", "on", "mat", "a", "b"]
@@ -104,7 +103,7 @@ def test_more_pairs_than_a_batch_in_any_order_give_the_same(exported):  # noqa: 
   assert {name: row[-1] for name, row in one.spearman.items()} == pytest.approx(similar, abs=1e-3)
 
 
-def test_a_model_to_which_all_texts_are_the_same_is_refused(exported):  # noqa: F811
+def test_a_model_to_which_all_texts_are_the_same_is_refused(exported):
   model = inference.load_model(exported / "pretraining")
   flat = model._replace(params=jax.tree.map(np.zeros_like, model.params))
   with pytest.raises(UserError, match="to this model all of these texts are alike"):
@@ -157,7 +156,7 @@ def test_pairs_that_cannot_be_compared_are_one_message(tmp_path, name, content, 
     pooling.read_pairs(str(tmp_path / name), *columns)
 
 
-def test_the_command_prints_a_table_and_writes_a_picture(exported, tmp_path, capsys):  # noqa: F811
+def test_the_command_prints_a_table_and_writes_a_picture(exported, tmp_path, capsys):
   (tmp_path / "a.tsv").write_text(
     "\n".join(f"{a}\t{b}\t{score}" for a, b, score in zip(FIRST, SECOND, SCORES)) + f"\n{'the cat ' * 40}\tcat\t3\n"
   )

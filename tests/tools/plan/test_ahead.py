@@ -7,7 +7,7 @@ import pytest
 
 from bert_jax.tools.plan import ahead
 from bert_jax.tools.plan.data_facts import DataFacts
-from tests.pretraining_fixtures import tiny_config
+from tests.helpers.tiny_pretraining import tiny_config
 
 ENTRY = """HloModule jit_step, is_scheduled=true
 

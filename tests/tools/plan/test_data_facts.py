@@ -5,12 +5,12 @@ import pathlib
 from bert_jax import config as configs
 from bert_jax.tools.plan import data_facts
 from bert_jax.tools.plan.data_facts import facts_of
-from tests.run_fixtures import corpus, write_config  # noqa: F401  (corpus is a fixture)
+from tests.helpers.tiny_runs import write_config
 
 BASE = str(pathlib.Path(__file__).resolve().parents[3] / "configs" / "bert_base.py")
 
 
-def test_a_corpus_that_is_there_gives_its_own_figures(tmp_path, corpus):  # noqa: F811
+def test_a_corpus_that_is_there_gives_its_own_figures(tmp_path, corpus):
   config = configs.load_config(write_config(tmp_path), [f"data.corpus={corpus}"])
   facts = facts_of(config)
   assert facts.source == f"the corpus {corpus}" and facts.data.seq_length == 32 and facts.data.vocab_size == 150
@@ -19,7 +19,7 @@ def test_a_corpus_that_is_there_gives_its_own_figures(tmp_path, corpus):  # noqa
   assert facts.sequence_length == counts["row_tokens"] / counts["sequences"] < facts.tokens_per_row
 
 
-def test_where_words_begin_is_part_of_the_batch_of_a_corpus_that_stores_it(corpus, monkeypatch):  # noqa: F811
+def test_where_words_begin_is_part_of_the_batch_of_a_corpus_that_stores_it(corpus, monkeypatch):
   config = configs.load_config(f"{BASE}:phase1", [f"data.corpus={corpus}"])
   assert not facts_of(config).data.word_starts
   manifest = data_facts.read_manifest(corpus)

@@ -8,7 +8,7 @@ from bert_jax import config as configs
 from bert_jax.cluster.chips import parse_topology
 from bert_jax.tools.plan import estimate
 from bert_jax.tools.plan.ahead import Compiled, Traffic
-from tests.pretraining_fixtures import tiny_config, tiny_task
+from tests.helpers.tiny_pretraining import tiny_config, tiny_task
 
 
 def compiled(memory=None, flops=0.0, traffic=(), microbatches=1):

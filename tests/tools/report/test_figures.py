@@ -9,7 +9,6 @@ import pytest
 
 from bert_jax.errors import UserError
 from bert_jax.tools.report import figures, summary
-from tests.report_fixtures import run_folder  # noqa: F401  (a fixture)
 
 
 @pytest.mark.parametrize("ending", figures.FIGURE_FORMATS)

@@ -8,8 +8,8 @@ import pytest
 from bert_jax.runs.pretraining import pretrain_run
 from bert_jax.tools.report import goodput, history
 from bert_jax.training.metrics import read_events, read_lines
-from tests.report_fixtures import Log, begun, killed_between_saves
-from tests.run_fixtures import corpus, tiny_run_config  # noqa: F401  (the first is a fixture)
+from tests.helpers.run_history import Log, begun, killed_between_saves
+from tests.helpers.tiny_runs import tiny_run_config
 
 
 def check_whole(account):

@@ -3,7 +3,7 @@
 import math
 
 from bert_jax.tools.report import history
-from tests.report_fixtures import Log, begun, killed_between_saves
+from tests.helpers.run_history import Log, begun, killed_between_saves
 
 
 def test_curves_drop_what_a_restart_went_back_behind():

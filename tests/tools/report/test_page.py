@@ -18,7 +18,7 @@ from bert_jax.io import atomic
 from bert_jax.tools.report import page as report_page
 from bert_jax.tools.report import summary
 from bert_jax.tools.report.samples import Sample, Samples
-from tests.report_fixtures import Log, begun, killed_between_saves, run_folder  # noqa: F401  (the last is a fixture)
+from tests.helpers.run_history import Log, begun, killed_between_saves
 
 NONE = Samples(None, [], "none were asked for")
 VOID = {"meta", "br"}

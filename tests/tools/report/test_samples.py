@@ -10,7 +10,7 @@ import pytest
 from bert_jax.inference import model as inference
 from bert_jax.runs.pretraining import pretrain_run
 from bert_jax.tools.report import samples, summary
-from tests.run_fixtures import corpus, prepare, tiny_run_config  # noqa: F401  (the first is a fixture)
+from tests.helpers.tiny_runs import prepare, tiny_run_config
 
 
 @pytest.fixture(scope="module")

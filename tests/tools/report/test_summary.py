@@ -4,7 +4,7 @@ import pytest
 
 from bert_jax.errors import UserError
 from bert_jax.tools.report import summary
-from tests.report_fixtures import Log, begun, killed_between_saves, run_folder  # noqa: F401  (the last is a fixture)
+from tests.helpers.run_history import Log, begun, killed_between_saves
 
 
 def facts(text):

@@ -11,7 +11,7 @@ from bert_jax.errors import UserError
 from bert_jax.io import storage
 from bert_jax.training.checkpoints import folder as folders
 from bert_jax.training.checkpoints import reading
-from tests.object_store import in_this_process
+from tests.helpers.object_store import in_this_process
 
 MANIFEST = folders.Manifest(3, {"position": 2**63}, {"eval/mlm_loss": 0.1}, {"params/w": ("float32", (2, 3), 17)})
 

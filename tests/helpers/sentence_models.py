@@ -6,7 +6,7 @@ import numpy as np
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.sentence import SentenceModel
 from bert_jax.objectives import sentence_embedding
-from tests.model_fixtures import draw_weights
+from tests.helpers.weights import draw_weights
 
 CONFIG = EncoderConfig(
   vocab_size=60,

@@ -9,7 +9,7 @@ import pytest
 from bert_jax import config as configs
 from bert_jax.cluster import rendezvous
 from bert_jax.tools.doctor.context import ALONE, Context
-from tests.run_fixtures import tiny_run_config
+from tests.helpers.tiny_runs import tiny_run_config
 
 
 def context(folder: pathlib.Path, corpus, *overrides: str, **changes) -> Context:

@@ -3,8 +3,6 @@
 import pathlib
 import random
 
-import pytest
-
 from bert_jax import config as configs
 from bert_jax.data.corpus.prepare import PrepareSettings, prepare_corpus
 
@@ -66,12 +64,6 @@ def prepare(source: str, out: pathlib.Path, **changes) -> pathlib.Path:
   settings |= {"vocab_size": 150, "seq_length": 32, "validation_fraction": 0.2, "workers": 1} | changes
   prepare_corpus([source], out, PrepareSettings(**settings))
   return out
-
-
-@pytest.fixture(scope="session")
-def corpus(tmp_path_factory) -> pathlib.Path:
-  folder = tmp_path_factory.mktemp("corpus")
-  return prepare(f"text:{write_text(folder / 'text.txt')}", folder / "corpus")
 
 
 CONFIG = """

@@ -7,10 +7,9 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 
 from bert_jax import config
-from bert_jax.data.corpus import prepare, splits
+from bert_jax.data.corpus import prepare
 
 WORDS = [
   "the",
@@ -52,13 +51,6 @@ def settings(vocab: pathlib.Path | str, **changes) -> prepare.PrepareSettings:
   return prepare.PrepareSettings(**(base | changes))
 
 
-@pytest.fixture
-def vocab(tmp_path) -> pathlib.Path:
-  path = tmp_path / "vocab.txt"
-  path.write_text("".join(f"{token}\n" for token in VOCABULARY))
-  return path
-
-
 def sentence(rng: random.Random) -> str:
   return " ".join(rng.choices(WORDS, k=rng.randint(3, 12))).capitalize() + "."
 
@@ -70,17 +62,6 @@ def write_documents(path: pathlib.Path, count: int, sentences: int = 20) -> str:
   documents = [[f"Document {number}.", *lines()] for number in range(count)]
   path.write_text("\n\n".join("\n".join(lines) for lines in documents))
   return f"text:{path}"
-
-
-@pytest.fixture
-def source(tmp_path) -> str:
-  """120 documents; the first line of each tells its number."""
-  return write_documents(tmp_path / "text.txt", 120)
-
-
-@pytest.fixture
-def small_chunks(monkeypatch):
-  monkeypatch.setattr(splits, "CHUNK_BYTES", 6000)
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
@@ -102,7 +83,7 @@ def sequences_of(corpus, split):
       start += length
 
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(pathlib.Path(prepare.__file__).parents[2])}
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(pathlib.Path(prepare.__file__).parents[3])}
 IN_SMALL_CHUNKS = (
   "import sys; from bert_jax.data.corpus import splits; from bert_jax.__main__ import main; "
   "splits.CHUNK_BYTES = 6000; sys.exit(main(['prepare'] + sys.argv[1:]))"
