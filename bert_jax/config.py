@@ -15,6 +15,7 @@ import difflib
 import importlib.util
 import json
 import os
+import pathlib
 import re
 import traceback
 from collections.abc import Sequence
@@ -263,18 +264,18 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.Conf
   """Reads a config file and applies overrides.
 
   Args:
-    spec: "FILE.py" or "FILE.py:variant"; the file's `get_config(variant)` returns a config made
-      from `default_config()`.
+    spec: "FILE.py", or the name of a ready one ("quickstart"), and ":variant" if it has several; the
+      file's `get_config(variant)` returns a config made from `default_config()`.
     overrides: "key=value" strings with dotted keys, values in Python syntax or bare strings.
 
   Raises:
     UserError: no such file, no get_config, an unknown variant or key, a value of the wrong type.
   """
   path, _, variant = spec.partition(":")
+  ready = _ready_configs()
+  path = ready.get(path, path)
   if not os.path.isfile(path):
-    raise errors.UserError(
-      f"no config file {path!r}; the ready ones are in configs/, e.g. --config=configs/quickstart.py"
-    )
+    raise errors.UserError(f"no config file {path!r}; ready by name: {', '.join(f'--config={name}' for name in ready)}")
   module_spec = importlib.util.spec_from_file_location("bert_jax_user_config", path)
   if module_spec is None:
     raise errors.UserError(f"{path}: a config is a Python file, NAME.py, with a function get_config(variant)")
@@ -298,6 +299,13 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.Conf
     apply_override(config, override)
   validate(config)
   return config
+
+
+def _ready_configs() -> dict[str, str]:
+  """Name to path: configs/ lies inside the package in a wheel, and beside it in a checkout."""
+  package = pathlib.Path(__file__).parent
+  folders = [folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir()]
+  return {path.stem: str(path) for path in sorted(folders[0].glob("*.py"))} if folders else {}
 
 
 def _line_of(path: str, error: Exception) -> str:

@@ -14,7 +14,8 @@ WORKDIR /opt/bert_jax
 # held; what cannot be installed beside it is an error here, and not at the first step of a run.
 COPY launch/hold_jax.py launch/hold_jax.py
 COPY setup.py README.md ./
-RUN mkdir bert_jax && touch bert_jax/__init__.py \
+COPY bert_jax/__init__.py bert_jax/__init__.py
+RUN mkdir configs \
  && python3 launch/hold_jax.py > /opt/jax-versions.txt \
  && python3 -m pip install --no-cache-dir --constraint /opt/jax-versions.txt '.[gcs,zh]' \
  && python3 -m pip uninstall --yes bert_jax \

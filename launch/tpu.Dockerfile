@@ -5,9 +5,10 @@
 FROM python:3.11-slim-bookworm
 
 WORKDIR /opt/bert_jax
-# Packages first: this layer stays as it is for as long as these three files do.
+# Packages first: this layer stays as it is for as long as these four files do.
 COPY setup.py README.md constraints.txt ./
-RUN mkdir bert_jax && touch bert_jax/__init__.py \
+COPY bert_jax/__init__.py bert_jax/__init__.py
+RUN mkdir configs \
  && python -m pip install --no-cache-dir --constraint constraints.txt '.[tpu,gcs,zh]' \
  && python -m pip uninstall --yes bert_jax
 

@@ -1,11 +1,23 @@
-"""Importing a heavy library without what it would import besides, and never two of them at once."""
+"""Importing a heavy module at first use, or a library without another one that it would import."""
 
 import contextlib
+import importlib
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 _ONE_AT_A_TIME = threading.Lock()
+
+
+class LazyModule:
+  """Stands for a module, which is imported when an attribute of it is first read."""
+
+  def __init__(self, name: str):
+    self._name = name
+
+  def __getattr__(self, attribute: str) -> Any:
+    return getattr(importlib.import_module(self._name), attribute)
 
 
 @contextlib.contextmanager

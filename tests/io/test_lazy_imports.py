@@ -5,7 +5,13 @@ import threading
 
 import pytest
 
-from bert_jax.io.lazy_imports import without
+from bert_jax.io.lazy_imports import LazyModule, without
+
+
+def test_a_lazy_module_is_imported_when_an_attribute_is_read():
+  lazy = LazyModule("nturl2path")
+  assert "nturl2path" not in sys.modules
+  assert lazy.url2pathname is sys.modules["nturl2path"].url2pathname
 
 
 def test_a_module_is_hidden_inside_and_found_again_outside():
