@@ -63,7 +63,6 @@ setup(
     "safetensors>=0.6",
     "tqdm",
     "tensorboardX>=2.6",
-    "matplotlib",
     "scikit-learn",
     "scipy",
     "zstandard",

@@ -54,16 +54,14 @@ def run(options: argparse.Namespace) -> None:
   model = inference.load_model(options.model)
   out.parent.mkdir(parents=True, exist_ok=True)
   encoded = inference.encode(model, lines, options.pooling, normalize=options.normalize, batch_size=options.batch_size)
-  partial, names = out.with_suffix(".partial.npy"), out.with_suffix(".tokens.jsonl")
+  names = out.with_suffix(".tokens.jsonl")
   try:
     if encoded.tokens is not None:
       atomic.write_text(names, "".join(json.dumps(tokens, ensure_ascii=False) + "\n" for tokens in encoded.tokens))
-    np.save(partial, encoded.vectors, allow_pickle=False)
-    partial.replace(out)
+    with atomic.new_file(out) as file:
+      np.save(file, encoded.vectors, allow_pickle=False)
   except OSError as error:
     raise UserError(f"cannot write {out}: {error.strerror or error}; choose another --out, or make room") from error
-  finally:
-    partial.unlink(missing_ok=True)
   print(f"{out}: float32 {list(encoded.vectors.shape)}, pooling {encoded.pooling}")
   if encoded.tokens is not None:
     print(f"{names}: the tokens of each line")

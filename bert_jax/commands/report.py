@@ -4,13 +4,13 @@ import argparse
 
 HELP = "how a run went: one HTML page with curves, goodput, restarts and samples, and the same in a few lines"
 EXAMPLE = """  python -m bert_jax report --workdir=runs/quickstart
-  python -m bert_jax report --workdir=runs/quickstart --html=quickstart.html --plot=curves.png"""
+  python -m bert_jax report --workdir=runs/quickstart --html=quickstart.html --plot=curves.svg"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--workdir", required=True, metavar="DIR", help="the run folder; the run may go on")
   parser.add_argument("--html", metavar="FILE", help="where the page goes (default: report.html in the run folder)")
-  parser.add_argument("--plot", metavar="FILE", help="also draw the curves into this .png, .svg or .pdf")
+  parser.add_argument("--plot", metavar="FILE", help="also draw the curves into this .svg")
   parser.add_argument(
     "--samples",
     type=int,
@@ -24,12 +24,14 @@ def run(options: argparse.Namespace) -> None:
   import jax
 
   from bert_jax.commands.processes import start_jax
+  from bert_jax.commands.texts import write_for_user
   from bert_jax.errors import UserError
-  from bert_jax.tools.report import figures, samples, summary
-  from bert_jax.tools.report import page as report_page
+  from bert_jax.tools.report import figures, page, samples, summary
 
   if options.samples < 0:
     raise UserError(f"--samples={options.samples}: 0 or more sentences")
+  if options.plot:
+    figures.check_name(options.plot)
   record = summary.read_run(options.workdir)
   print(summary.summary(record), flush=True)
   start_jax()
@@ -37,8 +39,8 @@ def run(options: argparse.Namespace) -> None:
   drawn = samples.draw_samples(record, options.samples)
   print(f"\n{samples.summary(drawn)}\n")
   if options.plot:
-    figures.plot_curves(record, options.plot)
+    write_for_user("--plot", options.plot, figures.curves(record))
     print(summary.row("picture", options.plot))
-  page = options.html or record.workdir / report_page.FILE_NAME
-  report_page.write_page(record, drawn, page)
-  print(summary.row("page", str(page)))
+  path = options.html or str(record.workdir / page.FILE_NAME)
+  write_for_user("--html", path, page.page(record, drawn))
+  print(summary.row("page", path))

@@ -36,10 +36,10 @@ def read_lines(path: str, remedy: str = "") -> list[str]:
 def write_for_user(flag: str, path: str, text: str) -> None:
   """Writes a file that somebody asked for by a flag. Raises UserError naming the flag where it cannot be written."""
   from bert_jax.errors import UserError
-  from bert_jax.io import atomic
+  from bert_jax.io import storage
 
   try:
-    atomic.write_text(path, text)
+    storage.write_text(path, text)
   except OSError as error:
     raise UserError(
       f"cannot write {flag}={path}: {error.strerror or error}; choose another place, or make room"

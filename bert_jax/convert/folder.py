@@ -28,7 +28,7 @@ from bert_jax.convert.sentence_folder import POOLINGS, Encoding, write_modules
 from bert_jax.data.labelled.examples import Labels
 from bert_jax.data.tokenizer.wordpiece import load_tokenizer, save_tokenizer
 from bert_jax.errors import UserError
-from bert_jax.io import storage
+from bert_jax.io import atomic, storage
 from bert_jax.io.json_files import read_json, write_json
 from bert_jax.models.config import EncoderConfig
 
@@ -167,7 +167,7 @@ def write_folder(
     save_tokenizer(tokenizer, partial, max_length=max_length)
     if encoding is not None:
       write_modules(partial, config, encoding, max_length)
-    _move_into_place(partial, out)
+    atomic.move_into_place(partial, out.absolute())
   except (OSError, safetensors.SafetensorError) as error:
     raise UserError(f"cannot write {out}: {error}; nothing was changed there") from error
   finally:
@@ -350,19 +350,3 @@ def _send(folder: pathlib.Path, out: epath.Path) -> None:
       storage.send(folder, out, last="config.json")
   except OSError as error:
     raise UserError(f"cannot write {out}: {error}; the same command writes it again") from error
-
-
-def _move_into_place(partial: pathlib.Path, out: pathlib.Path) -> None:
-  """Renames; an earlier export steps aside first and returns if the renaming fails."""
-  if not out.exists():
-    partial.rename(out)
-    return
-  old = partial.with_name(f".{out.absolute().name}.old")
-  shutil.rmtree(old, ignore_errors=True)
-  out.rename(old)
-  try:
-    partial.rename(out)
-  except OSError:
-    old.rename(out)
-    raise
-  shutil.rmtree(old, ignore_errors=True)

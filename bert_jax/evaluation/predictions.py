@@ -80,9 +80,7 @@ def for_each_example(fn: Callable, mesh: Mesh) -> Callable:
   ):
     found: list[np.ndarray | None] = [None] * features.num_rows
     own = sharding.rows_of_process(mesh, batch_size)
-    for rows, batch in data.evaluation_batches(
-      features, batch_size=batch_size, max_length=max_length, process_rows=own
-    ):
+    for rows, batch in data.sorted_batches(features, batch_size=batch_size, max_length=max_length, process_rows=own):
       for row, one in zip(rows, jax.device_get(step(params, sharding.put_batch(batch, mesh)))):
         if row >= 0:
           found[row] = one

@@ -1,11 +1,13 @@
-"""Folders that appear whole or not at all: written beside their place, and renamed into it."""
+"""Files and folders that appear whole or not at all: written beside their place, and renamed into it."""
 
 import contextlib
+import glob
 import os
 import pathlib
 import shutil
 import time
 from collections.abc import Iterator
+from typing import BinaryIO
 
 
 @contextlib.contextmanager
@@ -26,7 +28,7 @@ def new_folder(target: str | os.PathLike) -> Iterator[pathlib.Path]:
   """
   target = pathlib.Path(target)
   target.parent.mkdir(parents=True, exist_ok=True)
-  partial = target.with_name(f".{target.name}.partial-{os.getpid()}-{time.time_ns()}")
+  partial = _beside(target, "partial")
   partial.mkdir()
   try:
     yield partial
@@ -39,17 +41,55 @@ def new_folder(target: str | os.PathLike) -> Iterator[pathlib.Path]:
     shutil.rmtree(partial, ignore_errors=True)
 
 
+def move_into_place(folder: pathlib.Path, target: pathlib.Path) -> None:
+  """`folder` takes the name `target`; a folder of that name steps aside first, and returns if the renaming fails.
+
+  Raises:
+    OSError: it cannot be renamed.
+  """
+  old = _beside(target, "replaced")
+  if target.exists():
+    target.rename(old)
+  try:
+    folder.rename(target)
+  except OSError:
+    if old.exists():
+      old.rename(target)
+    raise
+  for old in target.parent.glob(f".{glob.escape(target.name)}.replaced-*"):  # those of killed processes, too
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_folder(folder: pathlib.Path) -> None:
+  """Removes a folder, which first loses its name: half of it must never be taken for the whole."""
+  old = _beside(folder, "replaced")
+  folder.rename(old)
+  shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(path: pathlib.Path, ending: str) -> pathlib.Path:
+  """A name that no other process has, on the same file system."""
+  return path.with_name(f".{path.name}.{ending}-{os.getpid()}-{time.time_ns()}")
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
   """Writes a UTF-8 file that appears whole, through to the disk; an older one is replaced.
 
   Raises:
     OSError: it cannot be written. It names the file.
   """
+  with new_file(path) as file:
+    file.write(text.encode())
+
+
+@contextlib.contextmanager
+def new_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+  """A file to fill, which takes the name `path` when the block ends well and it is on the disk, as write_text."""
   path = pathlib.Path(path)
-  partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{time.time_ns()}")
+  partial = _beside(path, "partial")
   try:
-    with named_errors(path), open(partial, "w", encoding="utf-8") as file:
-      file.write(text)
+    with named_errors(path), open(partial, "wb") as file:
+      yield file
       file.flush()
       os.fsync(file.fileno())
     os.replace(partial, path)

@@ -15,6 +15,7 @@ import functools
 import importlib.util
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 
@@ -126,17 +127,19 @@ def _copy_of(text: str) -> pathlib.Path:
   _copies.append(tempfile.TemporaryDirectory(prefix="bert_jax-"))
   target = pathlib.Path(_copies[-1].name)
   with failures(text):
-    _copy(epath.Path(text), target)
+    copy_folder(epath.Path(text), target)
   return target
 
 
-def _copy(source: epath.Path, target: pathlib.Path) -> None:
+def copy_folder(source: epath.Path, target: pathlib.Path) -> None:
+  """Copies the files of a folder, and of the folders in it, into a local one, which may exist."""
   target.mkdir(parents=True, exist_ok=True)
   for path in source.iterdir():
     if path.is_dir():
-      _copy(path, target / path.name)
+      copy_folder(path, target / path.name)
     else:
-      (target / path.name).write_bytes(path.read_bytes())
+      with path.open("rb") as there, open(target / path.name, "wb") as here:
+        shutil.copyfileobj(there, here, 1 << 20)
 
 
 def send(source: pathlib.Path, target: str | os.PathLike, *, last: str = "") -> None:

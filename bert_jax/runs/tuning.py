@@ -178,7 +178,7 @@ def start_from(source: Model, log):
 def batches_from(position: int, train: Features, config: ml_collections.ConfigDict, mesh, *, texts: int = 1):
   """Training.batches of features; `texts`: how many, each of finetune.max_length, are packed into a row."""
   size, max_length = config.data.batch_size, texts * config.finetune.max_length
-  return features.train_batches(
+  return features.length_grouped_batches(
     train,
     batch_size=size,
     seed=config.seed,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import tqdm
 
 from bert_jax.data.corpus.pairs import PAIR_OBJECTIVES
+from bert_jax.io.numbers import count, duration
 
 
 class Shown(NamedTuple):
@@ -49,7 +50,7 @@ HEADER_EVERY_LINES = 20
 class Progress:
   """Where a run stands: a bar on a terminal, else one aligned line per update. Use as a context manager.
 
-  1,200/4,000 |█████▍            | loss 6.123 mlm 12.3% nsp 56.7% 25.1k tok/s 3:21 left
+  1,200/4,000 |█████▍            | loss 6.123 mlm 12.3% nsp 56.7% 25.1k tok/s 0:03:21 left
   """
 
   def __init__(
@@ -83,8 +84,8 @@ class Progress:
   def update(self, step: int, metrics: dict[str, float]) -> None:
     """Shows the metrics of a logged step (`train/…` and `tokens_per_second`)."""
     seconds = self._seconds_left(step)
-    left = "…" if seconds is None else _duration(seconds)
-    speed = _thousands(metrics.get("tokens_per_second", math.nan))
+    left = "…" if seconds is None else duration(seconds)
+    speed = count(metrics.get("tokens_per_second", math.nan))
     values = _values(SHOWN, metrics, "train/")
     if self._bar is not None:
       text = " ".join(f"{shown.short} {value}" for shown, value in values)
@@ -147,18 +148,3 @@ def _values(which: tuple[Shown, ...], metrics: dict[str, float], prefix: str) ->
   """Those that there are, as text."""
   present = [shown for shown in which if prefix + shown.name in metrics]
   return [(shown, shown.format.format(metrics[prefix + shown.name])) for shown in present]
-
-
-def _thousands(number: float) -> str:
-  """987, 25.1k, 1.53M."""
-  for size, unit, digits in ((1e6, "M", 2), (1e3, "k", 1)):
-    if number >= size:
-      return f"{number / size:.{digits}f}{unit}"
-  return f"{number:.0f}"
-
-
-def _duration(seconds: float) -> str:
-  """3:21 or 1:03:21."""
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

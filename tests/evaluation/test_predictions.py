@@ -61,7 +61,7 @@ def test_padding_can_neither_begin_nor_end_an_answer(model_of, mesh):
   model = model_of("question-answering")
   given = features.of_texts(model.tokenizer, TEXTS, None, np.zeros((len(TEXTS), 2), np.int32), max_length=64)
   module = FinetuningModel(model.config, finetuning.KINDS["question-answering"].target, 2)
-  (_, batch), *_ = features.evaluation_batches(given, batch_size=8, max_length=64)
+  (_, batch), *_ = features.sorted_batches(given, batch_size=8, max_length=64)
   inputs = finetuning.model_inputs(batch["tokens"], batch["sequences"])
   scores = jax.jit(
     lambda params: finetuning.scores_of_tokens(module.apply({"params": params}, inputs), inputs, "question-answering")

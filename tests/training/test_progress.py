@@ -60,7 +60,7 @@ def test_without_a_terminal_there_is_one_aligned_line_per_update():
   lines = stream.getvalue().splitlines()
   assert lines[0].split() == ["step", "mlm", "loss", "mlm", "acc", "nsp", "acc", "tok/s", "left"]
   assert lines[1].split() == ["100/4,000", "6.123", "12.3%", "56.7%", "25.1k", "…"]
-  assert lines[2].split()[-1] == "38:00"
+  assert lines[2].split()[-1] == "0:38:00"
   assert [line.split()[0] for line in lines].count("step") == 2  # the header comes back after 20 lines
   assert lines[11] == "eval at 1,000   mlm loss 6.000   mlm acc 13.0%   nsp acc 58.0%   majority 52.0%"
   assert len({len(line) for line in lines if "eval" not in line}) == 1
@@ -74,7 +74,7 @@ def test_on_a_terminal_the_bar_stays_on_one_line(columns):
     text = read()
   bars = [part for part in re.split("[\r\n]+", text) if "tok/s" in part]
   assert max(map(len, bars)) < columns  # a full line would wrap on some terminals
-  for needed in ("20,000/100,000 |", "loss 6.123 mlm 12.3% nsp 56.7% 25.1k tok/s 8:00 left"):
+  for needed in ("20,000/100,000 |", "loss 6.123 mlm 12.3% nsp 56.7% 25.1k tok/s 0:08:00 left"):
     assert any(needed in bar for bar in bars), needed
   assert "compiling" in text and not re.search(r"\|[^|]* \|", bars[-1])  # the bar of the last step is full
   above, _, below = text.partition("eval at 10,000")
@@ -89,7 +89,7 @@ def test_time_left_leaves_out_compiling_and_the_steps_before_a_resume():
     for step in (1100, 1200, 1300):
       display.update(step, TRAIN)
   # 100 steps took 10 s after the first update, and 700 are left.
-  assert stream.getvalue().splitlines()[-1].split()[-1] == "1:10"
+  assert stream.getvalue().splitlines()[-1].split()[-1] == "0:01:10"
 
 
 def test_an_objective_without_nsp_has_no_column_for_it():

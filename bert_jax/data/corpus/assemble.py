@@ -11,6 +11,7 @@ from bert_jax.data.corpus import pairs, rows, splits, statistics, work_folders
 from bert_jax.data.corpus.job import Job, PrepareSettings
 from bert_jax.data.tokenizer.wordpiece import Tokenizer, save_tokenizer
 from bert_jax.errors import UserError
+from bert_jax.io import atomic
 
 
 def is_assembled(job: Job) -> bool:
@@ -25,10 +26,10 @@ def finish(job: Job, tokenizer: Tokenizer, provenance: dict[str, Any]) -> dict[s
   shutil.rmtree(job.partial / "rows", ignore_errors=True)
   (job.partial / work_folders.RECIPE).unlink(missing_ok=True)
   work_folders.sweep(job.partial, ".*.partial-*")
-  work_folders.move_into_place(job.partial, job.out)
-  # What was replaced, and what killed processes left beside it.
-  for folder, ending in ((job.out, "replaced"), (job.partial, "partial"), (job.documents, "partial")):
-    work_folders.sweep(job.out.parent, f".{glob.escape(folder.name)}.{ending}-*")
+  atomic.move_into_place(job.partial, job.out)
+  for folder in (job.out, job.partial, job.documents):  # what killed processes left beside it
+    for ending in ("replaced", "partial"):
+      work_folders.sweep(job.out.parent, f".{glob.escape(folder.name)}.{ending}-*")
   return manifest
 
 

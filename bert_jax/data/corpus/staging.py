@@ -6,11 +6,11 @@ Rows are gathered through memory maps, which object stores do not have.
 import json
 import os
 import pathlib
-import shutil
 
 from etils import epath
 
 from bert_jax.errors import UserError
+from bert_jax.io import atomic, storage
 
 
 def stage(folder: str | os.PathLike, cache_dir: str | os.PathLike) -> pathlib.Path:
@@ -33,25 +33,12 @@ def stage(folder: str | os.PathLike, cache_dir: str | os.PathLike) -> pathlib.Pa
   target = pathlib.Path(cache_dir) / corpus_id[:16]
   if target.exists():
     return target
-  partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
   try:
-    _copy(source, partial)
-    partial.rename(target)
+    with atomic.new_folder(target) as copy, storage.failures(source):
+      storage.copy_folder(source, copy)
   except OSError as error:
-    if not target.exists():  # else another process was quicker
-      raise UserError(
-        f"cannot copy {folder} to data.cache_dir={cache_dir}: {error.strerror or error}; "
-        "make room there, or choose another folder"
-      ) from error
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
+    raise UserError(
+      f"cannot copy {folder} to data.cache_dir={cache_dir}: {error.strerror or error}; "
+      "make room there, or choose another folder"
+    ) from error
   return target
-
-
-def _copy(source: epath.Path, target: pathlib.Path) -> None:
-  target.mkdir(parents=True)
-  for path in source.iterdir():
-    if path.is_dir():
-      _copy(path, target / path.name)
-    else:
-      path.copy(target / path.name)

@@ -6,10 +6,8 @@ DOCUMENTS/            tokenized documents, which other corpora may use at the sa
 
 import contextlib
 import json
-import os
 import pathlib
 import shutil
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -81,7 +79,7 @@ def opened(job: Job, *, alone: bool, tidy: bool) -> Iterator[locks.FolderLock]:
   if begun and _text(job.partial / RECIPE) != recipe and not made_by(job, job.partial):
     with locks.FolderLock(job.partial) as lock:
       _require(lock.take(alone=True), job)
-      _remove(job.partial, job)
+      atomic.remove_folder(job.partial)
     begun = False
   _take_up_documents(job)
   if not begun:
@@ -97,22 +95,15 @@ def opened(job: Job, *, alone: bool, tidy: bool) -> Iterator[locks.FolderLock]:
       yield lock
     except BaseException:
       if tidy and not any(job.partial.glob("rows/*/[0-9]*")):
-        _remove(job.partial, job)
+        atomic.remove_folder(job.partial)
       if tidy and not any(job.documents.glob("*/[0-9]*")) and documents_lock.take(alone=True):
-        _remove(job.documents, job)
+        atomic.remove_folder(job.documents)
       raise
 
 
 def _require(is_free: bool, job: Job) -> None:
   if not is_free:
     raise UserError(f"{job.out}: another process is preparing it right now; wait for that one, or choose another --out")
-
-
-def _remove(folder: pathlib.Path, job: Job) -> None:
-  """Removes a folder, which first loses its name: half of it must never be taken for the whole."""
-  old = folder.with_name(f".{job.out.name}.replaced-{os.getpid()}-{time.time_ns()}")
-  folder.rename(old)
-  shutil.rmtree(old, ignore_errors=True)
 
 
 def sweep(folder: pathlib.Path, pattern: str) -> None:
@@ -148,17 +139,3 @@ def _text(path: pathlib.Path) -> str | None:
     return path.read_text(encoding="utf-8")
   except FileNotFoundError:
     return None
-
-
-def move_into_place(folder: pathlib.Path, out: pathlib.Path) -> None:
-  """The finished folder takes its name; a corpus that it replaces is removed only after that, by `sweep`."""
-  if (out / "manifest.json").is_file():
-    old = folder.with_name(f".{out.name}.replaced-{os.getpid()}-{time.time_ns()}")
-    out.rename(old)
-    try:
-      folder.rename(out)
-    except OSError:
-      old.rename(out)
-      raise
-  else:
-    folder.rename(out)

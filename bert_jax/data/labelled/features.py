@@ -197,7 +197,7 @@ def rows_of_batch(lengths: np.ndarray, number: int, *, batch_size: int, seed: in
   return epochs[batch], rows[batch]
 
 
-def train_batches(
+def length_grouped_batches(
   features: Features,
   *,
   batch_size: int,
@@ -219,7 +219,7 @@ def train_batches(
   return prefetched(load, range(first, first + steps))
 
 
-def evaluation_batches(
+def sorted_batches(
   features: Features, *, batch_size: int, max_length: int, process_rows: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, HostBatch]]:
   """All examples once, the shortest first: (int64 [B] which, -1 for rows that fill up the last batch; this process's

@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from bert_jax.io.numbers import count, duration
+
 WIDTH, HEIGHT = 400, 230
 LEFT, RIGHT, TOP, BOTTOM = 48, 392, 30, 204  # the plot within
 _COLUMNS = 300  # a line has at most two points in each
@@ -51,14 +53,6 @@ def escape(text: object) -> str:
   return html.escape(legal.encode("utf-8", "replace").decode(), quote=True)
 
 
-def count(value: float) -> str:
-  """1,200 or 1.5M: steps and other whole numbers, short."""
-  for size, unit in ((1e9, "G"), (1e6, "M")):
-    if abs(value) >= size:
-      return f"{value / size:.3g}{unit}"
-  return f"{value:,.0f}"
-
-
 def number(value: float) -> str:
   """Three digits: 5.12, 0.03, 2e-05."""
   return f"{value:,.3g}" if abs(value) < 1000 else count(value)
@@ -66,18 +60,6 @@ def number(value: float) -> str:
 
 def percent(value: float) -> str:
   return f"{100 * value:.3g}%"
-
-
-def duration(seconds: float) -> str:
-  """42 s, 3:21 min, 1:03 h, 2.1 days: short, with its unit."""
-  if seconds < 60:
-    return f"{seconds:.3g} s"
-  minutes, rest = divmod(round(seconds), 60)
-  if minutes < 60:
-    return f"{minutes}:{rest:02d} min"
-  if minutes < 60 * 48:
-    return f"{minutes // 60}:{minutes % 60:02d} h"
-  return f"{seconds / 86400:.1f} days"
 
 
 def picture(width: int, height: int, parts: Sequence[str]) -> str:

@@ -6,7 +6,6 @@ when the page was made; making it again while the run goes on costs it nothing.
 """
 
 import collections
-import os
 import re
 import statistics
 import time
@@ -15,10 +14,9 @@ from typing import Any
 
 from bert_jax import __version__
 from bert_jax.data.corpus.pairs import PAIR_OBJECTIVES
-from bert_jax.errors import UserError
-from bert_jax.io import storage
+from bert_jax.io.numbers import count, duration
 from bert_jax.tools.report import goodput, history, style, summary
-from bert_jax.tools.report.charts import Axis, Limit, Series, chart, count, duration, escape, number, percent, strip
+from bert_jax.tools.report.charts import Axis, Limit, Series, chart, escape, number, percent, strip
 from bert_jax.tools.report.samples import Sample, Samples
 from bert_jax.tools.report.summary import RunRecord, curve
 
@@ -26,32 +24,17 @@ FILE_NAME = "report.html"
 MOST_ROWS = 200  # of a table
 
 
-def write_page(run: RunRecord, drawn: Samples, out: str | os.PathLike) -> None:
-  """Writes the page; it appears whole or not at all.
+def page(run: RunRecord, drawn: Samples) -> str:
+  """The whole page, as HTML.
 
   Args:
     run: what to show.
     drawn: the samples, or why there are none.
-    out: an .html file, local or gs://; an older one is replaced.
-
-  Raises:
-    UserError: it cannot be written.
   """
-  text = page(run, drawn)
-  try:
-    storage.write_text(out, text)
-  except OSError as error:
-    raise UserError(
-      f"cannot write the page {out}: {error.strerror or error}; say where it may go: --html=FILE.html"
-    ) from error
-
-
-def page(run: RunRecord, drawn: Samples) -> str:
-  """The whole page."""
   name = run.workdir.name or str(run.workdir)
   sections = [
     _head(run),
-    _section("Curves", f'<div class="charts">{_cards(_curves(run))}</div>{_note(run)}'),
+    _section("Curves", f'<div class="charts">{_cards(curves(run))}</div>{_note(run)}'),
     _section(
       "Throughput",
       f'<div class="charts">{_cards(_throughput(run))}</div>{_lines([("slowest host", summary.slowest_host(run))])}',
@@ -156,7 +139,7 @@ def _series(run: RunRecord, name: str, kind: str, label: str) -> Series:
   return Series(label, kind, list(zip(*curve(run, name))))
 
 
-def _curves(run: RunRecord) -> list[str]:
+def curves(run: RunRecord) -> list[str]:
   """Losses and accuracies of training and validation, learning rate, gradient norm."""
   marks, charts = _marks(run), []
 
@@ -228,7 +211,7 @@ def _goodput(run: RunRecord) -> str:
   )
   rows = "".join(
     f'<tr><td><span class="swatch part-{part}"></span>{summary.PART_NAMES[part]}</td>'
-    f'<td class="right">{summary.duration(account.seconds[part])}</td><td '
+    f'<td class="right">{duration(account.seconds[part])}</td><td '
     f'class="right">{account.share(part):.1%}</td></tr>'
     for part in present
   )
@@ -243,7 +226,7 @@ def _goodput(run: RunRecord) -> str:
     vain.append(Series("in vain", "lost", [*good[-1].points[-1:], *rest] if rest else []))
   climb = chart("Step over time", [*good, *vain], x=Axis(duration), y=Axis(count))
   return (
-    f'<div class="card"><p><b>{account.share("useful"):.1%}</b> of {summary.duration(account.wall)} (h:mm:ss) went '
+    f'<div class="card"><p><b>{account.share("useful"):.1%}</b> of {duration(account.wall)} (h:mm:ss) went '
     "into steps that "
     "count.</p>"
     f'<div class="bar">{bar}</div><div class="two"><table><tr><th>part</th><th class="right">h:mm:ss</th><th '
@@ -282,9 +265,9 @@ def _restarts(run: RunRecord) -> str:
       "began": _clock_time(attempt.begin),
       "from step": f"{attempt.first:,}" if reached else "never got so far",
       "to step": f"{attempt.last:,}" if reached else "",
-      "lasted": summary.duration(attempt.end - attempt.begin),
+      "lasted": duration(attempt.end - attempt.begin),
       "steps lost": f"{attempt.lost_steps:,}" if attempt.lost_steps else "",
-      "down after": summary.duration(attempt.down) if attempt.down else "",
+      "down after": duration(attempt.down) if attempt.down else "",
       "ended": attempt.ended or "no word of an end",
     }
     rows.append(cells | ({"said": attempt.message} if attempt.message else {}))

@@ -1,12 +1,53 @@
 """The style sheet and the script of a run's page: light and dark, for a phone and a desk, nothing from outside."""
 
-STYLE = """
-:root { color-scheme: light dark; --bg: #f7f7f5; --card: #fff; --ink: #1d2126; --soft: #626a73; --line: #e4e4e0;
-  --train: #7fa8d1; --eval: #17508f; --limit: #c0392b; --mark: #b3a9bd; --hit: #eaf1f8;
-  --useful: #3b8f62; --lost: #d0463f; --starting: #e9a23b; --data_wait: #7c6bc4; --evaluation: #3f9cc4; --checkpoint: #8c6f50; --down: #b4b9be; }
-@media (prefers-color-scheme: dark) { :root { --bg: #131619; --card: #1b1f23; --ink: #e6e8ea; --soft: #9aa2ab; --line: #31373d;
-  --train: #5a86b8; --eval: #a8d0fa; --limit: #ff8577; --mark: #6e6380; --hit: #24303c;
-  --useful: #4fae7c; --lost: #e8645c; --starting: #e3a648; --data_wait: #9c8be6; --evaluation: #58b4da; --checkpoint: #b08f6c; --down: #59616a; } }
+import re
+
+from bert_jax.tools.report.goodput import PARTS
+
+# name: in the light, in the dark
+COLORS = {
+  "bg": ("#f7f7f5", "#131619"),
+  "card": ("#fff", "#1b1f23"),
+  "ink": ("#1d2126", "#e6e8ea"),
+  "soft": ("#626a73", "#9aa2ab"),
+  "line": ("#e4e4e0", "#31373d"),
+  "train": ("#7fa8d1", "#5a86b8"),
+  "eval": ("#17508f", "#a8d0fa"),
+  "limit": ("#c0392b", "#ff8577"),
+  "mark": ("#b3a9bd", "#6e6380"),
+  "hit": ("#eaf1f8", "#24303c"),
+  "useful": ("#3b8f62", "#4fae7c"),
+  "lost": ("#d0463f", "#e8645c"),
+  "starting": ("#e9a23b", "#e3a648"),
+  "data_wait": ("#7c6bc4", "#9c8be6"),
+  "evaluation": ("#3f9cc4", "#58b4da"),
+  "checkpoint": ("#8c6f50", "#b08f6c"),
+  "down": ("#b4b9be", "#59616a"),
+}
+_colors = lambda dark: "".join(f" --{name}: {both[dark]};" for name, both in COLORS.items())
+
+CHART_STYLE = """
+.chart text { fill: var(--ink); font: 11px system-ui, sans-serif; }
+.chart .title { font-size: 13px; font-weight: 600; }
+.chart .tick { fill: var(--soft); }
+.chart polyline { fill: none; stroke-width: 1.4; stroke-linejoin: round; }
+.chart .eval { stroke-width: 2; }
+.chart line { stroke-width: 1; }
+.chart .grid { stroke: var(--line); } .chart .axis { stroke: var(--soft); } .chart .mark { stroke: var(--mark); stroke-dasharray: 2 2; }
+.chart .train { stroke: var(--train); } .chart .eval { stroke: var(--eval); }
+.chart circle.eval { fill: var(--eval); } .chart circle.train { fill: var(--train); }
+.chart .limit { stroke: var(--limit); stroke-dasharray: 5 3; stroke-width: 1.4; }
+.chart .good { stroke: var(--useful); stroke-width: 2; }
+.chart .lost { stroke-width: 2; stroke: var(--lost); } .chart circle.lost { fill: var(--lost); }
+"""
+# The same for a picture of its own, which is always light; not every program that draws one knows var().
+PICTURE_STYLE = re.sub(r"var\(--(\w+)\)", lambda name: COLORS[name[1]][0], CHART_STYLE)
+
+STYLE = (
+  f"""
+:root {{ color-scheme: light dark;{_colors(False)} }}
+@media (prefers-color-scheme: dark) {{ :root {{{_colors(True)} }} }}"""
+  + """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--bg); color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans",
   "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", sans-serif; }
@@ -55,22 +96,10 @@ mark { background: var(--hit); color: inherit; border: 1px solid var(--train); b
 .guesses { display: flex; flex-wrap: wrap; gap: 2px 14px; align-items: baseline; padding: 3px 0; }
 .hit { background: var(--hit); border-radius: 4px; padding: 0 4px; font-weight: 600; }
 .chart { display: block; width: 100%; height: auto; }
-.chart text { fill: var(--ink); font: 11px system-ui, sans-serif; }
-.chart .title { font-size: 13px; font-weight: 600; }
-.chart .tick { fill: var(--soft); }
-.chart polyline { fill: none; stroke-width: 1.4; stroke-linejoin: round; }
-.chart .eval { stroke-width: 2; }
-.chart line { stroke-width: 1; }
-.chart .grid { stroke: var(--line); } .chart .axis { stroke: var(--soft); } .chart .mark { stroke: var(--mark); stroke-dasharray: 2 2; }
-.chart .train { stroke: var(--train); } .chart .eval { stroke: var(--eval); }
-.chart circle.eval { fill: var(--eval); } .chart circle.train { fill: var(--train); }
-.chart .limit { stroke: var(--limit); stroke-dasharray: 5 3; stroke-width: 1.4; }
-.chart .good { stroke: var(--useful); stroke-width: 2; }
-.chart .lost { stroke-width: 2; stroke: var(--lost); } .chart circle.lost { fill: var(--lost); }
 .chart .hover { stroke: var(--soft); } .chart.told .legend { visibility: hidden; }
-""" + "".join(
-  f".part-{part} {{ fill: var(--{part}); background: var(--{part}); }}\n"
-  for part in ("useful", "lost", "starting", "data_wait", "evaluation", "checkpoint", "down")
+"""
+  + CHART_STYLE
+  + "".join(f".part-{part} {{ fill: var(--{part}); background: var(--{part}); }}\n" for part in PARTS)
 )
 
 # Under the pointer: a line, and in the place of the title the values there. The page is whole without it.

@@ -22,6 +22,7 @@ from bert_jax.data.corpus.folder import read_manifest
 from bert_jax.data.corpus.pairs import PAIR_OBJECTIVES
 from bert_jax.errors import UserError
 from bert_jax.io import storage
+from bert_jax.io.numbers import duration
 from bert_jax.tools.report import goodput, history
 from bert_jax.training.checkpoints.folder import step_folders, step_of
 from bert_jax.training.metrics import read_events, read_lines
@@ -152,12 +153,6 @@ def state(run: RunRecord) -> str:
   if attempt.ended:
     return f", {attempt.ended}"
   return f"; last sign of life {duration(max(run.read_at - attempt.end, 0))} ago"
-
-
-def duration(seconds: float) -> str:
-  """1:02:03 (hours, minutes, seconds)."""
-  minutes, seconds = divmod(round(seconds), 60)
-  return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
 def _devices(run: RunRecord) -> str:

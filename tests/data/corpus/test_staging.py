@@ -17,10 +17,10 @@ def test_the_copy_is_the_same_corpus_and_is_made_once(corpus, tmp_path):
 
 def test_a_copy_that_fails_leaves_nothing_behind(corpus, tmp_path, monkeypatch):
   def full(source, target):
-    target.mkdir(parents=True)
+    (target / "half").write_text("")
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(staging, "_copy", full)
+  monkeypatch.setattr(staging.storage, "copy_folder", full)
   with pytest.raises(UserError, match="No space left"):
     staging.stage(corpus, tmp_path / "cache")
   assert not list((tmp_path / "cache").iterdir())

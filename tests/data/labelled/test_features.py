@@ -36,7 +36,7 @@ def many(count=100, seed=0, most=60) -> Features:
 
 def run(given, steps, start=0, **more):
   settings = {"batch_size": 8, "seed": 3, "start": start * 8, "steps": steps, "max_length": 64} | more
-  return list(features.train_batches(given, **settings))
+  return list(features.length_grouped_batches(given, **settings))
 
 
 def same(one, other):
@@ -93,7 +93,7 @@ def test_processes_hold_the_rows_of_a_batch_together_at_one_length():
 
 def test_rows_have_few_lengths_and_little_padding():
   given = many(2000, most=120)
-  batches = list(features.train_batches(given, batch_size=32, seed=0, start=0, steps=200, max_length=128))
+  batches = list(features.length_grouped_batches(given, batch_size=32, seed=0, start=0, steps=200, max_length=128))
   assert {batch["tokens"].shape[1] for batch in batches} <= {32, 64, 128}
   real = sum(int(batch["sequences"][:, 0, 0].sum()) for batch in batches) / sum(
     batch["tokens"].size for batch in batches
@@ -108,7 +108,7 @@ def test_the_length_of_a_row_is_the_least_that_holds_it(longest, length):
 
 def test_an_evaluation_has_every_example_once_and_empty_rows_at_the_end():
   given = many(21)
-  found = list(features.evaluation_batches(given, batch_size=8, max_length=64))
+  found = list(features.sorted_batches(given, batch_size=8, max_length=64))
   rows = np.concatenate([rows for rows, _ in found])
   assert sorted(rows[rows >= 0].tolist()) == list(range(21)) and (rows == -1).sum() == 3
   for own, batch in found:
@@ -157,7 +157,7 @@ def test_a_text_that_just_fits_is_not_counted_as_cut():
 
 def test_labels_of_tokens_are_padded_with_what_is_ignored():
   found = features.of_words(TOKENIZER, [["the", "cat"], ["sat"]], [[1, 2], [3]], max_length=9)
-  ((_, batch),) = features.evaluation_batches(found, batch_size=3, max_length=9)
+  ((_, batch),) = features.sorted_batches(found, batch_size=3, max_length=9)
   assert batch["labels"].shape == (3, 9) and set(batch["labels"][2]) == {IGNORED}
   assert sorted(label for label in batch["labels"].ravel() if label != IGNORED) == [1, 2, 3]
 

@@ -215,7 +215,7 @@ _IMPORT = """
 import itertools, sys, threading
 imported_by = []
 sys.addaudithook(lambda event, of: event == "import" and of[0] == "tensorflow" and imported_by.append(threading.current_thread().name))
-from tests.data.test_input_pipeline import Rows, assert_equal, load_batch, np, tensorflow_in_background, train_batches
+from tests.data.loading.test_input_pipeline import Rows, assert_equal, load_batch, np, tensorflow_in_background, train_batches
 stream = train_batches(Rows(37), batch_size=4, seed=3, start=8, steps=10**9, loader="tfdata")
 batches = [next(stream)]
 assert "tensorflow" not in sys.modules and not imported_by

@@ -121,16 +121,10 @@ def test_the_strip_fills_every_column_by_shares():
 @pytest.mark.parametrize(
   "form, value, text",
   [
-    (charts.count, 1200, "1,200"),
-    (charts.count, 1.5e6, "1.5M"),
     (charts.number, 0.00002, "2e-05"),
     (charts.number, 5.123, "5.12"),
-    (charts.number, 48_000, "48,000"),
+    (charts.number, 48_000, "48k"),
     (charts.percent, 0.125, "12.5%"),
-    (charts.duration, 42, "42 s"),
-    (charts.duration, 201, "3:21 min"),
-    (charts.duration, 3780, "1:03 h"),
-    (charts.duration, 2.1 * 86400, "2.1 days"),
   ],
 )
 def test_numbers_are_short(form, value, text):

@@ -138,16 +138,14 @@ def test_nothing_in_a_run_can_break_out_of_its_text(tmp_path):
     assert not page.count("img") and not page.count("b", **{"class": "run"}) and page.count("style") == 1
     assert not any(name.startswith("on") for _, found in page.elements for name in found)
     assert "<script>alert(1)</script>" in page.text
-  report_page.write_page(summary.read_run(folder), drawn, tmp_path / "page.html")
-  (tmp_path / "page.html").read_text(encoding="utf-8")
+  report_page.page(summary.read_run(folder), drawn).encode("utf-8")
 
 
 def test_chinese_text_is_kept(tmp_path):
   sample = Sample(["今", "天", "很", "好"], [1], [[Completion("天", 5, 0.9)]])
   log = killed_between_saves()
   log(1, "fail", message="磁盘已满")
-  report_page.write_page(summary.read_run(log.write(tmp_path)), Samples(3, [sample], ""), tmp_path / "report.html")
-  text = (tmp_path / "report.html").read_text(encoding="utf-8")
+  text = report_page.page(summary.read_run(log.write(tmp_path)), Samples(3, [sample], ""))
   assert "今<mark>1</mark>很好" in text and "<span class=hit>天</span>" in text and "磁盘已满" in text
 
 
@@ -236,21 +234,19 @@ def test_a_page_of_a_long_run_stays_small(tmp_path):
 def test_a_page_that_cannot_be_written_is_refused_with_the_remedy_and_leaves_the_old_one(
   run_folder, tmp_path, monkeypatch
 ):
-  run = summary.read_run(run_folder)
-  with pytest.raises(
-    UserError, match=r"cannot write the page .*No such file or directory; say where it may go: --html=FILE.html"
-  ):
-    report_page.write_page(run, NONE, tmp_path / "missing" / "report.html")
-  with pytest.raises(UserError, match="cannot write the page .*Is a directory"):
-    report_page.write_page(run, NONE, tmp_path)
+  write = lambda path: run_command(f"--workdir={run_folder}", f"--html={path}", "--samples=0")
+  with pytest.raises(UserError, match="cannot write --html=.*No such file or directory; choose another place"):
+    write(tmp_path / "missing" / "report.html")
+  with pytest.raises(UserError, match="cannot write --html=.*Is a directory"):
+    write(tmp_path)
   (tmp_path / "report.html").write_text("the old page")
 
   def read_only(*_):
     raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
   monkeypatch.setattr(atomic.os, "replace", read_only)
-  with pytest.raises(UserError, match="Read-only file system; say where it may go: --html=FILE.html"):
-    report_page.write_page(run, NONE, tmp_path / "report.html")
+  with pytest.raises(UserError, match="cannot write --html=.*Read-only file system; choose another place"):
+    write(tmp_path / "report.html")
   assert (tmp_path / "report.html").read_text() == "the old page"
 
 
@@ -275,6 +271,6 @@ def test_the_command_puts_page_and_picture_where_it_is_told(run_folder, tmp_path
   assert f"picture             {tmp_path / 'a.svg'}\n" in told and told.endswith(
     f"page                {tmp_path / 'a.html'}\n"
   )
-  assert (tmp_path / "a.svg").read_text().startswith("<?xml") and not (run_folder / "report.html").exists()
+  assert (tmp_path / "a.svg").read_text().startswith("<svg") and not (run_folder / "report.html").exists()
   with pytest.raises(UserError, match="--samples=-1: 0 or more"):
     run_command(f"--workdir={run_folder}", "--samples=-1")
