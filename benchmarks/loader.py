@@ -24,9 +24,8 @@ from typing import NamedTuple
 
 from bert_jax.data.corpus.folder import Corpus, Split, open_corpus
 from bert_jax.data.corpus.job import num_cores
-from bert_jax.data.loading.input_pipeline import HostBatch, tensorflow_in_background, train_batches
+from bert_jax.data.loading.input_pipeline import LOADERS, HostBatch, tensorflow_in_background, train_batches
 
-_LOADERS = ("tfdata", "threads")
 _WARM_UP_BATCHES = 10
 _LATE_STEP = 10_000_000
 
@@ -93,14 +92,14 @@ def _measure(corpus: Corpus, options: argparse.Namespace) -> None:
     flush=True,
   )
   tensorflow_in_background().result()
-  for loader in _LOADERS:
+  for loader in LOADERS:
     _time_to_first_batch(split, options, loader, step=0)  # the first of a process takes longer
-  rounds: dict[str, list[Measured]] = {loader: [] for loader in _LOADERS}
+  rounds: dict[str, list[Measured]] = {loader: [] for loader in LOADERS}
   for number in range(options.rounds):
-    for loader in _LOADERS:
+    for loader in LOADERS:
       rounds[loader].append(_run(split, options, loader))
       _print_row(f"{loader}, round {number + 1}", rounds[loader][-1])
-  for loader in _LOADERS:
+  for loader in LOADERS:
     _print_row(f"{loader}, median", Measured(*map(statistics.median, zip(*rounds[loader]))))
   print(f"load average {os.getloadavg()[0]:.1f} at the end, this benchmark included")
 

@@ -18,12 +18,13 @@ def add_key_flags(
   from bert_jax import config as configs
 
   for flag, key in flags.items():
-    parser.add_argument(f"--{flag}", metavar="VALUE", help=meanings.get(flag, configs.meaning(key)))
+    parser.add_argument(
+      f"--{flag}", metavar=configs.KEYS[key].type.__name__.upper(), help=meanings.get(flag, configs.meaning(key))
+    )
   parser.add_argument("--workdir", metavar="DIR", help="the run folder: checkpoints, metrics, result.json")
   add_cluster_arguments(parser)
   parser.set_defaults(keys_without_file=True)
-  keys = "\n".join(f"  {key:<38} {configs.meaning(key)}" for key in configs.KEYS if key.startswith(groups))
-  parser.epilog += f"\n\nconfig keys that matter here, each set by --config.KEY=VALUE:\n{keys}"
+  parser.epilog += f"\n\nconfig keys that matter here, each set by --config.KEY=VALUE:\n{configs.help_lines(*groups)}"
 
 
 def train_by_flags(

@@ -62,10 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     dest="lowercase",
     action="store_false",
     default=defaults.lowercase,
-    help=f"keep capitals and accents (default: {configs.meaning('prepare.lowercase')})",
+    help="keep capitals and accents; by default texts are lowercased and accents stripped, as in BERT uncased",
   )
   for name in _KEYS:
-    choices = configs.CHOICES.get(f"prepare.{name}")
+    choices = configs.KEYS[f"prepare.{name}"].options
     if choices:
       add(parser, name, choices=choices, metavar=None)
     else:

@@ -23,8 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="trace the steps from START to before STOP into WORKDIR/profile, for xprof and Perfetto",
   )
   add_cluster_arguments(parser)
-  keys = "\n".join(f"  {key:<38} {configs.meaning(key)}" for key in configs.KEYS)
-  parser.epilog += f"\n\nconfig keys, each set by --config.KEY=VALUE:\n{keys}"
+  parser.epilog += f"\n\nconfig keys, each set by --config.KEY=VALUE:\n{configs.help_lines()}"
 
 
 def run(options: argparse.Namespace) -> int:

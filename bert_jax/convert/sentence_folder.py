@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from bert_jax.errors import UserError
 from bert_jax.io.json_files import read_json, write_json
+from bert_jax.models import pooling
 from bert_jax.models.config import EncoderConfig
 
-POOLINGS = ("cls", "max", "mean")
+POOLINGS = tuple(sorted(set(pooling.POOLINGS) - {"pooler"}))  # what sentence-transformers knows of them
 _TRANSFORMER, _SETTINGS = "sentence_bert_config.json", "config_sentence_transformers.json"
 # Where a limit of tokens may stand: until version 5, and since 6.
 _LIMITS = ((_TRANSFORMER, "max_seq_length"), ("tokenizer_config.json", "model_max_length"))

@@ -17,21 +17,14 @@ from bert_jax.models.finetuning import SEQUENCE, FinetuningModel
 from bert_jax.objectives import finetuning
 from bert_jax.training import sharding
 
-# What picks the best checkpoint where neither task nor user says so.
-METRIC = {
-  "classification": "accuracy",
-  "multi-label": "micro_f1",
-  "regression": "spearman",
-  "token-classification": "f1",
-  "question-answering": "f1",
-}
 LOWER_IS_BETTER = ("mse",)
+# What is measured, by the kind of labels. The first picks the best checkpoint where neither task nor user says so.
 _MEASURED = {
   "classification": ("accuracy", "macro_f1", "mcc"),
   "multi-label": ("micro_f1", "macro_f1", "accuracy"),
-  "regression": ("pearson", "spearman", "mse"),
+  "regression": ("spearman", "pearson", "mse"),
   "token-classification": ("f1", "precision", "recall", "accuracy"),
-  "question-answering": ("exact_match", "f1"),
+  "question-answering": ("f1", "exact_match"),
 }
 
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from bert_jax import config as configs
 from bert_jax.batch import ModelInputs
-from bert_jax.config import encoder_of
 from bert_jax.convert import folder as hf_folder
 from bert_jax.convert.sentence_folder import Encoding, read_encoding, read_limit
 from bert_jax.data.labelled.examples import Labels
@@ -124,7 +124,7 @@ def load_checkpoint(path: str | pathlib.Path) -> Model:
   params, host = reading.restore_params(checkpoints, step=None if step is None else int(step))
   tokenizer = storage.fetch(folder / "tokenizer")
   heads = frozenset(head for head, subtree in SUBTREES.items() if subtree in params)
-  encoder, labels, pooling = encoder_of(config), read_labels(folder), config.finetune.pooling
+  encoder, labels, pooling = configs.encoder_of(config), read_labels(folder), config.finetune.pooling
   encoding = Encoding(pooling, config.embedding.normalize) if config.embedding.objective else None
   limit = config.finetune.max_length if labels or encoding else encoder.max_position_embeddings
   return Model(

@@ -5,7 +5,6 @@ import ml_collections
 import numpy as np
 
 from bert_jax import config as configs
-from bert_jax.config import encoder_of
 from bert_jax.data.corpus.folder import Corpus
 from bert_jax.data.corpus.pairs import PAIR_OBJECTIVES
 from bert_jax.data.tokenizer.wordpiece import Tokenizer
@@ -35,7 +34,7 @@ def resolve(config: ml_collections.ConfigDict, corpus: Corpus, tokenizer: Tokeni
     raise UserError(
       f"masking.max_predictions={config.masking.max_predictions} must lie between 1 and the row length {length}"
     )
-  positions = encoder_of(config).max_position_embeddings
+  positions = configs.encoder_of(config).max_position_embeddings
   if length > positions:
     raise UserError(
       f"rows of {corpus.folder} have {length} tokens, the model has {positions} positions; raise "
@@ -51,7 +50,7 @@ def model_of(
 
   Args:
     config: resolved or not.
-    encoder: `encoder_of(config)`.
+    encoder: `config.encoder_of(config)`.
     platform: tpu, gpu or cpu: where it will run; empty: anywhere.
     seq_length: tokens in a row; 0: any.
   """

@@ -121,7 +121,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, log) -> launch.
   if config.export.format == "transformers" and finetuning.KINDS[labels.kind].target == SEQUENCE:
     export.check_class_is_of_pooler(settings.pooling, "this run", "leave export.format empty")
   row = TASKS.get(settings.task)
-  metric = settings.metric or (row.metric if row else "") or predictions.METRIC[labels.kind]
+  metric = settings.metric or (row.metric if row else "") or predictions.metrics_of(labels)[0]
   if metric not in predictions.metrics_of(labels):
     raise UserError(
       f"finetune.metric={metric!r} is not measured here; there are {', '.join(predictions.metrics_of(labels))}"

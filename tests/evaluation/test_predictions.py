@@ -187,4 +187,3 @@ def test_what_is_measured_is_known_before(label_tokenizer):
   assert {labels.kind for labels in found} == set(finetuning.KINDS)
   for labels, measured in found.items():
     assert set(predictions.metrics_of(labels)) == set(measured)
-    assert predictions.METRIC[labels.kind] in measured

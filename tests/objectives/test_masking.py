@@ -323,7 +323,7 @@ def test_the_rate_goes_in_a_straight_line_and_evaluation_has_the_last_one():
 
 def test_the_settings_are_those_of_the_config_and_its_units_are_known():
   assert set(masking.MaskSettings._fields) == set(configs.default_config().masking)
-  assert configs.CHOICES["masking.unit"] == masking.UNITS
+  assert configs.KEYS["masking.unit"].options == masking.UNITS
   assert masking.settings_of(configs.default_config().masking) == SETTINGS._replace(max_predictions=None)
 
 

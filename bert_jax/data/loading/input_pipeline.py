@@ -38,6 +38,7 @@ _NO_TENSORFLOW = (
   "same"
 )
 
+LOADERS = ("tfdata", "threads")
 HostBatch = dict[str, np.ndarray]
 
 
@@ -109,7 +110,7 @@ def train_batches(
     return stream
   if loader == "threads":
     return prefetched(load, positions)
-  raise UserError(f"config key 'data.loader' must be 'tfdata' or 'threads'; it is {loader!r}")
+  raise UserError(f"config key 'data.loader' must be one of {', '.join(map(repr, LOADERS))}; it is {loader!r}")
 
 
 def evaluation_batches(

@@ -15,6 +15,7 @@ from bert_jax import config as configs
 from bert_jax.cluster.chips import Topology
 from bert_jax.errors import UserError
 from bert_jax.models import flops
+from bert_jax.models.encoder import REMAT
 from bert_jax.runs.build import attention_of
 from bert_jax.tools.plan import ahead, estimate
 from bert_jax.tools.plan.data_facts import Facts, facts_of, resolved
@@ -22,7 +23,6 @@ from bert_jax.training import sharding
 
 GIB = 2**30
 MICROBATCHES = (1, 2, 4, 8, 16)  # that a sweep tries
-REMAT = ("none", "dots", "full")  # by what they save
 
 
 class Plan(NamedTuple):
@@ -167,7 +167,7 @@ def _candidates(
   chips, encoder = topology.chips, configs.encoder_of(config)
   powers = {2**power for power in range(int(math.log2(chips)) + 1)}
   for fsdp, tensor, microbatches, remat in itertools.product(
-    sorted({*powers, chips}), (1, 2, 4, 8), MICROBATCHES, REMAT
+    sorted({*powers, chips}), (1, 2, 4, 8), MICROBATCHES, tuple(REMAT)
   ):
     if chips % (fsdp * tensor) or encoder.num_attention_heads % tensor or encoder.hidden_size % fsdp:
       continue
@@ -194,7 +194,7 @@ def _saves_needlessly(one: Plan, other: Plan) -> bool:
   """Whether `one` saves more memory than `other`, on the same mesh, which has room to spare (the formula may be wrong
   by a third).
   """
-  more = lambda plan: (plan.config.optimizer.microbatches, REMAT.index(plan.config.model.remat))
+  more = lambda plan: (plan.config.optimizer.microbatches, list(REMAT).index(plan.config.model.remat))
   saves = more(one) != more(other) and all(mine >= its for mine, its in zip(more(one), more(other)))
   return one.mesh == other.mesh and saves and 1.3 * other.needed_bytes <= one.topology.chip.hbm_bytes
 

@@ -11,11 +11,15 @@ import pytest
 
 from bert_jax.batch import EVALUATION_EPOCH, HOST_BATCH
 from bert_jax.data.corpus.folder import Split
-from bert_jax.data.loading.input_pipeline import evaluation_batches, load_batch, tensorflow_in_background, train_batches
+from bert_jax.data.loading.input_pipeline import (
+  LOADERS,
+  evaluation_batches,
+  load_batch,
+  tensorflow_in_background,
+  train_batches,
+)
 from bert_jax.data.order import rows_at
 from bert_jax.errors import UserError
-
-LOADERS = ("tfdata", "threads")
 
 
 @pytest.fixture(autouse=True, scope="module")
