@@ -40,7 +40,7 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.Conf
   if not os.path.isfile(path):
     raise UserError(f"no config file {path!r}; ready by name: {', '.join(f'--config={name}' for name in ready)}")
   module_spec = importlib.util.spec_from_file_location("bert_jax_user_config", path)
-  if module_spec is None:
+  if module_spec is None or module_spec.loader is None:
     raise UserError(f"{path}: a config is a Python file, NAME.py, with a function get_config(variant)")
   module = importlib.util.module_from_spec(module_spec)
   try:

@@ -23,7 +23,10 @@ def _fields_of_model() -> list[Key]:
   instead = {"vocab_size": "Given by the tokenizer of the corpus"}
   return [
     Key(
-      f"model.{name}", None, f"{instead.get(name, 'Overrides the preset')}: {said.get(name, name)}", derived=field.type
+      f"model.{name}",
+      None,
+      f"{instead.get(name, 'Overrides the preset')}: {said.get(name, name)}",
+      derived=type(field.default),
     )
     for name, field in MODEL_FIELDS.items()
   ]

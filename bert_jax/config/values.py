@@ -44,7 +44,7 @@ def set_key(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
 
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """The config as one level: {"data.batch_size": 256, …}; underived placeholders are None."""
-  flat = {}
+  flat: dict[str, Any] = {}
   for key, value in config.items(preserve_field_references=False):
     if isinstance(value, ml_collections.ConfigDict):
       flat |= {f"{key}.{name}": leaf for name, leaf in flatten(value).items()}

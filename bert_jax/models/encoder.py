@@ -14,7 +14,7 @@ from bert_jax.models.config import EncoderConfig
 from bert_jax.models.dropout import fold
 from bert_jax.models.layers import Block, Dtype, Embeddings
 
-# What a layer keeps for its backward pass, by `model.remat`, from most to least; what it does not keep is computed again.
+# What a layer keeps for its backward pass, by `model.remat`, the most first; the rest is computed again.
 REMAT = {
   "none": None,  # everything is kept
   "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with a parameter; not attention scores
