@@ -67,7 +67,7 @@ def rows_at(positions: np.ndarray, *, num_rows: int, seed: int) -> tuple[np.ndar
 
 def key_of(seed: int, epoch: np.ndarray) -> np.ndarray:
   """Keys for `permutation`, one for every epoch (or block): integer [n] -> uint64 [n]."""
-  seed_key = _mix(np.uint64([seed % 2**64]) ^ _GOLDEN)
+  seed_key = _mix(np.array([seed % 2**64], np.uint64) ^ _GOLDEN)
   return _mix(seed_key + epoch.astype(np.uint64) * _GOLDEN)
 
 

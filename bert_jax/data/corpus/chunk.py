@@ -115,7 +115,8 @@ def tokenize(
     advance: called with the bytes of text finished since the last call.
   """
   find = _piece_pattern(backend, keep_spaces=segmenter is not None).findall
-  numbers, batches, counts = _Numbers(), [], []
+  numbers, batches = _Numbers(), []
+  counts: list[int] = []
   for texts in _batches(chunk.texts):
     sentences = [split_sentences(text) for text in texts]
     counts += map(len, sentences)
@@ -182,15 +183,16 @@ def _cut(sentences: Iterable[str], find, numbers: _Numbers, segmenter: words.Seg
 def _look_up(backend: tokenizers.Tokenizer, pieces: Sequence[str], dtype: str, *, offsets: bool) -> _Table:
   """Has every piece tokenized."""
   encode = backend.encode_batch if offsets else backend.encode_batch_fast  # the fast one has no offsets
-  ids, begins, sizes = [np.zeros(0, dtype)], [np.zeros(0, np.int64)], []
+  ids, begins = [np.zeros(0, dtype)], [np.zeros(0, np.int64)]
+  counts: list[int] = []
   for first in range(0, len(pieces), _BATCH_PIECES):
     encoded = encode(pieces[first : first + _BATCH_PIECES], add_special_tokens=False)
     own = [encoding.ids for encoding in encoded]
-    sizes += map(len, own)
+    counts += map(len, own)
     ids.append(np.fromiter(itertools.chain.from_iterable(own), dtype))
     if offsets:
       begins.append(np.array([begin for encoding in encoded for begin, _ in encoding.offsets], np.int64))
-  sizes = np.array(sizes, np.int64)
+  sizes = np.array(counts, np.int64)
   return _Table(
     np.concatenate(ids),
     np.concatenate(begins) if offsets else None,
@@ -207,7 +209,7 @@ def _ids(batch: _Batch, table: _Table) -> tuple[np.ndarray, np.ndarray, np.ndarr
   places = np.repeat(table.starts[batch.pieces] - (ends - sizes), sizes)
   places += np.arange(len(places))
   sentence_sizes = np.diff(ends[np.cumsum(batch.piece_counts) - 1], prepend=0)
-  if batch.word_begins is None:
+  if batch.word_begins is None or table.begins is None:
     return table.ids[places], sentence_sizes, np.zeros(0, bool)
   characters = table.characters[batch.pieces]
   begins = table.begins[places] + np.repeat(np.cumsum(characters) - characters, sizes)

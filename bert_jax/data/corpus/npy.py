@@ -15,7 +15,7 @@ def write(path: pathlib.Path, array: np.ndarray) -> str:
   array = np.ascontiguousarray(array)
   header = io.BytesIO()
   np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-  data = memoryview(array).cast("B") if array.size else b""
+  data = array.data.cast("B") if array.size else b""
   with atomic.named_errors(path), open(path, "wb") as file:
     file.write(header.getvalue())
     file.write(data)

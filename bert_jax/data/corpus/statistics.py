@@ -5,6 +5,7 @@ are the same on every machine: they are part of the manifest that `corpus_id` co
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ def zero_counts(vocab_size: int, seq_length: int) -> Counts:
 
 def add(left: Counts, right: Counts) -> Counts:
   """Field by field."""
-  return Counts(*(one + other for one, other in zip(left, right)))
+  return Counts(*map(operator.add, left, right))
 
 
 def totals(counts: Counts) -> dict[str, Any]:

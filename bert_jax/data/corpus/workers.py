@@ -161,12 +161,15 @@ def _start_worker(work: Work) -> None:
 
 def _leave_with_parent() -> None:
   """Ends this process when its parent is gone, even killed: it would wait for work for ever."""
-  multiprocessing.parent_process().join()
+  parent = multiprocessing.parent_process()
+  assert parent  # this runs in workers only
+  parent.join()
   os._exit(1)
 
 
 def _make_shard_in_worker(chunk: Chunk) -> int:
   """Returns the bytes of text that were finished."""
-  finished = []
+  assert _worker
+  finished: list[int] = []
   make_shard(*_worker, chunk, finished.append)
   return sum(finished)

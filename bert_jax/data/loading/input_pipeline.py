@@ -20,7 +20,7 @@ import functools
 import importlib.util
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -161,14 +161,14 @@ def _offsets(split: Rows, batch_size: int, process_rows: np.ndarray | None) -> n
   return np.arange(batch_size, dtype=np.int64) if process_rows is None else process_rows
 
 
-def prefetched(load: Callable[[int], HostBatch], positions: range) -> Iterator[HostBatch]:
+def prefetched(load: Callable[[int], HostBatch], positions: range) -> Generator[HostBatch]:
   """Yields load(position) for every position, in order, with a few of them in the making.
 
   There is no queue to wait on: a task always ends by itself, so closing the generator, an exception in
   `load` (raised here, in the consumer) and the interpreter's exit cannot hang.
   """
   executor = concurrent.futures.ThreadPoolExecutor(_WORKERS, thread_name_prefix="bert_jax-loader")
-  pending = collections.deque()
+  pending: collections.deque[concurrent.futures.Future] = collections.deque()
   try:
     for position in positions:
       pending.append(executor.submit(load, position))

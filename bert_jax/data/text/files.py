@@ -84,7 +84,7 @@ def compression(path: str) -> str:
   return suffix if suffix in COMPRESSED else ""
 
 
-def open_file(path: str, *, seekable: bool = False) -> BinaryIO:
+def open_file(path: str, *, seekable: bool = False) -> io.BufferedReader:
   """The bytes of a file as they are stored, as a buffered stream, read from front to back or, if `seekable`, anywhere.
 
   Use it within `reading`.

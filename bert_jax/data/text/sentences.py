@@ -267,7 +267,9 @@ def split_sentences(text: str) -> list[str]:
 def _is_end(line: str, start: int, stop: int, end: int) -> bool:
   """Whether the full stop at `stop` ends the sentence that began at `start`, rather than an abbreviation."""
   # The longest abbreviation is short: no need to look further back.
-  word = _LAST_WORD.search(line, max(start, stop - 12), stop)[0]
+  found = _LAST_WORD.search(line, max(start, stop - 12), stop)
+  assert found  # it may be empty
+  word = found[0]
   size = len(word)
   if size > 7:
     return True
@@ -293,7 +295,9 @@ def _is_start(line: str, start: int, stop: int) -> bool:
 
 
 def _opens_sentence(line: str, position: int) -> bool:
-  word = _NEXT_WORD.match(line, position)[1]
+  found = _NEXT_WORD.match(line, position)
+  assert found  # it may be empty
+  word = found[1]
   # "I" is an initial as often as a pronoun when a stop follows it.
   return word.lower() in _OPENERS and line[position + len(word) : position + len(word) + 1] != "."
 

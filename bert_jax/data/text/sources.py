@@ -41,7 +41,7 @@ _WIDEST_WRAPPED_LINE = 120
 
 # Han, kana, CJK punctuation and full-width forms: written without spaces, and two columns wide.
 _WIDE = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff]")
-_INDENT = re.compile(r"\s*")
+
 _OPENING = re.compile(r"<doc\b[^\n]*>\s*$")
 _TITLE = re.compile(r'\btitle="(.*?)"(?:\s+\w+="|\s*>\s*$)')
 
@@ -127,7 +127,7 @@ def parse_source(spec: str) -> Source:
 
 def source_versions(sources: Sequence[Source]) -> dict[str, str]:
   """Versions of installed packages and data sets that the text of these sources depends on, {} for plain files."""
-  versions = {}
+  versions: dict[str, str] = {}
   for source in sources:
     versions |= KINDS[source.kind].versions(KINDS[source.kind].resolve(source.argument))
   return versions
@@ -216,7 +216,8 @@ def _read_text(source, paths, text_field, skip_bad, counts) -> Iterator[Document
 
 
 def _blank_line_between(path: str, skip_bad: bool, counts: collections.Counter) -> Iterator[Document]:
-  lines, start, size = [], 0, 0
+  lines: list[str] = []
+  start, size = 0, 0
   for number, line in read_lines(path, skip_bad=skip_bad, counts=counts):
     line = line.strip()
     if lines and (not line or size + len(line) > MAX_DOCUMENT_CHARACTERS):
@@ -233,7 +234,8 @@ def _blank_line_between(path: str, skip_bad: bool, counts: collections.Counter) 
 
 
 def _one_per_file(path: str, skip_bad: bool, counts: collections.Counter) -> Iterator[Document]:
-  paragraphs, start, size, written = [], 1, 0, 0
+  paragraphs: list[str] = []
+  start, size, written = 1, 0, 0
   for number, paragraph in _paragraphs(read_lines(path, skip_bad=skip_bad, counts=counts)):
     if paragraphs and size + len(paragraph) > MAX_DOCUMENT_CHARACTERS:
       counts["split_documents"] += 1
@@ -254,10 +256,11 @@ def _paragraphs(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
   A paragraph ends at a blank line, before a line indented deeper than the one
   above, and around lines too wide to have been wrapped.
   """
-  paragraph, start, indent, size, wrapped = [], 0, 0, 0, False
+  paragraph: list[str] = []
+  start, indent, size, wrapped = 0, 0, 0, False
   for number, line in lines:
     text = line.strip()
-    depth = _INDENT.match(line).end() if text else 0
+    depth = len(line) - len(line.lstrip())
     narrow = len(text) <= _WIDEST_WRAPPED_LINE and len(text) + len(_WIDE.findall(text)) <= _WIDEST_WRAPPED_LINE
     goes_on = wrapped and narrow and depth <= indent and size + len(text) <= MAX_DOCUMENT_CHARACTERS
     if paragraph and not (text and goes_on):
@@ -302,7 +305,8 @@ def _wiki_documents(path: str, skip_bad: bool, counts: collections.Counter) -> I
       key="bad_documents",
     )
 
-  lines, opened, number, title, size = [], 0, 0, None, 0
+  lines: list[str] = []
+  opened, number, title, size = 0, 0, None, 0
   for number, line in read_lines(path, skip_bad=skip_bad, counts=counts):
     line = line.strip()
     if line.startswith("<doc") and _OPENING.match(line):

@@ -13,8 +13,8 @@ import gzip
 import lzma
 import re
 import zlib
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
 
 from bert_jax.data.text.files import SKIP_REMEDY, compression, note_bad, open_file, reading
 from bert_jax.errors import UserError
@@ -27,7 +27,7 @@ MAX_LINE_BYTES = 4 * 2**20
 MAX_RECORD_BYTES = 64 * 2**20
 
 _BLOCK_BYTES = 2**18
-_OPENERS = {".gz": lambda stream: gzip.GzipFile(fileobj=stream), ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}
+_OPENERS: dict[str, Callable[[Any], Any]] = {".gz": lambda stream: gzip.GzipFile(fileobj=stream), ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}
 
 # Where long text may be cut, the best first, and how far back from the limit such a place is looked for.
 _CUTS = (r"\n+", r"""[.!?]["')\]]*\s+|(?:。|！|？)(?:”|’|」|』|）)*""", r"\s+")
@@ -45,7 +45,8 @@ def cut_place(text: str | bytearray, limit: int) -> int:
   Behind a newline, the end of a sentence or white space, if there is one in the
   last 64 Ki before the limit; else at the limit, between two characters.
   """
-  for cut in _STR_CUTS if isinstance(text, str) else _BYTES_CUTS:
+  cuts: Sequence[re.Pattern] = _STR_CUTS if isinstance(text, str) else _BYTES_CUTS
+  for cut in cuts:
     places = [found.end() for found in cut.finditer(text, max(0, limit - _CUT_WINDOW), limit)]
     if places:
       return places[-1]

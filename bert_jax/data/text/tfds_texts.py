@@ -70,6 +70,7 @@ def find(argument: str) -> Examples:
   except ImportError as error:
     raise UserError(f"tfds:{argument}: needs TensorFlow Datasets: pip install tensorflow-datasets") from error
   found = _ARGUMENT.fullmatch(argument)
+  assert found  # it takes anything
   builder = _from_folder(tfds, found["name"]) if _FOLDER.match(found["name"]) else _by_name(tfds, found["name"])
   name = builder.info.full_name.rpartition("/")[0]
   return Examples(builder, name, str(builder.version), found["split"] or "train")
@@ -274,6 +275,7 @@ def _from_folder(tfds, folder: str):
 
 def _prepare(examples: Examples) -> None:
   """Downloads and prepares a data set, after saying so on stderr."""
+  import urllib.parse
   import urllib.request  # here because it is slow to import
 
   import tensorflow_datasets as tfds

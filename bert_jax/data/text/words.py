@@ -7,9 +7,10 @@ al. 2019, arXiv:1906.08101).
 """
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from bert_jax.errors import UserError
 
@@ -53,7 +54,7 @@ def _jieba() -> Segmenter:
 SEGMENTERS: dict[str, Callable[[], Segmenter]] = {"jieba": _jieba}
 
 
-def token_starts(word_begins: Sequence[int], token_begins: Sequence[int]) -> np.ndarray:
+def token_starts(word_begins: ArrayLike, token_begins: ArrayLike) -> np.ndarray:
   """Which tokens begin a word.
 
   Args:
