@@ -36,7 +36,9 @@ def finish(job: Job, tokenizer: Tokenizer, provenance: dict[str, Any]) -> dict[s
 def _assemble(job: Job, tokenizer: Tokenizer, provenance: dict[str, Any]) -> dict[str, Any]:
   """Gives the shards their final names and writes the manifest, which comes last."""
   contents = documents_lib.read_contents(job.documents)
-  counts_of, shards = {}, {}
+  assert contents  # the text is complete before its rows are
+  counts_of: dict[str, rows.Counts] = {}
+  shards: dict[str, list[dict[str, Any]]] = {}
   for split, num_chunks in contents.chunks.items():
     shards[split], total = [], statistics.zero_counts(tokenizer.vocab_size, job.settings.seq_length)
     for index in range(num_chunks):  # one at a time: counts are as long as the vocabulary

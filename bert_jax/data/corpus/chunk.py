@@ -37,7 +37,7 @@ class Chunk(NamedTuple):
   """Raw documents that become one shard.
 
   Attributes:
-    split, index: which shard.
+    split, shard: which shard.
     numbers: of the documents, counted in reading order.
     texts: their texts; none where they are tokenized already.
     origins: (file, position) of each.
@@ -45,7 +45,7 @@ class Chunk(NamedTuple):
   """
 
   split: str
-  index: int
+  shard: int
   numbers: list[int]
   texts: list[str]
   origins: list[tuple[int, int]]

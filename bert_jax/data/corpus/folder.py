@@ -53,7 +53,7 @@ import json
 import os
 import pathlib
 import resource
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -70,6 +70,9 @@ PROVENANCE = "provenance"
 
 _HASH_THREADS = 8
 _REMAKE = "copy the folder again, or make it anew with `python -m bert_jax prepare … --overwrite`"
+
+
+Rows = TypeVar("Rows")
 
 
 class Split(NamedTuple):
@@ -144,13 +147,13 @@ class Split(NamedTuple):
     ]
 
 
-class Corpus(NamedTuple):
-  """An opened corpus folder."""
+class Corpus(NamedTuple, Generic[Rows]):
+  """An opened corpus folder; its rows are a `Split` each, or of a mixture a `mixture.MixedSplit`."""
 
   folder: pathlib.Path
   manifest: dict[str, Any]
-  train: Split
-  validation: Split
+  train: Rows
+  validation: Rows
 
 
 def _take(maps, places, shape, dtype) -> np.ndarray:
@@ -237,7 +240,7 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
   return manifest
 
 
-def open_corpus(folder: str | os.PathLike, *, verify: bool = True) -> Corpus:
+def open_corpus(folder: str | os.PathLike, *, verify: bool = True) -> Corpus[Split]:
   """Opens a corpus folder for reading.
 
   Headers and sizes of all shards are always checked.
@@ -260,7 +263,7 @@ def open_corpus(folder: str | os.PathLike, *, verify: bool = True) -> Corpus:
     _check_hashes(folder, manifest)
   # Each memory map keeps a file descriptor; the usual soft limit of 1,024 would not do for a large corpus.
   _allow_open_files(2 * sum(len(manifest["splits"][split]["shards"]) for split in SPLITS) + 512)
-  return Corpus(folder, manifest, *(_open_split(folder, manifest, split) for split in SPLITS))
+  return Corpus(folder, manifest, _open_split(folder, manifest, "train"), _open_split(folder, manifest, "validation"))
 
 
 def _open_split(folder: pathlib.Path, manifest: dict[str, Any], split: str) -> Split:

@@ -73,10 +73,10 @@ class Job(NamedTuple):
 
 
 class Share(NamedTuple):
-  """Job `index` of `count`: it makes the shards index, index + count, … of each split."""
+  """Job `job` of `jobs`: it makes the shards job, job + jobs, … of each split."""
 
-  index: int
-  count: int
+  job: int
+  jobs: int
 
 
 def plan(

@@ -98,7 +98,8 @@ def fill_rows(
     line[start] = cls
     line[start + 1 : end - 1] = text[a:a_end]
     line[end - 1] = sep
-    if words is not None and documents.word_starts is not None:  # special tokens are words of their own, and so is what was cut off from a word
+    # Special tokens are words of their own, and so is what was cut off from a word.
+    if words is not None and documents.word_starts is not None:
       words[row, start + 2 : end - 1] = documents.word_starts[a + 1 : a_end]
       words[row, end + 1 : end + b_end - b] = documents.word_starts[b + 1 : b_end]
     if b_end > b:

@@ -16,7 +16,7 @@ A new objective is a row in `OBJECTIVES`.
 import bisect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -149,7 +149,7 @@ def random_numbers(seed: int, document: int, generator: np.random.Philox | None 
 
   def stream():
     for counter in itertools.count(0, 16):  # each makes four words
-      generator.state = {
+      state: Any = {  # NumPy's stubs ask for arrays; lists are taken too
         "bit_generator": "Philox",
         "state": {"counter": [counter, 0, 0, 0], "key": [seed, document]},
         "buffer": [0] * 4,
@@ -157,6 +157,7 @@ def random_numbers(seed: int, document: int, generator: np.random.Philox | None 
         "has_uint32": 0,
         "uinteger": 0,
       }
+      generator.state = state
       for word in generator.random_raw(64).tolist():
         yield (word >> 11) * 2.0**-53
 

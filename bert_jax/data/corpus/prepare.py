@@ -87,12 +87,12 @@ def prepare_corpus(
   job.out.parent.mkdir(parents=True, exist_ok=True)
   with work_folders.disk_errors(job), contextlib.ExitStack() as held:
     with work_folders.one_at_a_time(job):
-      if share.count > 1 and (done := work_folders.made_by(job, job.out)):
+      if share.jobs > 1 and (done := work_folders.made_by(job, job.out)):
         log(f"{job.out} is complete already")
         return done
       work_folders.check_target(job.out, overwrite)
       lock = held.enter_context(
-        work_folders.opened(job, alone=share.count == 1, tidy=share.count == 1 and run_shares is None)
+        work_folders.opened(job, alone=share.jobs == 1, tidy=share.jobs == 1 and run_shares is None)
       )
     if not assemble.is_assembled(job):
       if _places(job, share, tokenized=True) is not None:
@@ -117,13 +117,13 @@ def prepare_corpus(
     with work_folders.one_at_a_time(job):
       if not lock.take(alone=True):
         log(
-          f"Share {share.index} of {share.count} is done; others are at work, and the last of them finishes the corpus"
+          f"Share {share.job} of {share.jobs} is done; others are at work, and the last of them finishes the corpus"
         )
         return None
       missing = _missing(job)
       if missing:
         log(
-          f"Share {share.index} of {share.count} is done; at least {missing} shards of others are missing, "
+          f"Share {share.job} of {share.jobs} is done; at least {missing} shards of others are missing, "
           "and the job that makes the last of them finishes the corpus"
         )
         return None
@@ -161,7 +161,7 @@ def make_share(job: Job, share: Share, progress: Progress | None = None) -> None
   def advance(num_bytes: int):
     if progress:
       total = known or _expected_bytes(job, counts)
-      progress("corpus", num_bytes, total // share.count if total else None)
+      progress("corpus", num_bytes, total // share.jobs if total else None)
 
   waiting = _own_chunks(job, share, kept, counts, advance)
   # A corpus of one chunk per split leaves processes nothing to share; the tokenizer's threads do better.
@@ -183,13 +183,13 @@ def _own_chunks(job: Job, share: Share, kept: "_Kept | None", counts: Counter, a
   else:
     every = _read_chunks(job, kept, counts)
   for chunk in every:
-    if chunk.index % share.count == share.index:
-      if not documents_lib.chunk_folder(job.documents, chunk.split, chunk.index).is_dir():
+    if chunk.shard % share.jobs == share.job:
+      if not documents_lib.chunk_folder(job.documents, chunk.split, chunk.shard).is_dir():
         yield chunk
-      elif not rows.shard_folder(job.partial, chunk.split, chunk.index).is_dir():
+      elif not rows.shard_folder(job.partial, chunk.split, chunk.shard).is_dir():
         yield chunk._replace(texts=[])
       else:
-        advance(documents_lib.chunk_bytes(job.documents, chunk.split, chunk.index))
+        advance(documents_lib.chunk_bytes(job.documents, chunk.split, chunk.shard))
 
 
 def _places(job: Job, share: Share, *, tokenized: bool) -> list[tuple[str, int]] | None:
@@ -198,7 +198,7 @@ def _places(job: Job, share: Share, *, tokenized: bool) -> list[tuple[str, int]]
   if contents is None:
     return None
   places = [
-    (split, index) for split, count in contents.chunks.items() for index in range(share.index, count, share.count)
+    (split, index) for split, count in contents.chunks.items() for index in range(share.job, count, share.jobs)
   ]
   if tokenized and not all(documents_lib.chunk_folder(job.documents, *place).is_dir() for place in places):
     return None

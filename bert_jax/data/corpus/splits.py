@@ -51,10 +51,11 @@ def make_chunks(
     chunk = opened[split]
     if chunk.numbers and chunk.num_bytes + size > chunk_bytes and len(chunk.numbers) >= _MIN_DOCUMENTS:
       waiting[split] = chunk
-      chunk = _empty(split, chunk.index + 1)
+      chunk = _empty(split, chunk.shard + 1)
     opened[split] = chunk = _joined(chunk, [number], [document.text], [origin], size)
-    if waiting[split] and len(chunk.numbers) >= _MIN_DOCUMENTS:  # it can stand alone
-      yield waiting[split]
+    before = waiting[split]
+    if before and len(chunk.numbers) >= _MIN_DOCUMENTS:  # it can stand alone
+      yield before
       waiting[split] = None
   for split in SPLITS:
     chunk, before = opened[split], waiting[split]

@@ -72,7 +72,7 @@ def make_shard(work: Work, tools: _Tools, chunk: Chunk, advance: Advance) -> Non
   Raises:
     UserError: a file cannot be written or read.
   """
-  place = chunk.split, chunk.index
+  place = chunk.split, chunk.shard
   documents = None
   try:
     if chunk.texts and not documents_lib.chunk_folder(work.documents, *place).is_dir():

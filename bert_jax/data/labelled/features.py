@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from bert_jax.batch import EVALUATION_EPOCH
 from bert_jax.data import order
@@ -56,7 +57,7 @@ class Features(NamedTuple):
     return self.labels.ndim == 1 and len(self.labels) == len(self.tokens)
 
 
-def make_features(rows: Sequence[Sequence[int]], first_lengths: Sequence[int], labels, truncated: int) -> Features:
+def make_features(rows: Sequence[Sequence[int]], first_lengths: ArrayLike, labels, truncated: int) -> Features:
   """Features from lists; `labels`: an array, or for tokens one list per row."""
   offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
   flat = lambda lists: np.fromiter((x for one in lists for x in one), np.int32, count=offsets[-1])
@@ -92,8 +93,9 @@ def of_texts_apart(
     labels: [N]; None: int32 [N, S], which text each is: equal tokens have equal numbers.
     max_length: tokens in a text at most, [CLS] and [SEP] included.
   """
-  special, cut_texts, known = tokenizer.special, 0, {}
-  columns = []
+  special, cut_texts = tokenizer.special, 0
+  known: dict[tuple[int, ...], int] = {}
+  columns: list[list[tuple[int, ...]]] = []
   for column in texts:
     columns.append([])
     for ids in encode_batch(tokenizer, list(column)):

@@ -168,9 +168,9 @@ def make_windows(tokenizer: Tokenizer, questions: Sequence[Question], *, max_len
     step = min(stride, room // 2)
     for begin in range(0, max(len(ids) - room, 0) + step, step) if len(ids) > room else (0,):
       part = ids[begin : begin + room]
-      inside = answer is not None and begin <= answer[0] and answer[1] < begin + len(part)
       rows.append([*head, *part, special.sep])
-      labels.append([place - begin + len(head) for place in answer] if inside else [0, 0])
+      inside = answer if answer and begin <= answer[0] and answer[1] < begin + len(part) else None
+      labels.append([place - begin + len(head) for place in inside] if inside else [0, 0])
       firsts.append(len(head))
       of_question.append(number)
       begins.append(begin)

@@ -365,7 +365,7 @@ def _read_tagged(path: str, row: TaskRow) -> Examples:
         f"{path}:{line}: expected a list of words and one of their tags, called {row.text[0]} and {row.label[0]}; "
         f"there are: {', '.join(record)}; say which are meant, --text=… --label=…"
       )
-    own = [record[name] for name in columns]
+    own = [record[name] for name in columns if name]
     if not all(isinstance(one, list) and all(isinstance(cell, str) for cell in one) for one in own) or len(
       own[0]
     ) != len(own[1]):

@@ -129,14 +129,13 @@ def _of_examples(examples: Examples, files: tuple[str, ...], kind: str) -> TextG
     values = np.array([labels.names.index(name) for name in examples.labels], np.int32)
   else:
     values = np.array([float(score) for score in examples.labels], np.float32) / np.float32(labels.scale)
-  return TextGroups(
-    [examples.first, examples.second], values, labels.names if kind == "classification" else (), examples.notes, files
-  )
+  classes = labels.names if kind == "classification" else ()
+  return TextGroups([examples.first, examples.second or []], values, classes, examples.notes, files)
 
 
 def _scored(path: str, columns: str) -> TextGroups:
   """Pairs with scores, in columns that are given, or called as in STS-B."""
-  names = columns.split(",") if columns else ()
+  names = columns.split(",") if columns else []
   if columns and len(names) != 3:
     raise UserError(
       f"embedding.dev_columns={columns!r}: expected three names, of the first text, the second, and the score: "

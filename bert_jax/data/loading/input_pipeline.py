@@ -21,7 +21,7 @@ import importlib.util
 import os
 import weakref
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -39,16 +39,24 @@ _NO_TENSORFLOW = (
 )
 
 LOADERS = ("tfdata", "threads")
+T = TypeVar("T")
 HostBatch = dict[str, np.ndarray]
 
 
 class Rows(Protocol):
-  """What the pipeline needs of a corpus.Split or a mixture.MixedSplit; tests pass other things."""
+  """What batches need of a split: a `folder.Split`, a `mixture.MixedSplit`, or rows that a test makes up."""
 
-  num_rows: int
-  seq_length: int
-  max_sequences: int
-  has_word_starts: bool
+  @property
+  def num_rows(self) -> int: ...
+
+  @property
+  def seq_length(self) -> int: ...
+
+  @property
+  def max_sequences(self) -> int: ...
+
+  @property
+  def has_word_starts(self) -> bool: ...
 
   def order(self, positions: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]: ...
 
@@ -161,7 +169,7 @@ def _offsets(split: Rows, batch_size: int, process_rows: np.ndarray | None) -> n
   return np.arange(batch_size, dtype=np.int64) if process_rows is None else process_rows
 
 
-def prefetched(load: Callable[[int], HostBatch], positions: range) -> Generator[HostBatch]:
+def prefetched(load: Callable[[int], T], positions: range) -> Generator[T]:
   """Yields load(position) for every position, in order, with a few of them in the making.
 
   There is no queue to wait on: a task always ends by itself, so closing the generator, an exception in

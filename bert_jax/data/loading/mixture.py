@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bert_jax.data import order
-from bert_jax.data.corpus.folder import Corpus, Split, open_corpus
+from bert_jax.data.corpus.folder import SPLITS, Corpus, Split, open_corpus
 from bert_jax.errors import UserError
 
 BLOCK = 1000  # places in a block; the smallest share is one of them
@@ -104,7 +104,7 @@ def parse(text: str) -> dict[str, float]:
   return weights
 
 
-def open_mixture(weights: dict[str, float], *, verify: bool = True) -> Corpus:
+def open_mixture(weights: dict[str, float], *, verify: bool = True) -> Corpus[MixedSplit]:
   """Opens several corpora as one.
 
   Args:
@@ -138,8 +138,8 @@ def open_mixture(weights: dict[str, float], *, verify: bool = True) -> Corpus:
   ids = [[one.manifest["corpus_id"], int(share)] for one, share in zip(corpora.values(), places)]
   corpus_id = hashlib.sha256(json.dumps(ids).encode("ascii")).hexdigest()
   manifest |= {"corpus_id": corpus_id, "counts": counts, "unigram_entropy": None}
-  splits = [_mixed([getattr(one, split) for one in corpora.values()], places) for split in ("train", "validation")]
-  return Corpus(pathlib.Path(first.folder), manifest, *splits)
+  train, validation = (_mixed([getattr(one, split) for one in corpora.values()], places) for split in SPLITS)
+  return Corpus(pathlib.Path(first.folder), manifest, train, validation)
 
 
 def _mixed(parts: list[Split], places: np.ndarray) -> MixedSplit:

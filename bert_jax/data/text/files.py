@@ -14,7 +14,7 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 from bert_jax.errors import UserError
 

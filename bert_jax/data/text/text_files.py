@@ -27,7 +27,11 @@ MAX_LINE_BYTES = 4 * 2**20
 MAX_RECORD_BYTES = 64 * 2**20
 
 _BLOCK_BYTES = 2**18
-_OPENERS: dict[str, Callable[[Any], Any]] = {".gz": lambda stream: gzip.GzipFile(fileobj=stream), ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}
+_OPENERS: dict[str, Callable[[Any], Any]] = {
+  ".gz": lambda stream: gzip.GzipFile(fileobj=stream),
+  ".bz2": bz2.BZ2File,
+  ".xz": lzma.LZMAFile,
+}
 
 # Where long text may be cut, the best first, and how far back from the limit such a place is looked for.
 _CUTS = (r"\n+", r"""[.!?]["')\]]*\s+|(?:。|！|？)(?:”|’|」|』|）)*""", r"\s+")

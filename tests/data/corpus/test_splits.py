@@ -31,8 +31,8 @@ def texts_of(made, split):
 def test_every_document_is_in_one_chunk_in_reading_order():
   made = chunks(documents(200))
   for split in ("train", "validation"):
-    own = sorted((chunk for chunk in made if chunk.split == split), key=lambda chunk: chunk.index)
-    assert [chunk.index for chunk in own] == list(range(len(own)))
+    own = sorted((chunk for chunk in made if chunk.split == split), key=lambda chunk: chunk.shard)
+    assert [chunk.shard for chunk in own] == list(range(len(own)))
     numbers = [number for chunk in own for number in chunk.numbers]
     assert numbers == sorted(numbers)
   together = sorted((number, text) for chunk in made for number, text in zip(chunk.numbers, chunk.texts))
