@@ -116,9 +116,7 @@ def prepare_corpus(
     }
     with work_folders.one_at_a_time(job):
       if not lock.take(alone=True):
-        log(
-          f"Share {share.job} of {share.jobs} is done; others are at work, and the last of them finishes the corpus"
-        )
+        log(f"Share {share.job} of {share.jobs} is done; others are at work, and the last of them finishes the corpus")
         return None
       missing = _missing(job)
       if missing:
@@ -197,9 +195,7 @@ def _places(job: Job, share: Share, *, tokenized: bool) -> list[tuple[str, int]]
   contents = documents_lib.read_contents(job.documents)
   if contents is None:
     return None
-  places = [
-    (split, index) for split, count in contents.chunks.items() for index in range(share.job, count, share.jobs)
-  ]
+  places = [(split, index) for split, count in contents.chunks.items() for index in range(share.job, count, share.jobs)]
   if tokenized and not all(documents_lib.chunk_folder(job.documents, *place).is_dir() for place in places):
     return None
   return places
