@@ -68,7 +68,7 @@ KINDS = {
 }
 
 
-def make_task(model: FinetuningModel, kind: str) -> Objective:
+def make_finetuning_objective(model: FinetuningModel, kind: str) -> Objective:
   """The fine-tuning task of a model for one of KINDS; batches are those of data/features.py."""
   loss_of = KINDS[kind].loss
 

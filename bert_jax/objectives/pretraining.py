@@ -21,7 +21,7 @@ from bert_jax.objectives.masking import Masked
 from bert_jax.objectives.objective import MetricSums, Objective
 
 
-def make_task(
+def make_pretraining_objective(
   model: PretrainingModel, masking_config, *, special: SpecialIds, continuation, pairs: str, total_steps: int
 ) -> Objective:
   """The pretraining task for a model.

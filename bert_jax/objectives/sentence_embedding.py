@@ -33,7 +33,7 @@ RANKING = ("in-batch", "simcse")  # these compare the rows of a batch with each 
 # A pytree whose arrays begin with the rows of one device -> the same with those of all devices, in the order of the
 # batch.
 AllRows = Callable[[Any], Any]
-OBJECTIVES = (*RANKING, "cosine", "triplet", "softmax")
+LOSSES = (*RANKING, "cosine", "triplet", "softmax")
 
 
 class Rows(NamedTuple):
@@ -41,7 +41,7 @@ class Rows(NamedTuple):
 
   Attributes:
     inputs: S texts in each row.
-    labels: as objectives need them: int32 [B, S] which text each is, for RANKING; float32 [B] scores; int32 [B]
+    labels: as the losses need them: int32 [B, S] which text each is, for RANKING; float32 [B] scores; int32 [B]
       classes.
     weights: float32 [B].
     number: int32 [B], the row's place in the global batch.
@@ -93,20 +93,20 @@ def triplet_loss(vectors_BxSxH: jax.Array, rows: Rows, margin: float) -> MetricS
   return {"loss": total(jnp.maximum(further + margin, 0.0)), "accuracy": total((further < 0).astype(further.dtype))}
 
 
-def make_task(
+def make_embedding_objective(
   model: SentenceModel,
-  objective: str,
+  loss_name: str,
   *,
   temperature: float = 0.05,
   margin: float = 5.0,
   all_rows: AllRows = lambda rows: rows,
 ) -> Objective:
-  """The task of learning sentence embeddings by one of OBJECTIVES; batches are those of data/features.py with packed
+  """The objective of learning sentence embeddings by one of LOSSES; batches are those of data/features.py with packed
   texts.
 
   Args:
     model: with num_labels for softmax.
-    objective: one of OBJECTIVES.
+    loss_name: one of LOSSES.
     temperature: of RANKING.
     margin: of triplet.
     all_rows: from the rows of this device to those of all devices, differentiable (training/collectives.py).
@@ -126,11 +126,11 @@ def make_task(
     return model.apply({"params": params}, rows.inputs, dropout_keys)
 
   def sums_of(params, rows: Rows, vectors) -> MetricSums:
-    if objective in RANKING:
+    if loss_name in RANKING:
       return ranking_loss(vectors, rows, temperature, all_rows)
-    if objective == "triplet":
+    if loss_name == "triplet":
       return triplet_loss(vectors, rows, margin)
-    if objective == "softmax":
+    if loss_name == "softmax":
       return losses.cross_entropy(
         model.apply({"params": params}, vectors, method="classify"), rows.labels, rows.weights
       ).sums()
@@ -145,5 +145,5 @@ def make_task(
   def loss_of_vectors(rows: Rows, vectors, global_weights) -> tuple[jax.Array, MetricSums]:
     return mean(sums_of(None, rows, vectors), global_weights)
 
-  together = {"embed": embed, "loss_of_vectors": loss_of_vectors} if objective in RANKING else {}
+  together = {"embed": embed, "loss_of_vectors": loss_of_vectors} if loss_name in RANKING else {}
   return Objective(init, prepare, loss, dict, model.dtype, **together)

@@ -1,4 +1,4 @@
-"""From a config and a corpus to what a run is made of: the resolved config, the encoder, the model, the task."""
+"""From a config and a corpus to what a run is made of: the resolved config, the encoder, the model, the objective."""
 
 import jax.numpy as jnp
 import ml_collections
@@ -75,12 +75,12 @@ def attention_of(config: ml_collections.ConfigDict, encoder: EncoderConfig, plat
   return attention.choose(config.model.attention, use)
 
 
-def pretraining_task(
+def make_objective(
   config: ml_collections.ConfigDict, module: PretrainingModel, corpus: Corpus, tokenizer: Tokenizer
 ) -> Objective:
-  """The pretraining task of a module on a corpus; without a loss on pairs where either of them has none."""
+  """The pretraining objective of a module on a corpus; without a loss on pairs where either of them has none."""
   objective = corpus.manifest["objective"]
-  return pretraining.make_task(
+  return pretraining.make_pretraining_objective(
     module,
     config.masking,
     special=tokenizer.special,

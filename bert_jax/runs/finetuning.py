@@ -157,7 +157,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, log) -> launch.
   )
   evaluate = _make_evaluator(model, labels, dev, config, mesh, chinese=chinese)
   trained = loop.Training(
-    finetuning.make_task(model, labels.kind),
+    finetuning.make_finetuning_objective(model, labels.kind),
     config,
     mesh,
     lambda position: tuning.batches_from(position, train.features, config, mesh),

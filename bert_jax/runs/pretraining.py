@@ -26,7 +26,7 @@ from bert_jax.models import flops
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.runs import launch
-from bert_jax.runs.build import model_of, pretraining_task, resolve
+from bert_jax.runs.build import make_objective, model_of, resolve
 from bert_jax.training import evaluation, loop, metrics, run_folder, sharding
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training.checkpoints import reading
@@ -49,8 +49,8 @@ def pretrain_run(
 
   Args:
     config, workdir, cluster, profile, log: as there.
-    prepare_progress: entered for as long as the corpus is prepared, should that be needed; its value is the `progress` of
-      `prepare_corpus`.
+    prepare_progress: entered for as long as the corpus is prepared, should that be needed; its value is the `progress`
+      of `prepare_corpus`.
 
   Raises:
     UserError: corpus, tokenizer, devices or an earlier run in `workdir` do not fit the config.
@@ -79,12 +79,12 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, log, prepare_pr
   if launch.peak_flops() is None and metrics.next_attempt(root) == 0:  # said once
     log(f"MFU is not reported: the peak of {jax.devices()[0].device_kind!r} is not known here")
 
-  task = pretraining_task(
+  objective = make_objective(
     config, model_of(config, encoder, jax.default_backend(), seq_length=corpus.train.seq_length), corpus, tokenizer
   )
-  evaluate = evaluation.make_evaluator(task, mesh, lambda: validation_batches(corpus, config))
+  evaluate = evaluation.make_evaluator(objective, mesh, lambda: validation_batches(corpus, config))
   trained = loop.Training(
-    task,
+    objective,
     config,
     mesh,
     lambda position: training_batches(corpus, config, position),
@@ -185,8 +185,10 @@ def evaluate_model(path: str, corpus_folder: str | None, *, batch_size: int, row
   config.data.batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
   config.eval_rows = rows
   config = resolve(config, corpus, tokenizer)
-  task = pretraining_task(config, PretrainingModel(model.config, heads=model.heads), corpus, tokenizer)
-  evaluate = evaluation.make_evaluator(task, sharding.make_mesh(config), lambda: validation_batches(corpus, config))
+  objective = make_objective(config, PretrainingModel(model.config, heads=model.heads), corpus, tokenizer)
+  evaluate = evaluation.make_evaluator(
+    objective, sharding.make_mesh(config), lambda: validation_batches(corpus, config)
+  )
   return evaluate(model.params)
 
 

@@ -104,7 +104,7 @@ def _set_up(config: ml_collections.ConfigDict, root: epath.Path, log) -> launch.
     config.model.remat,
     attention_of(config, encoder, jax.default_backend(), 0),
   )
-  task = sentence_embedding.make_task(
+  task = sentence_embedding.make_embedding_objective(
     model,
     objective,
     temperature=config.embedding.temperature,
@@ -157,8 +157,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
     raise UserError("init_from is empty: give the model to train, --model=DIR, a run folder or a Hugging Face folder")
   if not wanted.objective:
     raise UserError(
-      "embedding.objective is empty: say what is to be learned by, "
-      f"--objective={'|'.join(sentence_embedding.OBJECTIVES)}"
+      f"embedding.objective is empty: say what is to be learned by, --objective={'|'.join(sentence_embedding.LOSSES)}"
     )
   if settings.metric and settings.metric not in METRICS:
     raise UserError(f"finetune.metric={settings.metric!r} is not measured here; there are {', '.join(METRICS)}")

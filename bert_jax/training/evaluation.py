@@ -15,17 +15,17 @@ from bert_jax.training.train_step import make_eval_step
 MASK_SEED = 0
 
 
-def make_evaluator(task: Objective, mesh: Mesh, batches: Callable[[], Iterable[dict[str, np.ndarray]]]):
+def make_evaluator(objective: Objective, mesh: Mesh, batches: Callable[[], Iterable[dict[str, np.ndarray]]]):
   """Returns evaluate(params, after_batch) -> {"mlm_loss": …, "nsp_accuracy": …, "pairs": …}, compiled once.
 
   `after_batch()` is called after every batch; where it returns True, the evaluation is given up and None returned.
 
   Args:
-    task: what was learned.
+    objective: what was learned.
     mesh: where parameters live.
     batches: returns the validation batches from the first one on.
   """
-  step = jax.jit(make_eval_step(task, seed=MASK_SEED, mesh=mesh), out_shardings=sharding.replicated(mesh))
+  step = jax.jit(make_eval_step(objective, seed=MASK_SEED, mesh=mesh), out_shardings=sharding.replicated(mesh))
 
   def evaluate(params, after_batch: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
     total = {}
@@ -38,6 +38,6 @@ def make_evaluator(task: Objective, mesh: Mesh, batches: Callable[[], Iterable[d
     for name in PAIR_OBJECTIVES:
       if f"{name}_loss" in total:
         counts["pairs"] = total[f"{name}_loss"][1]
-    return task.metrics(divide(total)) | counts
+    return objective.metrics(divide(total)) | counts
 
   return evaluate

@@ -1,6 +1,6 @@
 """The only training loop: fetch rows, take a step, report, evaluate, save; and what to do when something goes wrong.
 
-It knows nothing of BERT. What is learned comes as a Objective, the data as a
+It knows nothing of BERT. What is learned comes as an Objective, the data as a
 function of the position, evaluation as a function of the parameters. The
 position in the data is counted here, in 64 bits, and saved with the state;
 everything else that a resume needs is in the state itself.
@@ -40,7 +40,7 @@ class Training(NamedTuple):
   """Everything that a training run is made of.
 
   Attributes:
-    task: what is learned.
+    objective: what is learned.
     config: the resolved config.
     mesh: the devices.
     batches: position of the first example -> endless host batches from there on.
@@ -53,7 +53,7 @@ class Training(NamedTuple):
     peak_flops: of all devices together, in FLOP/s, or None.
   """
 
-  task: Objective
+  objective: Objective
   config: ml_collections.ConfigDict
   mesh: Mesh
   batches: Callable[[int], Iterator[dict[str, np.ndarray]]]
@@ -131,9 +131,9 @@ class _Trainer:
     self._run, self._services, self._began = run, services, began
     config, self._stopping, self._max_rollbacks = run.config, False, run.config.max_rollbacks
     self.end = configs.last_step(config)
-    self._program = make_program(run.task, config, run.mesh)
+    self._program = make_program(run.objective, config, run.mesh)
     self._window = StepMetrics(
-      run.task,
+      run.objective,
       max_bad_steps=config.max_bad_steps,
       flops_per_token=run.flops_per_token,
       peak_flops=run.peak_flops,
@@ -311,7 +311,7 @@ class _Trainer:
     with jax.transfer_guard("allow"):
       restored = self._services.checkpoints.restore_latest(self._program.state)
       if restored is None:
-        state = train_state.fresh(run.task.init, self._program.optimizer, self._program.state, run.config.seed)
+        state = train_state.fresh(run.objective.init, self._program.optimizer, self._program.state, run.config.seed)
         if run.start is not None:
           state = run.start(state, self._program.state)
         step = int(state.step)

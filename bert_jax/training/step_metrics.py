@@ -1,4 +1,4 @@
-"""What happened between two logged lines: sums of the task's metrics, void updates, and where the time went."""
+"""What happened between two logged lines: sums of the objective's metrics, void updates, and where the time went."""
 
 import contextlib
 import time
@@ -33,7 +33,7 @@ class StepMetrics:
 
   def __init__(
     self,
-    task: Objective,
+    objective: Objective,
     *,
     max_bad_steps: int,
     flops_per_token: float | None,
@@ -42,12 +42,12 @@ class StepMetrics:
   ):
     """
     Args:
-      task: whose metrics are reported.
+      objective: whose metrics are reported.
       max_bad_steps: void updates in a row before `add` raises BadData.
       flops_per_token, peak_flops: for MFU, or None.
       on_event: called as on_event("skip", step=…, in_a_row=…).
     """
-    self._task, self._max_bad_steps, self._on_event = task, max_bad_steps, on_event
+    self._objective, self._max_bad_steps, self._on_event = objective, max_bad_steps, on_event
     self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
     self.bad_in_a_row = 0
     self.begin()
@@ -101,7 +101,7 @@ class StepMetrics:
     seconds = self._seconds
     seconds["step"] = max(total - sum(seconds.values()), 1e-9)
     training, steps = seconds["step"] + seconds["data_wait"], max(self._steps, 1)
-    metrics = {f"train/{name}": value for name, value in self._task.metrics(divide(self._sums)).items()}
+    metrics = {f"train/{name}": value for name, value in self._objective.metrics(divide(self._sums)).items()}
     metrics |= {
       "train/grad_norm": self._grad_norm,
       "train/skipped_steps": float(self._skipped),

@@ -1,6 +1,6 @@
 """One update, as a pure function of state and batch; and the Objective that says what is learned.
 
-A Objective is a set of pure functions. `prepare` runs on the whole global batch: it
+An Objective is a set of pure functions. `prepare` runs on the whole global batch: it
 draws masks and counts the weight of every loss term over all of it. `loss` then
 divides its sums by those global weights, so microbatch gradients are only
 added, and the gradient is the same for any number of microbatches or devices.
@@ -27,7 +27,7 @@ class StepReport(NamedTuple):
   """What a step says about itself, as float32 scalars on the device.
 
   Attributes:
-    sums: the task's MetricSums over the global batch.
+    sums: the objective's MetricSums over the global batch.
     tokens: real tokens in the batch, padding excluded.
     grad_norm: global norm before clipping.
     learning_rate: the rate of this update.
@@ -41,20 +41,22 @@ class StepReport(NamedTuple):
   skipped: jax.Array
 
 
-def prepare_rows(task: Objective, seed: int, batch: dict[str, jax.Array], step: jax.Array | int | None):
+def prepare_rows(objective: Objective, seed: int, batch: dict[str, jax.Array], step: jax.Array | int | None):
   """(what Objective.prepare makes of a global batch, the keys [B] of its rows); `step` None: in evaluation."""
   keys = masking.row_keys(seed, batch["epoch"], batch["index"])
-  return task.prepare(batch, keys, step), keys
+  return objective.prepare(batch, keys, step), keys
 
 
-def make_gradients(task: Objective, *, seed: int, microbatches: int, mesh: Mesh | None = None, frozen_layers: int = -1):
+def make_gradients(
+  objective: Objective, *, seed: int, microbatches: int, mesh: Mesh | None = None, frozen_layers: int = -1
+):
   """Returns gradients(params, step, batch) -> ((loss, MetricSums), gradients, real tokens), over the global batch.
 
   To be jitted by the caller; `mesh` None: on one device. `step` None: as in evaluation (see Objective.prepare), but
   with dropout. `frozen_layers`: as optimizer.frozen_layers; gradients of what is frozen are zero.
   """
 
-  used = lambda params: whole(optimizers.frozen(params, frozen_layers), mesh, task.dtype)
+  used = lambda params: whole(optimizers.frozen(params, frozen_layers), mesh, objective.dtype)
 
   def of_own_rows(params, rows, global_weights):
     """(loss and MetricSums, gradients) of a device's rows, one microbatch after the other."""
@@ -62,32 +64,32 @@ def make_gradients(task: Objective, *, seed: int, microbatches: int, mesh: Mesh 
     def one(part):
       prepared, dropout_keys = part
       return jax.value_and_grad(
-        lambda params: task.loss(used(params), prepared, global_weights, dropout_keys), has_aux=True
+        lambda params: objective.loss(used(params), prepared, global_weights, dropout_keys), has_aux=True
       )(params)
 
     if microbatches == 1:
       return one(rows)
     parts = jax.tree.map(lambda x: split_rows(x, microbatches), rows)
-    return through_vectors(params, rows, parts, global_weights) if task.embed else _sum_over(one, parts)
+    return through_vectors(params, rows, parts, global_weights) if objective.embed else _sum_over(one, parts)
 
   def through_vectors(params, rows, parts, global_weights):
     """The same for a loss that needs all rows at once: their vectors first, then its gradient with respect to them,
     then that of each microbatch, whose vectors are made a second time. So memory holds the activations of one
     microbatch, as in Gao et al. 2021, arXiv 2101.06983 ("GradCache"); dropout belongs to rows, and is the same both
     times."""
-    vectors = join_rows(jax.lax.map(lambda part: task.embed(used(params), *part), parts))
+    vectors = join_rows(jax.lax.map(lambda part: objective.embed(used(params), *part), parts))
     loss_and_sums, pull = jax.value_and_grad(
-      lambda vectors: task.loss_of_vectors(rows[0], vectors, global_weights), has_aux=True
+      lambda vectors: objective.loss_of_vectors(rows[0], vectors, global_weights), has_aux=True
     )(vectors)
 
     def one(part):
       rows, pull = part
-      return jax.vjp(lambda params: task.embed(used(params), *rows), params)[1](pull)[0]
+      return jax.vjp(lambda params: objective.embed(used(params), *rows), params)[1](pull)[0]
 
     return loss_and_sums, _sum_over(one, (parts, split_rows(pull, microbatches)))
 
   def gradients(params, step, batch: dict[str, jax.Array]):
-    (prepared, global_weights, tokens), keys = prepare_rows(task, seed, batch, step)
+    (prepared, global_weights, tokens), keys = prepare_rows(objective, seed, batch, step)
     rows = prepared, masking.dropout_keys(keys)
     loss_and_sums, grads = on_own_rows(mesh, of_own_rows)(params, rows, global_weights)
     return loss_and_sums, grads, tokens
@@ -96,7 +98,7 @@ def make_gradients(task: Objective, *, seed: int, microbatches: int, mesh: Mesh 
 
 
 def make_train_step(
-  task: Objective,
+  objective: Objective,
   optimizer: optax.GradientTransformation,
   schedule: Callable,
   *,
@@ -106,7 +108,7 @@ def make_train_step(
   frozen_layers: int = -1,
 ):
   """Returns step(state, batch) -> (state, StepReport), to be jitted by the caller; `mesh` None: on one device."""
-  gradients = make_gradients(task, seed=seed, microbatches=microbatches, mesh=mesh, frozen_layers=frozen_layers)
+  gradients = make_gradients(objective, seed=seed, microbatches=microbatches, mesh=mesh, frozen_layers=frozen_layers)
 
   def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, StepReport]:
     (loss, sums), grads, tokens = gradients(state.params, state.step, batch)
@@ -145,16 +147,16 @@ def join_rows(array: jax.Array) -> jax.Array:
   return array.swapaxes(0, 1).reshape(-1, *array.shape[2:])
 
 
-def make_eval_step(task: Objective, *, seed: int, mesh: Mesh | None = None):
+def make_eval_step(objective: Objective, *, seed: int, mesh: Mesh | None = None):
   """Returns step(params, batch) -> MetricSums, without dropout, to be jitted by the caller; `mesh` None: on one
   device.
   """
 
   def sums_of(params, prepared, global_weights):
-    return task.loss(whole(params, mesh, task.dtype), prepared, global_weights, None)[1], None
+    return objective.loss(whole(params, mesh, objective.dtype), prepared, global_weights, None)[1], None
 
   def step(params, batch: dict[str, jax.Array]) -> MetricSums:
-    (prepared, global_weights, _), _ = prepare_rows(task, seed, batch, None)
+    (prepared, global_weights, _), _ = prepare_rows(objective, seed, batch, None)
     return on_own_rows(mesh, sums_of, training=False)(params, prepared, global_weights)[0]
 
   return step
@@ -174,15 +176,15 @@ class TrainProgram(NamedTuple):
   optimizer: optax.GradientTransformation
 
 
-def make_program(task: Objective, config: ml_collections.ConfigDict, mesh: Mesh) -> TrainProgram:
-  """Puts the step of a task together. Raises UserError for a schedule or a mesh that does not fit."""
+def make_program(objective: Objective, config: ml_collections.ConfigDict, mesh: Mesh) -> TrainProgram:
+  """Puts the step of an objective together. Raises UserError for a schedule or a mesh that does not fit."""
   schedule, optimizer = optimizers.make_schedule(config), optimizers.make_optimizer(config)
-  state = train_state.abstract(task.init, optimizer, mesh, config.seed)
+  state = train_state.abstract(objective.init, optimizer, mesh, config.seed)
   sharding.check_sharded(mesh, state)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
   train_step = jax.jit(
     make_train_step(
-      task,
+      objective,
       optimizer,
       schedule,
       seed=config.seed,

@@ -20,13 +20,13 @@ CONFIG = EncoderConfig(
 )
 
 
-def drawn(model: SentenceModel, objective: str):
-  """(params of a model, its task for one device)."""
-  task = sentence_embedding.make_task(model, objective)
-  shapes, rng = jax.eval_shape(task.init, jax.random.key(0)), np.random.default_rng(5)
+def drawn(model: SentenceModel, loss_name: str):
+  """(params of a model, its objective for one device)."""
+  objective = sentence_embedding.make_embedding_objective(model, loss_name)
+  shapes, rng = jax.eval_shape(objective.init, jax.random.key(0)), np.random.default_rng(5)
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: draw_weights(rng, leaf.shape, scale=path[-1].key == "scale"), shapes
-  ), task
+  ), objective
 
 
 def packed_batch(texts: int, labels: np.ndarray | None = None, rows: int = 16, seed: int = 0) -> dict[str, np.ndarray]:

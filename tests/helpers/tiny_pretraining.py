@@ -46,9 +46,9 @@ def tiny_model(config):
   return PretrainingModel(configs.encoder_of(config), **dtypes, remat=config.model.remat)
 
 
-def tiny_task(config, continuation=np.zeros(VOCAB, bool)):
-  """The pretraining task of `tiny_config`; `continuation` says which ids are ## pieces."""
-  return pretraining.make_task(
+def tiny_objective(config, continuation=np.zeros(VOCAB, bool)):
+  """The pretraining objective of `tiny_config`; `continuation` says which ids are ## pieces."""
+  return pretraining.make_pretraining_objective(
     tiny_model(config),
     config.masking,
     special=SPECIAL,
@@ -80,13 +80,13 @@ def tiny_batch(step, rows=ROWS):
 def run_steps(config, steps, devices=1, change=lambda step, batch: batch):
   """Trains `steps` steps as the loop does. Returns (final state, list of StepReports on the host)."""
   mesh = sharding.make_mesh(config, jax.devices()[:devices])
-  task, optimizer = tiny_task(config), optimizers.make_optimizer(config)
-  abstract = train_state.abstract(task.init, optimizer, mesh, config.seed)
+  objective, optimizer = tiny_objective(config), optimizers.make_optimizer(config)
+  abstract = train_state.abstract(objective.init, optimizer, mesh, config.seed)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-  state = train_state.fresh(task.init, optimizer, abstract, config.seed)
+  state = train_state.fresh(objective.init, optimizer, abstract, config.seed)
   step = jax.jit(
     make_train_step(
-      task,
+      objective,
       optimizer,
       optimizers.make_schedule(config),
       seed=config.seed,

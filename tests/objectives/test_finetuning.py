@@ -91,24 +91,24 @@ def batch_of(kind, step, rows=ROWS):
   }
 
 
-def task_and_params(kind, pooling="pooler", encoder=ENCODER):
+def objective_and_params(kind, pooling="pooler", encoder=ENCODER):
   model = FinetuningModel(encoder, finetuning.KINDS[kind].target, LABELS[kind], pooling)
-  task = finetuning.make_task(model, kind)
-  shapes = jax.eval_shape(task.init, jax.random.key(0))
+  objective = finetuning.make_finetuning_objective(model, kind)
+  shapes = jax.eval_shape(objective.init, jax.random.key(0))
   rng = np.random.default_rng(7)
   draw = lambda path, leaf: jnp.asarray(
     draw_weights(rng, leaf.shape, scale=path[-1].key == "scale") * 0.3 + 0.7 * (path[-1].key == "scale")
   )
-  return task, jax.tree_util.tree_map_with_path(draw, shapes)
+  return objective, jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def train(kind, config, steps=STEPS, batches=batch_of, **how):
   """(losses, parameters) of so many steps of ours."""
-  task, params = task_and_params(kind, **how)
+  objective, params = objective_and_params(kind, **how)
   optimizer = optimizers.make_optimizer(config)
   step = jax.jit(
     make_train_step(
-      task,
+      objective,
       optimizer,
       optimizers.make_schedule(config),
       seed=0,
@@ -251,8 +251,8 @@ def test_with_layer_decay_a_layer_moves_by_its_share_of_the_rate():
 
 def test_what_is_frozen_has_no_gradients_and_the_rest_has_its_own():
   """So nothing of it enters the global norm that gradients are clipped by."""
-  task, params = task_and_params("classification")
-  gradients = lambda frozen: jax.jit(make_gradients(task, seed=0, microbatches=1, frozen_layers=frozen))(
+  objective, params = objective_and_params("classification")
+  gradients = lambda frozen: jax.jit(make_gradients(objective, seed=0, microbatches=1, frozen_layers=frozen))(
     params, 0, batch_of("classification", 0)
   )[1]
 

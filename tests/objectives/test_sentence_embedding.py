@@ -82,7 +82,7 @@ def test_triplets_of_equal_texts_have_a_gradient():
 def test_softmax_is_softmax_loss():
   given, labels = vectors(2), np.array([0, 1, 2, 2, 1, 0], np.int32)
   model = SentenceModel(CONFIG, num_labels=3)
-  params, task = drawn(model, "softmax")
+  params, objective = drawn(model, "softmax")
   loss = theirs.SoftmaxLoss(Given(), embedding_dimension=32, num_labels=3)
   with torch.no_grad():
     dense = params["classifier"]["dense"]
@@ -93,8 +93,8 @@ def test_softmax_is_softmax_loss():
   np.testing.assert_allclose(ours, their_loss(loss, given, labels.astype(np.int64)), rtol=1e-5)
 
   batch = packed_batch(2, np.tile(labels, 3)[:16])
-  rows, weights, _ = task.prepare(batch, None, 0)
-  made = jax.jit(lambda params: task.loss(params, rows, weights, None)[0])(params)
+  rows, weights, _ = objective.prepare(batch, None, 0)
+  made = jax.jit(lambda params: objective.loss(params, rows, weights, None)[0])(params)
   read = np.asarray(jax.jit(lambda params: model.apply({"params": params}, rows.inputs))(params))
   kept = lambda part: torch.tensor(read[:, part])
   np.testing.assert_allclose(
@@ -136,7 +136,9 @@ def test_a_text_is_no_negative_of_itself(labels, left_out):
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def gradients_of(model, params, batch, *, microbatches=1, change=lambda task: task, objective="in-batch", **mesh_shape):
+def gradients_of(
+  model, params, batch, *, microbatches=1, change=lambda objective: objective, loss_name="in-batch", **mesh_shape
+):
   """(loss, gradients) of a batch on a mesh."""
   config, mesh = configs.default_config(), None
   if mesh_shape:
@@ -146,8 +148,14 @@ def gradients_of(model, params, batch, *, microbatches=1, change=lambda task: ta
     specs = sharding.state_specs(params)
     params = jax.device_put(params, jax.tree.map(lambda spec: jax.sharding.NamedSharding(mesh, spec), specs))
     batch = sharding.put_batch(batch, mesh)
-  task = change(sentence_embedding.make_task(model, objective, all_rows=lambda rows: collectives.all_rows(rows, mesh)))
-  (loss, _), grads, _ = jax.jit(make_gradients(task, seed=0, microbatches=microbatches, mesh=mesh))(params, 1, batch)
+  objective = change(
+    sentence_embedding.make_embedding_objective(
+      model, loss_name, all_rows=lambda rows: collectives.all_rows(rows, mesh)
+    )
+  )
+  (loss, _), grads, _ = jax.jit(make_gradients(objective, seed=0, microbatches=microbatches, mesh=mesh))(
+    params, 1, batch
+  )
   return jax.device_get((loss, grads))
 
 
@@ -178,14 +186,16 @@ def test_loss_and_gradient_are_those_of_one_device_and_one_part(in_batch, microb
 def test_without_the_vectors_of_all_microbatches_the_gradient_would_be_another(in_batch):
   """Else the test above would say nothing."""
   model, params, batch, (_, grads) = in_batch
-  _, cut = gradients_of(model, params, batch, microbatches=4, change=lambda task: task._replace(embed=None))
+  _, cut = gradients_of(model, params, batch, microbatches=4, change=lambda objective: objective._replace(embed=None))
   assert distance(cut, grads) > 0.01
 
 
 def test_microbatches_save_memory_though_the_loss_is_over_the_whole_batch(in_batch):
   model, params, _, _ = in_batch
-  task, batch = sentence_embedding.make_task(model, "in-batch"), packed_batch(3, rows=128)
-  compiled = lambda parts: jax.jit(make_gradients(task, seed=0, microbatches=parts)).lower(params, 1, batch).compile()
+  objective, batch = sentence_embedding.make_embedding_objective(model, "in-batch"), packed_batch(3, rows=128)
+  compiled = lambda parts: (
+    jax.jit(make_gradients(objective, seed=0, microbatches=parts)).lower(params, 1, batch).compile()
+  )
   whole, parts = (compiled(parts).memory_analysis().temp_size_in_bytes for parts in (1, 8))
   assert parts < whole / 3
 
@@ -199,9 +209,9 @@ def test_simcse_reads_one_text_twice_with_different_dropout():
     batch["tokens"][row, count : 2 * count] = batch["tokens"][row, :count]
   batch["sequences"] = np.repeat(batch["sequences"], 2, axis=1)
   batch["labels"] = np.repeat(np.arange(16, dtype=np.int32)[:, None], 2, axis=1)
-  params, task = drawn(SentenceModel(CONFIG), "simcse")
-  rows, _, _ = task.prepare(batch, None, 0)
-  embed = jax.jit(lambda keys: task.embed(params, rows, keys))
+  params, objective = drawn(SentenceModel(CONFIG), "simcse")
+  rows, _, _ = objective.prepare(batch, None, 0)
+  embed = jax.jit(lambda keys: objective.embed(params, rows, keys))
   first, second = np.moveaxis(np.asarray(embed(jax.random.split(jax.random.key(1), 16))), 1, 0)
   assert np.abs(first - second).max(axis=1).min() > 0.01
   first, second = np.moveaxis(np.asarray(embed(None)), 1, 0)

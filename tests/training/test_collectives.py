@@ -71,7 +71,7 @@ def compiled():
 def parameters(split_by_fsdp):
   """Numbers in all parameters of the model that fsdp splits, or that it does not."""
   config = config_of(8)
-  task = pretraining.make_task(
+  objective = pretraining.make_pretraining_objective(
     model_of(config, configs.encoder_of(config)),
     config.masking,
     special=SpecialIds(0, 1, 2, 3, 4),
@@ -79,7 +79,7 @@ def parameters(split_by_fsdp):
     pairs="nsp",
     total_steps=10,
   )
-  shapes = jax.tree_util.tree_leaves_with_path(jax.eval_shape(task.init, jax.random.key(0)))
+  shapes = jax.tree_util.tree_leaves_with_path(jax.eval_shape(objective.init, jax.random.key(0)))
   big = lambda path, leaf: leaf.ndim == 2 and "token_type" not in str(path) and "nsp_head" not in str(path)
   return sum(math.prod(leaf.shape) for path, leaf in shapes if big(path, leaf) == split_by_fsdp)
 

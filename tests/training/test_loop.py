@@ -1,4 +1,4 @@
-"""loop.py: what a run tells of its steps, with the smallest task that a step can train."""
+"""loop.py: what a run tells of its steps, with the smallest objective that a step can train."""
 
 import gzip
 import io
@@ -32,7 +32,7 @@ BAD = 99  # a row with this token makes the loss NaN
 ROWS = 8
 
 
-def one_matrix_task() -> Objective:
+def one_matrix_objective() -> Objective:
   """Two numbers that are to become 3 and what the tokens add, so that parameters tell which batches there were."""
 
   def loss(params, tokens, global_weights, key):
@@ -82,7 +82,9 @@ def train(
       }
 
   mesh = sharding.make_mesh(config, jax.devices()[:1])
-  run = loop.Training(one_matrix_task(), config, mesh, batches, evaluate=evaluate, identity={}, selection=selection)
+  run = loop.Training(
+    one_matrix_objective(), config, mesh, batches, evaluate=evaluate, identity={}, selection=selection
+  )
   with (
     MetricsWriter(folder, next_attempt(folder)) as writer,
     Checkpoints(

@@ -10,7 +10,7 @@ import pytest
 
 from bert_jax.errors import UserError
 from bert_jax.training import optimizer as optimizers
-from tests.helpers.tiny_pretraining import tiny_config, tiny_task
+from tests.helpers.tiny_pretraining import tiny_config, tiny_objective
 
 
 def rates(**overrides):
@@ -37,7 +37,7 @@ def test_a_warmup_that_leaves_no_room_is_refused():
 
 
 def test_matrices_and_embeddings_decay_and_nothing_else():
-  params = tiny_task(tiny_config()).init(jax.random.key(0))
+  params = tiny_objective(tiny_config()).init(jax.random.key(0))
   for path, decays in jax.tree_util.tree_leaves_with_path(optimizers.decays(params)):
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     assert decays == name.endswith(("kernel", "embedding")), name

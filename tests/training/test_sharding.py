@@ -13,7 +13,7 @@ from bert_jax.models import layers
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training import sharding, train_state
 from bert_jax.training.train_step import make_eval_step, make_program
-from tests.helpers.tiny_pretraining import losses, run_steps, tiny_batch, tiny_config, tiny_task
+from tests.helpers.tiny_pretraining import losses, run_steps, tiny_batch, tiny_config, tiny_objective
 
 MESHES = {
   "data 8": {"mesh.data": 8},
@@ -66,17 +66,17 @@ def test_ten_steps_on_eight_devices_give_the_losses_of_one(alone, mesh, how):
 @pytest.mark.parametrize("mesh", ["data 8", "data 2 x fsdp 4"])
 def test_an_evaluation_on_eight_devices_gives_the_sums_of_one(mesh):
   config = tiny_config(**MESHES[mesh])
-  task, mesh = tiny_task(config), sharding.make_mesh(config)
-  params = task.init(jax.random.key(0))
-  expected = jax.jit(make_eval_step(task, seed=0))(params, tiny_batch(0))
-  found = jax.jit(make_eval_step(task, seed=0, mesh=mesh))(params, sharding.put_batch(tiny_batch(0), mesh))
+  objective, mesh = tiny_objective(config), sharding.make_mesh(config)
+  params = objective.init(jax.random.key(0))
+  expected = jax.jit(make_eval_step(objective, seed=0))(params, tiny_batch(0))
+  found = jax.jit(make_eval_step(objective, seed=0, mesh=mesh))(params, sharding.put_batch(tiny_batch(0), mesh))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
 
 
 def test_with_bfloat16_products_gradients_are_still_summed_in_float32():
   """On eight devices, whose every sum over devices is read from the program."""
   config = tiny_config(**MESHES["data 2 x fsdp 4"], **{"model.dtype": "bfloat16"})
-  program = make_program(tiny_task(config), config, sharding.make_mesh(config))
+  program = make_program(tiny_objective(config), config, sharding.make_mesh(config))
   text = program.train_step.lower(
     program.state, sharding.put_batch(tiny_batch(0), sharding.make_mesh(config))
   ).as_text()
@@ -97,7 +97,9 @@ def test_fsdp_holds_an_eighth_of_every_matrix_and_of_its_moments_on_each_device(
 
 def test_tensor_parallelism_splits_the_matrices_of_a_layer_and_their_moments():
   config = tiny_config(**MESHES[ALL_AXES])
-  state = train_state.abstract(tiny_task(config).init, optimizers.make_optimizer(config), sharding.make_mesh(config), 0)
+  state = train_state.abstract(
+    tiny_objective(config).init, optimizers.make_optimizer(config), sharding.make_mesh(config), 0
+  )
   for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.opt_state)):
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     if ("/layer_0/" in name and name.endswith("kernel")) or name.endswith("word_embeddings/embedding"):
@@ -127,7 +129,9 @@ def test_a_parameter_that_no_rule_names_is_an_error(name):
 
 
 def names_of(config):
-  state = train_state.abstract(tiny_task(config).init, optimizers.make_optimizer(config), sharding.make_mesh(config), 0)
+  state = train_state.abstract(
+    tiny_objective(config).init, optimizers.make_optimizer(config), sharding.make_mesh(config), 0
+  )
   return [
     jax.tree_util.keystr(path, simple=True, separator="/")
     for path, _ in jax.tree_util.tree_leaves_with_path(state.params)
@@ -143,7 +147,7 @@ def test_every_rule_is_used_and_every_name_of_an_axis_is_known():
     given, plain = set(), nn.with_logical_constraint
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(layers.nn, "with_logical_constraint", lambda x, axes: given.update(axes) or plain(x, axes))
-      jax.eval_shape(tiny_task(tiny_config()).init, jax.random.key(0))
+      jax.eval_shape(tiny_objective(tiny_config()).init, jax.random.key(0))
   assert {"batch", "hidden", "heads", "mlp", "vocab"} <= given
   assert given - {None} <= set(sharding.AXES)
 
@@ -152,7 +156,7 @@ def large_state(**overrides):
   """(mesh, abstract state) of a model with matrices worth spreading."""
   config = tiny_config(**{"model.hidden_size": 256, "model.intermediate_size": 512} | overrides)
   mesh = sharding.make_mesh(config)
-  return mesh, train_state.abstract(tiny_task(config).init, optimizers.make_optimizer(config), mesh, 0)
+  return mesh, train_state.abstract(tiny_objective(config).init, optimizers.make_optimizer(config), mesh, 0)
 
 
 @pytest.mark.parametrize("mesh", MESHES)
@@ -262,4 +266,4 @@ def test_a_mesh_or_batch_that_does_not_divide_is_refused_with_the_remedy(overrid
 def test_an_axis_that_does_not_divide_a_parameter_is_named():
   config = tiny_config(**{"mesh.data": 1, "mesh.fsdp": 8, "model.hidden_size": 12, "model.num_attention_heads": 2})
   with pytest.raises(UserError, match="mesh.fsdp=8 does not divide a dimension of 12"):
-    train_state.abstract(tiny_task(config).init, optimizers.make_optimizer(config), sharding.make_mesh(config), 0)
+    train_state.abstract(tiny_objective(config).init, optimizers.make_optimizer(config), sharding.make_mesh(config), 0)

@@ -10,7 +10,7 @@ from bert_jax.objectives.objective import Objective, add_sums, divide
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training import train_state
 from bert_jax.training.train_step import make_eval_step, make_train_step, split_rows
-from tests.helpers.tiny_pretraining import losses, run_steps, tiny_batch, tiny_config, tiny_task
+from tests.helpers.tiny_pretraining import losses, run_steps, tiny_batch, tiny_config, tiny_objective
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,10 @@ def test_lamb_trains_too():
 
 def test_a_non_finite_update_leaves_parameters_and_moments_as_they_were():
   config = tiny_config()
-  task, optimizer = tiny_task(config), optimizers.make_optimizer(config)
-  broken = task._replace(loss=lambda params, part, weights, key: _nan_loss(task, params, part, weights, key))
+  objective, optimizer = tiny_objective(config), optimizers.make_optimizer(config)
+  broken = objective._replace(loss=lambda params, part, weights, key: _nan_loss(objective, params, part, weights, key))
   step = jax.jit(make_train_step(broken, optimizer, optimizers.make_schedule(config), seed=0, microbatches=2))
-  before = train_state.create(task.init(jax.random.key(0)), optimizer)
+  before = train_state.create(objective.init(jax.random.key(0)), optimizer)
   batch = tiny_batch(0)
   good, report = step(before, batch)
   assert report.skipped == 0 and int(good.step) == 1
@@ -77,8 +77,8 @@ def test_a_non_finite_update_leaves_parameters_and_moments_as_they_were():
   assert report.skipped == 0 and np.isfinite(report.grad_norm)
 
 
-def _nan_loss(task, params, part, weights, key):
-  loss, sums = task.loss(params, part, weights, key)
+def _nan_loss(objective, params, part, weights, key):
+  loss, sums = objective.loss(params, part, weights, key)
   return loss * jnp.where(jnp.any(part[1].labels == 99) | jnp.any(part[0].input_ids[:, 1] == 99), jnp.nan, 1.0), sums
 
 
@@ -103,14 +103,14 @@ def one_number_task(loss=lambda w: w):
   return Objective(init, prepare, with_keys, dict)
 
 
-def step_once(task, *, seed=0, microbatches=1, number=0, epoch=5):
+def step_once(objective, *, seed=0, microbatches=1, number=0, epoch=5):
   """(state before, state after, report) of a step on eight rows."""
   config = tiny_config(**{"optimizer.warmup_steps": 0})
   optimizer = optimizers.make_optimizer(config)
   step = jax.jit(
-    make_train_step(task, optimizer, optimizers.make_schedule(config), seed=seed, microbatches=microbatches)
+    make_train_step(objective, optimizer, optimizers.make_schedule(config), seed=seed, microbatches=microbatches)
   )
-  before = train_state.create(task.init(None), optimizer)._replace(step=jnp.int32(number))
+  before = train_state.create(objective.init(None), optimizer)._replace(step=jnp.int32(number))
   return before, *step(before, {"epoch": jnp.full(8, epoch, jnp.uint32), "index": jnp.arange(8, dtype=jnp.uint32)})
 
 

@@ -48,7 +48,7 @@ def _assemble(job: Job, tokenizer: Tokenizer, provenance: dict[str, Any]) -> dic
     counts_of[split] = total
   for split, total in counts_of.items():
     if not total.rows:
-      if total.documents < pairs.OBJECTIVES[job.settings.objective].min_documents:
+      if total.documents < pairs.PAIRINGS[job.settings.objective].min_documents:
         splits.check_count(sum(one.documents for one in counts_of.values()), job.settings.objective)
       raise UserError(f"the {split} split came out empty: its documents hold nothing but control characters")
   for split, records in shards.items():

@@ -21,7 +21,7 @@ class PrepareSettings(NamedTuple):
     vocab_size: entries of a vocabulary trained here.
     lowercase: lowercase and strip accents; for a trained vocabulary or a vocab.txt (a folder says it itself).
     seq_length: tokens in a row.
-    objective: a key of `pairs.OBJECTIVES`.
+    objective: a key of `pairs.PAIRINGS`.
     max_sequences: sequences in a row at most.
     validation_fraction: share of the documents held out.
     short_probability: share of NSP pairs with a random shorter target.

@@ -10,7 +10,7 @@ drawn for other documents. Every document has its own stream of random numbers,
 made from the raw words of NumPy's Philox counter generator, whose values (unlike
 those of `Generator` methods) are the same in all versions of NumPy.
 
-A new objective is a row in `OBJECTIVES`.
+A new objective is a row in `PAIRINGS`.
 """
 
 import bisect
@@ -61,7 +61,7 @@ class _Found(NamedTuple):
   document_b: int
 
 
-class Objective(NamedTuple):
+class Pairing(NamedTuple):
   """How an objective cuts a document.
 
   Attributes:
@@ -88,8 +88,8 @@ def make_sequences(
   """Cuts every document of a chunk into sequences.
 
   Args:
-    documents: the chunk; see `Objective.min_documents` for how many it needs. None at all give no sequences.
-    objective: a key of `OBJECTIVES`.
+    documents: the chunk; see `Pairing.min_documents` for how many it needs. None at all give no sequences.
+    objective: a key of `PAIRINGS`.
     seq_length: tokens in a sequence at most, [CLS] and [SEP] included.
     short_probability: share of NSP pairs whose target length is drawn between 2 and the maximum.
     seed: together with a document's number it decides what is drawn for that document.
@@ -125,16 +125,16 @@ def make_sequences(
   )
 
 
-def check_settings(objective: str, seq_length: int) -> Objective:
+def check_settings(objective: str, seq_length: int) -> Pairing:
   """The objective's row in the table, or a UserError that says what is wrong."""
-  if objective not in OBJECTIVES:
-    raise UserError(f"unknown objective {objective!r}; known are {', '.join(OBJECTIVES)}")
+  if objective not in PAIRINGS:
+    raise UserError(f"unknown objective {objective!r}; known are {', '.join(PAIRINGS)}")
   if not MIN_SEQ_LENGTH <= seq_length <= MAX_SEQ_LENGTH:
     raise UserError(
       f"seq_length: expected {MIN_SEQ_LENGTH} to {MAX_SEQ_LENGTH:,} tokens, found {seq_length}: two "
       "sentences and three special tokens need room; BERT uses 128 and 512"
     )
-  return OBJECTIVES[objective]
+  return PAIRINGS[objective]
 
 
 def random_numbers(seed: int, document: int, generator: np.random.Philox | None = None) -> Callable[[], float]:
@@ -275,8 +275,8 @@ def _plain_sequences(chunk, document, room, short_probability, draw) -> Iterator
     position = end
 
 
-OBJECTIVES = {
-  "nsp": Objective(_sentence_pairs, special_tokens=3, min_documents=2),
-  "sop": Objective(_ordered_pairs, special_tokens=3, min_documents=1),
-  "none": Objective(_plain_sequences, special_tokens=2, min_documents=1),
+PAIRINGS = {
+  "nsp": Pairing(_sentence_pairs, special_tokens=3, min_documents=2),
+  "sop": Pairing(_ordered_pairs, special_tokens=3, min_documents=1),
+  "none": Pairing(_plain_sequences, special_tokens=2, min_documents=1),
 }

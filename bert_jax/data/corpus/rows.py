@@ -63,7 +63,7 @@ def make_rows(
   """
   counts = len(documents.numbers), len(documents.sentence_starts) - 1, len(documents.tokens)
   usable = documents
-  if len(documents.numbers) < pairs.OBJECTIVES[settings.objective].min_documents:
+  if len(documents.numbers) < pairs.PAIRINGS[settings.objective].min_documents:
     # All others of the chunk were empty after tokenization (nothing but control characters, say).
     nothing = np.zeros(1, np.int64)
     usable = documents._replace(sentence_starts=nothing, document_starts=nothing, numbers=documents.numbers[:0])

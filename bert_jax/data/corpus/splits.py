@@ -37,7 +37,7 @@ def make_chunks(
   Args:
     documents: in reading order.
     validation_fraction: share of the documents that is held out.
-    objective: a key of `pairs.OBJECTIVES`. The chunks do not depend on it; too few documents for it are refused.
+    objective: a key of `pairs.PAIRINGS`. The chunks do not depend on it; too few documents for it are refused.
     chunk_bytes: UTF-8 text in a chunk, at most, unless two documents are longer.
     files: receives {file: number}, in the order of their first document.
 
@@ -94,7 +94,7 @@ def _with_splits(documents, fraction, objective, head_bytes) -> Iterator[tuple[s
     size += one[-1]
     if size >= head_bytes and len(distinct) >= 2 * _MIN_DOCUMENTS:
       break
-  if len(head) == 1 and pairs.OBJECTIVES[objective].min_documents == 1:
+  if len(head) == 1 and pairs.PAIRINGS[objective].min_documents == 1:
     yield from _halves(head[0], fraction)
     return
   check_count(len(distinct), objective)
@@ -115,7 +115,7 @@ def _hashed(documents: Iterable[Document]) -> Iterator[_Hashed]:
 
 def check_count(found: int, objective: str):
   """Raises UserError where an objective cannot do with so many different documents."""
-  needed = _MIN_DOCUMENTS * pairs.OBJECTIVES[objective].min_documents
+  needed = _MIN_DOCUMENTS * pairs.PAIRINGS[objective].min_documents
   if found == 0:
     raise UserError("the sources hold no text")
   if found < needed:

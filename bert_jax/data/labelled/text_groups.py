@@ -57,7 +57,7 @@ def load_groups(objective: str, where: Where) -> tuple[TextGroups, TextGroups | 
   """Reads what is trained on, and the scored pairs that the model is judged by, if there are any.
 
   Args:
-    objective: one of sentence_embedding.OBJECTIVES.
+    objective: one of sentence_embedding.LOSSES.
     where: see there.
 
   Raises:

@@ -31,8 +31,8 @@ class Own:
   def __init__(self, config: ml_collections.ConfigDict, data: BenchData):
     self.config, self._data = data.resolved(config), data
     self.mesh = sharding.make_mesh(self.config)
-    self._task = data.task(self.config, jax.default_backend())
-    program = make_program(self._task, self.config, self.mesh)
+    self._objective = data.objective(self.config, jax.default_backend())
+    program = make_program(self._objective, self.config, self.mesh)
     self.steps = self.tokens = 0
     self.seconds = self.wait_seconds = 0.0
     self._stream = data.stream(self.config)
@@ -47,7 +47,7 @@ class Own:
       - memory.alias_size_in_bytes
       + memory.temp_size_in_bytes
     )
-    self._state = train_state.fresh(self._task.init, program.optimizer, program.state, self.config.seed)
+    self._state = train_state.fresh(self._objective.init, program.optimizer, program.state, self.config.seed)
     self.params = jax.device_get(self._state.params)
 
   def first_step(self) -> tuple[float, float]:
@@ -82,8 +82,8 @@ class Own:
     backward).
     """
     settings = {"seed": self.config.seed, "mesh": self.mesh}
-    forward = jax.jit(make_eval_step(self._task, **settings))
-    gradients = jax.jit(make_gradients(self._task, microbatches=self.config.optimizer.microbatches, **settings))
+    forward = jax.jit(make_eval_step(self._objective, **settings))
+    gradients = jax.jit(make_gradients(self._objective, microbatches=self.config.optimizer.microbatches, **settings))
     # The state moves on between two turns: it is asked for anew with every call.
     return {
       "forward": repeated(lambda: forward(self._state.params, self._batch)),
@@ -91,8 +91,8 @@ class Own:
     }
 
   def masked_batches(self, count: int) -> list[Any]:
-    """What the task makes of the first batches of the rows, on the host: inputs, and the tokens to predict."""
-    prepare = jax.jit(lambda batch: prepare_rows(self._task, self.config.seed, batch, 0)[0][0])
+    """What the objective makes of the first batches of the rows, on the host: inputs, and the tokens to predict."""
+    prepare = jax.jit(lambda batch: prepare_rows(self._objective, self.config.seed, batch, 0)[0][0])
     return [jax.device_get(prepare(batch)) for batch in self._data.first(self.config, count)]
 
   def flops_per_token(self) -> float:

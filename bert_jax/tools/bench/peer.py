@@ -60,7 +60,7 @@ class Transformers:
   Args:
     config: resolved, of the run to compare with.
     params: its parameters before the first step, on the host.
-    batches: what its task makes of its first batches, see Own.masked_batches.
+    batches: what its objective makes of its first batches, see Own.masked_batches.
     pairs: whether there is a loss on pairs.
     compiled: whether by torch.compile.
 

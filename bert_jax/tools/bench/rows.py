@@ -114,12 +114,12 @@ class BenchData:
       return build.resolve(config, self.corpus, self.tokenizer)
     return data_facts.resolved(config, self.facts.data)
 
-  def task(self, config: ml_collections.ConfigDict, platform: str) -> Objective:
-    """The pretraining task of a resolved config on these rows."""
+  def objective(self, config: ml_collections.ConfigDict, platform: str) -> Objective:
+    """The pretraining objective of a resolved config on these rows."""
     if not self.corpus:
-      return data_facts.stand_in_task(config, self.facts.data, platform)
+      return data_facts.stand_in_objective(config, self.facts.data, platform)
     model = build.model_of(config, configs.encoder_of(config), platform, seq_length=self.facts.data.seq_length)
-    return build.pretraining_task(config, model, self.corpus, self.tokenizer)
+    return build.make_objective(config, model, self.corpus, self.tokenizer)
 
   def stream(self, config: ml_collections.ConfigDict) -> Iterator[HostBatch]:
     """Batches without an end, by the loader that needs no TensorFlow."""

@@ -174,7 +174,7 @@ class Context:
     except UserError:  # the corpus row says why
       config = self._guessed()
     special = SpecialIds(*range(5))  # decides no shape, nor do the two that follow
-    task = pretraining.make_task(
+    objective = pretraining.make_pretraining_objective(
       model_of(config, configs.encoder_of(config)),
       config.masking,
       special=special,
@@ -183,7 +183,7 @@ class Context:
       total_steps=config.total_steps,
     )
     optimizer = optimizers.make_optimizer(config)
-    return jax.eval_shape(lambda: train_state.create(task.init(jax.random.key(0)), optimizer))
+    return jax.eval_shape(lambda: train_state.create(objective.init(jax.random.key(0)), optimizer))
 
   @property
   def state_bytes(self) -> int:

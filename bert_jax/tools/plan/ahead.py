@@ -30,7 +30,7 @@ from bert_jax.batch import HOST_BATCH, WORD_STARTS
 from bert_jax.cluster.chips import Topology, parse_topology
 from bert_jax.errors import UserError
 from bert_jax.tools.plan import hlo
-from bert_jax.tools.plan.data_facts import DataFacts, stand_in_task
+from bert_jax.tools.plan.data_facts import DataFacts, stand_in_objective
 from bert_jax.training import sharding
 from bert_jax.training.train_step import make_program
 
@@ -263,8 +263,8 @@ def compile_here(request: Request) -> Compiled:
   """Compiles a request in this process, which must be a child: see compile_ahead."""
   config, data = request.config, request.data
   mesh = sharding.make_mesh(config, topology_devices(parse_topology(request.topology)))
-  task = stand_in_task(config, data, "tpu")
-  program = make_program(task, config, mesh)
+  objective = stand_in_objective(config, data, "tpu")
+  program = make_program(objective, config, mesh)
   began = time.perf_counter()
   compiled = program.train_step.lower(program.state, _abstract_batch(config, data, mesh)).compile()
   seconds = time.perf_counter() - began

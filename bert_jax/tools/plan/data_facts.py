@@ -114,8 +114,8 @@ def resolved(config: ml_collections.ConfigDict, data: DataFacts) -> ml_collectio
   return config
 
 
-def stand_in_task(config: ml_collections.ConfigDict, data: DataFacts, platform: str) -> Objective:
-  """The pretraining task of a resolved config without a vocabulary at hand: constants of the program differ, and
+def stand_in_objective(config: ml_collections.ConfigDict, data: DataFacts, platform: str) -> Objective:
+  """The pretraining objective of a resolved config without a vocabulary at hand: constants of the program differ, and
   nothing else.
 
   Args:
@@ -124,7 +124,7 @@ def stand_in_task(config: ml_collections.ConfigDict, data: DataFacts, platform: 
     platform: tpu, gpu or cpu: where it will run.
   """
   module = build.model_of(config, configs.encoder_of(config), platform, seq_length=data.seq_length)
-  return pretraining.make_task(
+  return pretraining.make_pretraining_objective(
     module,
     config.masking,
     special=STAND_IN_SPECIAL,

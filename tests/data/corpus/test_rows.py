@@ -29,7 +29,7 @@ def make(documents: Documents, objective: str = "nsp"):
   return rows.make_rows(documents, settings, vocab_size=VOCAB, special_ids=SPECIAL)
 
 
-@pytest.mark.parametrize("objective", pairs.OBJECTIVES)
+@pytest.mark.parametrize("objective", pairs.PAIRINGS)
 def test_rows_are_the_packed_sequences_and_everything_is_counted(objective):
   documents = some_documents()
   made, counts = make(documents, objective)

@@ -8,7 +8,7 @@ from bert_jax import config as configs
 from bert_jax.cluster.chips import parse_topology
 from bert_jax.tools.plan import estimate
 from bert_jax.tools.plan.ahead import Compiled, Traffic
-from tests.helpers.tiny_pretraining import tiny_config, tiny_task
+from tests.helpers.tiny_pretraining import tiny_config, tiny_objective
 
 
 def compiled(memory=None, flops=0.0, traffic=(), microbatches=1):
@@ -62,7 +62,7 @@ def test_overlap_is_the_longest_and_no_overlap_the_sum():
 )
 def test_parameters_are_counted_as_the_model_has_them(changes):
   config = tiny_config(**changes)
-  shapes = jax.eval_shape(tiny_task(config, np.zeros(config.model.vocab_size, bool)).init, jax.random.key(0))
+  shapes = jax.eval_shape(tiny_objective(config, np.zeros(config.model.vocab_size, bool)).init, jax.random.key(0))
   assert estimate.count_parameters(configs.encoder_of(config)) == sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
