@@ -20,6 +20,7 @@ A row of length 12 with two sequences, "[CLS] a b [SEP] c [SEP]" and
 sequence a token belongs to, 0 being padding; attention stays within it.
 """
 
+import enum
 from typing import Any, NamedTuple
 
 import jax
@@ -76,6 +77,33 @@ class ModelInputs(NamedTuple):
   sequence_lengths: Any
   sequence_weights: Any
   sequence_labels: Any
+
+
+class Stream(enum.IntEnum):
+  """What is folded into a row's key for random numbers of another kind; the key itself draws the masks.
+
+  A value never changes: a run that is resumed would go on with other numbers.
+  """
+
+  SPANS = 1  # where a row's words are cut into spans
+  DROPOUT = 2
+
+
+def row_keys(seed: int, epoch: jax.Array, index: jax.Array) -> jax.Array:
+  """Threefry keys [B], one per (epoch, row): fold_in(fold_in(key(seed), epoch), index).
+
+  Args:
+    seed: the run's seed.
+    epoch: uint32 [B], which pass over the corpus the row belongs to.
+    index: uint32 [B], which row of the corpus it is.
+  """
+  base = jax.random.key(seed, impl="threefry2x32")
+  return jax.vmap(lambda e, i: jax.random.fold_in(jax.random.fold_in(base, e), i))(epoch, index)
+
+
+def fold_in_rows(keys_B: jax.Array | None, number: int) -> jax.Array | None:
+  """Other keys from those of rows: of a Stream, of a layer, of a place in it. None (no dropout) stays None."""
+  return None if keys_B is None else jax.vmap(lambda key: jax.random.fold_in(key, number))(keys_B)
 
 
 def word_starts(batch: dict[str, jax.Array], continuation: jax.Array) -> jax.Array:

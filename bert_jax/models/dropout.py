@@ -20,13 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.random import threefry2x32_p
 
+# What is folded into the keys of rows, each within the one before: a part of the model, of a layer, of its attention.
+EMBEDDINGS = 0  # layer n of N has n, a head for labels N + 1
+ATTENTION, FEED_FORWARD = 0, 1
+PROBABILITIES, ATTENTION_OUTPUT = 0, 1
+
 LEVELS = 2**16
 _PER_BLOCK = 4
-
-
-def fold(keys_B: jax.Array | None, number: int) -> jax.Array | None:
-  """Other keys from the same ones: those of a layer, or of a place in it. None (no dropout) stays None."""
-  return None if keys_B is None else jax.vmap(lambda key: jax.random.fold_in(key, number))(keys_B)
 
 
 def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None) -> jax.Array:

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from bert_jax.batch import fold_in_rows
 from bert_jax.errors import UserError
 from bert_jax.models.config import EncoderConfig
-from bert_jax.models.dropout import fold
+from bert_jax.models.dropout import EMBEDDINGS
 from bert_jax.models.layers import Block, Dtype, Embeddings
 
 # What a layer keeps for its backward pass, by `model.remat`, the most first; the rest is computed again.
@@ -94,9 +95,9 @@ class Encoder(nn.Module):
         f"rows of {input_ids.shape[1]} tokens do not fit a model of {limit} positions; "
         "raise model.max_position_embeddings or use shorter rows"
       )
-    x_BxLxH = self.embeddings(input_ids, token_type_ids, position_ids, fold(dropout_keys, 0))
+    x_BxLxH = self.embeddings(input_ids, token_type_ids, position_ids, fold_in_rows(dropout_keys, EMBEDDINGS))
     hidden_states = [x_BxLxH]
     for number, layer in enumerate(self.layer, start=1):
-      x_BxLxH = layer(x_BxLxH, segment_ids, segment_lengths, fold(dropout_keys, number))
+      x_BxLxH = layer(x_BxLxH, segment_ids, segment_lengths, fold_in_rows(dropout_keys, number))
       hidden_states.append(x_BxLxH)
     return EncoderOutput(x_BxLxH, tuple(hidden_states))

@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from bert_jax.batch import ModelInputs
+from bert_jax.batch import ModelInputs, fold_in_rows
 from bert_jax.errors import UserError
 from bert_jax.models.config import EncoderConfig
-from bert_jax.models.dropout import fold
 from bert_jax.models.encoder import Encoder
 from bert_jax.models.heads import LabelHead, Pooler
 from bert_jax.models.layers import Dtype
@@ -84,4 +83,4 @@ class FinetuningModel(nn.Module):
       pooled_Bx1xH = self.pooler(x_BxLxH[:, :1]) if self.has_pooler else None
       x_BxLxH = pool(x_BxLxH, pooled_Bx1xH, inputs, self.pooling)
     head = self.span_head if self.target == SPAN else self.classifier
-    return head(x_BxLxH, fold(dropout_keys, self.config.num_hidden_layers + 1))
+    return head(x_BxLxH, fold_in_rows(dropout_keys, self.config.num_hidden_layers + 1))

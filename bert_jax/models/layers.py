@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from bert_jax.batch import fold_in_rows
 from bert_jax.models import attention
 from bert_jax.models.config import EncoderConfig
-from bert_jax.models.dropout import dropout, fold
+from bert_jax.models.dropout import ATTENTION, ATTENTION_OUTPUT, FEED_FORWARD, PROBABILITIES, dropout
 
 Dtype = Any
 
@@ -194,13 +195,13 @@ class SelfAttention(nn.Module):
       segment_ids_BxL,
       segment_lengths_BxS,
       dropout_rate=config.attention_probs_dropout_prob,
-      dropout_keys_B=fold(dropout_keys_B, 0),
+      dropout_keys_B=fold_in_rows(dropout_keys_B, PROBABILITIES),
       implementation=self.attention,
     )
     y_BxLxNxD = named(y_BxLxNxD, "batch", "length", "heads", None)
     y_BxLxH = dense(self, config.hidden_size, "output")(y_BxLxNxD.reshape(x_BxLxH.shape))
     y_BxLxH = named(y_BxLxH, "batch", "length", "hidden")
-    y_BxLxH = dropout(y_BxLxH, config.hidden_dropout_prob, fold(dropout_keys_B, 1))
+    y_BxLxH = dropout(y_BxLxH, config.hidden_dropout_prob, fold_in_rows(dropout_keys_B, ATTENTION_OUTPUT))
     return layer_norm(self, "layer_norm")(x_BxLxH + y_BxLxH)
 
 
@@ -238,6 +239,8 @@ class Block(nn.Module):
     dropout_keys_B: jax.Array | None,
   ) -> jax.Array:
     x_BxLxH = SelfAttention(self.config, self.dtype, self.param_dtype, self.attention, name="attention")(
-      x_BxLxH, segment_ids_BxL, segment_lengths_BxS, fold(dropout_keys_B, 0)
+      x_BxLxH, segment_ids_BxL, segment_lengths_BxS, fold_in_rows(dropout_keys_B, ATTENTION)
     )
-    return FeedForward(self.config, self.dtype, self.param_dtype, name="feed_forward")(x_BxLxH, fold(dropout_keys_B, 1))
+    return FeedForward(self.config, self.dtype, self.param_dtype, name="feed_forward")(
+      x_BxLxH, fold_in_rows(dropout_keys_B, FEED_FORWARD)
+    )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 
-class Term(NamedTuple):
+class WeightedSum(NamedTuple):
   """One loss term over some examples.
 
   Attributes:
@@ -24,11 +24,11 @@ class Term(NamedTuple):
   weight: jax.Array
 
   def sums(self) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """As a task reports it: "loss" and "accuracy", each (sum, weight)."""
+    """As an objective reports it: "loss" and "accuracy", each (sum, weight)."""
     return {"loss": (self.loss, self.weight), "accuracy": (self.correct, self.weight)}
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Term:
+def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> WeightedSum:
   """Weighted softmax cross-entropy.
 
   Args:
@@ -43,10 +43,10 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> T
   nats = jnp.where(counted, log_normaliser - label_logit, 0.0)  # `where`: 0 · NaN would be NaN
   # No logit is higher than the label's: argmax would tell the same, but does not vectorise on CPU.
   correct = jnp.where(counted, label_logit >= jnp.max(logits, axis=-1), False)
-  return Term(jnp.sum(nats * weights), jnp.sum(correct * weights), jnp.sum(weights))
+  return WeightedSum(jnp.sum(nats * weights), jnp.sum(correct * weights), jnp.sum(weights))
 
 
-def binary_cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Term:
+def binary_cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> WeightedSum:
   """Weighted sigmoid cross-entropy, the mean over C independent yes-or-no questions; correct where all of them are.
 
   Args:
@@ -59,7 +59,7 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Arra
   nats = jnp.mean(jnp.logaddexp(0.0, logits) - labels * logits, axis=-1)
   correct = jnp.all((logits > 0) == (labels > 0.5), axis=-1)
   nats, correct = jnp.where(counted, nats, 0.0), jnp.where(counted, correct, False)
-  return Term(jnp.sum(nats * weights), jnp.sum(correct * weights), jnp.sum(weights))
+  return WeightedSum(jnp.sum(nats * weights), jnp.sum(correct * weights), jnp.sum(weights))
 
 
 def squared_error(scores: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:

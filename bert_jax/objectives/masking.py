@@ -1,7 +1,7 @@
-"""Masked language modelling: which tokens are predicted, and what the model sees in their place.
+"""MlmBatch language modelling: which tokens are predicted, and what the model sees in their place.
 
 Masks are drawn on the device, per row, from a key that belongs to that row in
-that epoch (`row_keys`), so neither batch size, hosts, mesh nor microbatches
+that epoch (batch.row_keys), so neither batch size, hosts, mesh nor microbatches
 change them. Of the selected tokens 80 % become [MASK], 10 % a random token and
 10 % stay as they are (Devlin et al. 2018, §3.1): a model that saw only [MASK]
 would have no reason to build a good vector for the words it can read, and
@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.batch import ModelInputs, SpecialIds
+from bert_jax.batch import ModelInputs, SpecialIds, Stream
 
 UNITS = ("token", "word", "span", "ngram")
 
@@ -60,7 +60,7 @@ class MaskSettings(NamedTuple):
     return max(self.rate, self.first_rate)
 
 
-class Masked(NamedTuple):
+class MlmBatch(NamedTuple):
   """Rows after masking.
 
   Attributes:
@@ -89,23 +89,6 @@ def rate_at(settings: MaskSettings, step: jax.Array | None, total_steps: int) ->
   return settings.first_rate + (settings.rate - settings.first_rate) * done
 
 
-def row_keys(seed: int, epoch: jax.Array, index: jax.Array) -> jax.Array:
-  """Threefry keys [B], one per (epoch, row): fold_in(fold_in(key(seed), epoch), index).
-
-  Args:
-    seed: the run's seed.
-    epoch: uint32 [B], which pass over the corpus the row belongs to.
-    index: uint32 [B], which row of the corpus it is.
-  """
-  base = jax.random.key(seed, impl="threefry2x32")
-  return jax.vmap(lambda e, i: jax.random.fold_in(jax.random.fold_in(base, e), i))(epoch, index)
-
-
-def dropout_keys(keys: jax.Array) -> jax.Array:
-  """Keys [B] for the dropout of rows in training, from the keys [B] of their masks."""
-  return jax.vmap(lambda key: jax.random.fold_in(key, 2))(keys)  # 1 cuts rows into spans, below
-
-
 def settings_of(group) -> MaskSettings:
   """The settings that the group `masking` of a config holds.
 
@@ -124,7 +107,7 @@ def mask_tokens(
   vocab_size: int,
   word_starts: jax.Array | None = None,
   rate: jax.Array | float | None = None,
-) -> Masked:
+) -> MlmBatch:
   """Selects tokens for prediction and replaces most of them.
 
   [CLS], [SEP], padding and [UNK] are never selected, and a random replacement
@@ -134,7 +117,7 @@ def mask_tokens(
   order, in which the words of a span stand together.
 
   Args:
-    keys: threefry keys [B], see `row_keys`.
+    keys: threefry keys [B], see batch.row_keys.
     inputs: the rows.
     settings: how many are selected, and what becomes of them.
     special: ids of the special tokens.
@@ -143,7 +126,7 @@ def mask_tokens(
     rate: takes the place of settings.rate, see `rate_at`.
 
   Returns:
-    Masked.
+    MlmBatch.
 
   Raises:
     ValueError: an unknown unit, or one that needs `word_starts` without them.
@@ -178,7 +161,7 @@ def mask_tokens(
       span_starts_L = starts_L
       probabilities = _length_probabilities(settings)
       if len(probabilities) > 1:
-        span_starts_L = _span_starts(jax.random.fold_in(key, 1), starts_L, maskable_L, probabilities)
+        span_starts_L = _span_starts(jax.random.fold_in(key, Stream.SPANS), starts_L, maskable_L, probabilities)
       order_L, number = _whole_words_first(number, maskable_L, starts_L, span_starts_L, order_bits_L)
     positions_K = order_L[:max_predictions].astype(jnp.int32)
     chosen_K = jnp.arange(max_predictions) < number
@@ -191,7 +174,7 @@ def mask_tokens(
     # Unused slots write outside the row, where writes are dropped.
     target_K = jnp.where(chosen_K, positions_K, input_ids_L.shape[0])
     masked_L = input_ids_L.at[target_K].set(replaced_K, mode="drop")
-    return Masked(
+    return MlmBatch(
       masked_L, jnp.where(chosen_K, positions_K, 0), jnp.where(chosen_K, labels_K, 0), chosen_K.astype(jnp.float32)
     )
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from bert_jax.batch import ModelInputs, SpecialIds, model_inputs, word_starts
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.objectives import losses, masking
-from bert_jax.objectives.masking import Masked
+from bert_jax.objectives.masking import MlmBatch
 from bert_jax.objectives.objective import MetricSums, Objective
 
 
@@ -52,7 +52,7 @@ def make_pretraining_objective(
     return (inputs._replace(input_ids=masked.input_ids), masked), global_weights, tokens
 
   def loss(
-    params, microbatch: tuple[ModelInputs, Masked], global_weights, dropout_keys
+    params, microbatch: tuple[ModelInputs, MlmBatch], global_weights, dropout_keys
   ) -> tuple[jax.Array, MetricSums]:
     inputs, masked = microbatch
     output = model.apply({"params": params}, inputs, masked.positions, dropout_keys)

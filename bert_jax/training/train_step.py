@@ -15,7 +15,7 @@ import ml_collections
 import optax
 from jax.sharding import Mesh
 
-from bert_jax.objectives import masking
+from bert_jax.batch import Stream, fold_in_rows, row_keys
 from bert_jax.objectives.objective import MetricSums, Objective
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training import sharding, train_state
@@ -43,7 +43,7 @@ class StepReport(NamedTuple):
 
 def prepare_rows(objective: Objective, seed: int, batch: dict[str, jax.Array], step: jax.Array | int | None):
   """(what Objective.prepare makes of a global batch, the keys [B] of its rows); `step` None: in evaluation."""
-  keys = masking.row_keys(seed, batch["epoch"], batch["index"])
+  keys = row_keys(seed, batch["epoch"], batch["index"])
   return objective.prepare(batch, keys, step), keys
 
 
@@ -90,7 +90,7 @@ def make_gradients(
 
   def gradients(params, step, batch: dict[str, jax.Array]):
     (prepared, global_weights, tokens), keys = prepare_rows(objective, seed, batch, step)
-    rows = prepared, masking.dropout_keys(keys)
+    rows = prepared, fold_in_rows(keys, Stream.DROPOUT)
     loss_and_sums, grads = on_own_rows(mesh, of_own_rows)(params, rows, global_weights)
     return loss_and_sums, grads, tokens
 

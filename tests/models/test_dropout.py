@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.models.dropout import dropout, fold
+from bert_jax.batch import fold_in_rows
+from bert_jax.models.dropout import dropout
 
 
 def keys(number=4, seed=0):
@@ -64,7 +65,7 @@ def test_odd_sizes_are_as_good_as_even_ones(shape):
 def test_without_keys_or_rate_nothing_is_dropped():
   x = jnp.arange(8.0).reshape(2, 4)
   assert dropout(x, 0.5, None) is x and dropout(x, 0.0, keys(2)) is x
-  assert fold(None, 3) is None
+  assert fold_in_rows(None, 3) is None
 
 
 def test_a_rate_that_rounds_to_none_drops_nothing_and_one_close_to_all_still_keeps_some():
@@ -95,9 +96,9 @@ def test_rows_places_and_layers_are_dropped_independently():
   shape = (8, 100, 256)
   fields = {"a row": kept(shape, 0.3, keys(8))}
   fields["the row below"] = np.roll(fields["a row"], 1, axis=0)
-  fields |= {f"place {place}": kept(shape, 0.3, fold(keys(8), place)) for place in range(3)}
+  fields |= {f"place {place}": kept(shape, 0.3, fold_in_rows(keys(8), place)) for place in range(3)}
   fields |= {
-    f"place {place} of layer {layer}": kept(shape, 0.3, fold(fold(keys(8), layer), place))
+    f"place {place} of layer {layer}": kept(shape, 0.3, fold_in_rows(fold_in_rows(keys(8), layer), place))
     for layer in (1, 2)
     for place in (0, 1)
   }

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from bert_jax.objectives import masking
+from bert_jax.batch import row_keys
 from tests.helpers.tiny_pretraining import LENGTH, ROWS, SPECIAL, VOCAB, tiny_batch, tiny_config, tiny_model, tiny_objective
 
 BATCH = tiny_batch(0)
@@ -16,7 +16,7 @@ LABELS = BATCH["sequences"][:, :, 2][PAIRS]
 
 def prepare(objective, batch=BATCH, step=0):
   """(inputs, masked), global weights, tokens; step None for evaluation."""
-  keys = masking.row_keys(0, batch["epoch"], batch["index"])
+  keys = row_keys(0, batch["epoch"], batch["index"])
   return jax.device_get(jax.jit(objective.prepare)(batch, keys, None if step is None else jnp.int32(step)))
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.objectives import masking
+from bert_jax.batch import row_keys
 from bert_jax.objectives.objective import Objective, add_sums, divide
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training import train_state
@@ -117,7 +117,7 @@ def step_once(objective, *, seed=0, microbatches=1, number=0, epoch=5):
 def test_the_masks_of_a_step_and_of_an_evaluation_follow_seed_epoch_and_row():
   index = jnp.arange(8, dtype=jnp.uint32)
   for seed, epoch, number in ((0, 5, 0), (1, 6, 3)):
-    expected = jax.random.key_data(masking.row_keys(seed, jnp.full(8, epoch, jnp.uint32), index))
+    expected = jax.random.key_data(row_keys(seed, jnp.full(8, epoch, jnp.uint32), index))
     _, _, report = step_once(one_number_task(), seed=seed, epoch=epoch, number=number)
     np.testing.assert_array_equal(report.sums["rows"], expected)
     evaluate = make_eval_step(one_number_task(), seed=seed)

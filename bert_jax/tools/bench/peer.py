@@ -18,13 +18,13 @@ from bert_jax.batch import ModelInputs
 from bert_jax.convert.bert import to_huggingface
 from bert_jax.convert.folder import config_json
 from bert_jax.errors import UserError
-from bert_jax.objectives.masking import Masked
+from bert_jax.objectives.masking import MlmBatch
 from bert_jax.training import optimizer as optimizers
 
 _IGNORED = -100  # label of a token that is not to be predicted, in PyTorch
 
 
-def one_sequence_per_row(inputs: ModelInputs, masked: Masked) -> dict[str, np.ndarray]:
+def one_sequence_per_row(inputs: ModelInputs, masked: MlmBatch) -> dict[str, np.ndarray]:
   """A packed batch as transformers' users have it.
 
   Args:

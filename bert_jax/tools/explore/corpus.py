@@ -249,7 +249,7 @@ def draw_marks(
 
   data = getattr(corpus, split).gather(np.asarray(rows, np.int64))
   inputs = batch_lib.model_inputs(jax.numpy.asarray(data["tokens"]), jax.numpy.asarray(data["sequences"]))
-  keys = masking_lib.row_keys(seed, np.full(len(rows), epoch, np.uint32), np.asarray(rows, np.uint32))
+  keys = batch_lib.row_keys(seed, np.full(len(rows), epoch, np.uint32), np.asarray(rows, np.uint32))
   continuation = np.array(
     [(tokenizer.backend.id_to_token(index) or "").startswith("##") for index in range(tokenizer.vocab_size)]
   )

@@ -3,14 +3,13 @@
 import jax
 import numpy as np
 
-from bert_jax.batch import LABEL
-from bert_jax.objectives import masking
+from bert_jax.batch import LABEL, row_keys
 from bert_jax.tools.bench.peer import one_sequence_per_row
 from tests.helpers.tiny_pretraining import LENGTH, tiny_batch, tiny_config, tiny_objective
 
 
 def prepared(batch):
-  keys = masking.row_keys(0, batch["epoch"], batch["index"])
+  keys = row_keys(0, batch["epoch"], batch["index"])
   return jax.device_get(tiny_objective(tiny_config()).prepare(batch, keys, 0)[0])
 
 
