@@ -334,7 +334,7 @@ def test_a_stop_where_an_evaluation_is_due_changes_neither_the_end_of_the_run_no
   settings = {
     "eval_every_steps": 2,
     "checkpoint.every_steps": 2,
-    "judge": ModelSelection("eval/quality", higher_is_better=True, patience=1),
+    "selection": ModelSelection("eval/quality", higher_is_better=True, patience=1),
   }
   seen = []
 
