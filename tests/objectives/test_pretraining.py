@@ -7,7 +7,16 @@ import optax
 import pytest
 
 from bert_jax.batch import row_keys
-from tests.helpers.tiny_pretraining import LENGTH, ROWS, SPECIAL, VOCAB, tiny_batch, tiny_config, tiny_model, tiny_objective
+from tests.helpers.tiny_pretraining import (
+  LENGTH,
+  ROWS,
+  SPECIAL,
+  VOCAB,
+  tiny_batch,
+  tiny_config,
+  tiny_model,
+  tiny_objective,
+)
 
 BATCH = tiny_batch(0)
 PAIRS = BATCH["sequences"][:, :, 0] > 0
