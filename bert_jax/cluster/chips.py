@@ -6,7 +6,8 @@ differ in the network between hosts: that is what to check before renting.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from bert_jax.errors import UserError
 
@@ -221,3 +222,10 @@ def peak_flops(device_kind: str) -> float | None:
   """Peak of one chip in FLOP/s, or None where it is not known (no MFU is reported then)."""
   chip = chip_of(device_kind)
   return chip.flops if chip else None
+
+
+def peak_flops_of(devices: Iterable[Any]) -> float | None:
+  """Peak of devices (jax.Device) of one kind together, in FLOP/s, or None where that kind is not known."""
+  devices = list(devices)
+  peak = peak_flops(devices[0].device_kind)
+  return peak * len(devices) if peak else None

@@ -114,9 +114,9 @@ def check_flags(options: argparse.Namespace) -> None:
 
 def evaluate_split(options: argparse.Namespace, folder: str) -> None:
   """The metrics of pretraining on a validation split."""
-  from bert_jax.runs import pretraining as runs
+  from bert_jax.runs.evaluate import evaluate_model
 
-  metrics = runs.evaluate_model(folder, options.corpus, batch_size=options.batch_size or 64, rows=options.rows or 0)
+  metrics = evaluate_model(folder, options.corpus, batch_size=options.batch_size or 64, rows=options.rows or 0)
   if options.json:
     print(json.dumps(metrics))
     return

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from bert_jax.commands.processes import add_cluster_arguments, start_cluster, trained
+from bert_jax.commands.processes import add_cluster_arguments, outcome_of_run, start_cluster
 
 
 def add_key_flags(
@@ -51,11 +51,12 @@ def train_by_flags(
   given = [f"{key}={getattr(options, flag)}" for flag, key in flags.items() if getattr(options, flag) is not None]
   config = make_config([*given, *options.overrides])
   cluster = start_cluster(config, options)
-  metrics, code = trained(cluster, lambda: train(config, options.workdir, cluster=cluster))
-  if metrics is not None and cluster.process_id == 0:
-    print_best(options.workdir, read_result(options.workdir))
-    finished(config)
-  return code
+  with outcome_of_run(cluster) as outcome:
+    train(config, options.workdir, cluster=cluster)
+    if cluster.process_id == 0:
+      print_best(options.workdir, read_result(options.workdir))
+      finished(config)
+  return outcome.code
 
 
 def print_best(workdir: str, result: dict) -> None:

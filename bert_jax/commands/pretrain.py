@@ -2,7 +2,7 @@
 
 import argparse
 
-from bert_jax.commands.processes import add_cluster_arguments, start_cluster, trained
+from bert_jax.commands.processes import add_cluster_arguments, outcome_of_run, start_cluster
 from bert_jax.errors import UserError
 
 HELP = "train a BERT on a corpus; goes on by itself where an earlier call stopped"
@@ -33,20 +33,16 @@ def run(options: argparse.Namespace) -> int:
   check_source_is_meant(config, options.overrides)
 
   from bert_jax.commands.prepare import progress_bar
-  from bert_jax.runs import pretraining as runs
+  from bert_jax.runs.pretraining import pretrain_run
 
   cluster = start_cluster(config, options)
-  metrics, code = trained(
-    cluster,
-    lambda: runs.pretrain_run(
+  with outcome_of_run(cluster) as outcome:
+    metrics = pretrain_run(
       config, options.workdir, cluster=cluster, profile=options.profile, prepare_progress=progress_bar
-    ),
-  )
-  if metrics is None:
-    return code
-  if cluster.process_id == 0:
-    print_result(options.workdir, config, metrics)
-  return 0
+    )
+    if cluster.process_id == 0:
+      print_result(options.workdir, config, metrics)
+  return outcome.code
 
 
 def steps_to_trace(text: str) -> tuple[int, int]:

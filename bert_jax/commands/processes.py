@@ -6,7 +6,7 @@ import os
 import pathlib
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterator
 
 
 def start_jax() -> None:
@@ -37,24 +37,33 @@ def start_cluster(config, options: argparse.Namespace):
   return cluster
 
 
-def trained(cluster, train: Callable[[], dict[str, float]]) -> tuple[dict[str, float] | None, int]:
-  """(the metrics that `train` returns, 0); or (None, exit code) where the processes were told to stop.
+class Outcome:
+  """How a run ended, as the exit code of its command."""
 
-  With several processes, one that fails ends here and now: the end of the interpreter would wait for the others.
+  code: int = 0
+
+
+@contextlib.contextmanager
+def outcome_of_run(cluster) -> Iterator[Outcome]:
+  """A context in which a run is trained and its result is printed; `code` says how it ended.
+
+  Where the processes were told to stop, the rest of the block is left out. With several processes, one that fails ends
+  here and now: the end of the interpreter would wait for the others.
   """
   from bert_jax.cluster import peers
   from bert_jax.cluster.preemption import Preempted
   from bert_jax.errors import EXIT_PEER_LOST, EXIT_PREEMPTED, UserError, print_at_once
 
+  outcome = Outcome()
   try:
-    return train(), 0
+    yield outcome
   except Preempted as stop:
     if cluster.process_id == 0:
       saved = f"step {stop.step:,} is saved" if stop.step else "nothing was trained yet"
-      print(f"stopped by a SIGTERM: {saved}, and the same command goes on from there", file=sys.stderr)
+      print(f"stopped by a SIGTERM: {saved}, and the same command resumes from there", file=sys.stderr)
     if cluster.num_processes > 1 and not stop.step:
       peers.leave(EXIT_PREEMPTED)  # some were interrupted where the end of the interpreter would wait for them
-    return None, EXIT_PREEMPTED
+    outcome.code = EXIT_PREEMPTED
   except Exception as error:
     if cluster.num_processes == 1:
       raise

@@ -1,11 +1,10 @@
-"""The life of a run folder, whatever is trained in it: processes meet, the run is set up, the loop turns, the result is
-written.
+"""The life of a run, whatever is trained in it: its processes meet, its folder is claimed, and they end together.
 
-    WORKDIR/config.json   the resolved config; a resume compares against it
-    WORKDIR/tokenizer/    a copy, so that a run can be used alone
-    WORKDIR/checkpoints/, metrics/, events/, tensorboard/, export/
-
-What is trained, and on what, is said by run_pretraining.py and its neighbours.
+with launch(config, workdir, cluster=cluster) as run:  # the processes meet, and start JAX
+  with run.starting():                                 # a SIGTERM ends what is being done here, on all of them
+    training = …                                       # claims the folder: run.claim(config, tokenizer_folder)
+  with run.services(training) as services:             # events, checkpoints, watchdog
+    metrics = loop.train(training, services)
 """
 
 import contextlib
@@ -14,21 +13,20 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import jax
 import ml_collections
 from etils import epath
 
 from bert_jax import config as configs
-from bert_jax.cluster import agreement, chips, distributed, rendezvous
+from bert_jax.cluster import agreement, distributed, rendezvous
 from bert_jax.cluster.distributed import Cluster
 from bert_jax.cluster.peers import PeerLost, Peers, leave
 from bert_jax.cluster.preemption import Preempted, Preemption
 from bert_jax.cluster.watchdog import Watchdog
 from bert_jax.errors import EXIT_PREEMPTED, EXIT_STALLED, UserError
 from bert_jax.io import locks, storage
-from bert_jax.training import loop, metrics, progress
+from bert_jax.training import loop, metrics, progress, run_folder
 from bert_jax.training.checkpoints import manager
 from bert_jax.training.data_skips import DataSkips, read_data_skips
 from bert_jax.training.profile import Profile
@@ -36,46 +34,136 @@ from bert_jax.training.profile import Profile
 Log = Callable[[str], None]
 
 
-class Setup(NamedTuple):
-  """A run that is ready to train.
+class Run:
+  """A run whose processes have met; made by `launch`.
 
   Attributes:
-    run: what the loop needs.
-    finish: called on every process when training has ended and its last checkpoint is on disk: writes what the run is
-      for.
+    root: the run folder.
+    log: takes one line of text for the user; only the first process reports.
   """
 
-  run: loop.Training
-  finish: Callable[[], None]
+  def __init__(self, config: ml_collections.ConfigDict, root: epath.Path, peers: Peers, log: Log):
+    self.root = root
+    self._is_first = jax.process_index() == 0
+    self.log: Log = log if self._is_first else lambda text: None
+    self._config, self._peers, self._preemption = config, peers, Preemption()
+    self._held = contextlib.ExitStack()  # the lock on the folder, until the run has ended
+
+  @contextlib.contextmanager
+  def starting(self) -> Iterator[None]:
+    """While a run is set up: a SIGTERM ends what is being done on all processes.
+
+    Raises:
+      Preempted: told to stop.
+      UserError: the run folder is a file.
+    """
+
+    def tell() -> None:
+      self._peers.tell("told to stop by a SIGTERM, before training had begun", EXIT_PREEMPTED)
+
+    def end() -> None:
+      tell()
+      leave(EXIT_PREEMPTED)
+
+    try:
+      with self._preemption.while_starting(end):
+        if self.root.exists() and not self.root.is_dir():
+          raise UserError(f"--workdir={self.root} is a file; a run needs a folder of its own")
+        yield
+    except Preempted:
+      tell()  # others may be waiting for this process where nothing interrupts them
+      raise
+
+  def claim(self, config: ml_collections.ConfigDict, tokenizer_folder: pathlib.Path) -> None:
+    """Takes the run folder for this run, or to resume it; called on every process. Raises UserError for another run's."""
+    agreement.on_first(lambda: self._claim(config, tokenizer_folder))
+
+  def _claim(self, config: ml_collections.ConfigDict, tokenizer_folder: pathlib.Path) -> None:
+    if not storage.is_remote(self.root):  # where there are no locks, the writer of events sees to it
+      self.root.mkdir(parents=True, exist_ok=True)
+      lock = self._held.enter_context(locks.FolderLock(self.root))
+      _acquire(lock, self.root, seconds=self._config.cluster.heartbeat_seconds)
+    run_folder.claim_workdir(self.root, config, tokenizer_folder)
+
+  @contextlib.contextmanager
+  def services(self, training: loop.Training, profile: tuple[int, int] | None = None) -> Iterator[loop.Services]:
+    """What stands around the loop; how training ended is an event.
+
+    Args:
+      training: what is trained; the folder is claimed for it.
+      profile: the first step to trace, and the first one not to.
+    """
+    config, root = training.config, self.root
+    with contextlib.ExitStack() as stack:
+      attempt = agreement.from_first(metrics.next_attempt(root))
+      name = f"attempt-{attempt:04d}-process-{jax.process_index():04d}"
+      writer = stack.enter_context(metrics.MetricsWriter(root, attempt, active=self._is_first))
+      writer.event("start", attempt=attempt, **_environment())
+      self._peers.on_told = lambda message: writer.event("fail", message=message)
+      selection, keep = training.selection, config.checkpoint
+      checkpoints = manager.Checkpoints(
+        root / "checkpoints",
+        every_steps=keep.every_steps,
+        keep_last=keep.keep_last,
+        keep_best=keep.keep_best,
+        selection=selection,
+        on_event=writer.event,
+      )
+      services = loop.Services(
+        checkpoints=stack.enter_context(checkpoints),
+        writer=writer,
+        progress=stack.enter_context(progress.Progress(configs.last_step(config), active=self._is_first)),
+        watchdog=stack.enter_context(self._watchdog(writer, name)),
+        preemption=self._preemption,
+        data_skips=DataSkips(root, agreement.on_first(lambda: read_data_skips(root))),
+        profile=Profile(profile, root / "profile" / name),
+      )
+      try:
+        yield services
+      except Preempted:
+        raise
+      except Exception as error:
+        reason = self._peers.explain(error)
+        if not isinstance(reason, UserError):
+          checkpoints.abandon()  # a save needs all processes, and would be waited for in vain
+        writer.event("peer_lost" if isinstance(reason, PeerLost) else "fail", message=str(reason))
+        raise reason from (error if reason is not error else error.__cause__)
+
+  def _watchdog(self, writer: metrics.MetricsWriter, name: str) -> Watchdog:
+    # The stacks of a run that stands still must not wait for a store that may be what stands still.
+    remote = storage.is_remote(self.root)
+    stalls = pathlib.Path(tempfile.gettempdir(), "bert_jax-stalls") if remote else pathlib.Path(self.root, "stalls")
+
+    def on_stall(seconds: float) -> None:
+      if self._is_first:
+        writer.event("stall", seconds=round(seconds, 1), process=jax.process_index())
+      message = f"nothing has happened for {seconds:.0f} s; it was ended, and its stacks are in {stalls}"
+      self._peers.tell(message, EXIT_STALLED)
+
+    limits = self._config.watchdog
+    return Watchdog(
+      start_seconds=limits.start_seconds,
+      step_seconds=limits.step_seconds,
+      dump=stalls / f"{name}.txt",
+      on_stall=on_stall,
+    )
 
 
-def conduct(
-  config: ml_collections.ConfigDict,
-  workdir: str,
-  set_up: Callable[[epath.Path, Log], Setup],
-  *,
-  cluster: Cluster | None = None,
-  profile: tuple[int, int] | None = None,
-  log: Log = print,
-) -> dict[str, float]:
-  """Trains in `workdir`, from where it stands there; called by every process of the run.
+@contextlib.contextmanager
+def launch(
+  config: ml_collections.ConfigDict, workdir: str, *, cluster: Cluster | None = None, log: Log = print
+) -> Iterator[Run]:
+  """The processes of a run meet, and whatever ends one of them in this context ends the others with the same reason.
 
   Args:
     config: see `config.KEYS`; not resolved.
-    workdir: the run folder; made if missing.
-    set_up: (the run folder, say) -> Setup; called on every process once they have met, raises UserError on all of them
-      alike. It takes the folder for its run, see `adopt`.
+    workdir: the run folder; made when it is claimed.
     cluster: the processes of the run, which then meet here, before JAX's first use; None: JAX is started already, or
       this one is alone.
-    profile: the first step to trace, and the first one not to.
-    log: takes one line of text for the user; only the first process says anything.
-
-  Returns:
-    The metrics of the last evaluation.
+    log: takes one line of text for the user; only the first process reports.
 
   Raises:
-    UserError: what `set_up` refuses; the processes were not started alike. The same on every process.
-    Preempted: the processes were told to stop, and have saved.
+    UserError: the processes were not started alike. The same on every process.
     PeerLost: another process has died.
   """
   with _meet(config, str(workdir), cluster) as peers:
@@ -86,19 +174,10 @@ def conduct(
         heartbeat_seconds=config.cluster.heartbeat_seconds,
         on_lost=peers.on_lost if cluster.num_processes > 1 else None,
       )
-    speaks, preemption, root = (
-      jax.process_index() == 0,
-      Preemption(),
-      storage.folder(workdir),
-    )  # one process reports for all
     try:
-      with _starting(peers, preemption):
-        if root.exists() and not root.is_dir():
-          raise UserError(f"--workdir={root} is a file; a run needs a folder of its own")
-        setup = set_up(root, log if speaks else lambda text: None)
-      last = _train(setup.run, root, peers, preemption, profile)
-      setup.finish()
-      return last
+      run = Run(config, storage.folder(workdir), peers, log)
+      with run._held:
+        yield run
     except Preempted:
       raise
     except Exception as error:
@@ -119,100 +198,21 @@ def _meet(config: ml_collections.ConfigDict, workdir: str, cluster: Cluster | No
   return Peers(cluster.process_id, [about["host"] for about in introductions], connections)
 
 
-@contextlib.contextmanager
-def _starting(peers: Peers, preemption: Preemption) -> Iterator[None]:
-  """While a run is set up: a SIGTERM ends what is being done on all processes. Raises Preempted."""
-
-  def tell() -> None:
-    peers.tell("told to stop by a SIGTERM, before training had begun", EXIT_PREEMPTED)
-
-  def end() -> None:
-    tell()
-    leave(EXIT_PREEMPTED)
-
-  try:
-    with preemption.while_starting(end):
-      yield
-  except Preempted:
-    tell()  # others may be waiting for this process where nothing interrupts them
-    raise
+def _environment() -> dict[str, object]:
+  """What the event of a start records: processes, devices, versions, code."""
+  return {
+    "processes": jax.process_count(),
+    "devices": jax.device_count(),
+    "device_kind": jax.devices()[0].device_kind,
+    "jax": jax.__version__,
+    "python": platform.python_version(),
+    "host": distributed.host_name(),
+    "code": rendezvous.code_fingerprint(),
+  }
 
 
-def _train(run: loop.Training, root: epath.Path, peers: Peers, preemption: Preemption, profile: tuple[int, int] | None):
-  """The metrics of the last evaluation of a run, with everything that stands around the loop."""
-  config, end = run.config, configs.last_step(run.config)
-  speaks = jax.process_index() == 0
-  with contextlib.ExitStack() as stack:
-    if not storage.is_remote(root):  # where there are no locks, the writer of events sees to it
-      lock = stack.enter_context(locks.FolderLock(root))
-      agreement.on_first(lambda: _take(lock, root, seconds=config.cluster.heartbeat_seconds))
-    attempt = agreement.from_first(metrics.next_attempt(root))
-    name = f"attempt-{attempt:04d}-process-{jax.process_index():04d}"
-    writer = stack.enter_context(metrics.MetricsWriter(root, attempt, active=speaks))
-    writer.event(
-      "start",
-      attempt=attempt,
-      processes=jax.process_count(),
-      devices=jax.device_count(),
-      device_kind=jax.devices()[0].device_kind,
-      jax=jax.__version__,
-      python=platform.python_version(),
-      host=distributed.host_name(),
-      code=rendezvous.code_fingerprint(),
-    )
-
-    peers.on_told = lambda message: writer.event("fail", message=message)
-    # The stacks of a run that stands still must not wait for a store that may be what stands still.
-    stalls = pathlib.Path(tempfile.gettempdir(), "bert_jax-stalls") if storage.is_remote(root) else root / "stalls"
-
-    def on_stall(seconds: float) -> None:
-      if speaks:
-        writer.event("stall", seconds=round(seconds, 1), process=jax.process_index())
-      peers.tell(
-        f"nothing has happened for {seconds:.0f} s; it was ended, and its stacks are in {stalls}", EXIT_STALLED
-      )
-
-    services = loop.Services(
-      checkpoints=stack.enter_context(
-        manager.Checkpoints(
-          root / "checkpoints",
-          every_steps=config.checkpoint.every_steps,
-          keep_last=config.checkpoint.keep_last,
-          keep_best=config.checkpoint.keep_best,
-          selection=run.selection,
-          on_event=writer.event,
-        )
-      ),
-      writer=writer,
-      progress=stack.enter_context(progress.Progress(end, active=speaks)),
-      watchdog=stack.enter_context(
-        Watchdog(
-          start_seconds=config.watchdog.start_seconds,
-          step_seconds=config.watchdog.step_seconds,
-          dump=stalls / f"{name}.txt",
-          on_stall=on_stall,
-        )
-      ),
-      preemption=preemption,
-      data_skips=DataSkips(root, agreement.on_first(lambda: read_data_skips(root))),
-      profile=Profile(profile, root / "profile" / name),
-    )
-    try:
-      _, last, step = loop.train(run, services)
-    except Preempted:
-      raise
-    except Exception as error:
-      reason = peers.explain(error)
-      if not isinstance(reason, UserError):
-        services.checkpoints.abandon()  # a save needs all processes, and would be waited for in vain
-      writer.event("peer_lost" if isinstance(reason, PeerLost) else "fail", message=str(reason))
-      raise reason from (error if reason is not error else error.__cause__)
-    writer.event("finish", step=step, **({"stopped_early": True} if step < end else {}))
-  return last
-
-
-def _take(lock: locks.FolderLock, root: pathlib.Path, *, seconds: float) -> None:
-  """Sees to it that nobody else trains in this folder; an earlier attempt that is just ending is waited for."""
+def _acquire(lock: locks.FolderLock, root: epath.Path, *, seconds: float) -> None:
+  """Waits for an earlier attempt that is just ending. Raises UserError where somebody else goes on training here."""
   deadline = time.monotonic() + seconds
   while not lock.take(alone=True):
     if time.monotonic() > deadline:
@@ -222,9 +222,3 @@ def _take(lock: locks.FolderLock, root: pathlib.Path, *, seconds: float) -> None
         "--coordinator"
       )
     time.sleep(0.2)
-
-
-def peak_flops() -> float | None:
-  """Dense bf16 peak of all devices together, or None if this kind is not in the table."""
-  peak = chips.peak_flops(jax.devices()[0].device_kind)
-  return peak * jax.device_count() if peak else None

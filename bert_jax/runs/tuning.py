@@ -1,5 +1,6 @@
-"""Training a pretrained model on: what fine-tuning and sentence embedding have in common, settings and files.
+"""Fine-tuning and sentence embedding: what they have in common, from settings to the files of a finished run.
 
+WORKDIR/labels.json    what the outputs of the model mean, where it learns labels
 WORKDIR/source.json    the model that the run began with
 WORKDIR/result.json    once it has come to its end: the metrics of the best checkpoint, and which that is
 """
@@ -9,7 +10,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -18,17 +20,22 @@ from etils import epath
 
 from bert_jax import config as configs
 from bert_jax.cluster import agreement
+from bert_jax.cluster.distributed import Cluster
 from bert_jax.data.labelled import features
+from bert_jax.data.labelled.examples import Labels, fingerprint
 from bert_jax.data.labelled.features import Features
 from bert_jax.errors import UserError
 from bert_jax.export import export
-from bert_jax.inference.model import Model, state_of
+from bert_jax.inference.model import Model, load_model, state_of
 from bert_jax.io import storage
+from bert_jax.models import flops
+from bert_jax.objectives.objective import Objective
+from bert_jax.runs.launch import Log, launch
+from bert_jax.training import loop, run_folder, sharding
 from bert_jax.training import optimizer as optimizers
-from bert_jax.training import sharding
 from bert_jax.training.checkpoints import folder as checkpoint_folder
 from bert_jax.training.model_selection import ModelSelection
-from bert_jax.training.run_folder import RESULT_FILE, SOURCE_FILE
+from bert_jax.training.run_folder import LABELS_FILE, RESULT_FILE, SOURCE_FILE, read_labels, read_result
 
 # Where fine-tuning starts from otherwise than pretraining: Devlin et al. 2018, appendix A.3, and Hugging Face's
 # epsilon. Dropout is that of the paper, whatever the pretraining had.
@@ -110,51 +117,137 @@ def resolve(
   return config
 
 
-def begin(root: epath.Path, init_from: str, source: Model) -> None:
-  """Says in SOURCE_FILE what the run begins with; called on every process, also where the run goes on."""
+class Examples(NamedTuple):
+  """What a run learns from and is evaluated on, as the tokenizer of its source model reads it.
 
-  def write() -> None:
-    if not (root / SOURCE_FILE).exists():
-      content = {"model": init_from, "state": state_of(init_from, source.step)}
-      storage.write_text(root / SOURCE_FILE, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+  Attributes:
+    train: rows to train on.
+    max_length: tokens of a text or pair at most.
+    selection: what makes a checkpoint the best.
+    files: that the examples were read from.
+    held_out: whether the run is evaluated on a part of the training file.
+    notes: what a user should know of them, a line each.
+    texts: how many texts, each of `max_length`, are packed into a row.
+    labels: what the outputs of the model mean; None where it learns vectors.
+    evaluate_first: whether the source model is evaluated before it is trained.
+    own: what else the kind of run needs to build its objective and evaluation.
+  """
 
-  agreement.on_first(write)
+  train: Features
+  max_length: int
+  selection: ModelSelection
+  files: tuple[str, ...]
+  held_out: bool
+  notes: list[str]
+  texts: int = 1
+  labels: Labels | None = None
+  evaluate_first: bool = False
+  own: Any = None
 
 
-def shown(names: Sequence[str]) -> str:
-  """The first names of labels, for a line of text."""
-  return ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
+class Kind(NamedTuple):
+  """What differs between runs that begin with a pretrained model.
+
+  Attributes:
+    load: (config) -> the examples as files hold them. Raises UserError.
+    prepare: (config, source model, what was loaded) -> Examples. Raises UserError.
+    build: (resolved config, mesh, Examples) -> (Objective, evaluate as of loop.Training).
+  """
+
+  load: Callable[[ml_collections.ConfigDict], Any]
+  prepare: Callable[[ml_collections.ConfigDict, Model, Any], Examples]
+  build: Callable[..., tuple[Objective, Callable]]
 
 
-def note_sizes(asked: ml_collections.ConfigDict, config: ml_collections.ConfigDict, rows: int, log) -> None:
-  """Says where a size that was asked for fits neither the model nor the examples.
+def tune(
+  kind: Kind,
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  *,
+  cluster: Cluster | None = None,
+  profile: tuple[int, int] | None = None,
+  log: Log = print,
+) -> dict[str, float]:
+  """Trains the model of config.init_from in `workdir`, or resumes there; called by every process of the run.
 
   Args:
-    asked: the config before `resolve`.
-    config: the resolved config.
-    rows: how many rows of examples there are.
-    log: takes one line for the user.
+    kind: what is learned, and from what.
+    config: see `config.KEYS`; not resolved.
+    workdir: the run folder; made if missing.
+    cluster: see `launch`.
+    profile: the first step to trace, and the first one not to.
+    log: takes one line of text for the user.
+
+  Returns:
+    The metrics of the best checkpoint.
+
+  Raises:
+    UserError: model, examples, devices or an earlier run in `workdir` do not fit the config.
+    Preempted: the processes were told to stop, and have saved.
+    PeerLost: another process has died.
   """
-  if asked.finetune.max_length > config.finetune.max_length:
-    log(
-      f"note: the model has {config.finetune.max_length} positions: finetune.max_length={asked.finetune.max_length} "
-      f"becomes {config.finetune.max_length}"
+  with launch(config, workdir, cluster=cluster, log=log) as run:
+    with run.starting():
+      source = _open_source(config, run.root)
+      loaded = agreement.together(lambda: kind.load(config))
+      examples = kind.prepare(config, source, loaded)
+      asked, config = config, resolve(config, source, examples.train.num_rows, examples.max_length)
+      mesh = sharding.make_mesh(config)
+      run.claim(config, source.tokenizer_folder)
+      agreement.on_first(lambda: _record_meaning(run.root, config, source, examples.labels))
+      for line in (*examples.notes, *_notes(asked, config, source, examples.train)):
+        run.log(line)
+      training = _training(config, mesh, source, examples, *kind.build(config, mesh, examples), run.log)
+      digests = digests_of(examples.files)
+    with run.services(training, profile) as services:
+      loop.train(training, services)
+    agreement.on_first(lambda: write_result(run.root, examples.selection, examples=digests, held_out=examples.held_out))
+    export.export_run(run.root, config.export.format)
+  return read_result(workdir)["metrics"]
+
+
+def _open_source(config: ml_collections.ConfigDict, root: epath.Path) -> Model:
+  """The model that a run begins with. Raises UserError where the run in `root` began with another one."""
+  if not config.init_from:
+    raise UserError("init_from is empty: give the model to train, --model=DIR, a run folder or a Hugging Face folder")
+  run_folder.check_source(root, config)
+  return load_model(config.init_from)
+
+
+def _training(
+  config: ml_collections.ConfigDict, mesh, source: Model, examples: Examples, objective: Objective, evaluate, log: Log
+) -> loop.Training:
+  """What the loop needs."""
+  train, size = examples.train, config.data.batch_size
+
+  def batches(position: int):
+    return features.length_grouped_batches(
+      train,
+      batch_size=size,
+      seed=config.seed,
+      start=position,
+      steps=config.total_steps,
+      max_length=examples.texts * config.finetune.max_length,
+      process_rows=sharding.rows_of_process(mesh, size),
     )
-  if config.data.batch_size > rows:
-    log(
-      f"note: data.batch_size={config.data.batch_size} is more than there are examples: every step sees all of them, "
-      "some more than once"
-    )
+
+  mean_length = float(train.lengths.mean() / examples.texts)
+  return loop.Training(
+    objective,
+    config,
+    mesh,
+    batches,
+    evaluate,
+    identity={"examples": fingerprint(train), "rows": train.num_rows, "seed": config.seed, "batch_size": size},
+    start=_start_from(source, log, evaluate if examples.evaluate_first else None),
+    selection=examples.selection,
+    flops_per_token=flops.train_flops_per_token(
+      configs.encoder_of(config), sequence_length=mean_length, predicted_share=0.0
+    ),
+  )
 
 
-def note_unknown(part: Features, source: Model, log) -> None:
-  """Says so where the model's tokenizer does not know most of what the examples are made of."""
-  share = float(np.mean(part.tokens == source.tokenizer.special.unk))
-  if share > 0.5:
-    log(f"note: {share:.0%} of the tokens are [UNK]: the vocabulary of {source.origin} does not know such text")
-
-
-def start_from(source: Model, log):
+def _start_from(source: Model, log: Log, evaluate: Callable | None):
   """Training.start: the encoder, and the pooler where it is read, of the source; the head is new."""
 
   def start(fresh, abstract):
@@ -170,23 +263,64 @@ def start_from(source: Model, log):
     params = fresh.params | jax.tree.map(
       lambda new, old: old.astype(new.dtype), {name: fresh.params[name] for name in taken}, taken
     )
-    return fresh._replace(params=jax.device_put(params, jax.tree.map(lambda x: x.sharding, fresh.params)))
+    params = jax.device_put(params, jax.tree.map(lambda x: x.sharding, fresh.params))
+    if evaluate is not None:
+      log("Before training: " + ", ".join(f"{name} {value:.4f}" for name, value in evaluate(params).items()))
+    return fresh._replace(params=params)
 
   return start
 
 
-def batches_from(position: int, train: Features, config: ml_collections.ConfigDict, mesh, *, texts: int = 1):
-  """Training.batches of features; `texts`: how many, each of finetune.max_length, are packed into a row."""
-  size, max_length = config.data.batch_size, texts * config.finetune.max_length
-  return features.length_grouped_batches(
-    train,
-    batch_size=size,
-    seed=config.seed,
-    start=position,
-    steps=config.total_steps,
-    max_length=max_length,
-    process_rows=sharding.rows_of_process(mesh, size),
-  )
+def _record_meaning(root: epath.Path, config: ml_collections.ConfigDict, source: Model, labels: Labels | None) -> None:
+  """Writes what the run begins with and what its outputs mean.
+
+  Raises:
+    UserError: the outputs of the run in `root` mean something else: it would be spoiled.
+  """
+  if labels is not None:
+    before = read_labels(root)
+    if before is not None and before._replace(pairs=labels.pairs) != labels:
+      raise UserError(
+        f"{root} holds a run with other labels, {named(before)}; now they are {named(labels)}: give back the examples "
+        "that it had, or another --workdir"
+      )
+    storage.write_text(root / LABELS_FILE, json.dumps(labels._asdict(), ensure_ascii=False, indent=2) + "\n")
+  if not (root / SOURCE_FILE).exists():
+    content = {"model": config.init_from, "state": state_of(config.init_from, source.step)}
+    storage.write_text(root / SOURCE_FILE, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+
+
+def named(labels: Labels) -> str:
+  """What labels are, for a line of text."""
+  return f"scores up to {labels.scale:g}" if labels.kind == "regression" else shown(labels.names)
+
+
+def shown(names: Sequence[str]) -> str:
+  """The first names of labels, for a line of text."""
+  return ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
+
+
+def _notes(
+  asked: ml_collections.ConfigDict, config: ml_collections.ConfigDict, source: Model, train: Features
+) -> list[str]:
+  """Where what was asked for, before `resolve`, fits neither the model nor the examples."""
+  notes = []
+  unknown = float(np.mean(train.tokens == source.tokenizer.special.unk))
+  if unknown > 0.5:
+    notes.append(
+      f"note: {unknown:.0%} of the tokens are [UNK]: the vocabulary of {source.origin} does not know such text"
+    )
+  if asked.finetune.max_length > config.finetune.max_length:
+    notes.append(
+      f"note: the model has {config.finetune.max_length} positions: finetune.max_length={asked.finetune.max_length} "
+      f"becomes {config.finetune.max_length}"
+    )
+  if config.data.batch_size > train.num_rows:
+    notes.append(
+      f"note: data.batch_size={config.data.batch_size} is more than there are examples: every step sees all of them, "
+      "some more than once"
+    )
+  return notes
 
 
 def digests_of(files: Iterable[str]) -> dict[str, str]:
@@ -197,22 +331,6 @@ def digests_of(files: Iterable[str]) -> dict[str, str]:
       with open(file, "rb") as content:
         found[file] = hashlib.file_digest(content, "sha256").hexdigest()[:16]
   return found
-
-
-def finish(
-  root: epath.Path, selection: ModelSelection, export_format: str, *, examples: dict[str, str], held_out: bool
-) -> None:
-  """Writes RESULT_FILE, and exports the checkpoint that it names; called on every process.
-
-  Args:
-    root: the run folder.
-    selection: what makes a checkpoint the best.
-    export_format: see exporting.export_run.
-    examples: files and digests, as they were when the run began or went on.
-    held_out: whether the model was judged by a part of the training file.
-  """
-  agreement.on_first(lambda: write_result(root, selection, examples=examples, held_out=held_out))
-  export.export_run(root, export_format)
 
 
 def write_result(root: epath.Path, selection: ModelSelection, *, examples: dict[str, str], held_out: bool) -> None:

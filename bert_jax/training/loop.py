@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax import config as configs
+from bert_jax.cluster import chips
 from bert_jax.cluster.preemption import Preempted, Preemption
 from bert_jax.cluster.watchdog import Watchdog
 from bert_jax.errors import UserError
@@ -49,8 +50,7 @@ class Training(NamedTuple):
       checkpoint, and a resume with another one is refused.
     start: (fresh state, abstract state) -> state that a new run begins from; None: the fresh one.
     selection: what makes an evaluation better than another, and when a run ends early.
-    flops_per_token: for MFU, or None where the chip's peak is unknown.
-    peak_flops: of all devices together, in FLOP/s, or None.
+    flops_per_token: of forward and backward pass, for MFU, or None.
   """
 
   objective: Objective
@@ -62,7 +62,6 @@ class Training(NamedTuple):
   start: Callable[[Any, Any], Any] | None = None
   selection: ModelSelection = ModelSelection()
   flops_per_token: float | None = None
-  peak_flops: float | None = None
 
 
 class Services(NamedTuple):
@@ -87,11 +86,11 @@ class Services(NamedTuple):
   profile: Profile
 
 
-def train(run: Training, services: Services) -> tuple[Any, dict[str, float], int]:
+def train(run: Training, services: Services) -> tuple[Any, dict[str, float]]:
   """Trains to the last step, from the newest good checkpoint if there is one.
 
   Returns:
-    The parameters, the metrics of the last evaluation, and the step that the run ended at.
+    The parameters and the metrics of the last evaluation.
 
   Raises:
     Preempted: the processes were told to stop; the step is saved.
@@ -120,7 +119,8 @@ def train(run: Training, services: Services) -> tuple[Any, dict[str, float], int
     raise
   finally:
     trainer.close()
-  return trainer.state.params, trainer.evaluation, trainer.step
+  services.writer.event("finish", step=trainer.step, **({"stopped_early": True} if trainer.step < trainer.end else {}))
+  return trainer.state.params, trainer.evaluation
 
 
 class _Trainer:
@@ -136,7 +136,7 @@ class _Trainer:
       run.objective,
       max_bad_steps=config.max_bad_steps,
       flops_per_token=run.flops_per_token,
-      peak_flops=run.peak_flops,
+      peak_flops=chips.peak_flops_of(run.mesh.devices.flat),
       on_event=services.writer.event,
     )
     self._early = EarlyStopping(run.selection)

@@ -124,7 +124,6 @@ def claim_workdir(root: epath.Path, config: ml_collections.ConfigDict, tokenizer
     check_source(root, config)
   elif root.exists() and any(".partial" not in entry.name for entry in root.iterdir()):
     raise UserError(f"{root} is not empty and holds no run of ours (no config.json); choose another --workdir")
-  root.mkdir(parents=True, exist_ok=True)
   if not path.exists():  # the first thing in the folder: by it, what was stopped after it is known as ours
     storage.write_text(path, configs.to_json(config))
   if storage.is_remote(root):

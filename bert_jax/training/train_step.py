@@ -58,19 +58,19 @@ def make_gradients(
 
   used = lambda params: whole(optimizers.frozen(params, frozen_layers), mesh, objective.dtype)
 
+  def part_loss(params, prepared, dropout_keys, global_weights):
+    return objective.loss(used(params), prepared, global_weights, dropout_keys)
+
+  part_gradients = jax.value_and_grad(part_loss, has_aux=True)
+
   def of_own_rows(params, rows, global_weights):
     """(loss and MetricSums, gradients) of a device's rows, one microbatch after the other."""
-
-    def one(part):
-      prepared, dropout_keys = part
-      return jax.value_and_grad(
-        lambda params: objective.loss(used(params), prepared, global_weights, dropout_keys), has_aux=True
-      )(params)
-
     if microbatches == 1:
-      return one(rows)
+      return part_gradients(params, *rows, global_weights)
     parts = jax.tree.map(lambda x: split_rows(x, microbatches), rows)
-    return through_vectors(params, rows, parts, global_weights) if objective.embed else _sum_over(one, parts)
+    if objective.embed:
+      return through_vectors(params, rows, parts, global_weights)
+    return _sum_over(lambda part: part_gradients(params, *part, global_weights), parts)
 
   def through_vectors(params, rows, parts, global_weights):
     """The same for a loss that needs all rows at once: their vectors first, then its gradient with respect to them,

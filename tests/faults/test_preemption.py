@@ -1,4 +1,4 @@
-"""A SIGTERM to any process: all save the same step and end with 75; the same command goes on from there."""
+"""A SIGTERM to any process: all save the same step and end with 75; the same command resumes from there."""
 
 import signal
 
@@ -18,7 +18,7 @@ def test_a_sigterm_to_one_of_two_processes_makes_both_save_the_same_step(folder,
   (preempt,) = events(workdir, "preempt")
   assert steps_saved(workdir) == [preempt["step"]] and 3 <= preempt["step"] < 30
   assert (
-    f"stopped by a SIGTERM: step {preempt['step']} is saved, and the same command goes on from there" in ended[0].output
+    f"stopped by a SIGTERM: step {preempt['step']} is saved, and the same command resumes from there" in ended[0].output
   )
   assert "Traceback" not in ended[0].output + ended[1].output
 
