@@ -19,6 +19,7 @@ from bert_jax.errors import UserError
 from bert_jax.inference import model as inference
 from bert_jax.runs import finetuning as run_finetuning
 from bert_jax.runs import pretraining as run_pretraining
+from bert_jax.runs.evaluate import evaluate_model
 from bert_jax.runs import sentence_embedding
 from bert_jax.training import metrics, run_folder
 from bert_jax.training.checkpoints import reading
@@ -78,7 +79,7 @@ def test_the_export_and_the_checkpoint_hold_the_same_model(finished):
 def test_evaluating_the_run_or_its_export_gives_the_metrics_of_training_for_any_batch_size(finished, corpus):
   _, workdir, last = finished
   for path, folder, rows in ((workdir, None, 64), (workdir / "export", str(corpus), 8)):
-    again = run_pretraining.evaluate_model(str(path), folder, batch_size=rows, rows=0)
+    again = evaluate_model(str(path), folder, batch_size=rows, rows=0)
     for name, value in again.items():
       assert value == pytest.approx(last[f"eval/{name}"], rel=1e-5), name
 
@@ -305,9 +306,9 @@ def test_another_tokenizer_does_not_fit(finished, tmp_path):
   with pytest.raises(UserError, match=f"vocab_size=150, this run 100; prepare the corpus with {remedy}"):
     run_pretraining.pretrain_run(tiny_run_config(tmp_path, other, f"init_from={finished[1]}"), tmp_path / "run")
   with pytest.raises(UserError, match=f"another tokenizer.*{remedy}"):
-    run_pretraining.evaluate_model(str(finished[1]), str(other), batch_size=8, rows=0)
+    evaluate_model(str(finished[1]), str(other), batch_size=8, rows=0)
   fits = prepare(f"text:{text}", tmp_path / "fits", tokenizer=str(finished[1] / "tokenizer"))  # the remedy is one
-  assert run_pretraining.evaluate_model(str(finished[1]), str(fits), batch_size=8, rows=8)["predictions"] > 0
+  assert evaluate_model(str(finished[1]), str(fits), batch_size=8, rows=8)["predictions"] > 0
   with pytest.raises(UserError, match="model.vocab_size=77.*tokenizer.*has 100 entries"):
     run_pretraining.pretrain_run(tiny_run_config(tmp_path, other, "model.vocab_size=77"), tmp_path / "run")
 
@@ -347,9 +348,9 @@ def test_an_evaluation_whose_corpus_has_moved_asks_where_it_is(finished, tmp_pat
   path = tmp_path / "run" / "config.json"
   path.write_text(path.read_text().replace(json.dumps(str(corpus)), json.dumps(str(tmp_path / "nowhere"))))
   with pytest.raises(UserError, match="nowhere, the corpus of .*run, is not there; .*--corpus=DIR"):
-    run_pretraining.evaluate_model(str(tmp_path / "run"), None, batch_size=8, rows=8)
+    evaluate_model(str(tmp_path / "run"), None, batch_size=8, rows=8)
   assert (
-    run_pretraining.evaluate_model(str(tmp_path / "run"), str(tmp_path / "moved"), batch_size=8, rows=8)["mlm_loss"] > 0
+    evaluate_model(str(tmp_path / "run"), str(tmp_path / "moved"), batch_size=8, rows=8)["mlm_loss"] > 0
   )
 
 

@@ -20,9 +20,9 @@ from bert_jax.io import storage as places
 from bert_jax.tools.doctor import row
 from bert_jax.tools.doctor.context import Context
 from bert_jax.tools.doctor.row import Row, size
-from bert_jax.training import metrics, run_folder
+from bert_jax.training import metrics
 from bert_jax.training.checkpoints import folder as folders
-from bert_jax.training.run_folder import read_run_config
+from bert_jax.training.run_folder import is_finished, read_run_config
 
 PROBE_BYTES = 2**23
 CLOCK_SECONDS = 1.0  # two clocks that differ by less are the same
@@ -287,7 +287,7 @@ def _saved(context: Context) -> list[Row]:
     return rows or [row.ok(f"{context.workdir} holds this run, without a checkpoint yet")]
   newest = max(sound)
   rows += _belongs(context, folders.folder_of(directory, newest), sound[newest])
-  if run_folder.is_finished(context.workdir, context.config):
+  if is_finished(context.workdir, context.config):
     return rows or [row.ok(f"{context.workdir} has trained its {configs.last_step(context.config):,} steps")]
   return rows or [row.ok(f"{context.workdir} goes on from step {newest:,} ({len(sound)} checkpoints)")]
 
