@@ -349,9 +349,7 @@ def test_an_evaluation_whose_corpus_has_moved_asks_where_it_is(finished, tmp_pat
   path.write_text(path.read_text().replace(json.dumps(str(corpus)), json.dumps(str(tmp_path / "nowhere"))))
   with pytest.raises(UserError, match="nowhere, the corpus of .*run, is not there; .*--corpus=DIR"):
     evaluate_model(str(tmp_path / "run"), None, batch_size=8, rows=8)
-  assert (
-    evaluate_model(str(tmp_path / "run"), str(tmp_path / "moved"), batch_size=8, rows=8)["mlm_loss"] > 0
-  )
+  assert evaluate_model(str(tmp_path / "run"), str(tmp_path / "moved"), batch_size=8, rows=8)["mlm_loss"] > 0
 
 
 def test_other_data_under_the_same_name_is_refused(tmp_path):

@@ -1,0 +1,40 @@
+"""pretraining.py: one way through, from the command line to the loss."""
+
+import pathlib
+import traceback
+
+import jax
+import pytest
+
+import bert_jax
+from bert_jax.__main__ import main
+from bert_jax.objectives import losses
+from tests.helpers.tiny_runs import write_config
+
+PACKAGE = pathlib.Path(bert_jax.__file__).parent
+
+
+class Reached(Exception):
+  """The loss is being traced."""
+
+
+def test_at_most_ten_frames_lie_between_the_command_line_and_the_loss(tmp_path, corpus, monkeypatch):
+  frames = []
+
+  def cross_entropy(*_):
+    frames.extend(frame for frame in traceback.extract_stack() if PACKAGE in pathlib.Path(frame.filename).parents)
+    raise Reached
+
+  monkeypatch.setattr(losses, "cross_entropy", cross_entropy)
+  monkeypatch.setattr(jax, "devices", lambda *_: jax.local_devices()[:1])  # on several, each works on its own rows
+  with pytest.raises(Reached):
+    main(
+      [
+        "pretrain",
+        f"--config={write_config(tmp_path)}",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.data.corpus={corpus}",
+      ]
+    )
+  names = [frame.name for frame in frames]
+  assert names[0] == "main" and names[-1] == "loss" and len(names) <= 10, names
