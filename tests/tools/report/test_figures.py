@@ -5,7 +5,6 @@ import xml.etree.ElementTree
 
 import pytest
 
-from bert_jax.commands import report as command
 from bert_jax.errors import UserError
 from bert_jax.tools.report import charts, figures, page, style, summary
 
