@@ -89,7 +89,7 @@ ROWS = [
     "nsp",
     "What rows are made of; nsp: next-sentence pairs (BERT), sop: pairs in order or swapped (ALBERT), none: plain text "
     "(RoBERTa).",
-    choices="bert_jax.data.corpus.pairs:OBJECTIVES",
+    choices="bert_jax.data.corpus.pairs:PAIRINGS",
     free=True,
   ),
   Key("prepare.max_sequences", 8, "Sequences packed into one row at most; 1: no packing.", free=True),

@@ -65,7 +65,7 @@ ROWS = [
     "embedding.objective",
     "",
     "What sentence embeddings are learned by: in-batch, simcse, cosine, triplet or softmax; empty: in all other runs.",
-    choices="bert_jax.objectives.sentence_embedding:OBJECTIVES",
+    choices="bert_jax.objectives.sentence_embedding:LOSSES",
   ),
   Key(
     "embedding.negative",
