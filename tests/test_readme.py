@@ -15,6 +15,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 READMES = ("README.md", "README.zh-CN.md")
 PAGES = (
   *READMES,
+  "CONTRIBUTING.md",
+  "docs/architecture.md",
   "docs/corpus.md",
   "docs/run.md",
   "docs/report.md",
@@ -140,24 +142,3 @@ def test_every_config_key_and_flag_that_is_named_exists(page):
       assert key in configs.KEYS or name in NOT_CONFIG_STEPS, (page, name)
     if name.startswith("--") and not page.startswith("launch/"):  # those pages name flags of other programs too
       assert key in known_flags() or key == "--config.KEY", (page, name)
-
-
-@pytest.mark.parametrize("page", READMES)
-def test_the_file_tree_is_that_of_the_package(page):
-  (tree,) = [text for text in blocks(page, "text") if text.startswith("bert_jax/\n")]
-  folders, named = [], set()
-  for line in tree.splitlines():
-    depth = (len(line) - len(line.lstrip())) // 2
-    names = re.findall(r"(?<!\S)[\w-]+(?:\.py|\.md|/)(?!\S)", line)
-    assert names, line
-    if names[0].endswith("/"):
-      folders = folders[:depth] + names[:1]
-      continue
-    named |= {"".join(folders[:depth]) + name for name in names}
-  there = {
-    path.relative_to(ROOT).as_posix()
-    for folder in ("bert_jax", "configs", "docs")
-    for path in (ROOT / folder).rglob("*")
-    if path.suffix in (".py", ".md") and not path.name.startswith("__")
-  }
-  assert named == there
