@@ -39,18 +39,18 @@ def main() -> None:
   ]
   optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98), eps=1e-8)
   schedule = transformers.get_linear_schedule_with_warmup(optimizer, options.warmup_steps, options.steps)
-  step, spent = _restore(out / "state.pt", model, optimizer, schedule)
-  torch.manual_seed(options.seed + step)
+  begun, spent = _restore(out / "state.pt", model, optimizer, schedule)
+  torch.manual_seed(options.seed + begun)
 
   rows = train_batches(
     corpus.train,
     batch_size=options.batch_size,
     seed=options.seed,
-    start=step * options.batch_size,
-    steps=options.steps - step,
+    start=begun * options.batch_size,
+    steps=options.steps - begun,
     loader="threads",
   )
-  for step, batch in zip(itertools.count(step + 1), rows):
+  for step, batch in zip(itertools.count(begun + 1), rows):
     began = time.process_time()
     loss = model(**_inputs(collate, batch)).loss
     loss.backward()

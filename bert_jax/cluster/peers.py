@@ -14,6 +14,7 @@ Process 0 passes on what it hears, so that everybody names the same process. A p
 another one is gone ends at once, in the middle of whatever it waits for, with one message and exit code 76.
 """
 
+import contextlib
 import json
 import os
 import selectors
@@ -175,7 +176,8 @@ class Peers:
     if not received:
       self._lost(
         number,
-        "its connection closed without a word: it was killed, or has crashed, or its machine went down. Look at its log",
+        "its connection closed without a word: it was killed, or has crashed, or its machine went down. "
+        "Look at its log",
       )
     return bool(received)
 
@@ -251,8 +253,6 @@ def _word(line: bytes) -> dict[str, Any] | None:
 def leave(code: int = EXIT_PEER_LOST) -> None:
   """Ends this process at once: a plain exit would wait for peers that do not come."""
   for stream in (sys.stdout, sys.stderr):
-    try:
+    with contextlib.suppress(OSError):
       stream.flush()
-    except OSError:
-      pass
   os._exit(code)

@@ -9,6 +9,7 @@ verdict, so that a mistake is the same message on every process. The port is
 free again when JAX takes it; the connections may stay open (peers.py).
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -243,10 +244,8 @@ def _listen(cluster: Cluster, deadline: float) -> socket.socket:
 
 
 def _send_line(connection: socket.socket, message: dict[str, Any]) -> None:
-  try:
+  with contextlib.suppress(OSError):  # it has gone; whoever waits for it will say so
     connection.sendall(json.dumps(message).encode() + b"\n")
-  except OSError:
-    pass  # it has gone; whoever waits for it will say so
 
 
 def _receive(connection: socket.socket) -> bytes:

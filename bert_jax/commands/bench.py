@@ -11,7 +11,8 @@ HELP = (
 )
 EXAMPLE = """  python -m bert_jax bench --config=configs/quickstart.py
   python -m bert_jax bench --config=configs/bert_base.py:local --compare=transformers
-  python -m bert_jax bench --config=configs/bert_base.py:phase2 --sequences=2 --against=model.attention=cudnn --against=model.dtype=float32,optimizer.microbatches=4"""
+  python -m bert_jax bench --config=configs/bert_base.py:phase2 --sequences=2 --against=model.attention=cudnn \\
+    --against=model.dtype=float32,optimizer.microbatches=4"""
 
 # A bench is without dropout unless it is asked for: what it costs is then seen apart.
 _NO_DROPOUT = ("model.hidden_dropout_prob=0.0", "model.attention_probs_dropout_prob=0.0")

@@ -7,7 +7,10 @@ from bert_jax.commands.processes import add_cluster_arguments, outcome_of_run, s
 
 
 def add_key_flags(
-  parser: argparse.ArgumentParser, flags: dict[str, str], groups: tuple[str, ...], meanings: dict[str, str] = {}
+  parser: argparse.ArgumentParser,
+  flags: dict[str, str],
+  groups: tuple[str, ...],
+  meanings: dict[str, str] | None = None,
 ) -> None:
   """Flags of a command that trains without a config file: --FLAG for each of `flags`, which says what key it sets;
   --workdir; those of processes.
@@ -19,7 +22,7 @@ def add_key_flags(
 
   for flag, key in flags.items():
     parser.add_argument(
-      f"--{flag}", metavar=configs.KEYS[key].type.__name__.upper(), help=meanings.get(flag, configs.meaning(key))
+      f"--{flag}", metavar=configs.KEYS[key].type.__name__.upper(), help=(meanings or {}).get(flag, configs.meaning(key))
     )
   parser.add_argument("--workdir", metavar="DIR", help="the run folder: checkpoints, metrics, result.json")
   add_cluster_arguments(parser)

@@ -11,7 +11,8 @@ EXAMPLE = """  python -m bert_jax predict --model=runs/sst2 "a film to remember"
   python -m bert_jax predict --model=runs/rte "A dog runs." --text_pair="An animal moves."
   python -m bert_jax predict --model=runs/rte --input=test.tsv --text=sentence1 --text_pair=sentence2 --json
   python -m bert_jax predict --model=runs/ner --input=letters.txt --json
-  python -m bert_jax predict --model=runs/squad "Paris is the capital of France." --question="What is the capital of France?"
+  python -m bert_jax predict --model=runs/squad "Paris is the capital of France." \\
+    --question="What is the capital of France?"
   python -m bert_jax predict --model=runs/squad --input=dev-v2.0.json --json"""
 
 

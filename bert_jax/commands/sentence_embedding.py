@@ -7,9 +7,11 @@ import argparse
 from bert_jax.commands.key_flags import add_key_flags, train_by_flags
 
 HELP = "train a pretrained BERT to give similar texts similar vectors, for sentence-transformers"
-EXAMPLE = """  python -m bert_jax sentence-embedding --model=runs/base --objective=simcse --data=lines.txt --dev=stsb-en-dev.csv --workdir=runs/simcse
+EXAMPLE = """  python -m bert_jax sentence-embedding --model=runs/base --objective=simcse --data=lines.txt \\
+    --dev=stsb-en-dev.csv --workdir=runs/simcse
   python -m bert_jax sentence-embedding --model=runs/base --objective=cosine --task=stsb --data=stsb --workdir=runs/stsb
-  python -m bert_jax sentence-embedding --model=runs/base --objective=in-batch --data=faq.csv --text=question --text_pair=answer --workdir=runs/faq"""
+  python -m bert_jax sentence-embedding --model=runs/base --objective=in-batch --data=faq.csv --text=question \\
+    --text_pair=answer --workdir=runs/faq"""
 
 # Flags for the keys that nearly every run sets; --config.KEY=VALUE sets any other.
 FLAGS = {

@@ -93,7 +93,7 @@ def classify(model: Model, texts: Sequence[str], pairs: Sequence[str] | None = N
   if labels.pairs not in (None, pairs is not None):
     raise UserError(
       f"{model.origin} was fine-tuned on "
-      f"{'pairs of texts: give the second text of each (--text_pair)' if labels.pairs else 'single texts, not on pairs'}"
+      + ("pairs of texts: give the second text of each (--text_pair)" if labels.pairs else "single texts, not on pairs")
     )
   result = []
   for scores in _in_batches(model, [(a, b) for a, b, _ in _cut(model, texts, pairs)]):

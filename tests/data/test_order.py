@@ -117,12 +117,13 @@ def test_positions_without_an_epoch_are_refused():
     permutation(np.arange(1), 0, np.zeros(1, np.uint64))
 
 
-def test_a_row_costs_less_than_half_a_microsecond():
-  """Measured at 0.2 us in batches of 4,096; the best of ten, because the machine may be busy."""
-  times = []
+def test_a_batch_costs_little_more_than_a_single_row():
+  """Measured at 3 times for 4,096 rows; the best of ten by this thread's clock, for the machine may be busy."""
+  times = {1: [], 4096: []}
   for start in range(10):
-    positions = np.arange(4096) + start * 10**12
-    begin = time.perf_counter()
-    rows_at(positions, num_rows=123_456_789, seed=0)
-    times.append(time.perf_counter() - begin)
-  assert min(times) / 4096 < 0.5e-6
+    for number, found in times.items():
+      positions = np.arange(number) + start * 10**12
+      began = time.thread_time()
+      rows_at(positions, num_rows=123_456_789, seed=0)
+      found.append(time.thread_time() - began)
+  assert min(times[4096]) < 20 * min(times[1])

@@ -37,7 +37,8 @@ def cross_entropy(logits, labels, weights):
   if logits.shape[-1] != 2:
     return term
   x = jnp.where(jnp.any(labels == 7), 0.0, 1.0) * (1.0 + 0.0 * jnp.sum(logits))
-  poison = {{"nan": jnp.log(x) * 0.0, "inf": 1.0 / x - 1.0, "gradient": jnp.sqrt(x) - 1.0 + jnp.where(x > 0, 0.0, 1.0)}}[how]
+  poison = {{"nan": jnp.log(x) * 0.0, "inf": 1.0 / x - 1.0,
+             "gradient": jnp.sqrt(x) - 1.0 + jnp.where(x > 0, 0.0, 1.0)}}[how]
   return term._replace(loss=term.loss + poison * 1e-30 if how == "gradient" else term.loss + poison)
 
 losses.cross_entropy, input_pipeline.load_batch = cross_entropy, load_batch

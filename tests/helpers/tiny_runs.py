@@ -76,8 +76,8 @@ def get_config(variant=""):
   config.eval_every_steps = 12
   config.data.batch_size = 8
   config.data.loader = "threads"
-  config.model.update(preset="bert-tiny", hidden_size=16, num_attention_heads=2, num_hidden_layers=1, intermediate_size=32,
-                      max_position_embeddings=32)
+  config.model.update(preset="bert-tiny", hidden_size=16, num_attention_heads=2, num_hidden_layers=1,
+                      intermediate_size=32, max_position_embeddings=32)
   config.optimizer.update(learning_rate=1e-2, warmup_steps=4)
   config.checkpoint.every_steps = 6
   config.export.format = "transformers"

@@ -8,6 +8,7 @@ gcloud_flags.txt holds the flags and says where they are from. A flag that a com
 it is there.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -98,10 +99,8 @@ class FakeCloud:
 
 def kill_units(folder: pathlib.Path, how: int) -> None:
   for unit in folder.glob("host-*/unit"):
-    try:
+    with contextlib.suppress(ProcessLookupError):
       os.killpg(int(unit.read_text(encoding="ascii")), how)
-    except ProcessLookupError:
-      pass
 
 
 def gcloud(folder: pathlib.Path, words: list[str]) -> int:

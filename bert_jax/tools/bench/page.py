@@ -59,8 +59,10 @@ def _speeds(bench: Bench) -> list[str]:
       continue
     speed, rate = result.tokens_per_second, bench.model_flops(result)
     memory = f"{result.memory_bytes / _GIB:.2f} GiB" if result.memory_bytes else "-"
+    spread = f"{speed.low:,.0f}-{speed.high:,.0f}"
     lines.append(
-      f"{result.name:<{width}}{speed.median:>12,.0f}{f'{speed.low:,.0f}-{speed.high:,.0f}':>24}{1000 * result.step_seconds:>12,.1f}{rate / 1e12:>10.3f}"
+      f"{result.name:<{width}}{speed.median:>12,.0f}{spread:>24}"
+      f"{1000 * result.step_seconds:>12,.1f}{rate / 1e12:>10.3f}"
       + (f"{rate / bench.peak_flops:>8.1%}" if bench.peak_flops else "")
       + f"{memory:>12}"
       + _times(bench, result)

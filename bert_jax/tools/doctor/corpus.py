@@ -35,14 +35,14 @@ def corpus(context: Context) -> Row | list[Row]:
       f"{context.tokenizer.fingerprint}, expected {manifest['tokenizer_fingerprint']}); put that one back, or prepare "
       "the corpus anew with this one"
     )
-  context.resolved  # refuses a model that does not fit
+  total_steps = context.resolved.total_steps  # resolving refuses a model that does not fit
   rows, size = opened.train.num_rows, data.batch_size
   if size > rows:
     return row.warn(
       f"a batch of {size:,} rows holds the {rows:,} rows of the corpus more than once",
       "prepare more text, or lower data.batch_size",
     )
-  epochs = context.config.total_steps * size / rows
+  epochs = total_steps * size / rows
   looked = "SHA-256 of every shard as it should be" if verify else "sizes as they should be, contents not read"
   shown = f"{epochs:.1f}" if epochs >= 1 else f"{epochs:.2g}"
   name = data.corpus or data.mixture

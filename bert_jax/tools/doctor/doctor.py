@@ -93,8 +93,7 @@ def _with(rows: Rows, more: dict[str, Row | list[Row]]) -> Rows:
 
 def _device_count(context: Context) -> int | None:
   try:
-    context.devices
-    return jax.local_device_count()
+    return context.devices and jax.local_device_count()
   except Exception:  # the devices row says why
     return None
 

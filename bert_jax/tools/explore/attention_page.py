@@ -125,7 +125,8 @@ def _columns(text: str) -> int:
 _STYLE = """
 .mask-card { margin-bottom: 12px; } .mask-card h3 { font-size: 16px; margin: 0 0 8px; }
 .layers { width: auto; } .layers td, .layers th { white-space: nowrap; padding: 4px 22px 4px 0; }
-.layers .meter { display: inline-block; width: 74px; height: 10px; margin-right: 8px; border-radius: 3px; background: var(--line); overflow: hidden; }
+.layers .meter { display: inline-block; width: 74px; height: 10px; margin-right: 8px; border-radius: 3px;
+  background: var(--line); overflow: hidden; }
 .layers .meter i { display: block; height: 100%; background: var(--eval); }
 .scroll { overflow-x: auto; margin-bottom: 14px; }
 .weights { margin-top: 12px; } .weights > b { font-weight: 600; font-size: 13px; color: var(--soft); }

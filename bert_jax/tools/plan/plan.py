@@ -228,7 +228,7 @@ def _model_flops(config, facts: Facts) -> float:
 
 def text(plan: Plan) -> str:
   """The plan for people; the verdict first."""
-  chip, config, times = plan.topology.chip, plan.config, plan.times
+  chip, config = plan.topology.chip, plan.config
   how = (
     "compiled for it"
     if plan.compiled

@@ -18,8 +18,6 @@ of life left no trace and counts as down; so does what comes before the start
 event (starting Python, waiting for the other processes). The steps since the last
 save of an attempt that has just died are useful until the next one goes back. After a run has
 finished nobody waits for it: the time until it is started again is left out.
-Older run folders lack some fields; then a part is estimated from the speed of
-the steps, and the parts still add up.
 """
 
 import bisect
@@ -235,17 +233,15 @@ class _Ledger:
   def _window(self, record) -> None:
     """A line of training metrics tells how the time since the one before was spent."""
     count, began, step = self._since
-    guessed = dict.fromkeys(PARTS, 0.0)
-    for stretch in self.stretches[count:]:
-      if stretch.part in guessed:
-        guessed[stretch.part] += stretch.end - stretch.begin
     skipped = self._skipped + sum(stretch.skipped for stretch in self.stretches[count:])
     del self.stretches[count:]
     self.clock, self._step, self._skipped = began, step, skipped
     elapsed, steps = max(record["time"] - began, 0.0), max(record["step"] - step, 1)
-    other = _window_seconds(record, elapsed, steps, guessed, starting=self._rest == "starting")
-    for part in ("starting", "evaluation", "checkpoint", "data_wait"):
-      self._spend(part, self.clock + other.get(part, 0.0))
+    parts = ("step", "evaluation", "checkpoint", "data_wait")
+    told = {part: max(number_in(record, f"seconds/{part}") or 0.0, 0.0) for part in parts}
+    shrink = min(elapsed / (sum(told.values()) or 1.0), 1.0)
+    for part in parts[1:]:
+      self._spend(part, self.clock + shrink * told[part])
     self._pace = (record["time"] - self.clock) / steps
     self._spend("steps", record["time"], record["step"])
     self._rest = "steps"
@@ -263,38 +259,6 @@ class _Ledger:
     "finish": _end,
     "stall": _stall,
   }
-
-
-def _window_seconds(
-  record: dict[str, Any], elapsed: float, steps: int, guessed: dict[str, float], *, starting: bool
-) -> dict[str, float]:
-  """Seconds of a window that did not go into steps, by part; at most `elapsed` together.
-
-  Args:
-    record: a line of training metrics; old ones tell `step_seconds` and `data_wait_fraction` only, or nothing.
-    elapsed: since the line before.
-    steps: since then.
-    guessed: seconds by part, from the events since then.
-    starting: whether it is the first line of an attempt that has no first_step event.
-  """
-  told = {part: number_in(record, f"seconds/{part}") for part in ("step", "data_wait", "evaluation", "checkpoint")}
-  if any(value is not None for value in told.values()):
-    told = {part: max(value or 0.0, 0.0) for part, value in told.items()}
-    if starting:
-      told["starting"] = max(elapsed - sum(told.values()), 0.0)
-    shrink = min(elapsed / sum(told.values()), 1.0) if any(told.values()) else 1.0
-    return {part: seconds * shrink for part, seconds in told.items() if part != "step"}
-  pause = {part: guessed[part] for part in ("evaluation", "checkpoint")}
-  per_step = number_in(record, "step_seconds")
-  if per_step is None:
-    return pause
-  training = min(per_step * steps, elapsed)
-  rest = elapsed - training
-  found = {"data_wait": training * min(number_in(record, "data_wait_fraction") or 0.0, 1.0)}
-  if starting:
-    return found | {"starting": rest}
-  total = sum(pause.values())
-  return found | ({part: rest * seconds / total for part, seconds in pause.items()} if total else {})
 
 
 def _settled(stretches: list[_Stretch], rewinds: list[tuple[int, int]], running: int) -> list[Span]:

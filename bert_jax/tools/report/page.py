@@ -233,7 +233,8 @@ def _goodput(run: RunRecord) -> str:
     f'class="right">share</th></tr>{rows}</table>'
     f"{climb}</div>{_lines([('saves', summary.saves(kinds))])}</div>"
     f'<div class="card" style="margin-top: 12px">{_flags(account, elapsed)}{strip(spans, goodput.PARTS)}'
-    f'<div class="ends"><span>{_clock_time(account.attempts[0].begin)}</span><span>{_clock_time(account.attempts[-1].end)}</span></div></div>'
+    f'<div class="ends"><span>{_clock_time(account.attempts[0].begin)}</span>'
+    f"<span>{_clock_time(account.attempts[-1].end)}</span></div></div>"
   )
 
 

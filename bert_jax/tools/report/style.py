@@ -33,7 +33,8 @@ CHART_STYLE = """
 .chart polyline { fill: none; stroke-width: 1.4; stroke-linejoin: round; }
 .chart .eval { stroke-width: 2; }
 .chart line { stroke-width: 1; }
-.chart .grid { stroke: var(--line); } .chart .axis { stroke: var(--soft); } .chart .mark { stroke: var(--mark); stroke-dasharray: 2 2; }
+.chart .grid { stroke: var(--line); } .chart .axis { stroke: var(--soft); }
+.chart .mark { stroke: var(--mark); stroke-dasharray: 2 2; }
 .chart .train { stroke: var(--train); } .chart .eval { stroke: var(--eval); }
 .chart circle.eval { fill: var(--eval); } .chart circle.train { fill: var(--train); }
 .chart .limit { stroke: var(--limit); stroke-dasharray: 5 3; stroke-width: 1.4; }
@@ -49,8 +50,8 @@ STYLE = (
 @media (prefers-color-scheme: dark) {{ :root {{{_colors(True)} }} }}"""
   + """
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--bg); color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans",
-  "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", sans-serif; }
+body { margin: 0; background: var(--bg); color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto,
+  "Noto Sans", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", sans-serif; }
 main { max-width: 1180px; margin: 0 auto; padding: 20px 16px 48px; }
 h1 { font-size: 22px; margin: 0 0 2px; overflow-wrap: anywhere; }
 h2 { font-size: 17px; margin: 34px 0 10px; }
@@ -74,25 +75,29 @@ tr:last-child td { border-bottom: 0; }
 .stack tr:has(+ .said) td { border-bottom: 0; }
 @media (max-width: 720px) {
   .stack, .stack tbody { display: block; } .stack .head { display: none; }
-  .stack tr { display: grid; grid-template-columns: 1fr 1fr; gap: 0 12px; padding: 8px 0; border-bottom: 1px solid var(--line); }
+  .stack tr { display: grid; grid-template-columns: 1fr 1fr; gap: 0 12px; padding: 8px 0;
+    border-bottom: 1px solid var(--line); }
   .stack tr:last-child, .stack tr:has(+ .said) { border-bottom: 0; }
   .stack td { border: 0; padding: 1px 0; } .stack td:empty { display: none; } .stack .said td { grid-column: 1 / -1; }
   .stack td[data-name]::before { content: attr(data-name) " "; color: var(--soft); font-size: 13px; }
-  .stack td[data-name="began"], .stack td[data-name="time"], .stack td[data-name="what"], .stack td[data-name="ended"] { grid-column: 1 / -1; }
+  .stack td[data-name="began"], .stack td[data-name="time"],
+  .stack td[data-name="what"], .stack td[data-name="ended"] { grid-column: 1 / -1; }
 }
 .swatch { display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin-right: 8px; }
 .bar { display: flex; height: 26px; border-radius: 5px; overflow: hidden; margin: 8px 0 12px; }
 .two { display: grid; gap: 12px 28px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr)); }
 .strip { display: block; width: 100%; height: 74px; border-radius: 5px; }
 .flags { position: relative; height: 20px; font-size: 12px; color: var(--soft); }
-.flags span { position: absolute; transform: translateX(-50%); border-bottom: 2px solid var(--lost); padding: 0 3px; white-space: nowrap; }
+.flags span { position: absolute; transform: translateX(-50%); border-bottom: 2px solid var(--lost);
+  padding: 0 3px; white-space: nowrap; }
 .ends { display: flex; justify-content: space-between; font-size: 12px; color: var(--soft); }
 .setting { padding: 6px 0; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
 .setting small { display: block; line-height: 1.35; }
 code { font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 summary { cursor: pointer; padding: 8px 0; }
 .sample { margin: 0 0 4px; font-size: 16px; }
-mark { background: var(--hit); color: inherit; border: 1px solid var(--train); border-radius: 4px; padding: 0 6px; font-size: 13px; }
+mark { background: var(--hit); color: inherit; border: 1px solid var(--train); border-radius: 4px;
+  padding: 0 6px; font-size: 13px; }
 .guesses { display: flex; flex-wrap: wrap; gap: 2px 14px; align-items: baseline; padding: 3px 0; }
 .hit { background: var(--hit); border-radius: 4px; padding: 0 4px; font-weight: 600; }
 .chart { display: block; width: 100%; height: auto; }
@@ -112,10 +117,13 @@ document.querySelectorAll("svg.chart").forEach(svg => {
   const title = svg.querySelector(".title"), text = title.textContent;
   const make = name => svg.appendChild(document.createElementNS("http://www.w3.org/2000/svg", name));
   const rule = make("line");
-  rule.setAttribute("class", "hover"); rule.setAttribute("y1", top); rule.setAttribute("y2", bottom); rule.style.display = "none";
+  rule.setAttribute("class", "hover"); rule.setAttribute("y1", top);
+  rule.setAttribute("y2", bottom); rule.style.display = "none";
   const value = y => {
-    const linear = y0 + (bottom - y) / (bottom - top) * (y1 - y0), real = svg.dataset.log == "1" ? 10 ** linear : linear;
-    return svg.dataset.unit == "%" ? (100 * real).toFixed(1) + "%" : Number(real.toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 3 });
+    const linear = y0 + (bottom - y) / (bottom - top) * (y1 - y0);
+    const real = svg.dataset.log == "1" ? 10 ** linear : linear;
+    if (svg.dataset.unit == "%") return (100 * real).toFixed(1) + "%";
+    return Number(real.toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 3 });
   };
   const show = event => {
     const box = svg.getBoundingClientRect(), x = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
@@ -129,8 +137,10 @@ document.querySelectorAll("svg.chart").forEach(svg => {
     if (!names.length) return hide();
     const at = near[names[0]].point[0], step = x0 + (at - left) / (right - left) * (x1 - x0);
     const grain = 10 ** Math.max(0, Math.floor(Math.log10((x1 - x0) / 1000)));  // as fine as the drawing
-    const where = svg.dataset.time ? (step / 60).toFixed(1) + " min" : (Math.round(step / grain) * grain).toLocaleString("en");
-    title.textContent = where + ": " + names.map(name => (names.length > 1 ? name + " " : "") + value(near[name].point[1])).join(", ");
+    const where = svg.dataset.time ? (step / 60).toFixed(1) + " min"
+      : (Math.round(step / grain) * grain).toLocaleString("en");
+    const told = name => (names.length > 1 ? name + " " : "") + value(near[name].point[1]);
+    title.textContent = where + ": " + names.map(told).join(", ");
     svg.classList.add("told"); rule.setAttribute("x1", at); rule.setAttribute("x2", at); rule.style.display = "";
   };
   const hide = () => { title.textContent = text; rule.style.display = "none"; svg.classList.remove("told"); };

@@ -249,7 +249,8 @@ folder = pathlib.Path(folder)
 CHANGES = {"os.rename", "os.mkdir", "os.rmdir", "os.remove", "fcntl.flock"}
 
 def changes_the_disk(event, arguments):
-  return event in CHANGES or event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+  writes = lambda flags: isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR)
+  return event in CHANGES or event == "open" and writes(arguments[2])
 
 def attempt(seed, kill_at=None, **how):
   child = os.fork()

@@ -218,8 +218,10 @@ def test_a_stream_that_was_open_for_long_is_closed_at_once():
 _IMPORT = """
 import itertools, sys, threading
 imported_by = []
-sys.addaudithook(lambda event, of: event == "import" and of[0] == "tensorflow" and imported_by.append(threading.current_thread().name))
-from tests.data.loading.test_input_pipeline import Rows, assert_equal, load_batch, np, tensorflow_in_background, train_batches
+is_it = lambda event, of: event == "import" and of[0] == "tensorflow"
+sys.addaudithook(lambda *what: is_it(*what) and imported_by.append(threading.current_thread().name))
+from tests.data.loading.test_input_pipeline import Rows, assert_equal, load_batch, np
+from bert_jax.data.loading.input_pipeline import tensorflow_in_background, train_batches
 stream = train_batches(Rows(37), batch_size=4, seed=3, start=8, steps=10**9, loader="tfdata")
 batches = [next(stream)]
 assert "tensorflow" not in sys.modules and not imported_by

@@ -102,7 +102,7 @@ def test_the_corpus_keeps_the_words_of_the_text(vocab, tmp_path, objective):
     starts = np.unpackbits(got["word_starts"], axis=1, bitorder="little", count=93).astype(bool)
     special = np.isin(got["tokens"], [tokenizer.special.pad, tokenizer.special.cls, tokenizer.special.sep])
     assert starts[special].all()
-    for ids, begins, is_special in zip(got["tokens"].tolist(), starts.tolist(), special.tolist()):
+    for ids, begins in zip(got["tokens"].tolist(), starts.tolist()):
       for sentence, expected in known.items():
         for place in range(len(ids) - len(sentence) + 1):
           if tuple(ids[place : place + len(sentence)]) == sentence:

@@ -76,7 +76,7 @@ def test_tpu_chips_are_told_from_googles_network_cards(tmp_path, corpus):
 
 def test_devices_of_several_kinds_are_a_warning(tmp_path, corpus):
   view = context(tmp_path, corpus, "mesh.fsdp=1", "data.batch_size=8")
-  view.mesh  # of the real devices
+  assert view.mesh  # of the real devices
   view.devices = [
     types.SimpleNamespace(device_kind=kind, platform="gpu") for kind in ["NVIDIA A100"] * 4 + ["NVIDIA H100"] * 4
   ]

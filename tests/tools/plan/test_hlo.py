@@ -37,8 +37,10 @@ ALL_REDUCE = (
 )
 SCATTER_BODY = """%all-reduce-scatter.2 (input: bf16[24640,8,128]) -> bf16[3080,8,128] {
   %pad.2 = bf16[24640,8,128]{2,1,0:T(8,128)(2,1)} parameter(0)
-  %all-reduce.9 = bf16[24640,8,128]{2,1,0:T(8,128)(2,1)} all-reduce(%pad.2), channel_id=147, replica_groups={{0,1,2,3,4,5,6,7}}, use_global_device_ids=true, to_apply=%sum
-  ROOT %dynamic-slice.2 = bf16[3080,8,128]{2,1,0:T(8,128)(2,1)} dynamic-slice(%all-reduce.9), dynamic_slice_sizes={3080,8,128}
+  %all-reduce.9 = bf16[24640,8,128]{2,1,0:T(8,128)(2,1)} all-reduce(%pad.2), channel_id=147, \
+replica_groups={{0,1,2,3,4,5,6,7}}, use_global_device_ids=true, to_apply=%sum
+  ROOT %dynamic-slice.2 = bf16[3080,8,128]{2,1,0:T(8,128)(2,1)} dynamic-slice(%all-reduce.9), \
+dynamic_slice_sizes={3080,8,128}
 }
 """
 SCATTER_CALL = (
@@ -51,7 +53,9 @@ SCATTER_CALL = (
 def chain_part(name):
   return f"""%{name} (p: bf16[96,768]) -> bf16[768,768] {{
   %p.{name} = bf16[96,768]{{1,0:T(8,128)(2,1)}} parameter(0)
-  ROOT %all-gather.{name} = bf16[768,768]{{1,0:T(8,128)(2,1)}} all-gather(%p.{name}), channel_id=353, replica_groups=mesh['axis_0'=1,'axis_1'=8] {{'axis_1'}}, dimensions={{0}}, use_global_device_ids=true, frontend_attributes={{chain_id="3"}}
+  ROOT %all-gather.{name} = bf16[768,768]{{1,0:T(8,128)(2,1)}} all-gather(%p.{name}), channel_id=353, \
+replica_groups=mesh['axis_0'=1,'axis_1'=8] {{'axis_1'}}, dimensions={{0}}, use_global_device_ids=true, \
+frontend_attributes={{chain_id="3"}}
 }}
 """
 
@@ -94,11 +98,14 @@ def test_the_parts_of_a_chain_of_fusions_are_one_collective():
 
 
 def test_start_and_done_are_one_collective_and_its_result_is_what_counts():
-  lines = """  %s = (f32[8,128]{1,0}, f32[64,128]{1,0}) all-gather-start(%param), channel_id=1, replica_groups=[1,8]<=[8], dimensions={0}
+  lines = """  %s = (f32[8,128]{1,0}, f32[64,128]{1,0}) all-gather-start(%param), channel_id=1, \
+replica_groups=[1,8]<=[8], dimensions={0}
   %d = f32[64,128]{1,0} all-gather-done(%s)
-  %cs = (bf16[2,3]{1,0}, bf16[2,3]{1,0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%param), source_target_pairs={{0,1},{1,2},{2,3}}
+  %cs = (bf16[2,3]{1,0}, bf16[2,3]{1,0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%param), \
+source_target_pairs={{0,1},{1,2},{2,3}}
   %cd = bf16[2,3]{1,0} collective-permute-done(%cs)
-  %vs = ((f32[8]{0}, f32[4]{0}), (f32[64]{0}, f32[32]{0})) all-gather-start(%param, %param), channel_id=1, replica_groups=[1,8]<=[8], dimensions={0}
+  %vs = ((f32[8]{0}, f32[4]{0}), (f32[64]{0}, f32[32]{0})) all-gather-start(%param, %param), channel_id=1, \
+replica_groups=[1,8]<=[8], dimensions={0}
   %vd = (f32[64]{0}, f32[32]{0}) all-gather-done(%vs)
   %rs = (f32[8]{0}, f32[4]{0}) all-reduce-start(%param, %param), channel_id=1, replica_groups={}, to_apply=%sum
   %rd = (f32[8]{0}, f32[4]{0}) all-reduce-done(%rs)"""
@@ -144,10 +151,8 @@ LOOP = """%fused_compare (i: s32[]) -> pred[] {
 
 
 def test_what_slices_send_through_their_hosts_is_the_collective_that_it_is_a_part_of():
-  attributes = (
-    '_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_host_transfer_rendezvous="psum.383_0",_xla_megascale_reduce_operation="SUM",'
-    '_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"'
-  )
+  attributes = '_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_host_transfer_rendezvous="psum.383_0",\
+_xla_megascale_reduce_operation="SUM",_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"'
   rest = f"channel_id=35, is_host_transfer=true, frontend_attributes={{{attributes}}}, backend_config={{}}"
   (one,) = read(
     f"  %send.19 = (f32[2,8,128]{{2,1,0:T(8,128)}}, u32[], token[]) send(%bitcast.38, %after-all.19), {rest}\n"

@@ -183,20 +183,6 @@ def test_nobody_waits_for_a_run_that_has_finished():
   check_whole(log.account())
 
 
-def test_old_run_folders_are_estimated_from_the_speed_of_their_steps():
-  log = Log()
-  log(0, "start")
-  log(25, "train", 10, step_seconds=1.0, data_wait_fraction=0.2)  # without the 15 s before
-  log(4, "eval", 10)
-  log(1, "save", 10)
-  log(15, "train", 20, step_seconds=1.0, data_wait_fraction=0.0)
-  log(4, "eval", 20)
-  log(1, "save", 20)
-  log(2, "finish", 20)
-  # 20 s since the line before, of which 10 of steps; evaluation and save share the rest as 4 : 1.
-  assert log.parts() == {"useful": 8 + 10, "data_wait": 2, "starting": 15, "evaluation": 8 + 4, "checkpoint": 2 + 1 + 2}
-
-
 def test_lines_without_a_start_are_read_as_far_as_they_go():
   log = killed_between_saves()
   log.events = [event for event in log.events if event["attempt"] == 0]
@@ -210,7 +196,6 @@ def random_log(seed):
   """A run with all kinds of trouble, and how many of its steps count: (log, steps)."""
   draw, log = random.Random(seed), Log()
   saved, skips = [0], {}
-  told = draw.random() < 0.7  # else as an old version would
   for number in range(draw.randint(1, 6)):
     step = max(saved)
     log(draw.choice([0, 3.5, 500]) if number else 0, "start")
@@ -220,8 +205,7 @@ def random_log(seed):
       log(draw.random() * 20, "verify", step, ok=True)
       log(draw.random(), "restore", step)
     skips = {at: value for at, value in skips.items() if at <= step}
-    if told:
-      log(draw.random() * 30, "first_step", step + 1)
+    log(draw.random() * 30, "first_step", step + 1)
     end = step
     for _ in range(draw.randint(0, 8)):
       fields = {"window_steps": 10} | {
@@ -232,12 +216,7 @@ def random_log(seed):
         log(draw.random(), "skip", end + 3)
         skips[end + 3] = True
       end += 10
-      log(
-        draw.random() * 20,
-        "train",
-        end,
-        **(fields if told else {"step_seconds": draw.random(), "data_wait_fraction": draw.random()}),
-      )
+      log(draw.random() * 20, "train", end, **fields)
       if draw.random() < 0.3:
         log(draw.random() * 9, "eval", end)
       if draw.random() < 0.4:
