@@ -22,7 +22,9 @@ def add_key_flags(
 
   for flag, key in flags.items():
     parser.add_argument(
-      f"--{flag}", metavar=configs.KEYS[key].type.__name__.upper(), help=(meanings or {}).get(flag, configs.meaning(key))
+      f"--{flag}",
+      metavar=configs.KEYS[key].type.__name__.upper(),
+      help=(meanings or {}).get(flag, configs.meaning(key)),
     )
   parser.add_argument("--workdir", metavar="DIR", help="the run folder: checkpoints, metrics, result.json")
   add_cluster_arguments(parser)
