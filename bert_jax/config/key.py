@@ -1,7 +1,7 @@
 """What a row of the schema says of a key."""
 
 import math
-import pkgutil
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 
@@ -34,9 +34,7 @@ class Key(NamedTuple):
     default: its value where nothing is said; None: it follows from others.
     meaning: what it is, with its unit, in words that need no other row.
     range: what numbers it takes; None: any.
-    choices: what texts it takes, besides the default; empty: any. "MODULE:NAME" names a table whose keys they are, in
-      the module that implements them, which is imported when it is asked for: most import JAX, and `--help` need not
-      wait for that.
+    choices: what texts it takes, besides the default, or a function that gives them; empty: any.
     free: whether a resumed run may change it, which it may where neither the data nor the mathematics of a step do.
     derived: the type, where the default is None.
   """
@@ -45,7 +43,7 @@ class Key(NamedTuple):
   default: Any
   meaning: str
   range: Range | None = None
-  choices: tuple[str, ...] | str = ()
+  choices: tuple[str, ...] | Callable[[], Iterable[str]] = ()
   free: bool = False
   derived: type | None = None
 
@@ -56,7 +54,7 @@ class Key(NamedTuple):
   @property
   def options(self) -> tuple[str, ...]:
     """All texts that the key takes, the default first; empty: any."""
-    own = pkgutil.resolve_name(self.choices) if isinstance(self.choices, str) else self.choices
+    own = self.choices() if callable(self.choices) else self.choices
     return tuple(dict.fromkeys((self.default, *own))) if own else ()
 
   @property

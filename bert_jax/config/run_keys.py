@@ -1,5 +1,6 @@
 """The keys that every run has: a row for each, in the order in which they are listed."""
 
+from bert_jax.config import choices
 from bert_jax.config.key import SHARE, Key, Range, at_least
 from bert_jax.models.config import PRESETS
 
@@ -68,7 +69,7 @@ ROWS = [
     "data.loader",
     "tfdata",
     "What reads batches ahead: tfdata, or threads, which needs no TensorFlow; the batches are the same.",
-    choices="bert_jax.data.loading.input_pipeline:LOADERS",
+    choices=choices.loaders,
     free=True,
   ),
   Key(
@@ -89,7 +90,7 @@ ROWS = [
     "nsp",
     "What rows are made of; nsp: next-sentence pairs (BERT), sop: pairs in order or swapped (ALBERT), none: plain text "
     "(RoBERTa).",
-    choices="bert_jax.data.corpus.pairs:PAIRINGS",
+    choices=choices.pairings,
     free=True,
   ),
   Key("prepare.max_sequences", 8, "Sequences packed into one row at most; 1: no packing.", free=True),
@@ -107,7 +108,7 @@ ROWS = [
     "prepare.word_segmenter",
     "",
     "jieba: stores where Chinese words begin, for masking.unit=word; empty: the vocabulary tells.",
-    choices="bert_jax.data.text.words:SEGMENTERS",
+    choices=choices.word_segmenters,
     free=True,
   ),
   # Masks
@@ -136,7 +137,7 @@ ROWS = [
     "token",
     "What is masked as a whole; token: single tokens, word: all pieces of a word, span: runs of words (SpanBERT), "
     "ngram: runs of words (ALBERT).",
-    choices="bert_jax.objectives.masking:UNITS",
+    choices=choices.masking_units,
   ),
   Key(
     "masking.span_stop",
@@ -166,7 +167,7 @@ ROWS = [
     "model.remat",
     "none",
     "What the backward pass recomputes to save memory: none, dots (all but matrix products) or full (whole layers).",
-    choices="bert_jax.models.encoder:REMAT",
+    choices=choices.remats,
     free=True,
   ),
   Key(
@@ -174,7 +175,7 @@ ROWS = [
     "auto",
     "Implementation of attention: auto, xla, splash (TPU), cudnn (GPU from Hopper on) or tokamax (GPU); see "
     "docs/performance.md.",
-    choices="bert_jax.models.attention:IMPLEMENTATIONS",
+    choices=choices.attentions,
     free=True,
   ),
   # The optimizer

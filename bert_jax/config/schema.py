@@ -32,7 +32,11 @@ def _fields_of_model() -> list[Key]:
   ]
 
 
-MODEL_FIELDS = {field.name: field for field in dataclasses.fields(EncoderConfig)}
+# Keys of older run folders that nothing read: an export has the [PAD] of its tokenizer.
+RETIRED = ("model.pad_token_id",)
+MODEL_FIELDS = {
+  field.name: field for field in dataclasses.fields(EncoderConfig) if f"model.{field.name}" not in RETIRED
+}
 KEYS: dict[str, Key] = {key.name: key for key in (*run_keys.ROWS, *tuning_keys.ROWS, *_fields_of_model())}
 
 

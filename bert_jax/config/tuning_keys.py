@@ -1,5 +1,6 @@
 """The keys of runs that train a pretrained model further: fine-tuning and sentence embeddings."""
 
+from bert_jax.config import choices
 from bert_jax.config.key import ABOVE_0, SHARE, Key, at_least
 
 ROWS = [
@@ -12,7 +13,7 @@ ROWS = [
     "",
     "What the labels are: classification, multi-label, regression, token-classification or question-answering; empty: "
     "the data tell.",
-    choices="bert_jax.objectives.finetuning:KINDS",
+    choices=choices.label_kinds,
   ),
   Key("finetune.text", "", "Column of the text: its name or, in a file without a header, its number from 0."),
   Key("finetune.text_pair", "", "Column of the second text; empty: there is none."),
@@ -47,7 +48,7 @@ ROWS = [
     "finetune.pooling",
     "pooler",
     "What the vector of a text is read from: pooler, cls, mean or max.",
-    choices="bert_jax.models.pooling:POOLINGS",
+    choices=choices.poolings,
   ),
   Key(
     "finetune.metric",
@@ -65,7 +66,7 @@ ROWS = [
     "embedding.objective",
     "",
     "What sentence embeddings are learned by: in-batch, simcse, cosine, triplet or softmax; empty: in all other runs.",
-    choices="bert_jax.objectives.sentence_embedding:LOSSES",
+    choices=choices.embedding_losses,
   ),
   Key(
     "embedding.negative",

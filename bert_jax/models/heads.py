@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.dropout import dropout
-from bert_jax.models.layers import Dtype, dense, gelu, layer_norm, named
+from bert_jax.models.layers import ACTIVATIONS, Dtype, dense, layer_norm, named
 
 
 class Pooler(nn.Module):
@@ -47,7 +47,7 @@ class MlmHead(nn.Module):
     """
     config = self.config
     x_BxKxH = dense(self, config.hidden_size, "dense")(x_BxKxH)
-    x_BxKxH = layer_norm(self, "layer_norm")(gelu(x_BxKxH))
+    x_BxKxH = layer_norm(self, "layer_norm")(ACTIVATIONS[config.hidden_act](x_BxKxH))
     bias_V = self.param("bias", nn.initializers.zeros, (config.padded_vocab_size,), self.param_dtype)
     logits_dtype = jnp.promote_types(self.dtype, jnp.float32)
     words_VxH = word_embeddings_VxH.astype(self.dtype)

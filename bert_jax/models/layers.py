@@ -84,6 +84,9 @@ def gelu(x: jax.Array) -> jax.Array:
   return 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))
 
 
+ACTIVATIONS = {"gelu": gelu}  # by `EncoderConfig.hidden_act`
+
+
 class Embedding(nn.Module):
   """A table of vectors.
 
@@ -216,7 +219,7 @@ class FeedForward(nn.Module):
   def __call__(self, x_BxLxH: jax.Array, dropout_keys_B: jax.Array | None) -> jax.Array:
     config = self.config
     y_BxLxI = dense(self, config.intermediate_size, "intermediate")(x_BxLxH)
-    y_BxLxI = named(gelu(y_BxLxI), "batch", "length", "mlp")
+    y_BxLxI = named(ACTIVATIONS[config.hidden_act](y_BxLxI), "batch", "length", "mlp")
     y_BxLxH = named(dense(self, config.hidden_size, "output")(y_BxLxI), "batch", "length", "hidden")
     y_BxLxH = dropout(y_BxLxH, config.hidden_dropout_prob, dropout_keys_B)
     return layer_norm(self, "layer_norm")(x_BxLxH + y_BxLxH)

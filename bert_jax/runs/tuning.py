@@ -5,7 +5,6 @@ WORKDIR/source.json    the model that the run began with
 WORKDIR/result.json    once it has come to its end: the metrics of the best checkpoint, and which that is
 """
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -96,11 +95,11 @@ def resolve(
   that texts were cut to.
   """
   config, settings = configs.copy_of(config), config.finetune
-  for field in dataclasses.fields(source.config):
-    given, own = config.model[field.name], getattr(source.config, field.name)
-    if given is not None and given != own and not field.name.endswith("dropout_prob"):
-      raise UserError(f"model.{field.name}={given!r}, but the model that is fine-tuned has {own!r}: leave the key out")
-    config.model[field.name] = own if given is None else given
+  for name in configs.MODEL_FIELDS:
+    given, own = config.model[name], getattr(source.config, name)
+    if given is not None and given != own and not name.endswith("dropout_prob"):
+      raise UserError(f"model.{name}={given!r}, but the model that is fine-tuned has {own!r}: leave the key out")
+    config.model[name] = own if given is None else given
   if config.optimizer.frozen_layers > source.config.num_hidden_layers:
     raise UserError(
       f"optimizer.frozen_layers={config.optimizer.frozen_layers}, but the model has {source.config.num_hidden_layers} "

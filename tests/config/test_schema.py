@@ -6,7 +6,6 @@ import sys
 import pytest
 
 from bert_jax import config as configs
-from bert_jax.models.config import EncoderConfig
 
 
 @pytest.mark.parametrize("key", configs.KEYS.values(), ids=lambda key: key.name)
@@ -19,7 +18,7 @@ def test_a_meaning_stands_alone_and_names_every_choice(key):
 
 def test_the_fields_of_the_encoder_say_in_their_docstring_what_they_mean():
   assert configs.meaning("model.hidden_size") == "Overrides the preset: width of the residual stream."
-  assert all(f": {name}" not in configs.meaning(f"model.{name}") for name in EncoderConfig.__dataclass_fields__)
+  assert all(f": {name}" not in configs.meaning(f"model.{name}") for name in configs.MODEL_FIELDS)
 
 
 def test_help_waits_for_no_jax():

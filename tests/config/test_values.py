@@ -64,6 +64,11 @@ def test_json_keeps_every_key_and_value():
   assert set(configs.flatten(config)) == set(configs.KEYS)
 
 
+def test_keys_that_were_retired_are_left_out_of_an_older_file():
+  text = configs.to_json(configs.default_config()).replace("{", '{"model.pad_token_id": 0,', 1)
+  assert configs.differences(configs.from_json(text), configs.default_config()) == {}
+
+
 def test_a_changed_key_matters_unless_it_is_free_to_change():
   before, after = configs.default_config(), configs.default_config()
   after.log_every_steps = 7

@@ -9,17 +9,13 @@ import sys
 import threading
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 
 from bert_jax import config as configs
-from bert_jax.cluster import distributed
 from bert_jax.errors import UserError
 from bert_jax.inference import model as inference
-from bert_jax.runs import finetuning as run_finetuning
 from bert_jax.runs import pretraining as run_pretraining
-from bert_jax.runs import sentence_embedding
 from bert_jax.runs.evaluate import evaluate_model
 from bert_jax.training import metrics, run_folder
 from bert_jax.training.checkpoints import reading
@@ -122,106 +118,6 @@ def test_a_folder_that_somebody_else_trains_in_is_refused_and_one_that_is_just_g
   finally:
     other.kill()
     other.communicate()
-
-
-def test_every_config_key_is_read_by_a_run(tmp_path, corpus, monkeypatch):
-  """Law 9: by one of the runs that there are.
-
-  A key is told by its name and its neighbours, since groups do not know their own names.
-  """
-  groups = {}
-  for key in configs.KEYS:
-    group, _, name = key.rpartition(".")
-    groups.setdefault(group, set()).add(name)
-  groups[""] |= {key.partition(".")[0] for key in configs.KEYS if "." in key}
-  named = {frozenset(names): group for group, names in groups.items()}
-  plain = ml_collections.ConfigDict.__getitem__
-
-  def keys_read(train, config, workdir, **how):
-    """The keys that a run reads."""
-    read = set()
-
-    def getitem(self, name):
-      group = named.get(frozenset(self.keys()))
-      read.add(f"{group}.{name}" if group else name)
-      return plain(self, name)
-
-    with monkeypatch.context() as patch:
-      patch.setattr(configs, "flatten", _without(monkeypatch, configs.flatten, plain))
-      patch.setattr(ml_collections.ConfigDict, "__getitem__", getitem)
-      train(config, workdir, **how)
-    return read
-
-  source = tmp_path / "text.txt"
-  write_text(source)
-  config = tiny_run_config(
-    tmp_path,
-    tmp_path / "made",
-    f"data.source=text:{source}",
-    "prepare.vocab_size=150",
-    "prepare.seq_length=32",
-    "prepare.validation_fraction=0.2",
-    "prepare.workers=1",
-    "total_steps=2",
-    "optimizer.warmup_steps=1",
-    "optimizer.schedule=wsd",
-    f"data.cache_dir={tmp_path / 'cache'}",
-  )
-  pretraining = keys_read(
-    run_pretraining.pretrain_run, config, tmp_path / "run", cluster=distributed.detect(environ={})
-  )
-  of_labels = {key for key in configs.KEYS if key.startswith(("finetune.", "embedding."))}
-  assert set(configs.KEYS) - of_labels - pretraining == set()
-
-  (tmp_path / "labelled.tsv").write_text(
-    "text\tlabel\n" + "".join(f"the array {number} holds\t{number % 2}\n" for number in range(60))
-  )
-  config = run_finetuning.finetuning_config(
-    [
-      f"init_from={tmp_path / 'run'}",
-      f"finetune.data={tmp_path / 'labelled.tsv'}",
-      "finetune.text=text",
-      "finetune.label=label",
-      "finetune.epochs=0.2",
-      "data.batch_size=8",
-    ]
-  )
-  finetuning = keys_read(run_finetuning.finetune_run, config, tmp_path / "fine-tuned")
-  assert {key for key in of_labels if key.startswith("finetune.")} - finetuning == set()
-  assert {"optimizer.layer_decay", "optimizer.frozen_layers"} <= finetuning
-
-  (tmp_path / "pairs.csv").write_text(
-    "a,b,score\n" + "".join(f"the array,the {word},{number}\n" for number, word in enumerate("abcdefghij"))
-  )
-  config = sentence_embedding.sentence_embedding_config(
-    [
-      f"init_from={tmp_path / 'run'}",
-      f"finetune.data={tmp_path / 'pairs.csv'}",
-      f"finetune.dev={tmp_path / 'pairs.csv'}",
-      "finetune.text=a",
-      "finetune.text_pair=b",
-      "embedding.objective=in-batch",
-      "embedding.dev_columns=a,b,score",
-      "finetune.epochs=0.2",
-      "data.batch_size=8",
-    ]
-  )
-  embedding = keys_read(sentence_embedding.sentence_embedding_run, config, tmp_path / "embedding")
-  assert set(configs.KEYS) - pretraining - finetuning - embedding == set()
-
-
-def _without(monkeypatch, function, plain):
-  """`function` run with the plain __getitem__: writing the config down is no reading of its keys."""
-
-  def wrapped(*args):
-    recording = ml_collections.ConfigDict.__getitem__
-    ml_collections.ConfigDict.__getitem__ = plain
-    try:
-      return function(*args)
-    finally:
-      ml_collections.ConfigDict.__getitem__ = recording
-
-  return wrapped
 
 
 def test_init_from_takes_the_parameters_of_a_run_or_an_export_and_starts_at_step_0(finished, tmp_path, corpus, capsys):

@@ -99,7 +99,7 @@ def plan(
     **{name: getattr(settings, name) for name in shapes_text},
   }
   key = documents_lib.describe(documents_recipe)
-  rows_recipe = {"documents": key, **{name: getattr(settings, name) for name in rows.RowSettings._fields}}
+  rows_recipe = {"documents": key, **rows.row_settings(settings)._asdict()}
   where = pathlib.Path(os.path.realpath(documents)) if documents else out.with_name(f"documents-{key}")
   return Job(tuple(sources), settings, out, where, out.with_name(f".{out.name}.partial"), documents_recipe, rows_recipe)
 

@@ -150,7 +150,7 @@ def make_share(job: Job, share: Share, progress: Progress | None = None) -> None
     tokenizer.special._asdict(),
     tokenizer.vocab_size,
     job.settings.word_segmenter,
-    rows.RowSettings(*(getattr(job.settings, name) for name in rows.RowSettings._fields)),
+    rows.row_settings(job.settings),
   )
   contents = documents_lib.read_contents(job.documents)
   counts = kept.counts if kept else Counter()

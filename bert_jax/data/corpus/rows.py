@@ -27,6 +27,11 @@ class RowSettings(NamedTuple):
   seed: int
 
 
+def row_settings(settings) -> RowSettings:
+  """Those of `job.PrepareSettings` that shape rows."""
+  return RowSettings(*(getattr(settings, name) for name in RowSettings._fields))
+
+
 class Counts(NamedTuple):
   """What was counted in a chunk; those of several chunks are added field by field.
 
