@@ -1,5 +1,7 @@
 """A tiny pretraining set-up that tests of the training code share: random packed rows and a model of one layer."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +10,8 @@ from bert_jax import config as configs
 from bert_jax.batch import SpecialIds
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.objectives import pretraining
-from bert_jax.training import optimizer as optimizers
 from bert_jax.training import sharding, train_state
-from bert_jax.training.train_step import make_train_step
+from bert_jax.training.train_step import make_program
 
 SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
 VOCAB, LENGTH, ROWS = 100, 32, 16
@@ -77,28 +78,25 @@ def tiny_batch(step, rows=ROWS):
   return {"tokens": tokens, "sequences": sequences, "epoch": np.zeros(rows, np.uint32), "index": index}
 
 
+_PROGRAMS = {}  # a process compiles each train step once, whichever tests take it
+
+
+def _program(config, devices):
+  key = json.dumps(configs.flatten(config)), devices, jax.config.jax_enable_x64
+  if key not in _PROGRAMS:
+    mesh, objective = sharding.make_mesh(config, jax.devices()[:devices]), tiny_objective(config)
+    program = make_program(objective, config, mesh)
+    start = lambda: train_state.fresh(objective.init, program.optimizer, program.state, config.seed)
+    _PROGRAMS[key] = mesh, program, start
+  return _PROGRAMS[key]
+
+
 def run_steps(config, steps, devices=1, change=lambda step, batch: batch):
-  """Trains `steps` steps as the loop does. Returns (final state, list of StepReports on the host)."""
-  mesh = sharding.make_mesh(config, jax.devices()[:devices])
-  objective, optimizer = tiny_objective(config), optimizers.make_optimizer(config)
-  abstract = train_state.abstract(objective.init, optimizer, mesh, config.seed)
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-  state = train_state.fresh(objective.init, optimizer, abstract, config.seed)
-  step = jax.jit(
-    make_train_step(
-      objective,
-      optimizer,
-      optimizers.make_schedule(config),
-      seed=config.seed,
-      microbatches=config.optimizer.microbatches,
-      mesh=mesh,
-    ),
-    in_shardings=(shardings, sharding.batch_sharding(mesh)),
-    out_shardings=(shardings, sharding.replicated(mesh)),
-  )
-  reports = []
+  """Trains `steps` steps with the program of the loop. Returns (final state, list of StepReports on the host)."""
+  mesh, program, start = _program(config, devices)
+  state, reports = start(), []
   for number in range(steps):
-    state, report = step(state, sharding.put_batch(change(number, tiny_batch(number)), mesh))
+    state, report = program.train_step(state, sharding.put_batch(change(number, tiny_batch(number)), mesh))
     reports.append(jax.device_get(report))
   return state, reports
 
