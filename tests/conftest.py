@@ -13,8 +13,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-# Compiling is most of what these tests cost, and their programs run for milliseconds: no optimiser of LLVM's, the emitters
-# that make the least code, and one module for each program. A train step takes 0.8 s of a core so, otherwise 8.
+# Compiling is most of what these tests cost, and their programs run for milliseconds: no optimiser of LLVM's, the
+# emitters that make the least code, and one module for each program. A train step takes 0.8 s of a core so, else 8.
 FAST_COMPILATION = (
   "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
