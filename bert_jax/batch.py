@@ -45,16 +45,6 @@ WORD_STARTS = {"word_starts": ("uint8", "B W")}
 LENGTH, FIRST_LENGTH, LABEL = 0, 1, 2
 
 
-class SpecialIds(NamedTuple):
-  """Ids of BERT's five special tokens in a vocabulary."""
-
-  pad: int
-  unk: int
-  cls: int
-  sep: int
-  mask: int
-
-
 class ModelInputs(NamedTuple):
   """What the model reads of a batch, besides masks and labels.
 

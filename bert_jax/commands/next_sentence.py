@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
   from bert_jax.commands.processes import start_jax
   from bert_jax.commands.texts import note_unknown_words
-  from bert_jax.data.tokenizer.wordpiece import encode_batch, truncate
+  from bert_jax.data.tokenizer.wordpiece import encode_batch
   from bert_jax.inference import model as inference
 
   start_jax()
@@ -27,10 +27,10 @@ def run(options: argparse.Namespace) -> None:
   print(f"B follows A (label 0): {follows:.3f}")
   print(f"B is random (label 1): {1 - follows:.3f}")
   note_unknown_words(model, [options.first, options.second])
-  first, second = encode_batch(model.tokenizer, [options.first, options.second])
-  if truncate(first, second, model.max_length)[2]:
+  count = sum(map(len, encode_batch(model.tokenizer, [options.first, options.second])))
+  limit = model.max_length - model.tokenizer.template.room(pair=True)
+  if count > limit:
     print(
-      f"note: the two have {len(first) + len(second):,} tokens, and the model takes {model.max_length - 3}: "
-      "the longer one was cut at its end",
+      f"note: the two have {count:,} tokens, and the model takes {limit}: the longer one was cut at its end",
       file=sys.stderr,
     )

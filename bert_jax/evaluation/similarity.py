@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.batch import ModelInputs
-from bert_jax.data.tokenizer.wordpiece import encode_batch, truncate
 from bert_jax.inference import model as inference
 from bert_jax.inference.model import Model
 from bert_jax.models.config import EncoderConfig
@@ -27,7 +26,7 @@ def cosines_of_pairs(model: Model, first: Sequence[str], second: Sequence[str]) 
   of POOLINGS.
   """
   count = len(first)
-  cut = [truncate(ids, [], model.max_length) for ids in encode_batch(model.tokenizer, [*first, *second])]
+  cut = inference.encode_texts(model, [*first, *second])
   both = [(cut[i][:2], cut[i + count][:2]) for i in range(count)]
   heads = model.heads & {"pooler"}
   cosines: dict[str, np.ndarray] = {}

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from bert_jax.data.tokenizer.wordpiece import encode_batch, truncate
 from bert_jax.errors import UserError
 from bert_jax.evaluation import metrics
 from bert_jax.evaluation.similarity import cosines_of_pairs
@@ -29,8 +28,8 @@ def pseudo_perplexity(model: Model, texts: Sequence[str]) -> np.ndarray:
   """
   if "mlm" not in model.heads:
     raise UserError(f"pseudo-perplexity needs the masked-language-model head, which {model.origin} does not have")
-  special = model.tokenizer.special
-  ids = [truncate(one, [], model.max_length)[0] for one in encode_batch(model.tokenizer, list(texts))]
+  special, offset = model.tokenizer.special, model.tokenizer.template.offset
+  ids = [ids for ids, _, _ in inference.encode_texts(model, texts)]
   hidden = [
     (number, place) for number, one in enumerate(ids) for place, token in enumerate(one) if token != special.unk
   ]
@@ -40,7 +39,7 @@ def pseudo_perplexity(model: Model, texts: Sequence[str]) -> np.ndarray:
       ([*ids[number][:place], special.mask, *ids[number][place + 1 :]], [])
       for number, place in (hidden[i] for i in filled)
     ]
-    places = np.array([[hidden[i][1] + 1] for i in filled], np.int32)
+    places = np.array([[offset + hidden[i][1]] for i in filled], np.int32)
     output = inference.apply(model, inference.make_inputs(model, rows), places)
     log_probabilities = np.asarray(jax.nn.log_softmax(output.mlm_logits[:, 0], axis=-1))
     for (number, place), row in zip((hidden[i] for i in members), log_probabilities):

@@ -17,9 +17,8 @@ from bert_jax.batch import ModelInputs
 from bert_jax.data.labelled import questions
 from bert_jax.data.labelled.questions import Answer, Question
 from bert_jax.data.labelled.tags import spans_of
-from bert_jax.data.tokenizer.wordpiece import encode_batch, truncate
 from bert_jax.errors import UserError
-from bert_jax.inference.model import Model, batches_by_length, list_of, make_inputs
+from bert_jax.inference.model import Model, batches_by_length, encode_texts, list_of, make_inputs
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.finetuning import FinetuningModel
 from bert_jax.objectives import finetuning
@@ -96,7 +95,7 @@ def classify(model: Model, texts: Sequence[str], pairs: Sequence[str] | None = N
       + ("pairs of texts: give the second text of each (--text_pair)" if labels.pairs else "single texts, not on pairs")
     )
   result = []
-  for scores in _in_batches(model, [(a, b) for a, b, _ in _cut(model, texts, pairs)]):
+  for scores in _in_batches(model, [(a, b) for a, b, _ in encode_texts(model, texts, pairs)]):
     if labels.kind == "regression":
       result.append([Label(labels.names[0], float(scores[0]) * labels.scale)])
       continue
@@ -110,15 +109,7 @@ def count_cut(model: Model, texts: Sequence[str], pairs: Sequence[str] | None = 
   """How many texts, or pairs, are longer than Model.max_length, so that `classify` and `find_entities` do not see
   their end.
   """
-  return sum(was_cut for _, _, was_cut in _cut(model, texts, pairs))
-
-
-def _cut(model: Model, texts: Sequence[str], pairs: Sequence[str] | None) -> list[tuple[list[int], list[int], bool]]:
-  """What `truncate` makes of each text or pair."""
-  ids = encode_batch(model.tokenizer, [*texts, *(pairs or ())])
-  return [
-    truncate(a, b, model.max_length) for a, b in zip(ids, ids[len(texts) :] if pairs is not None else [[]] * len(texts))
-  ]
+  return sum(was_cut for _, _, was_cut in encode_texts(model, texts, pairs))
 
 
 def find_entities(model: Model, texts: Sequence[str]) -> list[list[Entity]]:
@@ -130,16 +121,19 @@ def find_entities(model: Model, texts: Sequence[str]) -> list[list[Entity]]:
   """
   labels = _labels(model, "token-classification")
   texts = list_of(texts)
-  room = model.max_length - 2
+  template = model.tokenizer.template
+  limit = model.max_length - template.room(pair=False)
   result = []
   encodings = model.tokenizer.backend.encode_batch(texts, add_special_tokens=False)
-  scores = _in_batches(model, [(encoding.ids[:room], []) for encoding in encodings])
+  scores = _in_batches(model, [(encoding.ids[:limit], []) for encoding in encodings])
   for text, encoding, one in zip(texts, encodings, scores):
     firsts = [
-      place for place, word in enumerate(encoding.word_ids[:room]) if place == 0 or word != encoding.word_ids[place - 1]
+      place
+      for place, word in enumerate(encoding.word_ids[:limit])
+      if place == 0 or word != encoding.word_ids[place - 1]
     ]
-    ends = [*(first - 1 for first in firsts[1:]), min(len(encoding.ids), room) - 1] if firsts else []
-    probabilities = special.softmax(one[1:][firsts], axis=-1)
+    ends = [*(first - 1 for first in firsts[1:]), min(len(encoding.ids), limit) - 1] if firsts else []
+    probabilities = special.softmax(one[template.offset :][firsts], axis=-1)
     tags = [_with_prefix(labels.names[index]) for index in np.argmax(probabilities, axis=-1)]
     entities = []
     for kind, first, last in spans_of(tags):
@@ -167,7 +161,8 @@ def answer(model: Model, asked: Sequence[tuple[str, str]]) -> list[Answer]:
   windows = questions.make_windows(model.tokenizer, numbered, max_length=model.max_length, stride=model.stride)
   features = windows.features
   rows = [features.tokens[begin:end].tolist() for begin, end in zip(features.offsets, features.offsets[1:])]
-  sequences = [(row[1 : first - 1], row[first:-1]) for row, first in zip(rows, features.first_lengths)]
+  texts = [windows.template.texts(len(row), int(first)) for row, first in zip(rows, features.first_lengths)]
+  sequences = [(row[question], row[context]) for row, (question, context) in zip(rows, texts)]
   return questions.answers_of(windows, numbered, list(_in_batches(model, sequences)))
 
 

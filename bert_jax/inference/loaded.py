@@ -13,7 +13,6 @@ from typing import Any
 import jax
 
 from bert_jax.batch import ModelInputs
-from bert_jax.data.tokenizer.wordpiece import encode_batch, truncate
 from bert_jax.errors import UserError
 from bert_jax.inference import labels, model
 from bert_jax.models.pretraining import ModelOutput
@@ -67,9 +66,7 @@ class LoadedModel(model.Model):
         f"expected a list of texts, and as many second texts or none; got {len(texts)} and "
         f"{'none' if pairs is None else len(pairs)}"
       )
-    ids = encode_batch(self.tokenizer, [*texts, *(pairs or ())])
-    first, second = ids[: len(texts)], ids[len(texts) :] or [[]] * len(texts)
-    return model.make_inputs(self, [truncate(a, b, self.max_length)[:2] for a, b in zip(first, second)])
+    return model.make_inputs(self, [(a, b) for a, b, _ in model.encode_texts(self, texts, pairs)])
 
   def apply(self, params: Any, inputs: ModelInputs, masked_positions: jax.Array | None = None) -> ModelOutput:
     """The outputs by name, without dropout: for jax.jit, jax.grad, jax.vmap.

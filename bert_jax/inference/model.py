@@ -20,7 +20,7 @@ from bert_jax.batch import ModelInputs
 from bert_jax.convert import folder as hf_folder
 from bert_jax.convert.sentence_folder import Encoding, read_encoding, read_limit
 from bert_jax.data.labelled.examples import Labels
-from bert_jax.data.tokenizer.wordpiece import Tokenizer, encode_batch, load_tokenizer, truncate
+from bert_jax.data.tokenizer.wordpiece import Tokenizer, encode_batch, load_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.io import storage
 from bert_jax.models.config import EncoderConfig
@@ -44,7 +44,7 @@ class Model(NamedTuple):
     tokenizer: its tokenizer.
     heads: those of "mlm", "nsp", "pooler" that have trained parameters.
     origin: the folder that it was loaded from.
-    max_length: tokens of a text or pair that are read, [CLS] and [SEP] included: as many as in fine-tuning, or as a
+    max_length: tokens of a text or pair that are read, special tokens included: as many as in fine-tuning, or as a
       Hugging Face folder says of its tokenizer; as many as the model has positions where nothing is said.
     tokenizer_folder: where the tokenizer's files lie.
     labels: what the outputs of a fine-tuned model mean; None for one that is not.
@@ -175,29 +175,24 @@ def apply(model: Model, inputs: ModelInputs, masked_positions: jax.Array | None 
 
 
 def make_inputs(model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> ModelInputs:
-  """Token ids of (A, B) to inputs: [CLS] A [SEP], and B [SEP] where B is not empty; one sequence per row, padded.
+  """Token ids of (A, B) to inputs: framed as the tokenizer does, A alone where B is empty; one sequence per row, padded.
 
   Args:
     model: whose special tokens are used.
-    sequences: ids without special tokens, short enough (see `truncate`).
+    sequences: ids without special tokens, short enough (see `encode_texts`).
 
   Returns:
     ModelInputs of shape [B, L], L a multiple of 32 or the model's limit.
   """
-  special = model.tokenizer.special
-  rows, types = [], []
-  for first, second in sequences:
-    a = [special.cls, *first, special.sep]
-    b = [*second, special.sep] if second else []
-    rows.append(a + b)
-    types.append([0] * len(a) + [1] * len(b))
+  template = model.tokenizer.template
+  rows, types = zip(*(template.frame(first, second or None) for first, second in sequences))
   longest = max(len(row) for row in rows)
   length = min(-(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, max(longest, model.config.max_position_embeddings))
   pad = lambda lists, value: np.array([[*x, *[value] * (length - len(x))] for x in lists], np.int32)
   segments = pad([[1] * len(row) for row in rows], 0)
   first_column = np.zeros((len(rows), 1), np.int32)
   return ModelInputs(
-    input_ids=pad(rows, special.pad),
+    input_ids=pad(rows, template.special.pad),
     token_type_ids=pad(types, 0),
     position_ids=np.broadcast_to(np.arange(length, dtype=np.int32), segments.shape),
     segment_ids=segments,
@@ -223,8 +218,19 @@ def list_of(texts: Iterable[str]) -> list[str]:
   return texts
 
 
+def encode_texts(
+  model: Model, texts: Sequence[str], pairs: Sequence[str] | None = None
+) -> list[tuple[list[int], list[int], bool]]:
+  """(ids of the text, ids of its second text if there are `pairs`, whether it was cut), no longer than Model.max_length
+  with their special tokens; the longer of the two loses its end.
+  """
+  ids = encode_batch(model.tokenizer, [*texts, *(pairs or ())])
+  seconds = ids[len(texts) :] if pairs is not None else [[]] * len(texts)
+  return [model.tokenizer.template.truncate(a, b, model.max_length) for a, b in zip(ids, seconds)]
+
+
 def find_masks(model: Model, text: str, purpose: str) -> tuple[list[int], list[int]]:
-  """(token ids of a text without [CLS] and [SEP], where in the row of `make_inputs` its [MASK]s stand).
+  """(token ids of a text without special tokens, where in the row of `make_inputs` its [MASK]s stand).
 
   Raises:
     UserError: no [MASK] in the text, a text longer than the model, a model without an MLM head, which `purpose` needs.
@@ -233,10 +239,11 @@ def find_masks(model: Model, text: str, purpose: str) -> tuple[list[int], list[i
   if not isinstance(text, str):
     raise UserError(f"expected one text, got {text!r:.60}, a {type(text).__name__}")
   ids = encode_batch(model.tokenizer, [text])[0]
-  limit = model.config.max_position_embeddings
-  if len(ids) + 2 > limit:
-    raise UserError(f"the text has {len(ids)} tokens; this model takes at most {limit - 2}")
-  places = [place + 1 for place, token in enumerate(ids) if token == model.tokenizer.special.mask]
+  template = model.tokenizer.template
+  limit = model.config.max_position_embeddings - template.room(pair=False)
+  if len(ids) > limit:
+    raise UserError(f"the text has {len(ids)} tokens; this model takes at most {limit}")
+  places = [template.offset + place for place, token in enumerate(ids) if token == template.special.mask]
   if not places:
     raise UserError(f"no [MASK] in {text!r}: write [MASK] where a token is to be predicted")
   return ids, places
@@ -252,9 +259,8 @@ def fill_mask(model: Model, text: str, top_k: int = 5) -> list[list[Completion]]
   output = apply(model, make_inputs(model, [(ids, [])]), np.array([places], np.int32))
   probabilities = np.asarray(jax.nn.softmax(output.mlm_logits[0], axis=-1))
   best = np.argsort(-probabilities, axis=-1, kind="stable")[:, :top_k]
-  name = model.tokenizer.backend.id_to_token
   return [
-    [Completion(name(int(i)) or f"[id {i}]", int(i), float(row[i])) for i in ids]
+    [Completion(model.tokenizer.token(int(i)), int(i), float(row[i])) for i in ids]
     for row, ids in zip(probabilities, best)
   ]
 
@@ -268,9 +274,8 @@ def next_sentence(model: Model, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
   _require_head(model, "nsp", "next-sentence needs the next-sentence head")
   if any(not a.strip() or not b.strip() for a, b in pairs):
     raise UserError("next-sentence takes two sentences that are not empty")
-  ids = encode_batch(model.tokenizer, [text for pair in pairs for text in pair])
-  sequences = [truncate(a, b, model.max_length)[:2] for a, b in zip(ids[::2], ids[1::2])]
-  logits = apply(model, make_inputs(model, sequences)).nsp_logits[:, 0]
+  cut = encode_texts(model, [a for a, _ in pairs], [b for _, b in pairs])
+  logits = apply(model, make_inputs(model, [(a, b) for a, b, _ in cut])).nsp_logits[:, 0]
   return np.asarray(jax.nn.softmax(logits, axis=-1))[:, 0]  # label 0: B follows A
 
 
@@ -289,7 +294,7 @@ class Encoded(NamedTuple):
 
   Attributes:
     vectors: float32 [B, H]; for pooling "tokens" [B, L, H], zero beyond a text's tokens.
-    tokens: for pooling "tokens", the tokens of each text, [CLS] and [SEP] included; else None.
+    tokens: for pooling "tokens", the tokens of each text, special tokens included; else None.
     truncated: how many texts were longer than Model.max_length and lost their end.
     pooling: how the vectors were made.
   """
@@ -307,7 +312,7 @@ def encode(
 
   Args:
     model: the model.
-    texts: the texts; an empty one is just "[CLS] [SEP]".
+    texts: the texts; an empty one is nothing but special tokens.
     pooling: cls (the last layer's vector at [CLS]), pooler (that vector through the pooler: dense and
       tanh), mean or max (over all tokens but padding), tokens (no pooling: the sequence output). None:
       as the model was trained to make one vector of a text (Model.encoding), normalisation included; mean where it was
@@ -331,7 +336,7 @@ def encode(
   model = model._replace(
     heads=model.heads & {"pooler"}
   )  # scores of words are not asked for, and would be most of the memory
-  cut = [truncate(ids, [], model.max_length) for ids in encode_batch(model.tokenizer, texts)]
+  cut = encode_texts(model, texts)
   vectors: list[Any] = [None] * len(cut)
   for members, filled in batches_by_length([len(ids) for ids, _, _ in cut], batch_size):
     inputs = make_inputs(model, [cut[i][:2] for i in filled])
@@ -351,8 +356,7 @@ def encode(
     return Encoded(
       np.stack(vectors) if vectors else np.zeros((0, model.config.hidden_size), np.float32), None, truncated, pooling
     )
-  name = model.tokenizer.backend.id_to_token
-  tokens = [["[CLS]", *map(name, first), "[SEP]"] for first, _, _ in cut]
+  tokens = [list(map(model.tokenizer.token, model.tokenizer.template.frame(first)[0])) for first, _, _ in cut]
   longest = max(map(len, tokens), default=0)
   padded = np.zeros((len(cut), longest, model.config.hidden_size), np.float32)
   for row, vector, names in zip(padded, vectors, tokens):

@@ -16,13 +16,14 @@ Shape legend: B rows, L tokens in a row, K predictions in a row at most, V vocab
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.batch import ModelInputs, SpecialIds, Stream
+from bert_jax.batch import ModelInputs, Stream
 
 UNITS = ("token", "word", "span", "ngram")
 
@@ -103,7 +104,8 @@ def mask_tokens(
   inputs: ModelInputs,
   settings: MaskSettings,
   *,
-  special: SpecialIds,
+  mask_id: int,
+  never_predicted: Sequence[int],
   vocab_size: int,
   word_starts: jax.Array | None = None,
   rate: jax.Array | float | None = None,
@@ -120,7 +122,8 @@ def mask_tokens(
     keys: threefry keys [B], see batch.row_keys.
     inputs: the rows.
     settings: how many are selected, and what becomes of them.
-    special: ids of the special tokens.
+    mask_id: id of [MASK].
+    never_predicted: distinct ids that are neither selected nor drawn: those of special tokens.
     vocab_size: V, the true one, without padding.
     word_starts: bool [B, L], true where a word begins; every unit but "token" needs it.
     rate: takes the place of settings.rate, see `rate_at`.
@@ -147,7 +150,7 @@ def mask_tokens(
       bits, [bits.size - 2 * max_predictions, bits.size - max_predictions]
     )
     maskable_L = segment_ids_L > 0
-    for token in special:
+    for token in never_predicted:
       maskable_L &= input_ids_L != token
     number = jnp.round(rate * jnp.sum(maskable_L)).astype(jnp.int32)
     number = jnp.minimum(jnp.maximum(number, 1), max_predictions)
@@ -167,10 +170,10 @@ def mask_tokens(
     chosen_K = jnp.arange(max_predictions) < number
 
     action_K = _uniform(action_bits_K)
-    random_K = _random_ordinary_ids(word_bits_K, special, vocab_size)
+    random_K = _random_ordinary_ids(word_bits_K, never_predicted, vocab_size)
     labels_K = input_ids_L[positions_K]
     replaced_K = jnp.where(action_K < settings.mask_share + settings.random_share, random_K, labels_K)
-    replaced_K = jnp.where(action_K < settings.mask_share, special.mask, replaced_K)
+    replaced_K = jnp.where(action_K < settings.mask_share, mask_id, replaced_K)
     # Unused slots write outside the row, where writes are dropped.
     target_K = jnp.where(chosen_K, positions_K, input_ids_L.shape[0])
     masked_L = input_ids_L.at[target_K].set(replaced_K, mode="drop")
@@ -248,9 +251,9 @@ def _uniform(bits: jax.Array) -> jax.Array:
   return (bits >> 8).astype(jnp.float32) * 2.0**-24
 
 
-def _random_ordinary_ids(bits, special: SpecialIds, vocab_size: int) -> jax.Array:
+def _random_ordinary_ids(bits, never_predicted: Sequence[int], vocab_size: int) -> jax.Array:
   """Uniform over the vocabulary without the special tokens: draws among the others, then steps over each special id."""
-  ids = (bits % jnp.uint32(vocab_size - len(special))).astype(jnp.int32)  # uneven by 2^-32 x vocab_size at most
-  for token in sorted(special):
+  ids = (bits % jnp.uint32(vocab_size - len(never_predicted))).astype(jnp.int32)  # uneven by 2^-32 x vocab_size at most
+  for token in sorted(never_predicted):
     ids = ids + (ids >= token)
   return ids

@@ -10,11 +10,12 @@ RoBERTa (Liu et al. 2019, arXiv 1907.11692) asks nothing of the kind.
 
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-from bert_jax.batch import ModelInputs, SpecialIds, model_inputs, word_starts
+from bert_jax.batch import ModelInputs, model_inputs, word_starts
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.objectives import losses, masking
 from bert_jax.objectives.masking import MlmBatch
@@ -22,20 +23,33 @@ from bert_jax.objectives.objective import MetricSums, Objective
 
 
 def make_pretraining_objective(
-  model: PretrainingModel, masking_config, *, special: SpecialIds, continuation, pairs: str, total_steps: int
+  model: PretrainingModel,
+  masking_config,
+  *,
+  mask_id: int,
+  never_predicted: Sequence[int],
+  continuation,
+  pairs: str,
+  total_steps: int,
 ) -> Objective:
   """The pretraining task for a model.
 
   Args:
     model: the encoder with its heads.
     masking_config: the group `masking` of the config, resolved.
-    special: ids of the special tokens.
+    mask_id, never_predicted: see `masking.mask_tokens`.
     continuation: bool [V], which pieces continue a word ("##ing"); where batches bring word starts, these hold.
     pairs: what the labels of the corpus mean, one of data.pairs.PAIR_OBJECTIVES, or empty: no loss on them.
     total_steps: of the schedule that a changing masking rate follows.
   """
   settings = masking.settings_of(masking_config)
-  mask = functools.partial(masking.mask_tokens, settings=settings, special=special, vocab_size=model.config.vocab_size)
+  mask = functools.partial(
+    masking.mask_tokens,
+    settings=settings,
+    mask_id=mask_id,
+    never_predicted=never_predicted,
+    vocab_size=model.config.vocab_size,
+  )
 
   def init(key):
     blank = jnp.zeros((1, 8), jnp.int32)

@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from bert_jax import config as configs
 from bert_jax.data.corpus.folder import Corpus
@@ -83,16 +82,9 @@ def make_objective(
   return pretraining.make_pretraining_objective(
     module,
     config.masking,
-    special=tokenizer.special,
-    continuation=continuation(tokenizer),
+    mask_id=tokenizer.special.mask,
+    never_predicted=tokenizer.template.never_predicted,
+    continuation=~tokenizer.word_starts_table,
     pairs=objective if "nsp" in module.heads and objective in PAIR_OBJECTIVES else "",
     total_steps=config.total_steps,
   )
-
-
-def continuation(tokenizer: Tokenizer) -> np.ndarray:
-  """bool [V]: which pieces continue a word ("##ing")."""
-  pieces = tokenizer.backend.get_vocab(with_added_tokens=True)
-  table = np.zeros(tokenizer.vocab_size, bool)
-  table[[index for piece, index in pieces.items() if piece.startswith("##")]] = True
-  return table

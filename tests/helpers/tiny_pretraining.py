@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax import config as configs
-from bert_jax.batch import SpecialIds
+from bert_jax.data.tokenizer.template import SpecialIds
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.objectives import pretraining
 from bert_jax.training import sharding, train_state
@@ -52,7 +52,8 @@ def tiny_objective(config, continuation=np.zeros(VOCAB, bool)):
   return pretraining.make_pretraining_objective(
     tiny_model(config),
     config.masking,
-    special=SPECIAL,
+    mask_id=SPECIAL.mask,
+    never_predicted=SPECIAL,
     continuation=continuation,
     pairs="nsp",
     total_steps=config.total_steps,

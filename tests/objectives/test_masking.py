@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bert_jax import config as configs
-from bert_jax.batch import EVALUATION_EPOCH, SpecialIds, model_inputs, row_keys
+from bert_jax.batch import EVALUATION_EPOCH, model_inputs, row_keys
+from bert_jax.data.tokenizer.template import SpecialIds
 from bert_jax.objectives import masking
 
 SPECIAL = SpecialIds(pad=0, unk=5, cls=2, sep=3, mask=9)  # scattered on purpose
@@ -52,7 +53,14 @@ def keys(count, seed=3, epoch=0, first=0):
 @functools.partial(jax.jit, static_argnums=2)
 def mask(keys, inputs, settings=SETTINGS, word_starts=None, rate=None):
   return masking.mask_tokens(
-    keys, inputs, settings, special=SPECIAL, vocab_size=VOCAB, word_starts=word_starts, rate=rate
+    keys,
+    inputs,
+    settings,
+    mask_id=SPECIAL.mask,
+    never_predicted=SPECIAL,
+    vocab_size=VOCAB,
+    word_starts=word_starts,
+    rate=rate,
   )
 
 

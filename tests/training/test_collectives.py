@@ -9,7 +9,6 @@ import jax
 import pytest
 
 from bert_jax import config as configs
-from bert_jax.batch import SpecialIds
 from bert_jax.objectives import pretraining
 from bert_jax.runs.build import model_of
 from bert_jax.tools.plan.ahead import Request, compile_ahead
@@ -74,7 +73,8 @@ def parameters(split_by_fsdp):
   objective = pretraining.make_pretraining_objective(
     model_of(config, configs.encoder_of(config)),
     config.masking,
-    special=SpecialIds(0, 1, 2, 3, 4),
+    mask_id=4,
+    never_predicted=range(5),
     continuation=[False] * VOCAB,
     pairs="nsp",
     total_steps=10,

@@ -64,10 +64,9 @@ def _assemble(job: Job, tokenizer: Tokenizer, provenance: dict[str, Any]) -> dic
 
 
 def _manifest(counts, shards, tokenizer: Tokenizer, settings: PrepareSettings) -> dict[str, Any]:
-  vocabulary = [tokenizer.backend.id_to_token(index) or "" for index in range(tokenizer.vocab_size)]
-  special_ids = tokenizer.special._asdict()
-  describe = lambda split: statistics.describe(counts[split], vocabulary=vocabulary, special_ids=special_ids)
-  records = {split: describe(split) | {"shards": shards[split]} for split in corpus.SPLITS}
+  records = {
+    split: statistics.describe(counts[split], tokenizer) | {"shards": shards[split]} for split in corpus.SPLITS
+  }
   return {
     "objective": settings.objective,
     "seq_length": settings.seq_length,
@@ -82,7 +81,7 @@ def _manifest(counts, shards, tokenizer: Tokenizer, settings: PrepareSettings) -
     "vocab_size": tokenizer.vocab_size,
     "lowercase": tokenizer.lowercase,
     "tokenizer_fingerprint": tokenizer.fingerprint,
-    "special_ids": special_ids,
+    "special_ids": tokenizer.special._asdict(),
     "unigram_entropy": records[splits.TRAIN]["unigram_entropy"],
     "counts": statistics.totals(statistics.add(*counts.values())),
     "splits": records,

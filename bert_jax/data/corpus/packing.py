@@ -10,6 +10,7 @@ import numpy as np
 
 from bert_jax.data.corpus import pairs
 from bert_jax.data.corpus.documents import Documents
+from bert_jax.data.tokenizer.template import Template
 
 
 def assign_rows(lengths: np.ndarray, *, seq_length: int, max_sequences: int) -> np.ndarray:
@@ -64,7 +65,7 @@ def fill_rows(
   *,
   seq_length: int,
   max_sequences: int,
-  special_ids: dict[str, int],
+  template: Template,
   dtype: str,
 ) -> dict[str, np.ndarray]:
   """Packs sequences and writes them out as a shard's arrays.
@@ -74,7 +75,7 @@ def fill_rows(
     sequences: n of them.
     seq_length: tokens in a row (L below).
     max_sequences: sequences in a row at most (S below).
-    special_ids: ids of "pad", "cls" and "sep".
+    template: of the tokenizer.
     dtype: of the tokens, "uint16" or "uint32".
 
   Returns:
@@ -83,34 +84,45 @@ def fill_rows(
   """
   row_of = assign_rows(sequences.lengths, seq_length=seq_length, max_sequences=max_sequences)
   num_rows = int(row_of.max()) + 1 if len(row_of) else 0
-  tokens = np.full((num_rows, seq_length), special_ids["pad"], dtype)
+  tokens = np.full((num_rows, seq_length), template.special.pad, dtype)
   table = np.zeros((num_rows, max_sequences, 3), np.uint16)
   sources = np.zeros((num_rows, max_sequences, 2), np.uint32)
   words = None if documents.word_starts is None else np.ones((num_rows, seq_length), bool)
-  cls, sep, text = special_ids["cls"], special_ids["sep"], documents.tokens
-  used, places = [0] * num_rows, [0] * num_rows
-  ranges = zip(
-    row_of.tolist(), sequences.a.tolist(), sequences.b.tolist(), sequences.labels.tolist(), sequences.documents
-  )
-  for row, (a, a_end), (b, b_end), label, source in ranges:
-    line, start, first_length = tokens[row], used[row], a_end - a + 2
-    end = start + first_length
-    line[start] = cls
-    line[start + 1 : end - 1] = text[a:a_end]
-    line[end - 1] = sep
-    # Special tokens are words of their own, and so is what was cut off from a word.
-    if words is not None and documents.word_starts is not None:
-      words[row, start + 2 : end - 1] = documents.word_starts[a + 1 : a_end]
-      words[row, end + 1 : end + b_end - b] = documents.word_starts[b + 1 : b_end]
-    if b_end > b:
-      line[end : end + b_end - b] = text[b:b_end]
-      end += b_end - b + 1
-      line[end - 1] = sep
-    table[row, places[row]] = end - start, first_length, label
-    sources[row, places[row]] = source
-    used[row] = end
-    places[row] += 1
+  places, starts = _places(row_of, sequences.lengths)
+  starts += seq_length * row_of
+  first_lengths = sequences.lengths.copy()
+  has_b = sequences.b[:, 1] > sequences.b[:, 0]
+  for pair in (False, True):
+    own = np.flatnonzero(has_b == pair)
+    texts = [sequences.a[own], sequences.b[own]][: 1 + pair]
+    begins = template.write(tokens.reshape(-1), starts[own], *(text[:, 1] - text[:, 0] for text in texts))
+    if pair:
+      first_lengths[own] = begins[1] - starts[own]
+    for text, begin in zip(texts, begins):
+      _copy(documents.tokens, text, tokens.reshape(-1), begin)
+      # Special tokens are words of their own, and so is what was cut off from a word.
+      if words is not None and documents.word_starts is not None:
+        _copy(documents.word_starts, text, words.reshape(-1), begin)
+        words.reshape(-1)[begin] = True
+  table[row_of, places] = np.stack([sequences.lengths, first_lengths, sequences.labels], axis=1)
+  sources[row_of, places] = sequences.documents
   rows = {"tokens": tokens, "sequences": table, "documents": sources}
   if words is not None:
     rows["word_starts"] = np.packbits(words, axis=1, bitorder="little")
   return rows
+
+
+def _places(row_of: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """(which of its row each sequence is, where in the row it begins), both int64 [n]: they stand as in the text."""
+  order = np.argsort(row_of, kind="stable")
+  before = np.cumsum(lengths[order]) - lengths[order]
+  heads = np.searchsorted(row_of[order], row_of[order])  # the first of each one's row
+  places, starts = np.empty_like(row_of), np.empty_like(row_of)
+  places[order], starts[order] = np.arange(len(order)) - heads, before - before[heads]
+  return places, starts
+
+
+def _copy(source: np.ndarray, ranges: np.ndarray, target: np.ndarray, begins: np.ndarray) -> None:
+  """Copies ranges [n, 2] of `source` to where they begin in `target`."""
+  for (first, last), begin in zip(ranges.tolist(), begins.tolist()):
+    target[begin : begin + last - first] = source[first:last]

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bert_jax.data.corpus.documents import Documents
+from bert_jax.data.tokenizer.template import Template
 from bert_jax.errors import UserError
 
 FOLLOWS, RANDOM = 0, 1  # NSP labels, as in BERT and Hugging Face
@@ -42,7 +43,7 @@ class Sequences(NamedTuple):
     labels: int64 [n], NSP: 0 (B follows A) or 1 (B is random); SOP: 0 (in order) or 1 (swapped); else 0,
       which means nothing.
     documents: uint32 [n, 2], the numbers of the documents of A and of B.
-    lengths: int64 [n], tokens including [CLS] and [SEP].
+    lengths: int64 [n], tokens including special tokens.
   """
 
   a: np.ndarray
@@ -66,12 +67,12 @@ class Pairing(NamedTuple):
 
   Attributes:
     cut: (chunk, index of the document, room in tokens, short_probability, draw) -> sequences.
-    special_tokens: how many of [CLS] and [SEP] a sequence carries.
+    pair: whether sequences have a B.
     min_documents: how many documents a chunk needs.
   """
 
   cut: Callable[["_Chunk", int, int, float, Callable[[], float]], Iterator[_Found]]
-  special_tokens: int
+  pair: bool
   min_documents: int
 
 
@@ -83,14 +84,15 @@ class _Chunk(NamedTuple):
 
 
 def make_sequences(
-  documents: Documents, objective: str, *, seq_length: int, short_probability: float, seed: int
+  documents: Documents, objective: str, *, template: Template, seq_length: int, short_probability: float, seed: int
 ) -> Sequences:
   """Cuts every document of a chunk into sequences.
 
   Args:
     documents: the chunk; see `Pairing.min_documents` for how many it needs. None at all give no sequences.
     objective: a key of `PAIRINGS`.
-    seq_length: tokens in a sequence at most, [CLS] and [SEP] included.
+    template: of the tokenizer.
+    seq_length: tokens in a sequence at most, special tokens included.
     short_probability: share of NSP pairs whose target length is drawn between 2 and the maximum.
     seed: together with a document's number it decides what is drawn for that document.
 
@@ -108,7 +110,8 @@ def make_sequences(
       "or use --objective=none"
     )
   chunk = _Chunk(documents.sentence_starts.tolist(), documents.document_starts.tolist())
-  room = seq_length - kind.special_tokens
+  special_tokens = template.room(kind.pair)
+  room = seq_length - special_tokens
   found, owners, generator = [], [], np.random.Philox()
   for document, number in enumerate(documents.numbers.tolist()):
     cut = list(kind.cut(chunk, document, room, short_probability, random_numbers(seed, number, generator)))
@@ -121,7 +124,7 @@ def make_sequences(
     b,
     np.array([one.label for one in found], np.int64),
     documents.numbers[sources].astype(np.uint32),
-    (a[:, 1] - a[:, 0]) + (b[:, 1] - b[:, 0]) + kind.special_tokens,
+    (a[:, 1] - a[:, 0]) + (b[:, 1] - b[:, 0]) + special_tokens,
   )
 
 
@@ -276,7 +279,7 @@ def _plain_sequences(chunk, document, room, short_probability, draw) -> Iterator
 
 
 PAIRINGS = {
-  "nsp": Pairing(_sentence_pairs, special_tokens=3, min_documents=2),
-  "sop": Pairing(_ordered_pairs, special_tokens=3, min_documents=1),
-  "none": Pairing(_plain_sequences, special_tokens=2, min_documents=1),
+  "nsp": Pairing(_sentence_pairs, pair=True, min_documents=2),
+  "sop": Pairing(_ordered_pairs, pair=True, min_documents=1),
+  "none": Pairing(_plain_sequences, pair=False, min_documents=1),
 }

@@ -147,7 +147,7 @@ def make_share(job: Job, share: Share, progress: Progress | None = None) -> None
     str(job.documents),
     str(job.partial),
     tokenizer.plain.to_str(),
-    tokenizer.special._asdict(),
+    tokenizer.template,
     tokenizer.vocab_size,
     job.settings.word_segmenter,
     rows.row_settings(job.settings),

@@ -9,6 +9,7 @@ import numpy as np
 
 from bert_jax.data.corpus import npy, packing, pairs
 from bert_jax.data.corpus.documents import Documents
+from bert_jax.data.tokenizer.template import Template
 from bert_jax.io import atomic
 
 
@@ -53,7 +54,7 @@ class Counts(NamedTuple):
 
 
 def make_rows(
-  documents: Documents, settings: RowSettings, *, vocab_size: int, special_ids: dict[str, int]
+  documents: Documents, settings: RowSettings, *, vocab_size: int, template: Template
 ) -> tuple[dict[str, np.ndarray], Counts]:
   """The rows of a chunk.
 
@@ -61,7 +62,7 @@ def make_rows(
     documents: of the chunk.
     settings: see `RowSettings`.
     vocab_size: number of ids.
-    special_ids: ids of pad, unk, cls, sep, mask.
+    template: of the tokenizer.
 
   Returns:
     The arrays of a shard, as `corpus` describes them, and what was counted.
@@ -75,6 +76,7 @@ def make_rows(
   sequences = pairs.make_sequences(
     usable,
     settings.objective,
+    template=template,
     seq_length=settings.seq_length,
     short_probability=settings.short_probability,
     seed=settings.seed,
@@ -84,12 +86,12 @@ def make_rows(
     sequences,
     seq_length=settings.seq_length,
     max_sequences=settings.max_sequences,
-    special_ids=special_ids,
+    template=template,
     dtype=documents.tokens.dtype.name,
   )
   rows["origins"] = np.column_stack([documents.numbers.astype(np.uint64), documents.origins])
   unigram_counts = np.bincount(rows["tokens"].ravel(), minlength=vocab_size)
-  unigram_counts[special_ids["pad"]] = 0
+  unigram_counts[template.special.pad] = 0
   return rows, Counts(
     *counts,
     len(rows["tokens"]),

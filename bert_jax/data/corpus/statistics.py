@@ -6,12 +6,12 @@ are the same on every machine: they are part of the manifest that `corpus_id` co
 
 import math
 import operator
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from bert_jax.data.corpus.rows import Counts
+from bert_jax.data.tokenizer.wordpiece import Tokenizer
 
 _HISTOGRAM_BINS = 8
 _MOST_FREQUENT = 20
@@ -41,20 +41,20 @@ def totals(counts: Counts) -> dict[str, Any]:
   }
 
 
-def describe(counts: Counts, *, vocabulary: Sequence[str], special_ids: dict[str, int]) -> dict[str, Any]:
+def describe(counts: Counts, tokenizer: Tokenizer) -> dict[str, Any]:
   """A split's entry in the manifest, but for its shards, see `corpus`.
 
   Args:
     counts: those of all chunks of the split, added up.
-    vocabulary: the token of every id.
-    special_ids: ids of pad, unk, cls, sep, mask.
+    tokenizer: that of the corpus.
   """
-  text, labels = counts.unigram_counts.copy(), counts.label_counts
-  text[[special_ids[name] for name in ("pad", "cls", "sep", "mask")]] = 0
-  unknown = int(text[special_ids["unk"]])
-  targets = text.copy()
-  targets[special_ids["unk"]] = 0
-  words = sum(count for token, count in zip(vocabulary, text.tolist()) if not token.startswith("##"))
+  never, unknown = list(tokenizer.template.never_predicted), 0
+  targets, labels = counts.unigram_counts.copy(), counts.label_counts
+  targets[never] = 0
+  text = targets.copy()  # with the words that the vocabulary does not know
+  if tokenizer.special.unk is not None:
+    text[tokenizer.special.unk] = unknown = int(counts.unigram_counts[tokenizer.special.unk])
+  words = int(text[tokenizer.word_starts_table].sum())
   frequent = np.argsort(-targets, kind="stable")[:_MOST_FREQUENT]
   return {
     "counts": totals(counts),
@@ -64,7 +64,7 @@ def describe(counts: Counts, *, vocabulary: Sequence[str], special_ids: dict[str
     "tokens_per_word": _share(int(text.sum()), words),
     "unknown_rate": _share(unknown, int(text.sum())),
     "length_counts": _histogram(counts.length_counts),
-    "frequent_tokens": [[vocabulary[index], int(targets[index])] for index in frequent if targets[index]],
+    "frequent_tokens": [[tokenizer.token(int(index)), int(targets[index])] for index in frequent if targets[index]],
   }
 
 

@@ -1,8 +1,7 @@
 """Chunks -> shards, in this process or in several: the part of `prepare` that takes the time.
 
-A worker process imports this module and what it needs, and nothing else: no JAX
-(so not `data/tokenizer.py` either, which shares types with the model), no
-TensorFlow. It starts in a fraction of a second and stays small. It gets
+A worker process imports this module and what it needs, and nothing else: no JAX,
+no TensorFlow. It starts in a fraction of a second and stays small. It gets
 everything as plain values: the tokenizer comes as its JSON text.
 """
 
@@ -23,6 +22,7 @@ from bert_jax.data.corpus import rows as rows_lib
 from bert_jax.data.corpus.chunk import Advance, Chunk
 from bert_jax.data.corpus.rows import RowSettings
 from bert_jax.data.text import words
+from bert_jax.data.tokenizer.template import Template
 from bert_jax.errors import UserError
 
 
@@ -33,7 +33,7 @@ class Work(NamedTuple):
     documents: folder of tokenized documents.
     corpus: the corpus folder in the making.
     tokenizer: JSON text of `Tokenizer.plain`.
-    special_ids: ids of pad, unk, cls, sep, mask.
+    template: of the tokenizer.
     vocab_size: number of ids.
     word_segmenter: a key of `words.SEGMENTERS`, or empty.
     rows: see `RowSettings`.
@@ -42,7 +42,7 @@ class Work(NamedTuple):
   documents: str
   corpus: str
   tokenizer: str
-  special_ids: dict[str, int]
+  template: Template
   vocab_size: int
   word_segmenter: str
   rows: RowSettings
@@ -84,7 +84,7 @@ def make_shard(work: Work, tools: _Tools, chunk: Chunk, advance: Advance) -> Non
       if documents is None:
         documents, num_bytes = documents_lib.read_chunk(work.documents, *place)
         advance(num_bytes)
-      rows, counts = rows_lib.make_rows(documents, work.rows, vocab_size=work.vocab_size, special_ids=work.special_ids)
+      rows, counts = rows_lib.make_rows(documents, work.rows, vocab_size=work.vocab_size, template=work.template)
       rows_lib.write_shard(work.corpus, *place, rows, counts)
   except OSError as error:
     raise UserError(

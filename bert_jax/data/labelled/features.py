@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from bert_jax.batch import EVALUATION_EPOCH
 from bert_jax.data import order
 from bert_jax.data.loading.input_pipeline import HostBatch, prefetched
-from bert_jax.data.tokenizer.wordpiece import Tokenizer, encode_batch, truncate
+from bert_jax.data.tokenizer.wordpiece import Tokenizer, encode_batch
 
 LENGTHS = (32, 64, 128, 256, 512)  # tokens in a row; longer models add multiples of the last
 WINDOW = 32  # batches that are sorted by length together
@@ -24,13 +24,13 @@ IGNORED = -1  # label of a token that has none: a later piece of a word, [CLS], 
 
 
 class Features(NamedTuple):
-  """Examples as token ids, [CLS] and [SEP] included.
+  """Examples as token ids, special tokens included.
 
   Attributes:
     tokens: int32 [sum of lengths], all examples behind each other.
     offsets: int64 [N + 1], where each begins in `tokens`.
-    first_lengths: int32 [N], tokens of "[CLS] A [SEP]"; those behind belong to B. Or int32 [N, S]: a row holds S texts
-      packed behind each other, each with its own [CLS] and [SEP], and this is how many tokens each of them has.
+    first_lengths: int32 [N], tokens before B ("[CLS] A [SEP]"). Or int32 [N, S]: a row holds S texts packed one after
+      the other, each with its own special tokens, and this is how many tokens each of them has.
     labels: int32 [N] classes; float32 [N] scores; int32 [N, S] which text each is; float32 [N, C] of 0 and 1, several
       classes at once; int32 [N, 2] first and last token of an answer, (0, 0) where there is none; int32 [sum of
       lengths] a class for every token, or IGNORED.
@@ -69,15 +69,14 @@ def of_texts(
   tokenizer: Tokenizer, first: Sequence[str], second: Sequence[str] | None, labels: np.ndarray, *, max_length: int
 ) -> Features:
   """Features of texts or pairs of texts; the longer one of a pair loses its end first."""
-  special = tokenizer.special
+  template = tokenizer.template
   ids = encode_batch(tokenizer, [*first, *(second or ())])
-  pairs = zip(ids[: len(first)], ids[len(first) :] if second is not None else [[]] * len(first))
+  pairs = zip(ids[: len(first)], ids[len(first) :] if second is not None else [None] * len(first))
   rows, first_lengths, truncated = [], [], 0
   for a, b in pairs:
-    a, b, cut = truncate(a, b, max_length)
-    head = [special.cls, *a, special.sep]
-    rows.append(head + ([*b, special.sep] if second is not None else []))
-    first_lengths.append(len(head))
+    a, b, cut = template.truncate(a, b, max_length)
+    rows.append(template.frame(a, b if second is not None else None)[0])
+    first_lengths.append(template.first_length(len(a), pair=second is not None))
     truncated += cut
   return make_features(rows, first_lengths, labels, truncated)
 
@@ -91,16 +90,16 @@ def of_texts_apart(
     tokenizer: the model's.
     texts: S lists of N texts.
     labels: [N]; None: int32 [N, S], which text each is: equal tokens have equal numbers.
-    max_length: tokens in a text at most, [CLS] and [SEP] included.
+    max_length: tokens in a text at most, special tokens included.
   """
-  special, cut_texts = tokenizer.special, 0
+  template, cut_texts = tokenizer.template, 0
   known: dict[tuple[int, ...], int] = {}
   columns: list[list[tuple[int, ...]]] = []
   for column in texts:
     columns.append([])
     for ids in encode_batch(tokenizer, list(column)):
-      ids, _, cut = truncate(ids, [], max_length)
-      columns[-1].append((special.cls, *ids, special.sep))
+      ids, _, cut = template.truncate(ids, None, max_length)
+      columns[-1].append(tuple(template.frame(ids)[0]))
       cut_texts += cut
   rows = list(zip(*columns))
   if labels is None:
@@ -116,19 +115,21 @@ def of_words(
 
   A word without any piece (control characters alone) counts as [UNK], so that none is lost.
   """
-  special = tokenizer.special
+  template = tokenizer.template
+  limit = max_length - template.room(pair=False)
   known = {word: None for sentence in words for word in sentence}
   pieces = dict(zip(known, encode_batch(tokenizer, list(known))))
   rows, labels, truncated = [], [], 0
   for sentence, own in zip(words, tags):
-    row, marks = [special.cls], [IGNORED]
+    row, marks = [], []
     for word, tag in zip(sentence, own):
-      ids = pieces[word] or [special.unk]
+      ids = pieces[word] or [template.special.unk]
       row += ids
       marks += [tag] + [IGNORED] * (len(ids) - 1)
-    truncated += len(row) >= max_length
-    rows.append(row[: max_length - 1] + [special.sep])
-    labels.append(marks[: max_length - 1] + [IGNORED])
+    truncated += len(row) > limit
+    rows.append(template.frame(row[:limit])[0])
+    before = [IGNORED] * template.offset + marks[:limit]
+    labels.append(before + [IGNORED] * (len(rows[-1]) - len(before)))
   return make_features(rows, [len(row) for row in rows], labels, truncated)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from bert_jax.data.labelled.features import Features, make_features
 from bert_jax.data.text.text_files import read_whole
+from bert_jax.data.tokenizer.template import Template
 from bert_jax.data.tokenizer.vocabulary import CHINESE
 from bert_jax.data.tokenizer.wordpiece import Tokenizer
 from bert_jax.errors import UserError
@@ -50,12 +51,14 @@ class Windows(NamedTuple):
     begins: int64 [N], the first token of the context in a window.
     spans: for each question int64 [tokens of the context, 2], where each token begins and ends in the context, in
       characters.
+    template: frames the rows.
   """
 
   features: Features
   questions: np.ndarray
   begins: np.ndarray
   spans: list[np.ndarray]
+  template: Template
 
 
 def read_squad(path: str, answered: bool = True) -> list[Question]:
@@ -149,10 +152,10 @@ def make_windows(tokenizer: Tokenizer, questions: Sequence[Question], *, max_len
   """
   if max_length < 1.5 * QUESTION_TOKENS:
     raise UserError(
-      f"rows of {max_length} tokens: a question takes up to {QUESTION_TOKENS + 3} of them; raise finetune.max_length "
+      f"rows of {max_length} tokens: a question takes up to {QUESTION_TOKENS + tokenizer.template.room(pair=True)} of them; raise finetune.max_length "
       "(BERT: 384) or take a model with more positions"
     )
-  special = tokenizer.special
+  template = tokenizer.template
   rows, firsts, labels, of_question, begins, spans = [], [], [], [], [], []
   contexts = list(dict.fromkeys(one.context for one in questions))
   encoded = dict(zip(contexts, tokenizer.backend.encode_batch(contexts, add_special_tokens=False)))
@@ -160,24 +163,25 @@ def make_windows(tokenizer: Tokenizer, questions: Sequence[Question], *, max_len
   truncated = 0
   for number, (one, question) in enumerate(zip(questions, asked)):
     ids, places = encoded[one.context].ids, np.array(encoded[one.context].offsets, np.int64).reshape(-1, 2)
-    head = [special.cls, *question.ids[:QUESTION_TOKENS], special.sep]
-    room = max_length - len(head) - 1
+    question_ids = question.ids[:QUESTION_TOKENS]
+    first_length = template.first_length(len(question_ids), pair=True)
+    room = max_length - template.room(pair=True) - len(question_ids)
     answer = _tokens_of(places, one.answers[0]) if one.answers else None
     spans.append(places)
     truncated += len(ids) > room
     step = min(stride, room // 2)
     for begin in range(0, max(len(ids) - room, 0) + step, step) if len(ids) > room else (0,):
       part = ids[begin : begin + room]
-      rows.append([*head, *part, special.sep])
+      rows.append(template.frame(question_ids, part)[0])
       inside = answer if answer and begin <= answer[0] and answer[1] < begin + len(part) else None
-      labels.append([place - begin + len(head) for place in inside] if inside else [0, 0])
-      firsts.append(len(head))
+      labels.append([place - begin + first_length for place in inside] if inside else [0, 0])
+      firsts.append(first_length)
       of_question.append(number)
       begins.append(begin)
       if begin + room >= len(ids):
         break
   features = make_features(rows, firsts, np.array(labels, np.int32), truncated)
-  return Windows(features, np.array(of_question), np.array(begins), spans)
+  return Windows(features, np.array(of_question), np.array(begins), spans, template)
 
 
 def _tokens_of(places: np.ndarray, answer: tuple[str, int]) -> tuple[int, int] | None:
@@ -221,10 +225,10 @@ def answers_of(windows: Windows, questions: Sequence[Question], logits: Sequence
   longest = [ANSWER_CHARACTERS if is_chinese(one.context) else ANSWER_TOKENS for one in questions]
   features = windows.features
   for row, scores in enumerate(logits):
-    number, first = windows.questions[row], int(features.first_lengths[row])
-    last = int(features.lengths[row]) - 1  # [SEP]
+    number = windows.questions[row]
+    _, context = windows.template.texts(int(features.lengths[row]), int(features.first_lengths[row]))
     nulls[number] = min(nulls[number], scores[0, 0] + scores[0, 1])
-    found = _best_span(scores[first:last], longest[number])
+    found = _best_span(scores[context], longest[number])
     if found is None:
       continue
     begin, end, score = found

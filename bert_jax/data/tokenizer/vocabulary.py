@@ -18,7 +18,7 @@ from collections.abc import Iterable
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
-from bert_jax.data.tokenizer.wordpiece import SPECIAL_TOKENS, Tokenizer, build_tokenizer
+from bert_jax.data.tokenizer.wordpiece import CONTINUES, SPECIAL_TOKENS, Tokenizer, build_tokenizer
 from bert_jax.errors import UserError
 
 MIN_VOCAB_SIZE = 64
@@ -93,7 +93,7 @@ def train_wordpiece(
       special_tokens=tokens,
       limit_alphabet=len(counts) + 1,
       show_progress=False,
-      continuing_subword_prefix="##",
+      continuing_subword_prefix=CONTINUES,
     ),
   )
   ids = model.get_vocab(with_added_tokens=True)
@@ -113,7 +113,7 @@ def _alphabet(counts: collections.Counter, vocab_size: int) -> tuple[list[str], 
     if size == 2:
       continuing.append(character)
     covered += count
-  return sorted(kept) + ["##" + character for character in sorted(continuing)], set(kept)
+  return sorted(kept) + [CONTINUES + character for character in sorted(continuing)], set(kept)
 
 
 def _may_continue(character: str) -> bool:

@@ -17,13 +17,15 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from bert_jax.batch import SpecialIds
+from bert_jax.data.tokenizer.template import SpecialIds, Template, read_template
 from bert_jax.errors import UserError
 
 SPECIAL_TOKENS = SpecialIds(pad="[PAD]", unk="[UNK]", cls="[CLS]", sep="[SEP]", mask="[MASK]")
+CONTINUES = "##"  # in front of a token that goes on with a word: "##ing"
 _MAX_WORD_CHARACTERS = 100  # Longer words become [UNK], as in BERT.
 _REMEDY = "give a BERT folder or a vocab.txt, or train a vocabulary with --vocab_size"
 
@@ -39,7 +41,7 @@ class Tokenizer(NamedTuple):
     backend: recognises special tokens in a text, and adds [CLS] and [SEP] where asked to;
       saved as tokenizer.json.
     plain: the same without: special tokens in a text are ordinary characters.
-    special: ids of the five special tokens.
+    template: how it frames texts, and the roles of special tokens.
     vocab_size: number of tokens.
     lowercase: whether text is lower-cased.
     fingerprint: SHA-256 (hex) of what decides its ids: vocabulary and normalisation; not
@@ -49,11 +51,34 @@ class Tokenizer(NamedTuple):
 
   backend: tokenizers.Tokenizer
   plain: tokenizers.Tokenizer
-  special: SpecialIds
+  template: Template
   vocab_size: int
   lowercase: bool
   fingerprint: str
   normalisation: dict[str, bool]
+
+  @property
+  def special(self) -> SpecialIds:
+    """Ids of the tokens that have a role."""
+    return self.template.special
+
+  def token(self, token_id: int) -> str:
+    """A token as the vocabulary writes it; "[id 30600]" for an id beyond it, which a padded model may predict."""
+    return self.backend.id_to_token(token_id) or f"[id {token_id}]"
+
+  def starts_word(self, token_id: int) -> bool:
+    """Whether a token begins a word, or is none of a word's."""
+    return split_mark(self.token(token_id))[1]
+
+  @property
+  def word_starts_table(self) -> np.ndarray:
+    """bool [V]: `starts_word` of all ids."""
+    return np.array([self.starts_word(token_id) for token_id in range(self.vocab_size)])
+
+
+def split_mark(token: str) -> tuple[str, bool]:
+  """(what a token adds to a text, whether it begins a word): "##ing" -> ("ing", False)."""
+  return token.removeprefix(CONTINUES) or token, not token.startswith(CONTINUES)
 
 
 def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
@@ -63,18 +88,6 @@ def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
   Tokenizer.plain.
   """
   return [encoding.ids for encoding in tokenizer.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
-
-
-def truncate(first: list[int], second: list[int], limit: int) -> tuple[list[int], list[int], bool]:
-  """Shortens the longer of two sequences from its end until both fit `limit` tokens with their special tokens."""
-  room = limit - (3 if second else 2)
-  cut = len(first) + len(second) > room
-  if cut:
-    short = min(len(first), len(second), room // 2)
-    first, second = (
-      (first[: room - short], second[:short]) if len(first) > len(second) else (first[:short], second[: room - short])
-    )
-  return first, second, cut
 
 
 def build_tokenizer(
@@ -111,7 +124,7 @@ def build_tokenizer(
     pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
     special_tokens=[("[CLS]", special.cls), ("[SEP]", special.sep)],
   )
-  backend.decoder = decoders.WordPiece(prefix="##")
+  backend.decoder = decoders.WordPiece(prefix=CONTINUES)
   decisive = {
     "model": "WordPiece",
     "max_word_characters": _MAX_WORD_CHARACTERS,
@@ -122,7 +135,7 @@ def build_tokenizer(
   return Tokenizer(
     backend=backend,
     plain=build_backend(ids, **normalisation),
-    special=special,
+    template=read_template(backend, special),
     vocab_size=len(ids),
     lowercase=normalisation["lowercase"],
     fingerprint=hashlib.sha256(canonical.encode()).hexdigest(),
@@ -278,7 +291,7 @@ def _read_tokenizer_json(path: pathlib.Path) -> tuple[list[str], dict[str, bool 
   model, normalizer = value["model"], value["normalizer"]
   settings = [
     ("max_input_chars_per_word", model, _MAX_WORD_CHARACTERS),
-    ("continuing_subword_prefix", model, "##"),
+    ("continuing_subword_prefix", model, CONTINUES),
     ("unk_token", model, SPECIAL_TOKENS.unk),
     ("clean_text", normalizer, True),
   ]

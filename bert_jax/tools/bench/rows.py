@@ -20,7 +20,7 @@ from bert_jax.errors import UserError
 from bert_jax.objectives.objective import Objective
 from bert_jax.runs import build
 from bert_jax.tools.plan import data_facts
-from bert_jax.tools.plan.data_facts import STAND_IN_SPECIAL, DataFacts
+from bert_jax.tools.plan.data_facts import STAND_IN, DataFacts
 
 SHORTEST = 8  # tokens of a sequence that is made up, at least
 _ENDLESS = 10**9  # steps
@@ -69,23 +69,25 @@ def make_up(data: DataFacts, *, num_rows: int, seed: int = 0) -> MadeUpRows:
   Raises:
     UserError: so many sequences do not fit.
   """
-  count, length, special = data.max_sequences, data.seq_length, STAND_IN_SPECIAL
+  count, length, special = data.max_sequences, data.seq_length, len(STAND_IN.never_predicted)
   if not 1 <= count <= length // SHORTEST:
     raise UserError(
       f"--sequences={count}: a row of {length} tokens holds 1 to {length // SHORTEST} sequences of at least {SHORTEST}"
     )
   rng = np.random.default_rng(seed)
-  words = data.vocab_size - len(special)
-  tokens = len(special) + np.minimum(np.exp(rng.random((num_rows, length)) * np.log(words)), words - 1).astype(np.int32)
+  words = data.vocab_size - special
+  tokens = special + np.minimum(np.exp(rng.random((num_rows, length)) * np.log(words)), words - 1).astype(np.int32)
   cuts = np.sort(rng.integers(0, length - SHORTEST * count + 1, (num_rows, count - 1)), axis=1)
   ends = np.concatenate([cuts, np.full((num_rows, 1), length - SHORTEST * count)], axis=1) + SHORTEST * np.arange(
     1, count + 1
   )
   starts = np.concatenate([np.zeros((num_rows, 1), int), ends[:, :-1]], axis=1)
-  firsts = starts + rng.integers(3, SHORTEST - 2, starts.shape)  # the first [SEP]; never the last token
-  rows = np.arange(num_rows)[:, None]
-  tokens[rows, starts], tokens[rows, firsts], tokens[rows, ends - 1] = special.cls, special.sep, special.sep
-  sequences = np.stack([ends - starts, firsts + 1 - starts, rng.integers(0, 2, starts.shape)], axis=2).astype(np.int32)
+  first = rng.integers(2, SHORTEST - 3, starts.shape)  # tokens of A; B has at least one
+  places = starts + length * np.arange(num_rows)[:, None]
+  second = ends - starts - first - STAND_IN.room(pair=True)
+  _, begins = STAND_IN.write(tokens.reshape(-1), places, first, second)
+  table = [ends - starts, begins - places, rng.integers(0, 2, starts.shape)]
+  sequences = np.stack(table, axis=2).astype(np.int32)
   word_starts = np.full((num_rows, -(-length // 8)), 255, np.uint8) if data.word_starts else None
   return MadeUpRows(tokens, sequences, word_starts)
 

@@ -17,7 +17,6 @@ from etils import epath
 from jax.sharding import Mesh
 
 from bert_jax import config as configs
-from bert_jax.batch import SpecialIds
 from bert_jax.cluster.distributed import Cluster, host_name
 from bert_jax.data.corpus.folder import Corpus, open_corpus
 from bert_jax.data.loading import mixture
@@ -173,11 +172,11 @@ class Context:
       config = self.resolved
     except UserError:  # the corpus row says why
       config = self._guessed()
-    special = SpecialIds(*range(5))  # decides no shape, nor do the two that follow
     objective = pretraining.make_pretraining_objective(
       model_of(config, configs.encoder_of(config)),
       config.masking,
-      special=special,
+      mask_id=0,  # what follows decides no shape
+      never_predicted=(),
       continuation=None,
       pairs="",
       total_steps=config.total_steps,

@@ -44,11 +44,11 @@ class Mask(NamedTuple):
   """One [MASK].
 
   Attributes:
-    place: which token of the text it is, [CLS] being 0.
+    place: which token of the framed text it is, from 0.
     layers: from the embeddings to the last.
     word: the token that the last layer finds likeliest.
     left_out: float [L], how much the log-probability of `word` falls where another token is hidden too; NaN for the
-      mask itself, [CLS] and [SEP].
+      mask itself and special tokens.
     rollout: float [L], the share of each token in the mask's vector if attention were all that mixes vectors; adds up
       to 1.
   """
@@ -81,8 +81,8 @@ def look(model: Model, text: str, top_k: int = 3) -> Look:
     UserError: no [MASK] in the text, a text longer than the model, a model without an MLM head.
   """
   ids, places = inference.find_masks(model, text, "look")
-  name = lambda index: model.tokenizer.backend.id_to_token(int(index)) or f"[id {index}]"
-  tokens = ["[CLS]", *map(name, ids), "[SEP]"]
+  name = lambda index: model.tokenizer.token(int(index))
+  tokens = list(map(name, model.tokenizer.template.frame(ids)[0]))
   inputs = inference.make_inputs(model, [(ids, [])])
   states, attention = _encode(model.config, model.params, inputs)
   lens = _read(model.config, model.params, states[:, 0, np.array(places)])
@@ -134,15 +134,16 @@ def _layer(model: Model, log_p: np.ndarray, vector: np.ndarray, word: int, top_k
 
 def _leave_one_out(model: Model, ids: list[int], places: list[int], words: np.ndarray, log_p: np.ndarray) -> np.ndarray:
   """float [K, L], see Mask.left_out: each token is replaced by [MASK], so that the others keep their places."""
-  mask, result = model.tokenizer.special.mask, np.full((len(places), len(ids) + 2), np.nan)
-  others = [place for place in range(1, len(ids) + 1) if place not in places]
+  mask, template = model.tokenizer.special.mask, model.tokenizer.template
+  result = np.full((len(places), len(ids) + template.room(pair=False)), np.nan)
+  others = [place for place in range(len(ids)) if template.offset + place not in places]
   for members, filled in inference.batches_by_length([len(ids)] * len(others), _BATCH):
-    rows = [([*ids[: others[i] - 1], mask, *ids[others[i] :]], []) for i in filled]
+    rows = [([*ids[: others[i]], mask, *ids[others[i] + 1 :]], []) for i in filled]
     output = inference.apply(model, inference.make_inputs(model, rows), np.array([places] * len(rows), np.int32))
     without = np.asarray(jax.nn.log_softmax(output.mlm_logits, axis=-1))
     for row, i in zip(without, members):
       for number, word in enumerate(words):
-        result[number, others[i]] = log_p[number, word] - row[number, word]
+        result[number, template.offset + others[i]] = log_p[number, word] - row[number, word]
   return result
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bert_jax.data.corpus import folder as corpus_lib
-from bert_jax.data.tokenizer.wordpiece import Tokenizer, load_tokenizer
+from bert_jax.data.tokenizer.wordpiece import Tokenizer, load_tokenizer, split_mark
 from bert_jax.errors import UserError
 
 LABELS = {
@@ -141,16 +141,13 @@ def show_row(
   ]
   start = 0
   for place, (length, first_length, label) in filled:
-    tokens = [tokenizer.backend.id_to_token(index) for index in ids[start : start + length]]
-    own = {at - start: mark for at, mark in (marks or {}).items() if start <= at < start + length}
-    a_from, b_from = (_origin(number, origins, files) for number in sources[place].tolist())
-    words = lambda begin, end: None if starts is None else starts[start + begin : start + end]
     lines.append(f"  {place + 1}. {length} tokens{_label(corpus.manifest['objective'], label)}")
-    text = readable(tokens[1 : first_length - 1], _moved(own, 1), words(1, first_length - 1))
-    lines.append(f"     A, {a_from}: {text}")
-    if first_length < length:
-      text = readable(tokens[first_length : length - 1], _moved(own, first_length), words(first_length, length - 1))
-      lines.append(f"     B, {b_from}: {text}")
+    for name, part, number in zip("AB", tokenizer.template.texts(length, first_length), sources[place].tolist()):
+      if part.start < part.stop or name == "A":
+        own = slice(start + part.start, start + part.stop)
+        own_marks = {at - own.start: mark for at, mark in (marks or {}).items() if own.start <= at < own.stop}
+        text = readable(list(map(tokenizer.token, ids[own])), own_marks, starts and starts[own])
+        lines.append(f"     {name}, {_origin(number, origins, files)}: {text}")
     start += length
   return "\n".join(lines)
 
@@ -170,10 +167,6 @@ def _label(objective: str, label: int) -> str:
   return f", label {LABELS[objective][label]}" if objective in LABELS else ""
 
 
-def _moved(marks: dict[int, Mark], by: int) -> dict[int, Mark]:
-  return {at - by: mark for at, mark in marks.items()}
-
-
 def readable(
   tokens: Sequence[str], marks: dict[int, Mark] | None = None, word_starts: Sequence[bool] | None = None
 ) -> str:
@@ -189,7 +182,7 @@ def readable(
     word_starts: where words begin, should the corpus know more than the vocabulary: "你好·世界".
   """
   marks = marks or {}
-  plain = [token[2:] if token.startswith("##") and len(token) > 2 else token for token in tokens]
+  plain = [split_mark(token)[0] for token in tokens]
   text = ""
   for index, token in enumerate(plain):
     if text and token == tokens[index] and _space_before(plain, index):
@@ -250,9 +243,7 @@ def draw_marks(
   data = getattr(corpus, split).gather(np.asarray(rows, np.int64))
   inputs = batch_lib.model_inputs(jax.numpy.asarray(data["tokens"]), jax.numpy.asarray(data["sequences"]))
   keys = batch_lib.row_keys(seed, np.full(len(rows), epoch, np.uint32), np.asarray(rows, np.uint32))
-  continuation = np.array(
-    [(tokenizer.backend.id_to_token(index) or "").startswith("##") for index in range(tokenizer.vocab_size)]
-  )
+  continuation = ~tokenizer.word_starts_table
   word_starts = batch_lib.word_starts({name: jax.numpy.asarray(array) for name, array in data.items()}, continuation)
   settings = masking_lib.settings_of(masking)
   if not settings.max_predictions:
@@ -260,10 +251,16 @@ def draw_marks(
       max_predictions=masking_lib.default_max_predictions(settings.highest_rate, corpus.manifest["seq_length"])
     )
   masked = masking_lib.mask_tokens(
-    keys, inputs, settings, special=tokenizer.special, vocab_size=tokenizer.vocab_size, word_starts=word_starts
+    keys,
+    inputs,
+    settings,
+    mask_id=tokenizer.special.mask,
+    never_predicted=tokenizer.template.never_predicted,
+    vocab_size=tokenizer.vocab_size,
+    word_starts=word_starts,
   )
   input_ids, positions, _, weights = map(np.asarray, masked)
-  seen = lambda row, at: Mark(tokenizer.backend.id_to_token(int(input_ids[row, at])))
+  seen = lambda row, at: Mark(tokenizer.token(int(input_ids[row, at])))
   return [
     {int(at): seen(row, at) for at, weight in zip(positions[row], weights[row]) if weight} for row in range(len(rows))
   ]

@@ -11,9 +11,9 @@ import numpy as np
 from etils import epath
 
 from bert_jax import config as configs
-from bert_jax.batch import SpecialIds
 from bert_jax.data.corpus.folder import read_manifest
 from bert_jax.data.corpus.pairs import PAIR_OBJECTIVES
+from bert_jax.data.tokenizer.wordpiece import SPECIAL_TOKENS, build_tokenizer
 from bert_jax.models import flops
 from bert_jax.objectives import pretraining
 from bert_jax.objectives.masking import default_max_predictions, settings_of
@@ -23,7 +23,7 @@ from bert_jax.runs import build
 # Rows of packed pairs hold 97.9 to 99.8 % tokens on Wikipedia at length 512 (docs/performance.md, docs/corpus.md).
 ASSUMED_PACKING = 0.98
 # A vocabulary that stands in for the real one: its first five ids are special, and every third id continues a word.
-STAND_IN_SPECIAL = SpecialIds(0, 1, 2, 3, 4)
+STAND_IN = build_tokenizer(SPECIAL_TOKENS, lowercase=True).template
 
 
 class DataFacts(NamedTuple):
@@ -127,7 +127,8 @@ def stand_in_objective(config: ml_collections.ConfigDict, data: DataFacts, platf
   return pretraining.make_pretraining_objective(
     module,
     config.masking,
-    special=STAND_IN_SPECIAL,
+    mask_id=STAND_IN.special.mask,
+    never_predicted=STAND_IN.never_predicted,
     continuation=np.arange(data.vocab_size) % 3 == 0,
     pairs=data.pairs,
     total_steps=config.total_steps,

@@ -103,7 +103,8 @@ def _sentences(run: RunRecord, model: inference.Model, count: int) -> list[tuple
   data = split.gather(starts)
   found: list[tuple[list[int], list[int]]] = []
   for row, ids, sequences in zip(starts.tolist(), data["tokens"].tolist(), data["sequences"].tolist()):
-    sentence = _cut(ids[1 : sequences[0][1] - 1], model)
+    length, first_length, _ = sequences[0]
+    sentence = _cut(ids[model.tokenizer.template.texts(length, first_length)[0]], model)
     places = _choose(sentence, model, random.Random(row))
     if places:
       found.append((sentence, places))
@@ -113,19 +114,19 @@ def _sentences(run: RunRecord, model: inference.Model, count: int) -> list[tuple
 
 
 def _names(ids: Sequence[int], model: inference.Model) -> list[str]:
-  return [model.tokenizer.backend.id_to_token(index) or f"[id {index}]" for index in ids]
+  return list(map(model.tokenizer.token, ids))
 
 
 def _cut(ids: list[int], model: inference.Model) -> list[int]:
   """At most MAX_TOKENS, to the end of a sentence if one ends there, and never within a word."""
-  most = min(MAX_TOKENS, model.config.max_position_embeddings - 2)
+  most = min(MAX_TOKENS, model.config.max_position_embeddings - model.tokenizer.template.room(pair=False))
   if len(ids) <= most:
     return ids
-  tokens = _names(ids[: most + 1], model)
+  tokens = _names(ids[:most], model)
   for end in range(most, MIN_TOKENS, -1):
     if tokens[end - 1] in _ENDS:
       return ids[:end]
-  while tokens[most].startswith("##") and most > 0:
+  while most > 0 and not model.tokenizer.starts_word(ids[most]):
     most -= 1
   return ids[:most]
 
@@ -136,7 +137,7 @@ def _choose(ids: list[int], model: inference.Model, draw: random.Random) -> list
   whole = [
     place
     for place, token in enumerate(tokens)
-    if _WORD.fullmatch(token) and not (place + 1 < len(tokens) and tokens[place + 1].startswith("##"))
+    if _WORD.fullmatch(token) and (place + 1 == len(ids) or model.tokenizer.starts_word(ids[place + 1]))
   ]
   if len(ids) < MIN_TOKENS or not whole:
     return []
@@ -156,7 +157,7 @@ def _complete(model: inference.Model, chosen: list[tuple[list[int], list[int]]])
   masked = [([mask if place in places else index for place, index in enumerate(ids)], []) for ids, places in chosen]
   positions = np.zeros((len(chosen), _MOST_MASKS), np.int32)
   for at, (_, places) in zip(positions, chosen):
-    at[: len(places)] = np.array(places) + 1  # behind [CLS]
+    at[: len(places)] = model.tokenizer.template.offset + np.array(places)
   logits = np.asarray(inference.apply(model, inference.make_inputs(model, masked), positions).mlm_logits, np.float64)
   samples = []
   for (ids, places), rows in zip(chosen, logits):

@@ -5,8 +5,10 @@ import pytest
 
 from bert_jax.data.corpus import packing, pairs
 from bert_jax.data.corpus.documents import Documents
+from bert_jax.data.tokenizer.wordpiece import build_tokenizer
 
-SPECIAL = {"pad": 0, "cls": 1, "sep": 2}
+TEMPLATE = build_tokenizer(["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"], lowercase=True).template
+SPECIAL = TEMPLATE.special._asdict()
 
 
 def random_documents() -> Documents:
@@ -69,9 +71,11 @@ def test_no_sequences_make_no_rows():
 @pytest.mark.parametrize("objective, max_sequences", [("nsp", 4), ("nsp", 1), ("sop", 4), ("none", 4)])
 def test_every_sequence_is_found_again_in_the_rows(objective, max_sequences):
   documents = random_documents()
-  sequences = pairs.make_sequences(documents, objective, seq_length=32, short_probability=0.1, seed=3)
+  sequences = pairs.make_sequences(
+    documents, objective, template=TEMPLATE, seq_length=32, short_probability=0.1, seed=3
+  )
   rows = packing.fill_rows(
-    documents, sequences, seq_length=32, max_sequences=max_sequences, special_ids=SPECIAL, dtype="uint32"
+    documents, sequences, seq_length=32, max_sequences=max_sequences, template=TEMPLATE, dtype="uint32"
   )
   assert rows["tokens"].dtype == np.uint32 and rows["sequences"].dtype == np.uint16
   found = []
@@ -96,9 +100,11 @@ def test_word_starts_stay_with_their_tokens(objective, seq_length):
   """A token is odd where it begins a word; special tokens and padding begin words of their own."""
   documents = random_documents()
   documents = documents._replace(word_starts=documents.tokens % 2 == 1)
-  sequences = pairs.make_sequences(documents, objective, seq_length=seq_length, short_probability=0.1, seed=3)
+  sequences = pairs.make_sequences(
+    documents, objective, template=TEMPLATE, seq_length=seq_length, short_probability=0.1, seed=3
+  )
   rows = packing.fill_rows(
-    documents, sequences, seq_length=seq_length, max_sequences=4, special_ids=SPECIAL, dtype="uint32"
+    documents, sequences, seq_length=seq_length, max_sequences=4, template=TEMPLATE, dtype="uint32"
   )
   bits = rows["word_starts"]
   assert bits.dtype == np.uint8 and bits.shape == (len(rows["tokens"]), -(-seq_length // 8))
@@ -113,6 +119,6 @@ def test_word_starts_stay_with_their_tokens(objective, seq_length):
 
 def test_without_a_segmenter_rows_have_no_word_starts():
   documents = random_documents()
-  sequences = pairs.make_sequences(documents, "none", seq_length=32, short_probability=0.1, seed=3)
-  rows = packing.fill_rows(documents, sequences, seq_length=32, max_sequences=4, special_ids=SPECIAL, dtype="uint32")
+  sequences = pairs.make_sequences(documents, "none", template=TEMPLATE, seq_length=32, short_probability=0.1, seed=3)
+  rows = packing.fill_rows(documents, sequences, seq_length=32, max_sequences=4, template=TEMPLATE, dtype="uint32")
   assert rows.keys() == {"tokens", "sequences", "documents"}

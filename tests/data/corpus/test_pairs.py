@@ -6,7 +6,10 @@ import pytest
 from bert_jax import batch
 from bert_jax.data.corpus import pairs
 from bert_jax.data.corpus.documents import Documents
+from bert_jax.data.tokenizer.wordpiece import SPECIAL_TOKENS, build_tokenizer
 from bert_jax.errors import UserError
+
+TEMPLATE = build_tokenizer(SPECIAL_TOKENS, lowercase=True).template
 
 
 def make_documents(sentence_lengths: list[list[int]], numbers=None) -> Documents:
@@ -34,7 +37,7 @@ def document_of(documents: Documents, tokens: np.ndarray) -> np.ndarray:
 
 def cut(documents, objective="nsp", seq_length=64, short_probability=0.1, seed=7) -> pairs.Sequences:
   return pairs.make_sequences(
-    documents, objective, seq_length=seq_length, short_probability=short_probability, seed=seed
+    documents, objective, template=TEMPLATE, seq_length=seq_length, short_probability=short_probability, seed=seed
   )
 
 

@@ -5,8 +5,9 @@ import pytest
 
 from bert_jax.data.corpus import npy, packing, pairs, rows
 from bert_jax.data.corpus.documents import Documents
+from bert_jax.data.tokenizer.wordpiece import SPECIAL_TOKENS, build_tokenizer
 
-SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+TEMPLATE = build_tokenizer(SPECIAL_TOKENS, lowercase=True).template
 VOCAB = 500
 
 
@@ -26,17 +27,17 @@ def some_documents(count: int = 6, words: bool = False) -> Documents:
 
 def make(documents: Documents, objective: str = "nsp"):
   settings = rows.RowSettings(objective, seq_length=32, max_sequences=4, short_probability=0.1, seed=3)
-  return rows.make_rows(documents, settings, vocab_size=VOCAB, special_ids=SPECIAL)
+  return rows.make_rows(documents, settings, vocab_size=VOCAB, template=TEMPLATE)
 
 
 @pytest.mark.parametrize("objective", pairs.PAIRINGS)
 def test_rows_are_the_packed_sequences_and_everything_is_counted(objective):
   documents = some_documents()
   made, counts = make(documents, objective)
-  sequences = pairs.make_sequences(documents, objective, seq_length=32, short_probability=0.1, seed=3)
-  expected = packing.fill_rows(
-    documents, sequences, seq_length=32, max_sequences=4, special_ids=SPECIAL, dtype="uint16"
+  sequences = pairs.make_sequences(
+    documents, objective, template=TEMPLATE, seq_length=32, short_probability=0.1, seed=3
   )
+  expected = packing.fill_rows(documents, sequences, seq_length=32, max_sequences=4, template=TEMPLATE, dtype="uint16")
   for name, array in expected.items():
     np.testing.assert_array_equal(made[name], array)
   used = made["sequences"][..., 0] > 0
@@ -44,7 +45,9 @@ def test_rows_are_the_packed_sequences_and_everything_is_counted(objective):
   assert counts.label_counts.tolist() == [(made["sequences"][used][:, 2] == label).sum() for label in (0, 1)]
   assert counts.length_counts.tolist() == np.bincount(made["sequences"][used][:, 0], minlength=33).tolist()
   unigrams = np.bincount(made["tokens"].ravel(), minlength=VOCAB)
-  assert counts.unigram_counts[SPECIAL["pad"]] == 0 and counts.unigram_counts[1:].tolist() == unigrams[1:].tolist()
+  assert (
+    counts.unigram_counts[TEMPLATE.special.pad] == 0 and counts.unigram_counts[1:].tolist() == unigrams[1:].tolist()
+  )
   assert counts.unigram_counts.sum() == made["sequences"][..., 0].sum()
 
 

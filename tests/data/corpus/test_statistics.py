@@ -7,9 +7,10 @@ import pytest
 
 from bert_jax.data.corpus import statistics
 from bert_jax.data.corpus.rows import Counts
+from bert_jax.data.tokenizer.wordpiece import build_tokenizer
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "run", "##ning", "dog"]
-SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+TOKENIZER = build_tokenizer(VOCABULARY, lowercase=True)
 
 
 def counts(unigrams=(0, 2, 10, 20, 0, 6, 3, 3), labels=(4, 6), rows=2):
@@ -19,7 +20,7 @@ def counts(unigrams=(0, 2, 10, 20, 0, 6, 3, 3), labels=(4, 6), rows=2):
 
 
 def describe(of):
-  return statistics.describe(of, vocabulary=VOCABULARY, special_ids=SPECIAL)
+  return statistics.describe(of, TOKENIZER)
 
 
 def test_entropy_leaves_out_what_can_never_be_a_target():

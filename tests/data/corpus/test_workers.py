@@ -36,7 +36,7 @@ def work_in(tmp_path, vocab) -> workers.Work:
     str(tmp_path / "documents"),
     str(tmp_path / "corpus"),
     tokenizer.plain.to_str(),
-    tokenizer.special._asdict(),
+    tokenizer.template,
     tokenizer.vocab_size,
     "",
     rows.RowSettings("nsp", 32, 4, 0.1, 0),

@@ -8,8 +8,8 @@ import pytest
 import tokenizers
 import transformers
 
-from bert_jax.batch import SpecialIds
 from bert_jax.data.tokenizer import wordpiece as tokenizer_lib
+from bert_jax.data.tokenizer.template import SpecialIds
 from bert_jax.data.tokenizer.wordpiece import (
   SPECIAL_TOKENS,
   build_backend,
