@@ -7,7 +7,7 @@ from bert_jax import config as configs
 from bert_jax.batch import FIRST_LENGTH, LABEL, LENGTH, model_inputs
 from bert_jax.errors import UserError
 from bert_jax.tools.bench.rows import SHORTEST, bench_data, make_up
-from bert_jax.tools.plan.data_facts import STAND_IN_SPECIAL, DataFacts
+from bert_jax.tools.plan.data_facts import STAND_IN, DataFacts
 from tests.helpers.tiny_runs import write_config
 
 DATA = DataFacts(1000, 64, 4, "nsp", True)
@@ -22,7 +22,7 @@ def test_rows_are_full_and_hold_the_sequences_asked_for():
 
 
 def test_each_sequence_is_cls_a_sep_b_sep():
-  rows, special = make_up(DATA, num_rows=50), STAND_IN_SPECIAL
+  rows, special = make_up(DATA, num_rows=50), STAND_IN.special
   for tokens, sequences in zip(rows.tokens, rows.sequences):
     start = 0
     for length, first, label in sequences[:, [LENGTH, FIRST_LENGTH, LABEL]]:
@@ -35,7 +35,7 @@ def test_each_sequence_is_cls_a_sep_b_sep():
 
 def test_ids_follow_zipfs_law():
   counts = np.bincount(make_up(DataFacts(1000, 512, 1, ""), num_rows=200).tokens.reshape(-1), minlength=1000)[
-    len(STAND_IN_SPECIAL) :
+    len(STAND_IN.special) :
   ]
   # Under 1 / rank the first ten ranks hold ln(10) / ln(995) of all.
   assert counts[1:10].sum() / counts.sum() == pytest.approx(np.log(10) / np.log(995), abs=0.03)
