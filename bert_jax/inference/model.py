@@ -220,7 +220,7 @@ def list_of(texts: Iterable[str]) -> list[str]:
 
 def encode_texts(
   model: Model, texts: Sequence[str], pairs: Sequence[str] | None = None
-) -> list[tuple[list[int], list[int], bool]]:
+) -> list[tuple[Sequence[int], Sequence[int], bool]]:
   """(ids of the text, ids of its second text if there are `pairs`, whether it was cut), no longer than Model.max_length
   with their special tokens; the longer of the two loses its end.
   """

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.data.corpus.rows import Counts
+from bert_jax.data.tokenizer.template import ABSENT
 from bert_jax.data.tokenizer.wordpiece import Tokenizer
 
 _HISTOGRAM_BINS = 8
@@ -52,7 +53,7 @@ def describe(counts: Counts, tokenizer: Tokenizer) -> dict[str, Any]:
   targets, labels = counts.unigram_counts.copy(), counts.label_counts
   targets[never] = 0
   text = targets.copy()  # with the words that the vocabulary does not know
-  if tokenizer.special.unk is not None:
+  if tokenizer.special.unk != ABSENT:
     text[tokenizer.special.unk] = unknown = int(counts.unigram_counts[tokenizer.special.unk])
   words = int(text[tokenizer.word_starts_table].sum())
   frequent = np.argsort(-targets, kind="stable")[:_MOST_FREQUENT]

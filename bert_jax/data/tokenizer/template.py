@@ -13,14 +13,17 @@ import numpy as np
 import tokenizers
 
 
-class SpecialIds(NamedTuple):
-  """Ids of the tokens that have a role; None where a tokenizer has no such token (BERT has all)."""
+ABSENT = -1  # no token's id
 
-  pad: int | None
-  unk: int | None
-  cls: int | None
-  sep: int | None
-  mask: int | None
+
+class SpecialIds(NamedTuple):
+  """Ids of the tokens that have a role; ABSENT where a tokenizer has no such token (BERT has all)."""
+
+  pad: int
+  unk: int
+  cls: int
+  sep: int
+  mask: int
 
 
 class Part(NamedTuple):
@@ -53,7 +56,7 @@ class Template(NamedTuple):
   def never_predicted(self) -> tuple[int, ...]:
     """Ids that are no target of a prediction and no random replacement, ascending: special tokens, [UNK] included."""
     framing = (token for part in self.pair for token in part.ids)
-    return tuple(sorted({*framing, *self.special} - {None}))
+    return tuple(sorted({*framing, *self.special} - {ABSENT}))
 
   @property
   def offset(self) -> int:
@@ -73,7 +76,7 @@ class Template(NamedTuple):
     ids: list[int] = []
     types: list[int] = []
     for part in self._parts(second is not None):
-      ids += part.ids if part.text is None else (first, second)[part.text]
+      ids += part.ids if part.text is None else (first, second or ())[part.text]
       types += [part.token_type] * (len(ids) - len(types))
     return ids, types
 
@@ -97,7 +100,7 @@ class Template(NamedTuple):
         places += 1
       if part.text is not None:
         begins.append(places.copy())
-        places += (first, second)[part.text]
+        places += first if part.text == 0 else second
     return begins
 
   def texts(self, length: int, first_length: int) -> tuple[slice, slice]:

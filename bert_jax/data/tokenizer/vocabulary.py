@@ -61,7 +61,7 @@ def train_wordpiece(
     clean_text=True, handle_chinese_chars=True, strip_accents=lowercase, lowercase=lowercase
   )
   normalised = [normalizer.normalize_str(text) for text in texts]
-  counts = collections.Counter()
+  counts: collections.Counter[str] = collections.Counter()
   for text in normalised:
     counts.update(text)
   for character in [character for character in counts if character.isspace()]:
@@ -97,14 +97,15 @@ def train_wordpiece(
     ),
   )
   ids = model.get_vocab(with_added_tokens=True)
-  trained = [token for token in sorted(ids, key=ids.get) if token not in SPECIAL_TOKENS]
+  trained = [token for token in sorted(ids, key=ids.__getitem__) if token not in SPECIAL_TOKENS]
   return build_tokenizer([*SPECIAL_TOKENS, *trained], lowercase=lowercase, name="the trained vocabulary")
 
 
 def _alphabet(counts: collections.Counter, vocab_size: int) -> tuple[list[str], set[str]]:
   """(tokens of the alphabet: sorted characters, then sorted "##" characters; the characters kept)."""
   budget, needed, covered = int(_ALPHABET_SHARE * vocab_size), _COVERAGE * counts.total(), 0
-  kept, continuing = [], []
+  kept: list[str] = []
+  continuing: list[str] = []
   for character, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
     size = 2 if _may_continue(character) else 1
     if covered >= needed or len(kept) + len(continuing) + size > budget:

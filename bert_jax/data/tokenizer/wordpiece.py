@@ -24,7 +24,18 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from bert_jax.data.tokenizer.template import SpecialIds, Template, read_template
 from bert_jax.errors import UserError
 
-SPECIAL_TOKENS = SpecialIds(pad="[PAD]", unk="[UNK]", cls="[CLS]", sep="[SEP]", mask="[MASK]")
+
+class SpecialTokens(NamedTuple):
+  """What the roles of SpecialIds are called."""
+
+  pad: str
+  unk: str
+  cls: str
+  sep: str
+  mask: str
+
+
+SPECIAL_TOKENS = SpecialTokens("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUES = "##"  # in front of a token that goes on with a word: "##ing"
 _MAX_WORD_CHARACTERS = 100  # Longer words become [UNK], as in BERT.
 _REMEDY = "give a BERT folder or a vocab.txt, or train a vocabulary with --vocab_size"
@@ -164,7 +175,7 @@ def check_vocabulary(vocabulary: Sequence[str], name: str) -> dict[str, int]:
   """{token: id}, or UserError that says what is wrong and in which line (the id + 1)."""
   if not any(vocabulary):
     raise UserError(f"{name}: empty; expected one token per line, the line number minus one being its id")
-  ids = {}
+  ids: dict[str, int] = {}
   for number, token in enumerate(vocabulary):
     if token in ids:
       raise UserError(
@@ -339,7 +350,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike, *, max_lengt
     "clean_up_tokenization_spaces": True,
     **tokens,
   }
-  vocabulary = "".join(f"{token}\n" for token in sorted(ids, key=ids.get))
+  vocabulary = "".join(f"{token}\n" for token in sorted(ids, key=ids.__getitem__))
   (folder / "vocab.txt").write_bytes(vocabulary.encode("utf-8"))
   (folder / "tokenizer.json").write_bytes(tokenizer.backend.to_str(pretty=True).encode("utf-8"))
   for name, value in (("tokenizer_config.json", config), ("special_tokens_map.json", tokens)):

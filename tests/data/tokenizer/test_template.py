@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tokenizers import processors
 
-from bert_jax.data.tokenizer.template import SpecialIds, read_template
+from bert_jax.data.tokenizer.template import ABSENT, SpecialIds, read_template
 from bert_jax.data.tokenizer.wordpiece import SPECIAL_TOKENS, build_tokenizer
 
 TOKENIZER = build_tokenizer([*SPECIAL_TOKENS, "<s>", "</s>", *"abcdefgh", "##ing", "##"], lowercase=True)
@@ -87,7 +87,7 @@ def test_a_pair_loses_the_end_of_its_longer_text_until_it_fits():
 
 def test_special_tokens_are_never_predicted_whatever_role_they_have():
   assert TOKENIZER.template.never_predicted == tuple(sorted(TOKENIZER.special))
-  template, _ = template_of("RoBERTa", SpecialIds(pad=0, unk=None, cls=None, sep=None, mask=4))
+  template, _ = template_of("RoBERTa", SpecialIds(pad=0, unk=ABSENT, cls=ABSENT, sep=ABSENT, mask=4))
   assert template.never_predicted == (0, 4, ID["<s>"], ID["</s>"])
 
 
