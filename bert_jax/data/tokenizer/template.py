@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
-
 ABSENT = -1  # no token's id
 
 
