@@ -16,7 +16,7 @@ from bert_jax.inference.model import Model
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pooling import POOLINGS, pool
 from bert_jax.models.pretraining import PretrainingModel
-from bert_jax.models.sentence import unit
+from bert_jax.models.sentence import l2_normalize
 
 _BATCH = 32  # pairs in one call of the model
 
@@ -51,6 +51,6 @@ def _cosines(config: EncoderConfig, heads: frozenset[str], params, inputs: Model
       continue
     states = output.hidden_states[-1:] if name == "pooler" else output.hidden_states
     vectors = jnp.stack([pool(state, output.pooled_output, inputs, name) for state in states])
-    first, second = jnp.split(unit(vectors), 2, axis=1)
+    first, second = jnp.split(l2_normalize(vectors), 2, axis=1)
     found[name] = jnp.sum(first * second, axis=-1)
   return found

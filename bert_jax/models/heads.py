@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.dropout import dropout
-from bert_jax.models.layers import ACTIVATIONS, Dtype, dense, layer_norm, named
+from bert_jax.models.layers import ACTIVATIONS, Dtype, dense, layer_norm, logical_axes
 
 
 class Pooler(nn.Module):
@@ -52,7 +52,7 @@ class MlmHead(nn.Module):
     logits_dtype = jnp.promote_types(self.dtype, jnp.float32)
     words_VxH = word_embeddings_VxH.astype(self.dtype)
     logits_BxKxV = jnp.einsum("bkh,vh->bkv", x_BxKxH, words_VxH, preferred_element_type=logits_dtype)
-    logits_BxKxV = named(logits_BxKxV + bias_V.astype(logits_dtype)[None, None, :], "batch", "predictions", "vocab")
+    logits_BxKxV = logical_axes(logits_BxKxV + bias_V.astype(logits_dtype)[None, None, :], "batch", "predictions", "vocab")
     is_word_V = jnp.arange(config.padded_vocab_size) < config.vocab_size
     return jnp.where(is_word_V[None, None, :], logits_BxKxV, jnp.finfo(logits_dtype).min)
 

@@ -5,7 +5,7 @@ google-research/bert `modeling.py`: LayerNorm after each residual sum, dropout
 just before it. Parameters are kept in `param_dtype`, the sums run in `dtype`,
 and LayerNorm statistics and softmax in float32 at least.
 
-Activations that several devices may share say what their axes are (`named`);
+Activations that several devices may share say what their axes are (`logical_axes`);
 which of them a mesh splits is none of the model's business.
 
 Shape legend: B rows, L tokens, H hidden width, I feed-forward width, N heads,
@@ -58,7 +58,7 @@ def sinusoids(config: EncoderConfig) -> nn.initializers.Initializer:
   return init
 
 
-def named(x: jax.Array, *axes: str | None) -> jax.Array:
+def logical_axes(x: jax.Array, *axes: str | None) -> jax.Array:
   """x, with names for its axes: "batch", "length", "predictions", "hidden", "heads", "mlp", "vocab".
 
   Where the axes of a mesh are assigned to names (training/sharding.py), x is split accordingly; elsewhere this does
@@ -147,7 +147,7 @@ class Embeddings(nn.Module):
     x_BxLxH = self.word_embeddings(ids_BxL)
     x_BxLxH += self.position_embeddings(positions_BxL)
     x_BxLxH += self.token_type_embeddings(token_types_BxL)
-    x_BxLxH = named(x_BxLxH, "batch", "length", "hidden")
+    x_BxLxH = logical_axes(x_BxLxH, "batch", "length", "hidden")
     return dropout(self.layer_norm(x_BxLxH), self.config.hidden_dropout_prob, dropout_keys_B)
 
 
@@ -189,7 +189,7 @@ class SelfAttention(nn.Module):
     kernel_HxCxNxD = jnp.stack(kernels, axis=1).astype(self.dtype)
     bias_CxNxD = jnp.stack(biases).astype(self.dtype)
     y_BxLxCxNxD = jnp.einsum("blh,hcnd->blcnd", x_BxLxH, kernel_HxCxNxD) + bias_CxNxD[None, None]
-    y_BxLxCxNxD = named(y_BxLxCxNxD, "batch", "length", None, "heads", None)
+    y_BxLxCxNxD = logical_axes(y_BxLxCxNxD, "batch", "length", None, "heads", None)
     if self.is_mutable_collection("intermediates"):  # somebody wants to see them: apply(…, mutable="intermediates")
       probabilities = attention.attention_probabilities(y_BxLxCxNxD[:, :, 0], y_BxLxCxNxD[:, :, 1], segment_ids_BxL)
       self.sow("intermediates", "probabilities", probabilities)
@@ -201,9 +201,9 @@ class SelfAttention(nn.Module):
       dropout_keys_B=fold_in_rows(dropout_keys_B, PROBABILITIES),
       implementation=self.attention,
     )
-    y_BxLxNxD = named(y_BxLxNxD, "batch", "length", "heads", None)
+    y_BxLxNxD = logical_axes(y_BxLxNxD, "batch", "length", "heads", None)
     y_BxLxH = dense(self, config.hidden_size, "output")(y_BxLxNxD.reshape(x_BxLxH.shape))
-    y_BxLxH = named(y_BxLxH, "batch", "length", "hidden")
+    y_BxLxH = logical_axes(y_BxLxH, "batch", "length", "hidden")
     y_BxLxH = dropout(y_BxLxH, config.hidden_dropout_prob, fold_in_rows(dropout_keys_B, ATTENTION_OUTPUT))
     return layer_norm(self, "layer_norm")(x_BxLxH + y_BxLxH)
 
@@ -219,8 +219,8 @@ class FeedForward(nn.Module):
   def __call__(self, x_BxLxH: jax.Array, dropout_keys_B: jax.Array | None) -> jax.Array:
     config = self.config
     y_BxLxI = dense(self, config.intermediate_size, "intermediate")(x_BxLxH)
-    y_BxLxI = named(ACTIVATIONS[config.hidden_act](y_BxLxI), "batch", "length", "mlp")
-    y_BxLxH = named(dense(self, config.hidden_size, "output")(y_BxLxI), "batch", "length", "hidden")
+    y_BxLxI = logical_axes(ACTIVATIONS[config.hidden_act](y_BxLxI), "batch", "length", "mlp")
+    y_BxLxH = logical_axes(dense(self, config.hidden_size, "output")(y_BxLxI), "batch", "length", "hidden")
     y_BxLxH = dropout(y_BxLxH, config.hidden_dropout_prob, dropout_keys_B)
     return layer_norm(self, "layer_norm")(x_BxLxH + y_BxLxH)
 

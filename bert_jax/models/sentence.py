@@ -69,7 +69,7 @@ class SentenceModel(nn.Module):
     vectors_BxSxH = jnp.stack(vectors, axis=1).astype(x_BxLxH.dtype)
     if self.is_initializing() and self.num_labels:
       self.classify(vectors_BxSxH)
-    return unit(vectors_BxSxH) if self.normalize else vectors_BxSxH
+    return l2_normalize(vectors_BxSxH) if self.normalize else vectors_BxSxH
 
   def classify(self, vectors_BxSxH: jax.Array) -> jax.Array:
     """Scores [B, C] of the classes of a pair (u, v), the first two texts of a row, from (u, v, |u - v|)."""
@@ -77,7 +77,7 @@ class SentenceModel(nn.Module):
     return self.classifier(jnp.concatenate([u_BxH, v_BxH, jnp.abs(u_BxH - v_BxH)], axis=-1), None)
 
 
-def unit(vectors: jax.Array) -> jax.Array:
+def l2_normalize(vectors: jax.Array) -> jax.Array:
   """[..., H] scaled to length 1; zero stays zero."""
   squares = jnp.sum(vectors**2, axis=-1, keepdims=True)
   return vectors * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))

@@ -25,14 +25,14 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.batch import ModelInputs, model_inputs
-from bert_jax.models.sentence import SentenceModel, unit
+from bert_jax.models.sentence import SentenceModel, l2_normalize
 from bert_jax.objectives import losses
 from bert_jax.objectives.objective import MetricSums, Objective
 
 RANKING = ("in-batch", "simcse")  # these compare the rows of a batch with each other
 # A pytree whose arrays begin with the rows of one device -> the same with those of all devices, in the order of the
 # batch.
-AllRows = Callable[[Any], Any]
+AllGatherRows = Callable[[Any], Any]
 LOSSES = (*RANKING, "cosine", "triplet", "softmax")
 
 
@@ -54,15 +54,15 @@ class Rows(NamedTuple):
 
 
 def ranking_loss(
-  vectors_BxSxH: jax.Array, rows: Rows, temperature: float, all_rows: AllRows = lambda rows: rows
+  vectors_BxSxH: jax.Array, rows: Rows, temperature: float, all_gather_rows: AllGatherRows = lambda rows: rows
 ) -> MetricSums:
   """Cross-entropy of the own second text among the second and third texts of the whole batch, by cosine / temperature.
 
   Left out of the candidates: texts equal to one of the row's first two, and second texts of rows that have the same
     first.
   """
-  unit_BxSxH = unit(vectors_BxSxH)
-  unit_NxSxH, texts_NxS = all_rows((unit_BxSxH, rows.labels))
+  unit_BxSxH = l2_normalize(vectors_BxSxH)
+  unit_NxSxH, texts_NxS = all_gather_rows((unit_BxSxH, rows.labels))
   scores_BxSxN = jnp.einsum("bh,nsh->bsn", unit_BxSxH[:, 0], unit_NxSxH[:, 1:], precision="highest") / temperature
 
   first_Bx1x1, second_Bx1x1 = rows.labels[:, 0, None, None], rows.labels[:, 1, None, None]
@@ -78,7 +78,7 @@ def ranking_loss(
 
 def cosine_loss(vectors_BxSxH: jax.Array, rows: Rows) -> MetricSums:
   """Squared error of the cosine of the first two texts."""
-  unit_BxSxH = unit(vectors_BxSxH)
+  unit_BxSxH = l2_normalize(vectors_BxSxH)
   return {
     "loss": losses.squared_error(jnp.sum(unit_BxSxH[:, 0] * unit_BxSxH[:, 1], axis=-1), rows.labels, rows.weights)
   }
@@ -99,7 +99,7 @@ def make_embedding_objective(
   *,
   temperature: float = 0.05,
   margin: float = 5.0,
-  all_rows: AllRows = lambda rows: rows,
+  all_gather_rows: AllGatherRows = lambda rows: rows,
 ) -> Objective:
   """The objective of learning sentence embeddings by one of LOSSES; batches are those of data/features.py with packed
   texts.
@@ -109,7 +109,7 @@ def make_embedding_objective(
     loss_name: one of LOSSES.
     temperature: of RANKING.
     margin: of triplet.
-    all_rows: from the rows of this device to those of all devices, differentiable (training/collectives.py).
+    all_gather_rows: from the rows of this device to those of all devices, differentiable (training/collectives.py).
   """
 
   def init(key):
@@ -127,7 +127,7 @@ def make_embedding_objective(
 
   def sums_of(params, rows: Rows, vectors) -> MetricSums:
     if loss_name in RANKING:
-      return ranking_loss(vectors, rows, temperature, all_rows)
+      return ranking_loss(vectors, rows, temperature, all_gather_rows)
     if loss_name == "triplet":
       return triplet_loss(vectors, rows, margin)
     if loss_name == "softmax":

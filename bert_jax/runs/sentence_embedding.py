@@ -27,7 +27,7 @@ from bert_jax.data.labelled.text_groups import TextGroups, Where
 from bert_jax.errors import UserError
 from bert_jax.evaluation import metrics, predictions
 from bert_jax.inference.model import Model
-from bert_jax.models.sentence import SentenceModel, unit
+from bert_jax.models.sentence import SentenceModel, l2_normalize
 from bert_jax.objectives import sentence_embedding as objective
 from bert_jax.runs import tuning
 from bert_jax.runs.build import attention_of
@@ -166,7 +166,7 @@ def _build(config: ml_collections.ConfigDict, mesh: Mesh, examples: tuning.Examp
     wanted.objective,
     temperature=wanted.temperature,
     margin=wanted.margin,
-    all_rows=lambda rows: collectives.all_rows(rows, mesh),
+    all_gather_rows=lambda rows: collectives.all_gather_rows(rows, mesh),
   )
   return learned, _make_evaluator(model, examples.own.dev, config, mesh)
 
@@ -199,7 +199,7 @@ def _make_evaluator(model: SentenceModel, dev: Features | None, config: ml_colle
   """Training.evaluate: METRICS of the cosine on scored pairs; without any, no metrics."""
 
   def cosines_of(params, batch):
-    vectors_BxSxH = unit(
+    vectors_BxSxH = l2_normalize(
       model.clone(attention="xla").apply({"params": params}, model_inputs(batch["tokens"], batch["sequences"]))
     )
     return jnp.sum(vectors_BxSxH[:, 0] * vectors_BxSxH[:, 1], axis=-1)

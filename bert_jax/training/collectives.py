@@ -1,11 +1,11 @@
 """Every device works on its own rows: the collectives of data parallelism and FSDP, written out.
 
 The batch is cut by rows, and each device runs the model on its own as if it
-were alone (`on_own_rows`). Two things are exchanged, and both stand here:
+were alone (`shard_rows`). Two things are exchanged, and both stand here:
 
 - parameters that `fsdp` splits are gathered where they are used, in the dtype
   of the matrix products, and their gradients summed and scattered in float32
-  (`whole`): an all-gather and a reduce-scatter for each, and for each microbatch;
+  (`gather_params`): an all-gather and a reduce-scatter for each, and for each microbatch;
 - all other gradients, and the sums of the loss, are added up at the end, in
   float32, once a step however many microbatches there are: an all-reduce.
 
@@ -30,14 +30,14 @@ from bert_jax.training import sharding
 ROW_AXES = sharding.AXES["batch"]
 
 
-def on_own_rows(
+def shard_rows(
   mesh: Mesh | None, fn: Callable[[Any, Any, Any], tuple[Any, Any]], *, training: bool = True
 ) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
   """Returns fn(params, rows, shared) -> (sums, gradients) over the whole batch, from fn over the rows of one device.
 
   Args:
     mesh: the devices; None or one of them: there is nothing to exchange.
-    fn: is traced once, for any device. It gets the device's parts of `params` (see `whole`) and of `rows`, whose arrays
+    fn: is traced once, for any device. It gets the device's parts of `params` (see `gather_params`) and of `rows`, whose arrays
       have the batch as their first dimension. It returns sums over its rows, and gradients of its parts of `params`.
     training: False: fn returns None for gradients.
   """
@@ -57,7 +57,7 @@ def on_own_rows(
       with nn.logical_axis_rules(names if mesh.shape["tensor"] > 1 else []):
         sums, gradients = fn(params, rows, shared)
       if training:
-        # What `whole` has scattered is summed over fsdp already.
+        # What `gather_params` has scattered is summed over fsdp already.
         gradients = jax.tree.map(lambda g, spec: _sum(g, tuple(a for a in split if a not in spec)), gradients, specs)
       return _sum(sums, split), gradients
 
@@ -77,8 +77,8 @@ def _sum(tree: Any, axes: tuple[str, ...]) -> Any:
   return jax.lax.psum(tree, axes) if axes else tree
 
 
-def whole(params: Any, mesh: Mesh | None, dtype: Any = None) -> Any:
-  """Parameters with all that other devices of `fsdp` hold of them; to be called within `on_own_rows`, and
+def gather_params(params: Any, mesh: Mesh | None, dtype: Any = None) -> Any:
+  """Parameters with all that other devices of `fsdp` hold of them; to be called within `shard_rows`, and
   differentiated.
 
   Args:
@@ -131,8 +131,8 @@ def _within_tensor(fn: Callable, spec: P, shared_by_tensor: bool) -> Callable:
   return jax.shard_map(fn, in_specs=only, out_specs=only, axis_names={"tensor"}, check_vma=False)
 
 
-def all_rows(rows: Any, mesh: Mesh | None) -> Any:
-  """The rows of all devices, in the order of the batch; to be called within `on_own_rows`, and differentiated.
+def all_gather_rows(rows: Any, mesh: Mesh | None) -> Any:
+  """The rows of all devices, in the order of the batch; to be called within `shard_rows`, and differentiated.
 
   The gradient of a row is summed over the devices that have used it. Arrays have this device's rows as their first
   dimension.

@@ -42,7 +42,7 @@ def make_schedule(config: ml_collections.ConfigDict) -> Callable[[jax.Array], ja
   return lambda step: jnp.maximum(0.0, jnp.minimum(peak, jnp.minimum(rise(step), fall(step)))).astype(jnp.float32)
 
 
-def decays(params) -> Any:
+def decay_mask(params) -> Any:
   """Tree of bools: True for matrices and embeddings, False for biases and LayerNorm scales."""
   return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "embedding"), params)
 
@@ -58,10 +58,10 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
   settings = config.optimizer
   parts = [_clip(settings.clip_norm)] if settings.clip_norm else []
   parts.append(_adam(settings))
-  parts.append(optax.add_decayed_weights(settings.weight_decay, mask=decays))
+  parts.append(optax.add_decayed_weights(settings.weight_decay, mask=decay_mask))
   if settings.name == "lamb":
     # As in the paper's reference code, arrays without decay keep Adam's own step length.
-    parts.append(optax.masked(optax.scale_by_trust_ratio(), decays))
+    parts.append(optax.masked(optax.scale_by_trust_ratio(), decay_mask))
   parts.append(_descend(settings))
   return optax.chain(*parts)
 
@@ -76,7 +76,7 @@ def depth_of(path, num_layers: int) -> int:
   return 0 if names[1] == "embeddings" else int(names[1].removeprefix("layer_")) + 1
 
 
-def frozen(params, frozen_layers: int) -> Any:
+def stop_gradient_below(params, frozen_layers: int) -> Any:
   """Parameters of which those in the lowest layers are constants, see optimizer.frozen_layers: nothing is
   differentiated down there.
   """

@@ -7,8 +7,8 @@ The mesh has three axes. `data` and `fsdp` both split the batch; `fsdp` splits
 the parameters and moments as well (ZeRO-3); `tensor` splits the matrices of a
 layer among devices that work on the same rows (Megatron). PARAMETERS names the
 dimensions of every parameter, the model names those of its activations
-(models/layers.py `named`), and AXES says which mesh axes a name stands for.
-What a step does with it is in data_parallel.py.
+(models/layers.py `logical_axes`), and AXES says which mesh axes a name stands for.
+What a step does with it is in collectives.py.
 """
 
 import math

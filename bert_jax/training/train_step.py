@@ -19,7 +19,7 @@ from bert_jax.batch import Stream, fold_in_rows, row_keys
 from bert_jax.objectives.objective import MetricSums, Objective
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training import sharding, train_state
-from bert_jax.training.collectives import on_own_rows, whole
+from bert_jax.training.collectives import gather_params, shard_rows
 from bert_jax.training.train_state import TrainState
 
 
@@ -56,7 +56,7 @@ def make_gradients(
   with dropout. `frozen_layers`: as optimizer.frozen_layers; gradients of what is frozen are zero.
   """
 
-  used = lambda params: whole(optimizers.frozen(params, frozen_layers), mesh, objective.dtype)
+  used = lambda params: gather_params(optimizers.stop_gradient_below(params, frozen_layers), mesh, objective.dtype)
 
   def part_loss(params, prepared, dropout_keys, global_weights):
     return objective.loss(used(params), prepared, global_weights, dropout_keys)
@@ -91,7 +91,7 @@ def make_gradients(
   def gradients(params, step, batch: dict[str, jax.Array]):
     (prepared, global_weights, tokens), keys = prepare_rows(objective, seed, batch, step)
     rows = prepared, fold_in_rows(keys, Stream.DROPOUT)
-    loss_and_sums, grads = on_own_rows(mesh, of_own_rows)(params, rows, global_weights)
+    loss_and_sums, grads = shard_rows(mesh, of_own_rows)(params, rows, global_weights)
     return loss_and_sums, grads, tokens
 
   return gradients
@@ -153,11 +153,11 @@ def make_eval_step(objective: Objective, *, seed: int, mesh: Mesh | None = None)
   """
 
   def sums_of(params, prepared, global_weights):
-    return objective.loss(whole(params, mesh, objective.dtype), prepared, global_weights, None)[1], None
+    return objective.loss(gather_params(params, mesh, objective.dtype), prepared, global_weights, None)[1], None
 
   def step(params, batch: dict[str, jax.Array]) -> MetricSums:
     (prepared, global_weights, _), _ = prepare_rows(objective, seed, batch, None)
-    return on_own_rows(mesh, sums_of, training=False)(params, prepared, global_weights)[0]
+    return shard_rows(mesh, sums_of, training=False)(params, prepared, global_weights)[0]
 
   return step
 

@@ -7,7 +7,7 @@ import pytest
 
 from bert_jax.batch import model_inputs
 from bert_jax.models.pooling import POOLINGS
-from bert_jax.models.sentence import SentenceModel, unit
+from bert_jax.models.sentence import SentenceModel, l2_normalize
 from tests.helpers.sentence_models import CONFIG, drawn, packed_batch
 
 
@@ -39,5 +39,5 @@ def test_normalized_vectors_have_length_1_and_point_the_same_way():
     vectors(SentenceModel(CONFIG, normalize=on), params, batch["tokens"], batch["sequences"]) for on in (False, True)
   )
   np.testing.assert_allclose(jnp.linalg.norm(normal, axis=-1), 1.0, rtol=1e-5)
-  np.testing.assert_allclose(unit(plain), normal, atol=1e-6)
+  np.testing.assert_allclose(l2_normalize(plain), normal, atol=1e-6)
   assert not np.allclose(plain, normal, atol=0.1)

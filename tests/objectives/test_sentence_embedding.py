@@ -150,7 +150,7 @@ def gradients_of(
     batch = sharding.put_batch(batch, mesh)
   objective = change(
     sentence_embedding.make_embedding_objective(
-      model, loss_name, all_rows=lambda rows: collectives.all_rows(rows, mesh)
+      model, loss_name, all_gather_rows=lambda rows: collectives.all_gather_rows(rows, mesh)
     )
   )
   (loss, _), grads, _ = jax.jit(make_gradients(objective, seed=0, microbatches=microbatches, mesh=mesh))(

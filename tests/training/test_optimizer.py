@@ -38,7 +38,7 @@ def test_a_warmup_that_leaves_no_room_is_refused():
 
 def test_matrices_and_embeddings_decay_and_nothing_else():
   params = tiny_objective(tiny_config()).init(jax.random.key(0))
-  for path, decays in jax.tree_util.tree_leaves_with_path(optimizers.decays(params)):
+  for path, decays in jax.tree_util.tree_leaves_with_path(optimizers.decay_mask(params)):
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     assert decays == name.endswith(("kernel", "embedding")), name
     assert decays or name.endswith(("bias", "scale")), name
@@ -58,7 +58,7 @@ def test_adamw_is_optax_adamw_after_clipping():
   gradients = jax.tree.map(lambda p: jnp.arange(p.size, dtype=jnp.float32).reshape(p.shape) - 2.0, params)
   reference = optax.chain(
     optax.clip_by_global_norm(0.5),
-    optax.adamw(1e-2, b1=0.8, b2=0.9, eps=1e-2, weight_decay=0.1, mask=optimizers.decays),
+    optax.adamw(1e-2, b1=0.8, b2=0.9, eps=1e-2, weight_decay=0.1, mask=optimizers.decay_mask),
   )
   ours, theirs = params, params
   optimizer = optimizers.make_optimizer(config)
