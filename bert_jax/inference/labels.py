@@ -58,9 +58,7 @@ class Entity(NamedTuple):
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _apply(config: EncoderConfig, kind: str, num_labels: int, pooling: str, params, inputs: ModelInputs) -> jax.Array:
   model = FinetuningModel(config, finetuning.KINDS[kind].target, num_labels, pooling)
-  needed = ("encoder", "classifier", "span_head", *(("pooler",) if model.has_pooler else ()))
-  scores = model.apply({"params": {name: params[name] for name in needed if name in params}}, inputs)
-  return finetuning.scores_of_tokens(scores, inputs, kind)
+  return finetuning.scores_of_tokens(model.apply({"params": params}, inputs), inputs, kind)
 
 
 def scores_of(model: Model, inputs: ModelInputs) -> jax.Array:

@@ -23,9 +23,10 @@ from bert_jax.data.labelled.examples import Labels
 from bert_jax.data.tokenizer.wordpiece import Tokenizer, encode_batch, load_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.io import storage
+from bert_jax.models import parameters
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pooling import POOLINGS, pool
-from bert_jax.models.pretraining import SUBTREES, ModelOutput, PretrainingModel
+from bert_jax.models.pretraining import HEADS, ModelOutput, PretrainingModel
 from bert_jax.training.checkpoints import reading
 from bert_jax.training.checkpoints.folder import committed_steps
 from bert_jax.training.run_folder import find_run_config, read_labels, read_result, read_run_config
@@ -102,9 +103,7 @@ def load_model(path: str | pathlib.Path) -> Model:
     raise UserError(f"{path}: the tokenizer has {tokenizer.vocab_size} entries, the model only {config.vocab_size}")
   limit = read_limit(folder, config)
   labels, encoding = hf_folder.read_labels(folder), read_encoding(folder, lowercase=tokenizer.lowercase)
-  return Model(
-    config, params, tokenizer, heads & frozenset(SUBTREES), str(path), limit, folder, labels, encoding=encoding
-  )
+  return Model(config, params, tokenizer, heads & HEADS, str(path), limit, folder, labels, encoding=encoding)
 
 
 def load_checkpoint(path: str | pathlib.Path) -> Model:
@@ -123,7 +122,7 @@ def load_checkpoint(path: str | pathlib.Path) -> Model:
     step = result["step"]
   params, host = reading.restore_params(checkpoints, step=None if step is None else int(step))
   tokenizer = storage.fetch(folder / "tokenizer")
-  heads = frozenset(head for head, subtree in SUBTREES.items() if subtree in params)
+  heads = parameters.heads_of(params)
   encoder, labels, pooling = configs.encoder_of(config), read_labels(folder), config.finetune.pooling
   encoding = Encoding(pooling, config.embedding.normalize) if config.embedding.objective else None
   limit = config.finetune.max_length if labels or encoding else encoder.max_position_embeddings

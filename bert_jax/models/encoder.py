@@ -3,7 +3,7 @@
 Shape legend: B rows, L tokens, H hidden width.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,14 @@ class EncoderOutput(NamedTuple):
 
   sequence_output: jax.Array
   hidden_states: tuple[jax.Array, ...]
+
+
+def attention_probabilities(intermediates: Any) -> jax.Array:
+  """[layers, B, N, L, L] in float32 at least, N heads, from what `apply(…, mutable="intermediates")` of a model returns
+  beside its output.
+  """
+  layers = intermediates["intermediates"]["encoder"]
+  return jnp.stack([layers[f"layer_{n}"]["attention"]["probabilities"][0] for n in range(len(layers))])
 
 
 class Encoder(nn.Module):

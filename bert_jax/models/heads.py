@@ -48,6 +48,7 @@ class MlmHead(nn.Module):
     config = self.config
     x_BxKxH = dense(self, config.hidden_size, "dense")(x_BxKxH)
     x_BxKxH = layer_norm(self, "layer_norm")(ACTIVATIONS[config.hidden_act](x_BxKxH))
+    self.sow("intermediates", "transformed", x_BxKxH)  # kept for apply(…, mutable="intermediates") alone
     bias_V = self.param("bias", nn.initializers.zeros, (config.padded_vocab_size,), self.param_dtype)
     logits_dtype = jnp.promote_types(self.dtype, jnp.float32)
     words_VxH = word_embeddings_VxH.astype(self.dtype)

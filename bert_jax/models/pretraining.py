@@ -16,10 +16,9 @@ from bert_jax.models.config import EncoderConfig
 from bert_jax.models.encoder import Encoder
 from bert_jax.models.heads import MlmHead, NspHead, Pooler
 from bert_jax.models.layers import Dtype
+from bert_jax.models.parameters import SUBTREES
 
-# What may stand on the encoder: its name -> the subtree of parameters.
-SUBTREES = {"mlm": "mlm_head", "nsp": "nsp_head", "pooler": "pooler"}
-HEADS = frozenset(SUBTREES)
+HEADS = frozenset(SUBTREES)  # what may stand on the encoder
 
 
 class ModelOutput(NamedTuple):

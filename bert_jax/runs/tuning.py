@@ -27,7 +27,7 @@ from bert_jax.errors import UserError
 from bert_jax.export import export
 from bert_jax.inference.model import Model, load_model, state_of
 from bert_jax.io import storage
-from bert_jax.models import flops
+from bert_jax.models import flops, parameters
 from bert_jax.objectives.objective import Objective
 from bert_jax.runs.launch import Log, launch
 from bert_jax.training import loop, run_folder, sharding
@@ -250,11 +250,10 @@ def _start_from(source: Model, log: Log, evaluate: Callable | None):
   """Training.start: the encoder, and the pooler where it is read, of the source; the head is new."""
 
   def start(fresh, abstract):
-    taken = {
-      name: source.params[name] for name in fresh.params if name in ("encoder", "pooler") and name in source.params
-    }
-    if "pooler" in fresh.params and "pooler" not in taken:
-      log(f"{source.origin} has no pooler: a new one is trained; finetune.pooling=mean reads the tokens themselves")
+    wanted = [name for name in parameters.PRETRAINED if name in fresh.params]
+    taken = {name: source.params[name] for name in wanted if name in source.params}
+    for name in set(wanted) - set(taken):
+      log(f"{source.origin} has no {name}: a new one is trained; finetune.pooling=mean reads the tokens themselves")
     log(
       f"Starting from {source.origin}: {', '.join(sorted(taken))}; new: "
       f"{', '.join(sorted(set(fresh.params) - set(taken))) or 'nothing'}"

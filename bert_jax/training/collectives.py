@@ -25,6 +25,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from bert_jax.models import parameters
 from bert_jax.training import sharding
 
 ROW_AXES = sharding.AXES["batch"]
@@ -37,8 +38,9 @@ def shard_rows(
 
   Args:
     mesh: the devices; None or one of them: there is nothing to exchange.
-    fn: is traced once, for any device. It gets the device's parts of `params` (see `gather_params`) and of `rows`, whose arrays
-      have the batch as their first dimension. It returns sums over its rows, and gradients of its parts of `params`.
+    fn: is traced once, for any device. It gets the device's parts of `params` (see `gather_params`) and of `rows`,
+      whose arrays have the batch as their first dimension. It returns sums over its rows, and gradients of its parts of
+      `params`.
     training: False: fn returns None for gradients.
   """
   if mesh is None or mesh.size == 1:
@@ -93,7 +95,10 @@ def gather_params(params: Any, mesh: Mesh | None, dtype: Any = None) -> Any:
   def one(path, part, spec):
     if "fsdp" not in spec:
       return part
-    return _gather(part, spec, mesh.shape["tensor"] > 1, dtype if path[-1].key == "kernel" and dtype else part.dtype)
+    row = parameters.row_of(path)
+    return _gather(
+      part, spec, mesh.shape["tensor"] > 1, dtype if dtype and row.kind == parameters.MATRIX else part.dtype
+    )
 
   return jax.tree_util.tree_map_with_path(one, params, sharding.state_specs(params))
 

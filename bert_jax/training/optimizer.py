@@ -14,6 +14,7 @@ import ml_collections
 import optax
 
 from bert_jax.errors import UserError
+from bert_jax.models import parameters
 from bert_jax.training.rounding import round_to_bfloat16
 
 
@@ -43,8 +44,8 @@ def make_schedule(config: ml_collections.ConfigDict) -> Callable[[jax.Array], ja
 
 
 def decay_mask(params) -> Any:
-  """Tree of bools: True for matrices and embeddings, False for biases and LayerNorm scales."""
-  return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "embedding"), params)
+  """Tree of bools: True for matrices and embeddings, False for biases and LayerNorm scales (Row.decays)."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: parameters.row_of(path).decays, params)
 
 
 def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
@@ -66,23 +67,14 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
   return optax.chain(*parts)
 
 
-def depth_of(path, num_layers: int) -> int:
-  """Which layer a parameter belongs to: 0 embeddings, 1 to num_layers the layers from below, num_layers + 1 what
-  stands on the encoder.
-  """
-  names = [part.key for part in path]
-  if names[0] != "encoder":
-    return num_layers + 1
-  return 0 if names[1] == "embeddings" else int(names[1].removeprefix("layer_")) + 1
-
-
 def stop_gradient_below(params, frozen_layers: int) -> Any:
   """Parameters of which those in the lowest layers are constants, see optimizer.frozen_layers: nothing is
   differentiated down there.
   """
   if frozen_layers < 0:
     return params
-  hold = lambda path, p: jax.lax.stop_gradient(p) if depth_of(path, len(params["encoder"]) - 1) <= frozen_layers else p
+  layers = parameters.num_layers(params)
+  hold = lambda path, p: jax.lax.stop_gradient(p) if parameters.depth_of(path, layers) <= frozen_layers else p
   return jax.tree_util.tree_map_with_path(hold, params)
 
 
@@ -95,11 +87,11 @@ def _descend(settings: ml_collections.ConfigDict) -> optax.GradientTransformatio
     return optax.scale(-1.0)
 
   def factor(path, num_layers: int) -> float:
-    depth = depth_of(path, num_layers)
+    depth = parameters.depth_of(path, num_layers)
     return 0.0 if depth <= settings.frozen_layers else -(settings.layer_decay ** (num_layers + 1 - depth))
 
   def update(direction, state, params=None):
-    layers = len(params["encoder"]) - 1
+    layers = parameters.num_layers(params)
     return jax.tree_util.tree_map_with_path(lambda path, d: factor(path, layers) * d, direction), state
 
   return optax.GradientTransformation(optax.init_empty_state, update)

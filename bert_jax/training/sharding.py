@@ -5,14 +5,13 @@ What was called pjit is `jax.jit` with shardings: arrays carry a NamedSharding,
 
 The mesh has three axes. `data` and `fsdp` both split the batch; `fsdp` splits
 the parameters and moments as well (ZeRO-3); `tensor` splits the matrices of a
-layer among devices that work on the same rows (Megatron). PARAMETERS names the
-dimensions of every parameter, the model names those of its activations
+layer among devices that work on the same rows (Megatron). models/parameters.py
+names the dimensions of every parameter, the model those of its activations
 (models/layers.py `logical_axes`), and AXES says which mesh axes a name stands for.
 What a step does with it is in collectives.py.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ from jax.sharding import PartitionSpec as P
 
 from bert_jax import config as configs
 from bert_jax.errors import UserError
+from bert_jax.models import parameters
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -40,26 +40,7 @@ AXES: dict[str, tuple[str, ...]] = {
   "vocab": ("tensor",),
 }
 
-# (pattern at the end of a parameter's path, names of its dimensions). The first match counts; no match is an error.
-PARAMETERS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-  ("word_embeddings/embedding", ("vocab", "embed")),
-  ("position_embeddings/embedding", (None, "embed")),
-  ("token_type_embeddings/embedding", (None, None)),
-  ("attention/(query|key|value)/kernel", ("embed", "heads")),
-  ("attention/(query|key|value)/bias", ("heads",)),
-  ("attention/output/kernel", ("heads", "embed")),
-  ("feed_forward/intermediate/kernel", ("embed", "mlp")),
-  ("feed_forward/intermediate/bias", ("mlp",)),
-  ("feed_forward/output/kernel", ("mlp", "embed")),
-  ("(attention|feed_forward)/output/bias", (None,)),
-  ("layer_norm/(scale|bias)", (None,)),
-  ("(pooler|mlm_head|classifier)/dense/kernel", ("embed", None)),
-  ("(pooler|mlm_head|nsp_head|classifier|span_head)/dense/bias", (None,)),
-  ("mlm_head/bias", ("vocab",)),
-  ("(nsp_head|span_head)/dense/kernel", (None, None)),
-)
-
-# Parameters of fewer numbers may live on every device: gathering them would take longer than they are worth.
+# Matrices and tables of fewer numbers may live on every device: gathering them would take longer than they are worth.
 LARGE = 2**16
 
 
@@ -153,20 +134,9 @@ def state_specs(state: Any) -> Any:
     state: pytree of arrays or ShapeDtypeStructs.
 
   Raises:
-    ValueError: a parameter that PARAMETERS does not name.
+    ValueError: a parameter that not exactly one row of models/parameters.py names.
   """
-
-  def one(path, leaf):
-    if leaf.ndim == 0:
-      return P()
-    name = _name(path)
-    for pattern, names in PARAMETERS:
-      if re.search(f"(^|/){pattern}$", name):
-        return spec(*names)
-    raise ValueError(
-      f"no sharding rule names the parameter {name} of shape {leaf.shape}; add one to sharding.PARAMETERS"
-    )
-
+  one = lambda path, leaf: spec(*parameters.row_of(path).axes) if leaf.ndim else P()
   return jax.tree_util.tree_map_with_path(one, state)
 
 
@@ -174,7 +144,7 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
   """NamedShardings for a train state or parameters, see `state_specs`.
 
   Raises:
-    ValueError: a parameter that PARAMETERS does not name.
+    ValueError: as state_specs.
     UserError: a mesh axis that does not divide the dimension it splits.
   """
 
@@ -182,23 +152,20 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
     for size, axis in zip(leaf.shape, where):
       if axis is not None and size % mesh.shape[axis]:
         raise UserError(
-          f"mesh.{axis}={mesh.shape[axis]} does not divide a dimension of {size} of the parameter {_name(path)} "
-          f"{leaf.shape}"
+          f"mesh.{axis}={mesh.shape[axis]} does not divide a dimension of {size} of the parameter "
+          f"{parameters.name_of(path)} {leaf.shape}"
         )
     return NamedSharding(mesh, where)
 
   return jax.tree_util.tree_map_with_path(one, state, state_specs(state))
 
 
-def _name(path) -> str:
-  return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def check_sharded(mesh: Mesh, state: Any, *, large: int = LARGE) -> None:
-  """Checks that every large array of a state is spread as the mesh promises.
+  """Checks that every large matrix and table of a state is spread as the mesh promises.
 
-  The promise does not come from the table above: `fsdp` divides everything large, `tensor` also the layers and the
-  vocabulary. An array that is larger on a device than that is a hole in the table, and memory lost on every device.
+  The promise does not come from the names of axes: `fsdp` divides everything large, `tensor` also the layers and the
+  vocabulary (Row.tensor_parallel). An array that is larger on a device than that is memory lost on every device.
+  Biases and scales are exempt, such as the bias of every word, which `tensor` alone splits.
 
   Args:
     mesh: the mesh.
@@ -209,15 +176,18 @@ def check_sharded(mesh: Mesh, state: Any, *, large: int = LARGE) -> None:
     ValueError: an array that is not; it is named, with the bytes that a device holds of it, and should hold.
   """
   for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-    name, size = _name(path), math.prod(leaf.shape)
-    parts = mesh.shape["fsdp"] * (mesh.shape["tensor"] if re.search("layer_[0-9]+/|word_embeddings", name) else 1)
+    size = math.prod(leaf.shape)
+    if size < large:
+      continue
+    row = parameters.row_of(path)
+    parts = mesh.shape["fsdp"] * (mesh.shape["tensor"] if row.tensor_parallel else 1)
     holds = math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     should = -(-size // parts) * leaf.dtype.itemsize
-    if size >= large and holds != should:
+    if row.kind != parameters.VECTOR and holds != should:
       raise ValueError(
-        f"{name} of shape {leaf.shape} is not spread as the mesh promises: a device holds {holds:,} bytes of it and "
-        f"should hold {should:,}, a part in {parts} (mesh.fsdp={mesh.shape['fsdp']}, "
-        f"mesh.tensor={mesh.shape['tensor']}); mend sharding.PARAMETERS"
+        f"{parameters.name_of(path)} of shape {leaf.shape} is not spread as the mesh promises: a device holds "
+        f"{holds:,} bytes of it and should hold {should:,}, a part in {parts} (mesh.fsdp={mesh.shape['fsdp']}, "
+        f"mesh.tensor={mesh.shape['tensor']}); mend the row {row.pattern!r} of models/parameters.py"
       )
 
 

@@ -11,6 +11,7 @@ import transformers
 
 from bert_jax import config as configs
 from bert_jax.convert import bert
+from bert_jax.models import parameters
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.finetuning import FinetuningModel
 from bert_jax.objectives import finetuning
@@ -223,7 +224,7 @@ def test_every_pooling_learns(pooling):
 
 def changed(before, after):
   """Depths (0: embeddings) of the parameters that training has moved."""
-  depth = lambda path: optimizers.depth_of(path, 2)
+  depth = lambda path: parameters.depth_of(path, 2)
   moved = jax.tree_util.tree_map_with_path(lambda path, a, b: (depth(path), bool(np.any(a != b))), before, after)
   return {depth for depth, has_moved in jax.tree.leaves(moved, is_leaf=lambda x: isinstance(x, tuple)) if has_moved}
 
@@ -257,6 +258,6 @@ def test_what_is_frozen_has_no_gradients_and_the_rest_has_its_own():
   )[1]
 
   def check(path, held, whole):
-    np.testing.assert_allclose(held, 0 * whole if optimizers.depth_of(path, 2) <= 1 else whole, atol=1e-6)
+    np.testing.assert_allclose(held, 0 * whole if parameters.depth_of(path, 2) <= 1 else whole, atol=1e-6)
 
   jax.tree_util.tree_map_with_path(check, gradients(1), gradients(-1))

@@ -91,12 +91,12 @@ def test_dropout_acts_in_training_and_is_the_same_again(whole):
 
 def one_number_task(loss=lambda w: w):
   """Trains one number, and reports as sums the random keys that it is given."""
-  init = lambda key: {"dense": {"kernel": jnp.zeros(())}}
+  init = lambda key: {"pooler": {"dense": {"kernel": jnp.zeros(())}}}
   prepare = lambda batch, keys, step: ({"keys": keys, "no_step": jnp.full(len(keys), step is None)}, {}, jnp.float32(0))
 
   def with_keys(params, part, global_weights, dropout_keys):
     sums = {"rows": jax.random.key_data(part["keys"]), "no_step": part["no_step"].all()}
-    return loss(params["dense"]["kernel"]), sums | (
+    return loss(params["pooler"]["dense"]["kernel"]), sums | (
       {} if dropout_keys is None else {"dropout": jax.random.key_data(dropout_keys)}
     )
 
@@ -121,7 +121,7 @@ def test_the_masks_of_a_step_and_of_an_evaluation_follow_seed_epoch_and_row():
     _, _, report = step_once(one_number_task(), seed=seed, epoch=epoch, number=number)
     np.testing.assert_array_equal(report.sums["rows"], expected)
     evaluate = make_eval_step(one_number_task(), seed=seed)
-    sums = evaluate({"dense": {"kernel": 0.0}}, {"epoch": jnp.full(8, epoch, jnp.uint32), "index": index})
+    sums = evaluate({"pooler": {"dense": {"kernel": 0.0}}}, {"epoch": jnp.full(8, epoch, jnp.uint32), "index": index})
     np.testing.assert_array_equal(sums["rows"], expected)
     assert sums["no_step"] and "dropout" not in sums, "an evaluation has neither a step nor dropout"
 

@@ -270,7 +270,13 @@ def _roofline(own: Own, data: BenchData, chip: Chip | None) -> float | None:
   flops = own.flops_per_token() * data.facts.tokens_per_row * config.data.batch_size
   mesh = dict(own.mesh.shape)
   found = estimate.by_formula(
-    config, configs.encoder_of(config), topology, mesh, seq_length=data.facts.data.seq_length, model_flops=flops
+    config,
+    configs.encoder_of(config),
+    topology,
+    mesh,
+    parameters=estimate.count_parameters(configs.encoder_of(config)),
+    seq_length=data.facts.data.seq_length,
+    model_flops=flops,
   )
   return found.times.roofline
 

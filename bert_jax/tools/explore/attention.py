@@ -16,6 +16,7 @@ import numpy as np
 from bert_jax.batch import ModelInputs
 from bert_jax.inference import model as inference
 from bert_jax.inference.model import Completion, Model
+from bert_jax.models import encoder, parameters
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.heads import MlmHead
 from bert_jax.models.pretraining import PretrainingModel
@@ -102,8 +103,7 @@ def _encode(config: EncoderConfig, params: Any, inputs: ModelInputs) -> tuple[ja
   """(hidden states [layers + 1, B, L, H], attention probabilities [layers, B, N, L, L]), float32."""
   module = PretrainingModel(config, heads=frozenset())
   output, seen = module.apply({"params": params}, inputs, None, mutable="intermediates")
-  layers = [seen["intermediates"]["encoder"][f"layer_{number}"] for number in range(config.num_hidden_layers)]
-  return jnp.stack(output.hidden_states), jnp.stack([layer["attention"]["probabilities"][0] for layer in layers])
+  return jnp.stack(output.hidden_states), encoder.attention_probabilities(seen)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -111,21 +111,15 @@ def _read(config: EncoderConfig, params: Any, x_MxKxH: jax.Array) -> tuple[jax.A
   """The MLM head on vectors of any layer: (log-probabilities [M, K, V], the vectors as its transform leaves them [M,
   K, H]).
   """
-  words_VxH = params["encoder"]["embeddings"]["word_embeddings"]["embedding"]
-  is_last_of_transform = lambda module, _: module.name == "layer_norm"
   logits_MxKxV, seen = MlmHead(config).apply(
-    {"params": params["mlm_head"]},
-    x_MxKxH,
-    words_VxH,
-    capture_intermediates=is_last_of_transform,
-    mutable="intermediates",
+    {"params": parameters.head(params, "mlm")}, x_MxKxH, parameters.word_embeddings(params), mutable="intermediates"
   )
   log_p = jax.nn.log_softmax(logits_MxKxV[:, :, : config.vocab_size], axis=-1)
-  return log_p, seen["intermediates"]["layer_norm"]["__call__"][0]
+  return log_p, seen["intermediates"]["transformed"][0]
 
 
 def _layer(model: Model, log_p: np.ndarray, vector: np.ndarray, word: int, top_k: int, name) -> Layer:
-  embedding = np.asarray(model.params["encoder"]["embeddings"]["word_embeddings"]["embedding"][word])
+  embedding = np.asarray(parameters.word_embeddings(model.params)[word])
   best = np.argsort(-log_p, kind="stable")[:top_k]
   cosine = vector @ embedding / max(np.linalg.norm(vector) * np.linalg.norm(embedding), 1e-12)
   completions = [Completion(name(index), int(index), float(np.exp(log_p[index]))) for index in best]

@@ -7,13 +7,18 @@ none do. The counts come from the compiled step where there is a compiler for th
 target (TPUs), else from formulas.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import ml_collections
 
+from bert_jax.batch import model_inputs
 from bert_jax.cluster.chips import Topology
 from bert_jax.models.config import EncoderConfig
+from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.tools.plan.ahead import Compiled, Traffic
 
 # Forward passes that are computed again, besides the three thirds of a step.
@@ -95,13 +100,12 @@ class Formula(NamedTuple):
     return self.parameters + self.moments + self.gradients + self.activations
 
 
+@functools.cache
 def count_parameters(encoder: EncoderConfig) -> int:
   """Of encoder, pooler and both heads, the padding of the vocabulary included."""
-  h, f, vocab = encoder.hidden_size, encoder.intermediate_size, encoder.padded_vocab_size
-  embeddings = (vocab + encoder.max_position_embeddings + encoder.type_vocab_size + 2) * h
-  layer = 4 * (h * h + h) + 2 * h + (h * f + f) + (f * h + h) + 2 * h
-  heads = 2 * (h * h + h) + 2 * h + vocab + 2 * h + 2
-  return embeddings + encoder.num_hidden_layers * layer + heads
+  inputs = model_inputs(jnp.zeros((1, 8), jnp.int32), jnp.array([[[8, 8, 0]]]))
+  params = jax.eval_shape(lambda: PretrainingModel(encoder).init(jax.random.key(0), inputs, None)["params"])
+  return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def by_formula(
@@ -110,6 +114,7 @@ def by_formula(
   topology: Topology,
   mesh: dict[str, int],
   *,
+  parameters: int,
   seq_length: int,
   model_flops: float,
 ) -> Formula:
@@ -125,14 +130,15 @@ def by_formula(
     encoder: the model.
     topology: of GPUs or TPUs.
     mesh: axis -> size.
+    parameters: how many there are, see count_parameters.
     seq_length: tokens in a row.
     model_flops: of a step over all chips, see flops.py.
   """
   chip, n = topology.chip, encoder.num_hidden_layers
   data, fsdp, tensor = mesh["data"], mesh["fsdp"], mesh["tensor"]
-  count, size, width = count_parameters(encoder), _size(config.model.param_dtype), _size(config.model.dtype)
-  parameters = count * size / (fsdp * tensor)
-  moments = 2 * count * _size(config.optimizer.moments_dtype) / (fsdp * tensor)
+  size, width = _size(config.model.param_dtype), _size(config.model.dtype)
+  on_chip = parameters * size / (fsdp * tensor)
+  moments = 2 * parameters * _size(config.optimizer.moments_dtype) / (fsdp * tensor)
   rows = config.data.batch_size / (data * fsdp * config.optimizer.microbatches)
   tokens, h, f, scores = (
     rows * seq_length,
@@ -145,13 +151,13 @@ def by_formula(
   logits = rows * (config.masking.max_predictions or 0.16 * seq_length) * encoder.padded_vocab_size / tensor * 4 * 2
   activations = tokens * width * (n * kept + all_of_a_layer) + logits
   written = tokens * width * n * all_of_a_layer + logits  # also what is not kept passes the memory
-  gathered = count * width / tensor if fsdp > 1 else 0
+  gathered = parameters * width / tensor if fsdp > 1 else 0
   times = Times(
     model_flops * (1 + _RECOMPUTED[config.model.remat] / 3) / topology.chips / chip.flops,
-    (3 * parameters + 2 * moments + 2 * written * config.optimizer.microbatches) / chip.hbm_bandwidth,
-    _network_seconds(config, topology, mesh, count=count, tokens=tokens, width=width, encoder=encoder),
+    (3 * on_chip + 2 * moments + 2 * written * config.optimizer.microbatches) / chip.hbm_bandwidth,
+    _network_seconds(config, topology, mesh, count=parameters, tokens=tokens, width=width, encoder=encoder),
   )
-  return Formula(parameters, moments, parameters * 4 / size + gathered, activations, times)
+  return Formula(on_chip, moments, on_chip * 4 / size + gathered, activations, times)
 
 
 def _network_seconds(

@@ -214,7 +214,13 @@ def _request(config, topology: Topology, facts: Facts) -> ahead.Request:
 def _plan(config, topology, mesh, facts, compiled, failure, steps) -> Plan:
   encoder = configs.encoder_of(config)
   formula = estimate.by_formula(
-    config, encoder, topology, mesh, seq_length=facts.data.seq_length, model_flops=_model_flops(config, facts)
+    config,
+    encoder,
+    topology,
+    mesh,
+    parameters=estimate.count_parameters(encoder),
+    seq_length=facts.data.seq_length,
+    model_flops=_model_flops(config, facts),
   )
   return Plan(config, topology, mesh, facts, compiled, failure, formula, steps or configs.last_step(config))
 

@@ -2,6 +2,8 @@
 
 import pathlib
 
+import pytest
+
 from bert_jax import config as configs
 from bert_jax.tools.plan import data_facts
 from bert_jax.tools.plan.data_facts import facts_of
@@ -32,6 +34,7 @@ def test_without_a_corpus_the_config_says_what_it_will_be_like():
   facts = facts_of(config)
   assert facts.data == data_facts.promised(config) == (30522, 512, config.prepare.max_sequences, "nsp", False)
   assert "assumed" in facts.source and facts.sequence_length == 512
+  assert facts.tokens_per_row == pytest.approx(0.98 * 512), "rows of packed pairs are never quite full"
   assert (
     data_facts.resolved(config, facts.data).masking.max_predictions == 77 and config.masking.max_predictions is None
   )

@@ -8,6 +8,7 @@ from bert_jax import config as configs
 from bert_jax.cluster.chips import parse_topology
 from bert_jax.tools.plan import estimate
 from bert_jax.tools.plan.ahead import Compiled, Traffic
+from tests.helpers.later_families import later_family
 from tests.helpers.tiny_pretraining import tiny_config, tiny_objective
 
 
@@ -66,16 +67,24 @@ def test_parameters_are_counted_as_the_model_has_them(changes):
   assert estimate.count_parameters(configs.encoder_of(config)) == sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
-def formula(topology="h100:8", mesh=None, **changes):
+def formula(topology="h100:8", mesh=None, parameters=None, **changes):
   config = tiny_config(**{"data.batch_size": 64} | changes)
+  encoder = configs.encoder_of(config)
   return estimate.by_formula(
     config,
-    configs.encoder_of(config),
+    encoder,
     parse_topology(topology),
     mesh or {"data": 8, "fsdp": 1, "tensor": 1},
+    parameters=parameters or estimate.count_parameters(encoder),
     seq_length=32,
     model_flops=8 * 989e12,
   )
+
+
+def test_by_formula_memory_is_that_of_the_parameters_that_there_are_whatever_they_are_called():
+  count = sum(leaf.size for leaf in jax.tree.leaves(later_family()))
+  found = formula(mesh={"data": 2, "fsdp": 2, "tensor": 2}, parameters=count)
+  assert found.parameters == count * 4 / 4 and found.moments == 2 * found.parameters
 
 
 def test_by_formula_fsdp_splits_the_state_and_remat_and_microbatches_save_activations():
