@@ -85,6 +85,25 @@ def test_heavy_libraries_are_imported_in_their_rooms_alone():
     assert users == allowed, library
 
 
+# Parts of the names of parameters that are not also names of heads, poolings or config keys.
+PARAMETERS = set(
+  "word_embeddings position_embeddings token_type_embeddings embedding_projection layer_ layer_norm feed_forward "
+  "final_norm mlm_head nsp_head span_head classifier kernel".split()
+)
+
+
+def test_only_models_and_conversion_know_the_names_of_parameters():
+  """The rest asks models/parameters.py, so that a family with other parameters is added there alone."""
+  for path in PACKAGE.rglob("*.py"):
+    where = room(path.relative_to(PACKAGE))
+    if where not in ("models", "convert"):
+      known = PARAMETERS | ({"encoder", "embeddings", "pooler"} if where in ("training", "cluster", "io") else set())
+      texts = [node.value for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Constant)]
+      names = [text for text in texts if isinstance(text, str) and " " not in text]  # others are prose
+      named = {part for name in names for part in name.split("/")} & known
+      assert not named, f"{path} names the parameters {named}"
+
+
 def test_importing_the_package_and_its_training_code_imports_no_tensorflow():
   files = [path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py")]
   modules = ", ".join("bert_jax." + ".".join(file.parts) for file in files if not file.name.startswith("__"))
