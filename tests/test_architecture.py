@@ -86,10 +86,21 @@ def test_heavy_libraries_are_imported_in_their_rooms_alone():
 
 
 # Parts of the names of parameters that are not also names of heads, poolings or config keys.
-PARAMETERS = set(
-  "word_embeddings position_embeddings token_type_embeddings embedding_projection layer_ layer_norm feed_forward "
-  "final_norm mlm_head nsp_head span_head classifier kernel".split()
-)
+PARAMETERS = {
+  "word_embeddings",
+  "position_embeddings",
+  "token_type_embeddings",
+  "embedding_projection",
+  "layer_",
+  "layer_norm",
+  "feed_forward",
+  "final_norm",
+  "mlm_head",
+  "nsp_head",
+  "span_head",
+  "classifier",
+  "kernel",
+}
 
 
 def test_only_models_and_conversion_know_the_names_of_parameters():

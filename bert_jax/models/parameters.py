@@ -112,7 +112,7 @@ def depth_of(path: tuple, num_layers: int) -> int:
   """
   place = row_of(path).place
   if place == LAYER:
-    return int(re.search("encoder/layer_([0-9]+)/", name_of(path))[1]) + 1
+    return int(re.findall("encoder/layer_([0-9]+)/", name_of(path))[0]) + 1
   return {EMBEDDINGS: 0, TOP: num_layers, HEAD: num_layers + 1}[place]
 
 
