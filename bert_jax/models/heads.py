@@ -53,7 +53,8 @@ class MlmHead(nn.Module):
     logits_dtype = jnp.promote_types(self.dtype, jnp.float32)
     words_VxH = word_embeddings_VxH.astype(self.dtype)
     logits_BxKxV = jnp.einsum("bkh,vh->bkv", x_BxKxH, words_VxH, preferred_element_type=logits_dtype)
-    logits_BxKxV = logical_axes(logits_BxKxV + bias_V.astype(logits_dtype)[None, None, :], "batch", "predictions", "vocab")
+    logits_BxKxV += bias_V.astype(logits_dtype)[None, None, :]
+    logits_BxKxV = logical_axes(logits_BxKxV, "batch", "predictions", "vocab")
     is_word_V = jnp.arange(config.padded_vocab_size) < config.vocab_size
     return jnp.where(is_word_V[None, None, :], logits_BxKxV, jnp.finfo(logits_dtype).min)
 
