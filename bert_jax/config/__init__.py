@@ -3,7 +3,7 @@
 from bert_jax.config.files import apply_override, load_config
 from bert_jax.config.key import Key
 from bert_jax.config.page import help_lines
-from bert_jax.config.schema import KEYS, MODEL_FIELDS, check_key, meaning
+from bert_jax.config.schema import KEYS, MODEL_FIELDS, check_key, meaning, renamed
 from bert_jax.config.values import (
   changed_keys,
   copy_of,
@@ -35,6 +35,7 @@ __all__ = [
   "last_step",
   "load_config",
   "meaning",
+  "renamed",
   "set_key",
   "to_json",
   "validate",

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import inspect
 import re
+from typing import Any
 
 from bert_jax.config import run_keys, tuning_keys
 from bert_jax.config.key import Key
@@ -32,12 +33,13 @@ def _fields_of_model() -> list[Key]:
   ]
 
 
-# Keys of older run folders that nothing read: an export has the [PAD] of its tokenizer.
-RETIRED = ("model.pad_token_id",)
-MODEL_FIELDS = {
-  field.name: field for field in dataclasses.fields(EncoderConfig) if f"model.{field.name}" not in RETIRED
-}
+MODEL_FIELDS = {field.name: field for field in dataclasses.fields(EncoderConfig) if field.name != "pad_token_id"}
 KEYS: dict[str, Key] = {key.name: key for key in (*run_keys.ROWS, *tuning_keys.ROWS, *_fields_of_model())}
+# Keys as run folders of earlier versions have them, and what they are called now; None: nothing read them.
+FORMERLY = {
+  **{f"finetune.{name.partition('.')[2]}": name for name in KEYS if name.startswith("tuning.")},
+  "model.pad_token_id": None,  # an export has the [PAD] of its tokenizer
+}
 
 
 def meaning(name: str) -> str:
@@ -45,8 +47,15 @@ def meaning(name: str) -> str:
   return KEYS[name].meaning
 
 
+def renamed(values: dict[str, Any]) -> dict[str, Any]:
+  """The content of a config.json, whichever version wrote it, by today's names."""
+  return {name: value for key, value in values.items() if (name := FORMERLY.get(key, key))}
+
+
 def check_key(name: str) -> None:
-  """Raises UserError for a key that the schema does not have, naming the nearest one."""
+  """Raises UserError for a key that the schema does not have, naming what it is called now or the nearest one."""
+  if now := FORMERLY.get(name):
+    raise UserError(f"config key {name!r} is called {now!r} now")
   if name not in KEYS:
     near = difflib.get_close_matches(name, KEYS, n=1, cutoff=0.0)
     raise UserError(f"unknown config key {name!r}; did you mean {near[0]!r}? `bert_jax pretrain --help` lists all keys")

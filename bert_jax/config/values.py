@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_collections
 
-from bert_jax.config.schema import KEYS, MODEL_FIELDS, RETIRED, check_key
+from bert_jax.config.schema import KEYS, MODEL_FIELDS, check_key, renamed
 from bert_jax.errors import UserError
 from bert_jax.models.config import EncoderConfig, encoder_config
 
@@ -88,12 +88,11 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 
 
 def from_json(text: str) -> ml_collections.ConfigDict:
-  """The inverse of `to_json`. Raises UserError for keys that no version knows."""
+  """The inverse of `to_json`, of earlier versions too. Raises UserError for keys that no version knows."""
   config = default_config()
-  for key, value in json.loads(text).items():
-    if key not in RETIRED:
-      check_key(key)
-      set_key(config, key, value)
+  for key, value in renamed(json.loads(text)).items():
+    check_key(key)
+    set_key(config, key, value)
   return config
 
 

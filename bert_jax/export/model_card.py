@@ -110,10 +110,10 @@ def _training(workdir: str, state: str) -> str:
 
 def _training_of(run: Any, state: str) -> list[str]:
   """The paragraphs on one run."""
-  if run.finetune.data:
+  if run.tuning.data:
     how = f"Trained for sentence vectors (`{run.embedding.objective}`)" if run.embedding.objective else "Fine-tuned"
     return [
-      f"{how} on {f'the task {run.finetune.task}' if run.finetune.task else 'own data'} (`{run.finetune.data}`), "
+      f"{how} on {f'the task {run.tuning.task}' if run.tuning.task else 'own data'} (`{run.tuning.data}`), "
       f"{state} of {configs.last_step(run):,}, {run.data.batch_size} texts each, learning rate "
       f"{run.optimizer.learning_rate:g}, seed {run.seed}."
     ]
@@ -145,7 +145,7 @@ def _evaluation(workdir: str, run: Any, step: int) -> str:
     "examples held out of the training file"
     if result and result["held_out"]
     else "dev examples"
-    if run.finetune.data
+    if run.tuning.data
     else "validation split of its corpus"
   )
   where = f"step {step:,}{best}, on the {judged_by}, seed {run.seed}"

@@ -123,9 +123,9 @@ def load_checkpoint(path: str | pathlib.Path) -> Model:
   params, host = reading.restore_params(checkpoints, step=None if step is None else int(step))
   tokenizer = storage.fetch(folder / "tokenizer")
   heads = parameters.heads_of(params)
-  encoder, labels, pooling = configs.encoder_of(config), read_labels(folder), config.finetune.pooling
+  encoder, labels, pooling = configs.encoder_of(config), read_labels(folder), config.tuning.pooling
   encoding = Encoding(pooling, config.embedding.normalize) if config.embedding.objective else None
-  limit = config.finetune.max_length if labels or encoding else encoder.max_position_embeddings
+  limit = config.tuning.max_length if labels or encoding else encoder.max_position_embeddings
   return Model(
     encoder,
     params,

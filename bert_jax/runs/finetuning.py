@@ -66,11 +66,11 @@ def check_same(config: ml_collections.ConfigDict, workdir: str, state: str) -> N
     """Whether the value in the run is what `tuning.resolve` makes of the one that is given."""
     if key.startswith("model."):
       return now is None
-    if key == "finetune.max_length":
+    if key == "tuning.max_length":
       return before == tuning.max_length_of(config, held.model.max_position_embeddings, read_labels(workdir).kind)
-    if key in ("finetune.data", "finetune.dev"):
+    if key in ("tuning.data", "tuning.dev"):
       return storage.are_same(before, now)
-    return bool(config.finetune.epochs) and key in tuning.SET_BY_EPOCHS
+    return bool(config.tuning.epochs) and key in tuning.SET_BY_EPOCHS
 
   changed = configs.changed_keys(held, config)
   if not storage.are_same(held.init_from, config.init_from):
@@ -89,9 +89,8 @@ def check_same(config: ml_collections.ConfigDict, workdir: str, state: str) -> N
 
 
 def _load(config: ml_collections.ConfigDict) -> Splits:
-  wanted = config.finetune
-  names = ("task", "data", "dev", "kind", "text", "text_pair", "label")
-  return load_splits(**{name: wanted[name] for name in names})
+  names = ("task", "data", "dev", "text", "text_pair", "label")
+  return load_splits(**{name: config.tuning[name] for name in names}, kind=config.finetune.kind)
 
 
 class _Own(NamedTuple):
@@ -103,10 +102,10 @@ class _Own(NamedTuple):
 
 def _prepare(config: ml_collections.ConfigDict, source: Model, splits: Splits) -> tuning.Examples:
   """Rows of token ids and their labels. Raises UserError for labels that do not fit what is asked for."""
-  settings, labels = config.finetune, labelled.labels_of(splits)
+  settings, labels = config.tuning, labelled.labels_of(splits)
   max_length = tuning.max_length_of(config, source.config.max_position_embeddings, labels.kind)
   prepare = lambda examples, training: labelled.prepare(
-    examples, labels, source.tokenizer, max_length=max_length, stride=settings.stride, training=training
+    examples, labels, source.tokenizer, max_length=max_length, stride=config.finetune.stride, training=training
   )
   train, dev = prepare(splits.train, True), prepare(splits.dev, False)
   of_texts = objective.KINDS[labels.kind].target == SEQUENCE
@@ -116,14 +115,14 @@ def _prepare(config: ml_collections.ConfigDict, source: Model, splits: Splits) -
   metric = settings.metric or (row.metric if row else "") or predictions.metrics_of(labels)[0]
   measured = predictions.metrics_of(labels)
   if metric not in measured:
-    raise UserError(f"finetune.metric={metric!r} is not measured here; there are {', '.join(measured)}")
+    raise UserError(f"tuning.metric={metric!r} is not measured here; there are {', '.join(measured)}")
   chinese = labels.kind == "question-answering" and _are_chinese(splits)
   notes = _describe(splits, labels, train, dev, max_length)
   if chinese:
     notes.append("answers are compared as CMRC 2018 does it, by characters")
   if not of_texts and settings.pooling != "pooler":
     notes.append(
-      f"note: finetune.pooling={settings.pooling} means nothing here: what is learned are labels of tokens, not of "
+      f"note: tuning.pooling={settings.pooling} means nothing here: what is learned are labels of tokens, not of "
       "whole texts"
     )
   selection = ModelSelection(f"eval/{metric}", metric not in predictions.LOWER_IS_BETTER, settings.patience)
@@ -140,7 +139,7 @@ def _build(config: ml_collections.ConfigDict, mesh: Mesh, examples: tuning.Examp
     encoder,
     objective.KINDS[labels.kind].target,
     len(labels.names),
-    config.finetune.pooling,
+    config.tuning.pooling,
     jnp.dtype(config.model.dtype),
     jnp.dtype(config.model.param_dtype),
     config.model.remat,
@@ -153,7 +152,7 @@ def _build(config: ml_collections.ConfigDict, mesh: Mesh, examples: tuning.Examp
       params,
       own.dev.features,
       batch_size=config.data.batch_size,
-      max_length=config.finetune.max_length,
+      max_length=config.tuning.max_length,
       after_batch=after_batch,
     )
     return None if scores is None else predictions.score(labels, own.dev, scores, chinese=own.chinese)

@@ -6,7 +6,7 @@ sentence-transformers.
     WORKDIR/export/        that checkpoint in the layout of sentence-transformers, with pooling and normalisation as
                            trained
 
-What it shares with fine-tuning stands in tuning.py, settings too: the keys finetune.* hold here as there.
+What it shares with fine-tuning stands in tuning.py, settings too: the keys tuning.* hold here as there.
 """
 
 from typing import NamedTuple
@@ -38,8 +38,8 @@ from bert_jax.training.model_selection import ModelSelection
 # Where sentence embedding starts from otherwise than fine-tuning: Reimers & Gurevych 2019, section 3.1 (one epoch,
 # mean pooling), Gao et al. 2021, table D.1 (batches of 64, learning rate 3e-5).
 DEFAULTS = tuning.DEFAULTS | {
-  "finetune.pooling": "mean",
-  "finetune.epochs": 1.0,
+  "tuning.pooling": "mean",
+  "tuning.epochs": 1.0,
   "data.batch_size": 64,
   "optimizer.learning_rate": 3e-5,
   "export.format": "sentence-transformers",
@@ -62,13 +62,13 @@ def sentence_embedding_run(
 
 def _check(config: ml_collections.ConfigDict) -> None:
   """Refuses what can be refused before anything is read. Raises UserError."""
-  settings, wanted = config.finetune, config.embedding
+  settings, wanted = config.tuning, config.embedding
   if not wanted.objective:
     raise UserError(
       f"embedding.objective is empty: say what is to be learned by, --objective={'|'.join(objective.LOSSES)}"
     )
   if settings.metric and settings.metric not in METRICS:
-    raise UserError(f"finetune.metric={settings.metric!r} is not measured here; there are {', '.join(METRICS)}")
+    raise UserError(f"tuning.metric={settings.metric!r} is not measured here; there are {', '.join(METRICS)}")
   alone = wanted.objective == "simcse" or (wanted.objective == "in-batch" and not wanted.negative)
   if alone and config.data.batch_size < 2:
     raise UserError(
@@ -97,7 +97,7 @@ def _check_differ(train: TextGroups, learned_by: str) -> None:
 
 
 def _load(config: ml_collections.ConfigDict) -> tuple[TextGroups, TextGroups | None]:
-  settings, wanted = config.finetune, config.embedding
+  settings, wanted = config.tuning, config.embedding
   given = {name: getattr(settings, name) for name in ("task", "data", "dev", "text", "text_pair", "label")}
   return text_groups.load_groups(
     wanted.objective, Where(**given, negative=wanted.negative, dev_columns=wanted.dev_columns)
@@ -116,7 +116,7 @@ def _prepare(
 ) -> tuning.Examples:
   """Rows of packed texts. Raises UserError for what nothing can be learned from."""
   train, dev = loaded
-  settings, learned_by = config.finetune, config.embedding.objective
+  settings, learned_by = config.tuning, config.embedding.objective
   _check_differ(train, learned_by)
   if learned_by == "simcse" and not any(_dropout_rates(config, source)):
     raise UserError(
@@ -153,7 +153,7 @@ def _build(config: ml_collections.ConfigDict, mesh: Mesh, examples: tuning.Examp
   wanted, encoder = config.embedding, configs.encoder_of(config)
   model = SentenceModel(
     encoder,
-    config.finetune.pooling,
+    config.tuning.pooling,
     wanted.normalize,
     examples.own.classes,
     jnp.dtype(config.model.dtype),
@@ -210,7 +210,7 @@ def _make_evaluator(model: SentenceModel, dev: Features | None, config: ml_colle
     if dev is None:
       return {}
     found = cosines(
-      params, dev, batch_size=config.data.batch_size, max_length=2 * config.finetune.max_length, after_batch=after_batch
+      params, dev, batch_size=config.data.batch_size, max_length=2 * config.tuning.max_length, after_batch=after_batch
     )
     if found is None:
       return None

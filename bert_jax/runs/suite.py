@@ -37,7 +37,7 @@ _DEPTH = 2  # folders below the one that is given, in which tasks are looked for
 
 
 class Found(NamedTuple):
-  """Where the examples of a task lie, as the config keys finetune.data and finetune.dev; empty where there are none."""
+  """Where the examples of a task lie, as the config keys tuning.data and tuning.dev; empty where there are none."""
 
   data: str
   dev: str = ""
@@ -255,9 +255,9 @@ def _job(
   config = finetuning.finetuning_config(
     [
       f"init_from={model}",
-      f"finetune.task={task}",
-      f"finetune.data={found.data}",
-      f"finetune.dev={found.dev}",
+      f"tuning.task={task}",
+      f"tuning.data={found.data}",
+      f"tuning.dev={found.dev}",
       *overrides,
       f"seed={seed}",
     ]

@@ -63,12 +63,12 @@ def config_of(overrides: list[str], defaults: dict) -> ml_collections.ConfigDict
   for override in overrides:
     configs.apply_override(config, override)
   checked = configs.copy_of(config)
-  if config.finetune.epochs:
+  if config.tuning.epochs:
     given = [key for key in SET_BY_EPOCHS if any(override.partition("=")[0] == key for override in overrides)]
     if given:
       raise UserError(
-        f"{', '.join(given)}: set by finetune.epochs={config.finetune.epochs:g}, finetune.warmup_share and "
-        "finetune.evaluations; finetune.epochs=0 leaves it as you set it"
+        f"{', '.join(given)}: set by tuning.epochs={config.tuning.epochs:g}, tuning.warmup_share and "
+        "tuning.evaluations; tuning.epochs=0 leaves it as you set it"
       )
     checked.stop_at_step = 0  # how many steps there are is not known before the examples are
   configs.validate(checked)
@@ -79,11 +79,10 @@ def max_length_of(config: ml_collections.ConfigDict, positions: int, kind: str =
   """Tokens that a text or pair may have: those of the config, else of the kind, as far as a model of so many positions
   reads.
   """
-  wanted = config.finetune.max_length or (_LENGTH_OF_WINDOWS if kind == "question-answering" else _LENGTH)
+  wanted = config.tuning.max_length or (_LENGTH_OF_WINDOWS if kind == "question-answering" else _LENGTH)
   if wanted < _LEAST_LENGTH:
     raise UserError(
-      f"finetune.max_length={wanted} leaves no room for a text, since [CLS] and [SEP] count; give {_LEAST_LENGTH} or "
-      "more"
+      f"tuning.max_length={wanted} leaves no room for a text, since [CLS] and [SEP] count; give {_LEAST_LENGTH} or more"
     )
   return min(wanted, positions)
 
@@ -94,7 +93,7 @@ def resolve(
   """Fills in what follows from the model and the examples: the encoder's fields, the number of steps, and the length
   that texts were cut to.
   """
-  config, settings = configs.copy_of(config), config.finetune
+  config, settings = configs.copy_of(config), config.tuning
   for name in configs.MODEL_FIELDS:
     given, own = config.model[name], getattr(source.config, name)
     if given is not None and given != own and not name.endswith("dropout_prob"):
@@ -105,7 +104,7 @@ def resolve(
       f"optimizer.frozen_layers={config.optimizer.frozen_layers}, but the model has {source.config.num_hidden_layers} "
       "layers"
     )
-  config.finetune.max_length = max_length
+  config.tuning.max_length = max_length
   if settings.epochs:
     in_epoch = examples / config.data.batch_size
     config.total_steps = max(1, math.ceil(settings.epochs * in_epoch))
@@ -226,7 +225,7 @@ def _training(
       seed=config.seed,
       start=position,
       steps=config.total_steps,
-      max_length=examples.texts * config.finetune.max_length,
+      max_length=examples.texts * config.tuning.max_length,
       process_rows=sharding.rows_of_process(mesh, size),
     )
 
@@ -253,7 +252,7 @@ def _start_from(source: Model, log: Log, evaluate: Callable | None):
     wanted = [name for name in parameters.PRETRAINED if name in fresh.params]
     taken = {name: source.params[name] for name in wanted if name in source.params}
     for name in set(wanted) - set(taken):
-      log(f"{source.origin} has no {name}: a new one is trained; finetune.pooling=mean reads the tokens themselves")
+      log(f"{source.origin} has no {name}: a new one is trained; tuning.pooling=mean reads the tokens themselves")
     log(
       f"Starting from {source.origin}: {', '.join(sorted(taken))}; new: "
       f"{', '.join(sorted(set(fresh.params) - set(taken))) or 'nothing'}"
@@ -308,10 +307,10 @@ def _notes(
     notes.append(
       f"note: {unknown:.0%} of the tokens are [UNK]: the vocabulary of {source.origin} does not know such text"
     )
-  if asked.finetune.max_length > config.finetune.max_length:
+  if asked.tuning.max_length > config.tuning.max_length:
     notes.append(
-      f"note: the model has {config.finetune.max_length} positions: finetune.max_length={asked.finetune.max_length} "
-      f"becomes {config.finetune.max_length}"
+      f"note: the model has {config.tuning.max_length} positions: tuning.max_length={asked.tuning.max_length} "
+      f"becomes {config.tuning.max_length}"
     )
   if config.data.batch_size > train.num_rows:
     notes.append(

@@ -9,7 +9,7 @@ import ml_collections
 import pytest
 
 from bert_jax import config as configs
-from bert_jax.batch import SpecialIds, model_inputs, row_keys
+from bert_jax.batch import model_inputs, row_keys
 from bert_jax.cluster import distributed
 from bert_jax.data.corpus import assemble, job
 from bert_jax.data.corpus.rows import RowSettings, row_settings
@@ -118,7 +118,7 @@ def trace_masking(unit: str) -> None:
   """Reads what a run with masking.unit=`unit` reads of that group, without training one."""
   settings = masking.settings_of(configs.default_config().masking)._replace(unit=unit, max_predictions=2)
   rows, zeros = model_inputs(jnp.zeros((1, 8), jnp.int32), jnp.array([[[8, 4, 0]]])), jnp.zeros(1, jnp.uint32)
-  how = {"special": SpecialIds(0, 1, 2, 3, 4), "vocab_size": 9, "word_starts": jnp.ones((1, 8), bool)}
+  how = {"mask_id": 4, "never_predicted": (0, 1, 2, 3, 4), "vocab_size": 9, "word_starts": jnp.ones((1, 8), bool)}
   jax.eval_shape(lambda keys: masking.mask_tokens(keys, rows, settings, **how), row_keys(0, zeros, zeros))
 
 
@@ -143,18 +143,21 @@ def test_every_key_is_read_by_a_run_and_a_dead_one_of_any_group_is_not(tmp_path,
   )
   for unit in masking.UNITS[1:]:
     trace_masking(unit)
-  of_labels = {key for key in configs.KEYS if key.startswith(("finetune.", "embedding."))}
+  of_labels = {key for key in configs.KEYS if key.startswith(("tuning.", "finetune.", "embedding."))}
   assert set(configs.KEYS) - of_labels - read == dead_keys - of_labels
 
   labelled = tmp_path / "labelled.tsv"
   labelled.write_text("text\tlabel\n" + "".join(f"the array {number} holds\t{number % 2}\n" for number in range(60)))
-  same = [f"init_from={tmp_path / 'run'}", "finetune.epochs=0.2", "data.batch_size=8"]
+  same = [f"init_from={tmp_path / 'run'}", "tuning.epochs=0.2", "data.batch_size=8"]
   read.clear()
   finetuning.finetune_run(
-    finetuning.finetuning_config([*same, f"finetune.data={labelled}", "finetune.text=text", "finetune.label=label"]),
+    finetuning.finetuning_config([*same, f"tuning.data={labelled}", "tuning.text=text", "tuning.label=label"]),
     tmp_path / "fine-tuned",
   )
-  assert {key for key in configs.KEYS if key.startswith("finetune.")} - read == {"finetune.dead"}
+  assert {key for key in configs.KEYS if key.startswith(("tuning.", "finetune."))} - read == {
+    "tuning.dead",
+    "finetune.dead",
+  }
   assert {"optimizer.layer_decay", "optimizer.frozen_layers"} <= read
 
   pairs = tmp_path / "pairs.csv"
@@ -166,14 +169,17 @@ def test_every_key_is_read_by_a_run_and_a_dead_one_of_any_group_is_not(tmp_path,
     sentence_embedding.sentence_embedding_config(
       [
         *same,
-        f"finetune.data={pairs}",
-        f"finetune.dev={pairs}",
-        "finetune.text=a",
-        "finetune.text_pair=b",
+        f"tuning.data={pairs}",
+        f"tuning.dev={pairs}",
+        "tuning.text=a",
+        "tuning.text_pair=b",
         "embedding.objective=in-batch",
         "embedding.dev_columns=a,b,score",
       ]
     ),
     tmp_path / "embedding",
   )
-  assert {key for key in configs.KEYS if key.startswith("embedding.")} - read == {"embedding.dead"}
+  assert {key for key in configs.KEYS if key.startswith(("tuning.", "embedding."))} - read == {
+    "tuning.dead",
+    "embedding.dead",
+  }

@@ -55,6 +55,11 @@ def test_an_unknown_key_on_the_command_line_is_an_error_that_names_the_nearest(t
     configs.load_config(write(tmp_path, ""), ["data.batchsize=4"])
 
 
+def test_an_override_by_the_name_that_a_key_had_names_the_new_one(tmp_path):
+  with pytest.raises(UserError, match=r"'finetune.max_length' is called 'tuning.max_length' now"):
+    configs.load_config(write(tmp_path, ""), ["finetune.max_length=64"])
+
+
 @pytest.mark.parametrize(
   "override, key, value",
   [

@@ -11,7 +11,7 @@ from bert_jax.training import metrics
 from tests.faults.processes import events, run
 from tests.helpers.tiny_runs import WORDS
 
-TUNING = ("finetune.epochs=1", "data.batch_size=8", "optimizer.learning_rate=1e-3", "finetune.max_length=32")
+TUNING = ("tuning.epochs=1", "data.batch_size=8", "optimizer.learning_rate=1e-3", "tuning.max_length=32")
 
 
 @pytest.fixture(scope="module")

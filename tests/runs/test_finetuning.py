@@ -21,7 +21,7 @@ from tests.helpers.tiny_runs import WORDS, tiny_run_config
 FAST = (
   "data.batch_size=16",
   "optimizer.learning_rate=1e-2",
-  "finetune.max_length=32",
+  "tuning.max_length=32",
   "log_every_steps=5",
   "model.hidden_dropout_prob=0.0",
   "model.attention_probs_dropout_prob=0.0",
@@ -55,7 +55,7 @@ def write(folder, kind, count=240):
   if kind == "token-classification":
     rows = ["\n".join(f"{word} {'B-SUB' if word in ('array', 'file') else 'O'}" for word in words) for words, _ in made]
     (folder / "x.conll").write_text("\n\n".join(rows))
-    return [f"finetune.data={folder / 'x.conll'}"], ("f1", 0.9)
+    return [f"tuning.data={folder / 'x.conll'}"], ("f1", 0.9)
   if kind == "question-answering":
     asked = [
       {
@@ -71,7 +71,7 @@ def write(folder, kind, count=240):
       for number, (words, subject) in enumerate(made)
     ]
     (folder / "x.json").write_text(json.dumps({"data": [{"paragraphs": asked}]}))
-    return [f"finetune.data={folder / 'x.json'}", "finetune.kind=question-answering", "finetune.max_length=100"], (
+    return [f"tuning.data={folder / 'x.json'}", "finetune.kind=question-answering", "tuning.max_length=100"], (
       "f1",
       0.8,
     )
@@ -85,12 +85,7 @@ def write(folder, kind, count=240):
   named = {"classification": ("accuracy", 0.95), "regression": ("spearman", 0.75), "multi-label": ("micro_f1", 0.9)}[
     kind
   ]
-  return [
-    f"finetune.data={folder / 'x.tsv'}",
-    "finetune.text=text",
-    "finetune.label=label",
-    f"finetune.kind={kind}",
-  ], named
+  return [f"tuning.data={folder / 'x.tsv'}", "tuning.text=text", "tuning.label=label", f"finetune.kind={kind}"], named
 
 
 def tune(model, workdir, *keys, log=lambda text: None):
@@ -104,7 +99,7 @@ def tune(model, workdir, *keys, log=lambda text: None):
 )
 def test_every_kind_learns_what_can_be_learned(model, tmp_path, kind):
   keys, (metric, least) = write(tmp_path, kind)
-  found = tune(model, tmp_path / "run", *keys, "finetune.epochs=8", "finetune.pooling=mean")
+  found = tune(model, tmp_path / "run", *keys, "tuning.epochs=8", "tuning.pooling=mean")
   assert found[metric] > least
   used = inference.load_model(tmp_path / "run")
   assert used.labels.kind == kind and used.step == json.loads((tmp_path / "run" / "result.json").read_text())["step"]
@@ -116,7 +111,7 @@ def weights(workdir):
 
 def test_stopping_and_resuming_is_bitwise_the_undisturbed_run(model, tmp_path):
   keys, _ = write(tmp_path, "classification")
-  keys = [*keys, "finetune.epochs=2", "model.hidden_dropout_prob=0.1", "checkpoint.keep_last=9"]
+  keys = [*keys, "tuning.epochs=2", "model.hidden_dropout_prob=0.1", "checkpoint.keep_last=9"]
   tune(model, tmp_path / "straight", *keys)
   tune(model, tmp_path / "stopped", *keys, "stop_at_step=9")
   tune(model, tmp_path / "stopped", *keys)
@@ -126,7 +121,7 @@ def test_stopping_and_resuming_is_bitwise_the_undisturbed_run(model, tmp_path):
 
 def test_a_run_that_goes_on_has_no_result_until_it_has_come_to_its_new_end(model, tmp_path, monkeypatch):
   keys, _ = write(tmp_path, "classification", 60)
-  keys = [*keys, "finetune.epochs=2", "checkpoint.keep_last=9"]
+  keys = [*keys, "tuning.epochs=2", "checkpoint.keep_last=9"]
   tune(model, tmp_path / "run", *keys, "stop_at_step=2")
   source = (tmp_path / "run" / "source.json").read_text()
   assert (
@@ -157,10 +152,10 @@ def test_answers_in_chinese_are_compared_by_characters(model, tmp_path):
   keys = [
     "finetune.kind=question-answering",
     *(f"finetune.{name}={tmp_path / 'x.json'}" for name in ("data", "dev")),
-    "finetune.epochs=1",
+    "tuning.epochs=1",
   ]
   said = []
-  tune(model, tmp_path / "run", *keys, "finetune.max_length=128", log=said.append)
+  tune(model, tmp_path / "run", *keys, "tuning.max_length=128", log=said.append)
   assert "answers are compared as CMRC 2018 does it, by characters" in said
 
 
@@ -170,7 +165,7 @@ def test_eight_devices_have_the_losses_of_one(model, tmp_path, monkeypatch):
   for devices in (1, 8):
     with monkeypatch.context() as patch:
       patch.setattr(jax, "devices", lambda *_, count=devices, plain=jax.devices: plain()[:count])
-      tune(model, tmp_path / str(devices), *keys, "finetune.epochs=1", "log_every_steps=1")
+      tune(model, tmp_path / str(devices), *keys, "tuning.epochs=1", "log_every_steps=1")
     steps = metrics.read_metrics(tmp_path / str(devices))
     losses.append([line["train/loss"] for _, line in sorted(steps.items()) if "train/loss" in line])
   assert len(losses[0]) > 10
@@ -183,11 +178,11 @@ def test_a_run_ends_early_keeps_its_best_and_ends_there_again_when_resumed(model
   rows = [f"{' '.join(words)}\t{rng.choice('xy')}" for words, _ in texts(160)]
   (tmp_path / "x.tsv").write_text("\n".join(["text\tlabel", *rows]))
   keys = [
-    f"finetune.data={tmp_path / 'x.tsv'}",
-    "finetune.text=text",
-    "finetune.label=label",
-    "finetune.epochs=30",
-    "finetune.patience=2",
+    f"tuning.data={tmp_path / 'x.tsv'}",
+    "tuning.text=text",
+    "tuning.label=label",
+    "tuning.epochs=30",
+    "tuning.patience=2",
   ]
   found = tune(model, tmp_path / "run", *keys)
   assert "eval/accuracy was not better in 2 evaluations: the run ends here" in capsys.readouterr().out
@@ -215,10 +210,10 @@ def test_what_a_user_should_know_of_the_examples_is_said(model, tmp_path):
   tune(
     model,
     tmp_path / "run",
-    f"finetune.data={tmp_path / 'x.tsv'}",
-    "finetune.text=text",
-    "finetune.label=label",
-    "finetune.epochs=0.2",
+    f"tuning.data={tmp_path / 'x.tsv'}",
+    "tuning.text=text",
+    "tuning.label=label",
+    "tuning.epochs=0.2",
     log=said.append,
   )
   text = "\n".join(said)
@@ -237,11 +232,11 @@ def test_what_a_user_should_know_of_the_examples_is_said(model, tmp_path):
   "keys, words",
   [
     (["init_from="], "init_from is empty: give the model to fine-tune"),
-    (["finetune.metric=bleu"], "finetune.metric='bleu' is not measured here; there are accuracy"),
-    (["finetune.epochs=0", "optimizer.warmup_steps=2000"], "do not fit into total_steps=1000"),
+    (["tuning.metric=bleu"], "tuning.metric='bleu' is not measured here; there are accuracy"),
+    (["tuning.epochs=0", "optimizer.warmup_steps=2000"], "do not fit into total_steps=1000"),
     (["data.batch_size=12"], "data.batch_size=12 does not divide over 8 devices"),
-    (["finetune.max_length=7"], "finetune.max_length=7 leaves no room for a text"),
-    (["total_steps=50", "eval_every_steps=5"], "total_steps, eval_every_steps: set by finetune.epochs=1"),
+    (["tuning.max_length=7"], "tuning.max_length=7 leaves no room for a text"),
+    (["total_steps=50", "eval_every_steps=5"], "total_steps, eval_every_steps: set by tuning.epochs=1"),
     (["model.num_hidden_layers=3"], "model.num_hidden_layers=3, but the model that is fine-tuned has 1"),
     (["optimizer.frozen_layers=2"], "optimizer.frozen_layers=2, but the model has 1 layers"),
   ],
@@ -249,47 +244,47 @@ def test_what_a_user_should_know_of_the_examples_is_said(model, tmp_path):
 def test_what_does_not_fit_is_one_message(model, tmp_path, keys, words):
   named, _ = write(tmp_path, "classification", 80)
   with pytest.raises(UserError, match=words):
-    tune(model, tmp_path / "run", *named, "finetune.epochs=1", *keys)
+    tune(model, tmp_path / "run", *named, "tuning.epochs=1", *keys)
   assert not (tmp_path / "run").exists(), "the corrected command finds no folder of another run"
 
 
 def test_other_examples_or_settings_are_another_run(model, tmp_path):
   keys, _ = write(tmp_path, "classification", 80)
-  tune(model, tmp_path / "run", *keys, "finetune.epochs=1")
+  tune(model, tmp_path / "run", *keys, "tuning.epochs=1")
   with pytest.raises(UserError, match="holds a run with another config"):
-    tune(model, tmp_path / "run", *keys, "finetune.epochs=1", "finetune.pooling=mean")
+    tune(model, tmp_path / "run", *keys, "tuning.epochs=1", "tuning.pooling=mean")
   write(tmp_path, "classification", 81)
   with pytest.raises(UserError, match="were made with examples="):
-    tune(model, tmp_path / "run", *keys, "finetune.epochs=1")
+    tune(model, tmp_path / "run", *keys, "tuning.epochs=1")
   assert read_result(tmp_path / "run"), "what was refused leaves the run as it was"
 
 
 def test_another_model_does_not_go_on_with_a_run(model, tmp_path):
   keys, _ = write(tmp_path, "classification", 80)
-  tune(model, tmp_path / "run", *keys, "finetune.epochs=1")
+  tune(model, tmp_path / "run", *keys, "tuning.epochs=1")
   (tmp_path / "same").symlink_to(model)
-  tune(str(tmp_path / "same"), tmp_path / "run", *keys, "finetune.epochs=1")
+  tune(str(tmp_path / "same"), tmp_path / "run", *keys, "tuning.epochs=1")
   shutil.copytree(model, tmp_path / "other")
   with pytest.raises(
     UserError, match="holds a run that began with the model .*, and now .*other is given: give another --workdir"
   ):
-    tune(str(tmp_path / "other"), tmp_path / "run", *keys, "finetune.epochs=1")
+    tune(str(tmp_path / "other"), tmp_path / "run", *keys, "tuning.epochs=1")
 
 
 def test_a_folder_of_pretraining_is_no_folder_for_fine_tuning(model, tmp_path):
   keys, _ = write(tmp_path, "classification", 80)
   shutil.copytree(model, tmp_path / "run")
   with pytest.raises(UserError, match="holds a run with another config"):
-    tune(model, tmp_path / "run", *keys, "finetune.epochs=1")
+    tune(model, tmp_path / "run", *keys, "tuning.epochs=1")
 
 
 def test_examples_with_other_labels_do_not_spoil_what_a_run_says_of_its_own(model, tmp_path):
   keys, _ = write(tmp_path, "classification", 80)
-  tune(model, tmp_path / "run", *keys, "finetune.epochs=1")
+  tune(model, tmp_path / "run", *keys, "tuning.epochs=1")
   before = (tmp_path / "run" / "labels.json").read_text()
   (tmp_path / "x.tsv").write_text((tmp_path / "x.tsv").read_text().replace("\tarray", "\tvector"))
   with pytest.raises(UserError, match="holds a run with other labels, array, file; now they are file, vector"):
-    tune(model, tmp_path / "run", *keys, "finetune.epochs=1")
+    tune(model, tmp_path / "run", *keys, "tuning.epochs=1")
   assert (tmp_path / "run" / "labels.json").read_text() == before
 
 
@@ -298,19 +293,19 @@ def test_a_model_shorter_than_finetune_max_length_loses_the_ends_of_texts_and_co
   lines = (tmp_path / "x.tsv").read_text().splitlines()
   (tmp_path / "x.tsv").write_text("\n".join([*lines, "file " * 400 + "\tfile"]))
   said = []
-  tune(model, tmp_path / "run", *keys, "finetune.epochs=1", "finetune.max_length=512", log=said.append)
+  tune(model, tmp_path / "run", *keys, "tuning.epochs=1", "tuning.max_length=512", log=said.append)
   assert any(
     " and 0 of them are longer than 160" in line or " and 1 of them are longer than 160" in line for line in said
   )
-  assert "note: the model has 160 positions: finetune.max_length=512 becomes 160" in said
-  tune(model, tmp_path / "large", *keys, "finetune.epochs=1", "data.batch_size=600", log=said.append)
+  assert "note: the model has 160 positions: tuning.max_length=512 becomes 160" in said
+  tune(model, tmp_path / "large", *keys, "tuning.epochs=1", "data.batch_size=600", log=said.append)
   assert any(line.startswith("note: data.batch_size=600 is more than there are examples") for line in said)
-  assert json.loads((tmp_path / "run" / "config.json").read_text())["finetune.max_length"] == 160
+  assert json.loads((tmp_path / "run" / "config.json").read_text())["tuning.max_length"] == 160
 
 
 def test_an_export_that_is_asked_for_is_the_best_checkpoint_with_its_card(model, tmp_path):
   keys, _ = write(tmp_path, "classification", 80)
-  tune(model, tmp_path / "run", *keys, "finetune.epochs=2", "export.format=transformers")
+  tune(model, tmp_path / "run", *keys, "tuning.epochs=2", "export.format=transformers")
   best, exported = inference.load_model(tmp_path / "run"), inference.load_model(tmp_path / "run" / "export")
   assert exported.labels == best.labels._replace(pairs=None)  # which a folder of transformers does not say
   jax.tree.map(np.testing.assert_array_equal, best.params, exported.params)
@@ -328,7 +323,7 @@ def test_a_class_read_otherwise_than_transformers_does_is_refused_before_trainin
 ):
   keys, _ = write(tmp_path, "classification", 80)
   with pytest.raises(UserError, match="from the pooler, this run from mean"):
-    tune(model, tmp_path / "run", *keys, "finetune.epochs=1", "finetune.pooling=mean", "export.format=transformers")
+    tune(model, tmp_path / "run", *keys, "tuning.epochs=1", "tuning.pooling=mean", "export.format=transformers")
   assert not (tmp_path / "run").exists()
 
 
@@ -336,8 +331,8 @@ def test_a_pooling_that_means_nothing_is_noted(model, tmp_path):
   for kind, noted in (("token-classification", True), ("regression", False)):
     keys, _ = write(tmp_path / kind, kind, 80)
     said = []
-    tune(model, tmp_path / kind / "run", *keys, "finetune.epochs=0.2", "finetune.pooling=mean", log=said.append)
-    assert any("finetune.pooling=mean means nothing here" in line for line in said) is noted
+    tune(model, tmp_path / kind / "run", *keys, "tuning.epochs=0.2", "tuning.pooling=mean", log=said.append)
+    assert any("tuning.pooling=mean means nothing here" in line for line in said) is noted
 
 
 def test_a_model_without_a_pooler_gets_a_new_one_and_says_so(model, tmp_path):
@@ -347,5 +342,5 @@ def test_a_model_without_a_pooler_gets_a_new_one_and_says_so(model, tmp_path):
   )
   keys, _ = write(tmp_path, "classification", 80)
   said = []
-  tune(str(tmp_path / "bare"), tmp_path / "run", *keys, "finetune.epochs=1", log=said.append)
+  tune(str(tmp_path / "bare"), tmp_path / "run", *keys, "tuning.epochs=1", log=said.append)
   assert any("has no pooler: a new one is trained" in line for line in said)

@@ -19,7 +19,7 @@ from tests.helpers.labelled_models import CONFIG
 FAST = (
   "data.batch_size=16",
   "optimizer.learning_rate=1e-2",
-  "finetune.max_length=16",
+  "tuning.max_length=16",
   "log_every_steps=50",
   "model.hidden_dropout_prob=0.1",
   "model.attention_probs_dropout_prob=0.0",
@@ -52,11 +52,11 @@ def pairs(tmp_path_factory):
 
 
 def train(source, pairs, workdir, *keys, log=lambda text: None):
-  config = sentence_embedding.sentence_embedding_config([f"init_from={source}", f"finetune.data={pairs}", *FAST, *keys])
+  config = sentence_embedding.sentence_embedding_config([f"init_from={source}", f"tuning.data={pairs}", *FAST, *keys])
   return sentence_embedding.sentence_embedding_run(config, str(workdir), log=log)
 
 
-COLUMNS = ("finetune.text=a", "finetune.text_pair=b")
+COLUMNS = ("tuning.text=a", "tuning.text_pair=b")
 
 
 def test_cosines_come_to_mean_likeness_and_the_export_has_them_in_sentence_transformers(source, pairs, tmp_path):
@@ -67,10 +67,10 @@ def test_cosines_come_to_mean_likeness_and_the_export_has_them_in_sentence_trans
     tmp_path / "run",
     *COLUMNS,
     "embedding.objective=cosine",
-    "finetune.label=score",
-    "finetune.epochs=6",
-    "finetune.evaluations=0.5",
-    f"finetune.dev={pairs}",
+    "tuning.label=score",
+    "tuning.epochs=6",
+    "tuning.evaluations=0.5",
+    f"tuning.dev={pairs}",
     "embedding.normalize=True",
     "model.hidden_dropout_prob=0.0",
     log=said.append,
@@ -96,15 +96,15 @@ def test_cosines_come_to_mean_likeness_and_the_export_has_them_in_sentence_trans
   "objective, columns",
   [
     ("in-batch", (*COLUMNS, "embedding.negative=other", "optimizer.microbatches=2")),
-    ("simcse", ("finetune.text=a", "finetune.pooling=cls")),
-    ("triplet", (*COLUMNS, "embedding.negative=other", "finetune.pooling=max")),
-    ("softmax", (*COLUMNS, "finetune.label=class", "finetune.pooling=pooler", "export.format=transformers")),
+    ("simcse", ("tuning.text=a", "tuning.pooling=cls")),
+    ("triplet", (*COLUMNS, "embedding.negative=other", "tuning.pooling=max")),
+    ("softmax", (*COLUMNS, "tuning.label=class", "tuning.pooling=pooler", "export.format=transformers")),
   ],
 )
 def test_every_objective_runs_from_the_command_line_without_pairs_to_judge_by(
   source, pairs, tmp_path, capsys, objective, columns
 ):
-  keys = [f"--config.{key}" for key in (*FAST, *columns, f"embedding.objective={objective}", "finetune.epochs=0.4")]
+  keys = [f"--config.{key}" for key in (*FAST, *columns, f"embedding.objective={objective}", "tuning.epochs=0.4")]
   assert (
     command_line.main(
       ["sentence-embedding", f"--model={source}", f"--data={pairs}", f"--workdir={tmp_path / 'run'}", *keys]
@@ -117,7 +117,7 @@ def test_every_objective_runs_from_the_command_line_without_pairs_to_judge_by(
   assert "## Evaluation" not in (tmp_path / "run" / "export" / "README.md").read_text()
   model = inference.load_model(tmp_path / "run")
   assert model.step == 4 and model.encoding.pooling == (
-    columns[-1].removeprefix("finetune.pooling=") if "pooling" in columns[-1] else model.encoding.pooling
+    columns[-1].removeprefix("tuning.pooling=") if "pooling" in columns[-1] else model.encoding.pooling
   )
 
 
@@ -127,7 +127,7 @@ def test_every_objective_runs_from_the_command_line_without_pairs_to_judge_by(
 )
 def test_what_all_say_the_same_cannot_be_told_apart(source, tmp_path, objective, content):
   (tmp_path / ("x.csv" if "," in content else "x.txt")).write_text(content)
-  columns = ("finetune.text=a", "finetune.text_pair=b") if "," in content else ()
+  columns = ("tuning.text=a", "tuning.text_pair=b") if "," in content else ()
   (file,) = tmp_path.glob("x.*")
   with pytest.raises(
     UserError, match=f"{objective} learns to tell the examples of a batch apart, and all [0-9]+ are the same"
@@ -142,11 +142,11 @@ def test_export_keeps_how_vectors_are_made_and_no_figure_of_another_way(source, 
     pairs,
     tmp_path / "run",
     *COLUMNS,
-    "finetune.label=score",
+    "tuning.label=score",
     "embedding.objective=cosine",
     "embedding.normalize=True",
-    "finetune.pooling=cls",
-    "finetune.epochs=0.4",
+    "tuning.pooling=cls",
+    "tuning.epochs=0.4",
   )
   assert command_line.main(["export", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'own'}"]) == 0
   assert "for sentence-transformers" in capsys.readouterr().out and inference.load_model(tmp_path / "own").encoding == (
@@ -171,13 +171,7 @@ def test_export_keeps_how_vectors_are_made_and_no_figure_of_another_way(source, 
 
 def test_patience_without_anything_to_judge_by_ends_nothing_early(source, pairs, tmp_path):
   train(
-    source,
-    pairs,
-    tmp_path / "run",
-    *COLUMNS,
-    "embedding.objective=in-batch",
-    "finetune.epochs=3",
-    "finetune.patience=1",
+    source, pairs, tmp_path / "run", *COLUMNS, "embedding.objective=in-batch", "tuning.epochs=3", "tuning.patience=1"
   )
   assert inference.load_model(tmp_path / "run").step == 30
 
@@ -191,11 +185,11 @@ def test_patience_without_anything_to_judge_by_ends_nothing_early(source, pairs,
       "data.batch_size=1: in-batch learns by the other examples",
     ),
     (
-      ("embedding.objective=simcse", "finetune.text=a", "model.hidden_dropout_prob=0.0"),
+      ("embedding.objective=simcse", "tuning.text=a", "model.hidden_dropout_prob=0.0"),
       "by dropout, and there is none: set model.hidden_dropout_prob",
     ),
     (
-      ("embedding.objective=simcse", "finetune.text=a", "finetune.pooling=pooler"),
+      ("embedding.objective=simcse", "tuning.text=a", "tuning.pooling=pooler"),
       "sentence-transformers has no pooling 'pooler'",
     ),
     (
@@ -203,10 +197,10 @@ def test_patience_without_anything_to_judge_by_ends_nothing_early(source, pairs,
       "at most 2 apart; give less",
     ),
     (
-      ("embedding.objective=simcse", "finetune.text=a", "finetune.metric=accuracy"),
+      ("embedding.objective=simcse", "tuning.text=a", "tuning.metric=accuracy"),
       "'accuracy' is not measured here; there are spearman, pearson",
     ),
-    (("embedding.objective=simcse", "finetune.text=a", "init_from="), "init_from is empty"),
+    (("embedding.objective=simcse", "tuning.text=a", "init_from="), "init_from is empty"),
   ],
 )
 def test_what_cannot_work_is_refused_before_the_folder_is_made(source, pairs, tmp_path, keys, message):

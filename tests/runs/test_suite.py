@@ -17,7 +17,7 @@ from bert_jax.runs import finetuning, pretraining, suite
 from bert_jax.tools.report.suite import plot
 from tests.helpers.tiny_runs import tiny_run_config
 
-FEW = ("finetune.epochs=1", "finetune.max_length=32", "data.batch_size=8", "finetune.pooling=mean")
+FEW = ("tuning.epochs=1", "tuning.max_length=32", "data.batch_size=8", "tuning.pooling=mean")
 
 
 @pytest.fixture(scope="module")
@@ -86,26 +86,20 @@ def test_every_task_runs_under_every_seed_once(model, data, tmp_path, monkeypatc
   assert len(ran) == 4 and again == results
   suite.run_suite(model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=3, overrides=FEW, log=told.append)
   assert len(ran) == 5 and ran[-1].endswith("sst2/seed-2")
-  with pytest.raises(UserError, match="result of other settings: finetune.epochs: 1.0 there, 2.0 now"):
+  with pytest.raises(UserError, match="result of other settings: tuning.epochs: 1.0 there, 2.0 now"):
     suite.run_suite(
-      model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=1, overrides=(*FEW, "finetune.epochs=2"), log=told.append
+      model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=1, overrides=(*FEW, "tuning.epochs=2"), log=told.append
     )
 
   for key, said in (
-    ("finetune.max_length=16", "finetune.max_length: 32 there, 16 now"),
+    ("tuning.max_length=16", "tuning.max_length: 32 there, 16 now"),
     ("model.hidden_dropout_prob=0.0", "hidden_dropout_prob: 0.1 there, 0.0 now"),
   ):
     with pytest.raises(UserError, match=said):
       suite.run_suite(model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=1, overrides=(*FEW, key), log=told.append)
   # Rows of 512 are what a model of 32 positions had at 32.
   suite.run_suite(
-    model,
-    ["sst2"],
-    [data],
-    str(tmp_path / "jobs"),
-    seeds=3,
-    overrides=(*FEW, "finetune.max_length=512"),
-    log=told.append,
+    model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=3, overrides=(*FEW, "tuning.max_length=512"), log=told.append
   )
 
   (fewer,) = suite.run_suite(model, ["sst2"], [data], str(tmp_path / "jobs"), seeds=1, overrides=FEW, log=told.append)
@@ -168,7 +162,7 @@ def test_seeds_of_different_examples_have_no_mean(model, data, tmp_path):
 
 def test_what_a_figure_was_measured_by_and_on_decides_what_stands_beside_it(model, data, tmp_path):
   jobs, same = str(tmp_path / "jobs"), {"seeds": 1, "log": lambda text: None}
-  (one,) = suite.run_suite(model, ["rte"], [data], jobs, overrides=(*FEW, "finetune.metric=mcc"), **same)
+  (one,) = suite.run_suite(model, ["rte"], [data], jobs, overrides=(*FEW, "tuning.metric=mcc"), **same)
   assert one.metric == "mcc" and one.published is None and "66.4" not in suite.table([one])
   assert (
     suite.TASKS["rte"].published is None or one._replace(metric="accuracy").published == suite.TASKS["rte"].published

@@ -16,14 +16,14 @@ def config_of(*overrides):
 
 
 def test_a_run_may_stop_at_any_step_of_its_epochs():
-  assert config_of("finetune.epochs=3", "stop_at_step=2000").stop_at_step == 2000
+  assert config_of("tuning.epochs=3", "stop_at_step=2000").stop_at_step == 2000
   with pytest.raises(UserError, match="stop_at_step=2000 must lie between 0 and total_steps=1000"):
-    config_of("finetune.epochs=0", "stop_at_step=2000")
+    config_of("tuning.epochs=0", "stop_at_step=2000")
 
 
 @pytest.mark.parametrize("share, steps", [(0.0, 0), (0.1, 3), (1.0, 37)])
 def test_epochs_set_the_steps_and_the_learning_rate_rises_in_a_share_of_them_but_the_last(model_of, share, steps):
-  config = config_of("finetune.epochs=3", f"finetune.warmup_share={share}", "data.batch_size=8")
+  config = config_of("tuning.epochs=3", f"tuning.warmup_share={share}", "data.batch_size=8")
   found = tuning.resolve(config, model_of("classification"), 101, 32)
   assert (found.total_steps, found.optimizer.warmup_steps, found.eval_every_steps, found.checkpoint.every_steps) == (
     38,
@@ -31,7 +31,7 @@ def test_epochs_set_the_steps_and_the_learning_rate_rises_in_a_share_of_them_but
     13,
     13,
   )
-  assert found.model.hidden_size == CONFIG.hidden_size and found.finetune.max_length == 32
+  assert found.model.hidden_size == CONFIG.hidden_size and found.tuning.max_length == 32
 
 
 @pytest.mark.parametrize(
@@ -39,11 +39,11 @@ def test_epochs_set_the_steps_and_the_learning_rate_rises_in_a_share_of_them_but
   [(0, "classification", 100), (0, "question-answering", 100), (64, "regression", 64), (512, "", 100)],
 )
 def test_texts_have_as_many_tokens_as_the_kind_wants_and_the_model_reads(given, kind, length):
-  config = config_of(f"finetune.max_length={given}")
+  config = config_of(f"tuning.max_length={given}")
   assert tuning.max_length_of(config, 100, kind) == length
   assert tuning.max_length_of(config, 1000, kind) == (given or (384 if kind == "question-answering" else 128))
   with pytest.raises(UserError, match="leaves no room for a text"):
-    tuning.max_length_of(config_of("finetune.max_length=7"), 100)
+    tuning.max_length_of(config_of("tuning.max_length=7"), 100)
 
 
 @pytest.mark.parametrize("text, noted", [("the cat sat on a mat", False), ("北京大学在哪里 the cat", True)])

@@ -115,7 +115,7 @@ def prepare(
     examples: see Examples.
     labels: of the training split.
     tokenizer: the model's.
-    max_length, stride: see the config keys finetune.*.
+    max_length, stride: see the config keys tuning.max_length and finetune.stride.
     training: leave out questions whose answers are not where they should be; judged by they may be.
   """
   kind, number = labels.kind, {name: index for index, name in enumerate(labels.names)}

@@ -79,14 +79,15 @@ class Splits(NamedTuple):
 def load_splits(
   *, task: str = "", data: str = "", dev: str = "", kind: str = "", text: str = "", text_pair: str = "", label: str = ""
 ) -> Splits:
-  """Reads the examples of a task or of somebody's own files; arguments as the config keys finetune.*.
+  """Reads the examples of a task or of somebody's own files; arguments as the config keys tuning.* and
+  finetune.kind.
 
   Raises:
     UserError: an unknown task or column (those that there are are listed), missing files, unusable labels.
   """
   if task and task not in TASKS:
     raise UserError(
-      f"finetune.task={task!r} is not known; it is one of {', '.join(TASKS)}, or empty for data of your own"
+      f"tuning.task={task!r} is not known; it is one of {', '.join(TASKS)}, or empty for data of your own"
     )
   if task and kind and kind != TASKS[task].kind:
     raise UserError(
@@ -94,7 +95,7 @@ def load_splits(
       "are meant"
     )
   if not data:
-    raise UserError("finetune.data is empty: give the folder with the task's files, or a file of your own, --data=…")
+    raise UserError("tuning.data is empty: give the folder with the task's files, or a file of your own, --data=…")
   if dev and not os.path.exists(dev):
     raise UserError(f"--dev={dev}: there is no such file")
   if data == TFDS:

@@ -39,7 +39,7 @@ class TextGroups(NamedTuple):
 
 
 class Where(NamedTuple):
-  """Where examples are to be found: the config keys finetune.* and, for `negative` and `dev_columns`, embedding.* of
+  """Where examples are to be found: the config keys tuning.* and, for `negative` and `dev_columns`, embedding.* of
   these names.
   """
 
@@ -74,7 +74,7 @@ def load_groups(objective: str, where: Where) -> tuple[TextGroups, TextGroups | 
     )
   if not data or not os.path.exists(data):
     raise UserError(
-      f"--data={data}: there is no such file" if data else "finetune.data is empty: give a file of texts, --data=FILE"
+      f"--data={data}: there is no such file" if data else "tuning.data is empty: give a file of texts, --data=FILE"
     )
   if os.path.isdir(data) and not task:
     raise UserError(f"--data={data} is a folder; give a file in it")
@@ -103,7 +103,7 @@ def _check_columns(objective: str, where: Where) -> None:
   kind, task = _LABELLED.get(objective), where.task
   if task and task not in TASKS:
     raise UserError(
-      f"finetune.task={task!r} is not known; it is one of {', '.join(TASKS)}, or empty for data of your own"
+      f"tuning.task={task!r} is not known; it is one of {', '.join(TASKS)}, or empty for data of your own"
     )
   if task:
     fits = [name for name, row in TASKS.items() if row.kind == kind and row.text_pair and row.format == "table"]

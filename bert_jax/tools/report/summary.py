@@ -89,6 +89,7 @@ def read_run(workdir: str | os.PathLike) -> RunRecord:
     raise UserError(f"{root / 'config.json'}: expected a resolved config as JSON, found {error}") from None
   if not isinstance(config, dict):
     raise UserError(f"{root / 'config.json'}: expected a resolved config as JSON, found {type(config).__name__}")
+  config = configs.renamed(config)
   events, lines = read_events(root), read_lines(root)
   if not lines:
     every = config.get("log_every_steps")

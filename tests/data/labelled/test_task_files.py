@@ -285,8 +285,8 @@ def test_a_wide_space_is_a_word(folder):
 @pytest.mark.parametrize(
   "arguments, words",
   [
-    ({"task": "sst"}, "finetune.task='sst' is not known; it is one of cola, sst2"),
-    ({"task": "sst2"}, "finetune.data is empty"),
+    ({"task": "sst"}, "tuning.task='sst' is not known; it is one of cola, sst2"),
+    ({"task": "sst2"}, "tuning.data is empty"),
     (
       {"task": "conll2003", "kind": "classification", "data": "FOLDER"},
       "finetune.kind='classification', but conll2003 is token-classification",

@@ -101,7 +101,7 @@ def test_classes_are_numbered(tmp_path):
     ("simcse", {"text": "question", "dev": "nowhere.csv"}, "--dev=nowhere.csv: there is no such file"),
     ("simcse", {"text": "question", "dev": "dev.csv", "dev_columns": "a,b"}, "expected three names"),
     ("simcse", {"text": "question", "data": "nowhere.txt"}, "--data=nowhere.txt: there is no such file"),
-    ("simcse", {"text": "question", "data": ""}, "finetune.data is empty"),
+    ("simcse", {"text": "question", "data": ""}, "tuning.data is empty"),
   ],
 )
 def test_what_cannot_be_learned_from_is_refused(pairs, objective, given, message):
