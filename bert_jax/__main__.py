@@ -10,6 +10,7 @@ import pathlib
 import signal
 import sys
 import threading
+from typing import Any, cast
 
 from bert_jax import __version__
 from bert_jax.errors import UserError, refusal_of_disk
@@ -161,7 +162,7 @@ def quiet() -> None:
   os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
   if not has_tpu():
     # The extra `plan` brings libtpu, which JAX would start, and which would complain of the missing chips.
-    sys.modules.setdefault("libtpu", None)
+    sys.modules.setdefault("libtpu", cast(Any, None))
 
 
 def has_tpu() -> bool:

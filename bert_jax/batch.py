@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 # The epoch that evaluation draws its masks under: no training epoch reaches it,
 # so evaluation masks are always the same and never those of training.
@@ -79,7 +80,7 @@ class Stream(enum.IntEnum):
   DROPOUT = 2
 
 
-def row_keys(seed: int, epoch: jax.Array, index: jax.Array) -> jax.Array:
+def row_keys(seed: int, epoch: ArrayLike, index: ArrayLike) -> jax.Array:
   """Threefry keys [B], one per (epoch, row): fold_in(fold_in(key(seed), epoch), index).
 
   Args:
@@ -96,7 +97,7 @@ def fold_in_rows(keys_B: jax.Array | None, number: int) -> jax.Array | None:
   return None if keys_B is None else jax.vmap(lambda key: jax.random.fold_in(key, number))(keys_B)
 
 
-def word_starts(batch: dict[str, jax.Array], continuation: jax.Array) -> jax.Array:
+def word_starts(batch: dict[str, jax.Array], continuation: ArrayLike) -> jax.Array:
   """Where words begin, bool [B, L].
 
   Args:

@@ -86,7 +86,7 @@ class Preemption:
   def _tick(self, ended: threading.Event, leave: Callable[[], None]) -> None:
     while self._ticks < _TICKS_BEFORE_TRAINING and not ended.wait(TICK_SECONDS):
       if self.poll():
-        signal.pthread_kill(threading.main_thread().ident, _INTERRUPT)
+        signal.pthread_kill(threading.main_thread().ident or 0, _INTERRUPT)
         if not ended.wait(_GRACE_SECONDS):
           leave()
         return

@@ -18,7 +18,7 @@ import platform
 import selectors
 import socket
 import time
-from typing import Any
+from typing import Any, cast
 
 import bert_jax
 from bert_jax.cluster.distributed import LOOPBACK, Cluster, host_name
@@ -137,7 +137,8 @@ def _gather(cluster: Cluster, introduction: dict[str, Any], seconds: float) -> M
           received[connection] = b""
           selector.register(connection, selectors.EVENT_READ)
           continue
-        connection, part = key.fileobj, _receive(key.fileobj)
+        connection = cast(socket.socket, key.fileobj)
+        part = _receive(connection)
         received[connection] += part
         if (
           not part or len(received[connection]) > MAX_LINE
@@ -174,7 +175,7 @@ def _gather(cluster: Cluster, introduction: dict[str, Any], seconds: float) -> M
 def _introduction(line: bytes) -> dict[str, Any] | None:
   """What a process has sent; None where it is not all there, or nothing that one of ours would send."""
   try:
-    message = json.loads(line) if line.endswith(b"\n") else None
+    message = json.loads(line) if line.endswith(b"\n") else {}
     ours = 0 <= int(message["process"]) < int(message["processes"]) and isinstance(message["about"]["host"], str)
   except (ValueError, LookupError, TypeError):
     return None
@@ -226,7 +227,8 @@ def _report(cluster: Cluster, introduction: dict[str, Any], seconds: float) -> M
 def _listen(cluster: Cluster, deadline: float) -> socket.socket:
   """A listening socket on the coordinator's port; waits while an earlier attempt still holds it."""
   host, _, port = cluster.coordinator.rpartition(":")
-  where, options = ("", {})
+  where = ""
+  options: dict[str, Any] = {}
   if host in (LOOPBACK, "localhost"):  # nobody outside has anything to say
     where = LOOPBACK
   elif socket.has_dualstack_ipv6():

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import TextIO
 
 from bert_jax.errors import EXIT_STALLED, print_at_once
 
@@ -21,6 +22,13 @@ PATIENCE = 10
 # The thread needs Python's lock. Where native code holds it for ever, C code ends the process, so much later and with
 # exit code 1.
 _LAST_RESORT_SECONDS = 60.0
+
+
+def _stderr() -> TextIO:
+  """The standard error that the process began with."""
+  if sys.__stderr__ is None:
+    raise OSError("there is no standard error")
+  return sys.__stderr__
 
 
 class Watchdog:
@@ -75,8 +83,9 @@ class Watchdog:
 
   def _arm(self, now: float) -> None:
     self._armed = now
-    with contextlib.suppress(ValueError, AttributeError, OSError):  # a standard error without a file behind it
-      faulthandler.dump_traceback_later(self._limit + _LAST_RESORT_SECONDS, exit=True, file=sys.__stderr__)
+    # A standard error may be missing, or have no file behind it.
+    with contextlib.suppress(ValueError, AttributeError, OSError):
+      faulthandler.dump_traceback_later(self._limit + _LAST_RESORT_SECONDS, exit=True, file=_stderr())
 
   def _watch(self) -> None:
     while not self._stopped.wait(min(1.0, self._limit / 10)):
@@ -92,7 +101,7 @@ class Watchdog:
       "watchdog.start_seconds, watchdog.step_seconds"
     )
     with contextlib.suppress(Exception):
-      faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+      faulthandler.dump_traceback(file=_stderr(), all_threads=True)
     with contextlib.suppress(Exception):
       self._dump.parent.mkdir(parents=True, exist_ok=True)
       with open(self._dump, "w", encoding="utf-8") as file:

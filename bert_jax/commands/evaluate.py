@@ -172,7 +172,8 @@ def evaluate_zero_shot(options: argparse.Namespace, folder: str) -> None:
   from bert_jax.inference import model as inference
   from bert_jax.runs import suite
 
-  model, figures = inference.load_model(folder), {}
+  model = inference.load_model(folder)
+  figures: dict[str, float] = {}
   for task in ("stsb", "stsb-zh"):
     found = suite.find_data(task, options.data, dev_alone=True)
     if not found.data:
@@ -181,12 +182,13 @@ def evaluate_zero_shot(options: argparse.Namespace, folder: str) -> None:
     if options.rows:
       dev = dev.subset(range(min(options.rows, len(dev.first))))
     print(f"{task}: {len(dev.first):,} pairs of {file}", file=sys.stderr)
-    both = [*dev.first, *dev.second]
+    second = dev.second or []
+    both = [*dev.first, *second]
     note_unknown_words(model, both[:1000])
     note_cut(model, both)
     figures |= {
       f"{task}/spearman_{name}": value
-      for name, value in zero_shot.similarity(model, dev.first, dev.second, np.array(dev.labels, float)).items()
+      for name, value in zero_shot.similarity(model, dev.first, second, np.array(dev.labels, float)).items()
     }
     if "mlm" in model.heads:
       perplexities = zero_shot.pseudo_perplexity(model, list(dict.fromkeys(dev.first))[:200])

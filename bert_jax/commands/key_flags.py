@@ -29,7 +29,9 @@ def add_key_flags(
   parser.add_argument("--workdir", metavar="DIR", help="the run folder: checkpoints, metrics, result.json")
   add_cluster_arguments(parser)
   parser.set_defaults(keys_without_file=True)
-  parser.epilog += f"\n\nconfig keys that matter here, each set by --config.KEY=VALUE:\n{configs.help_lines(*groups)}"
+  parser.epilog = (
+    f"{parser.epilog}\n\nconfig keys that matter here, each set by --config.KEY=VALUE:\n{configs.help_lines(*groups)}"
+  )
 
 
 def train_by_flags(
@@ -59,7 +61,7 @@ def train_by_flags(
   with outcome_of_run(cluster) as outcome:
     train(config, options.workdir, cluster=cluster)
     if cluster.process_id == 0:
-      print_best(options.workdir, read_result(options.workdir))
+      print_best(options.workdir, read_result(options.workdir) or {})
       finished(config)
   return outcome.code
 

@@ -127,7 +127,7 @@ def _ask(model, kind: str, asked: _Asked) -> tuple[list, Callable[[Any], str]]:
   from bert_jax.inference import labels as labelling
 
   if kind == "question-answering":
-    answers = labelling.answer(model, list(zip(asked.first, asked.second)))
+    answers = labelling.answer(model, list(zip(asked.first, asked.second or ())))
     return [
       one._asdict() if one.text else {"text": "", "begin": 0, "score": None, "null_score": None} for one in answers
     ], line_of_answer

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="trace the steps from START to before STOP into WORKDIR/profile, for xprof and Perfetto",
   )
   add_cluster_arguments(parser)
-  parser.epilog += f"\n\nconfig keys, each set by --config.KEY=VALUE:\n{configs.help_lines()}"
+  parser.epilog = f"{parser.epilog}\n\nconfig keys, each set by --config.KEY=VALUE:\n{configs.help_lines()}"
 
 
 def run(options: argparse.Namespace) -> int:

@@ -53,7 +53,9 @@ def run_or_model(workdir: str | None, model: str | None) -> str:
 
   if workdir and not (storage.folder(workdir) / "checkpoints").is_dir():
     raise UserError(f"--workdir={workdir} is no run folder with checkpoints; a Hugging Face folder is given as --model")
-  return workdir or model
+  named = workdir or model
+  assert named  # the parser asks for one of them
+  return named
 
 
 def note_cut(model, texts: Sequence[str], pairs: Sequence[str] | None = None) -> None:

@@ -95,6 +95,7 @@ def score(labels: Labels, examples: Labelled, scores: list[np.ndarray], *, chine
     return metrics.scores(gold, np.asarray(scores)[:, 0] * labels.scale)
   if kind == "token-classification":
     return metrics.entities(gold, tags_of(labels, examples.features, scores, [len(tags) for tags in gold]))
+  assert examples.windows and examples.asked is not None
   answers = questions.answers_of(examples.windows, examples.asked, scores)
   has_none = any(not one for one in gold)
   said = ["" if has_none and answer.is_none else answer.text for answer in answers]

@@ -35,13 +35,13 @@ def pseudo_perplexity(model: Model, texts: Sequence[str]) -> np.ndarray:
   ]
   surprise = np.zeros(len(ids))
   for members, filled in inference.batches_by_length([len(ids[number]) for number, _ in hidden], _BATCH):
-    rows = [
+    rows: list[tuple[list[int], list[int]]] = [
       ([*ids[number][:place], special.mask, *ids[number][place + 1 :]], [])
       for number, place in (hidden[i] for i in filled)
     ]
     places = np.array([[offset + hidden[i][1]] for i in filled], np.int32)
-    output = inference.apply(model, inference.make_inputs(model, rows), places)
-    log_probabilities = np.asarray(jax.nn.log_softmax(output.mlm_logits[:, 0], axis=-1))
+    logits = inference.mlm_logits(model, inference.make_inputs(model, rows), places)
+    log_probabilities = np.asarray(jax.nn.log_softmax(logits[:, 0], axis=-1))
     for (number, place), row in zip((hidden[i] for i in members), log_probabilities):
       surprise[number] -= row[ids[number][place]]
   with np.errstate(invalid="ignore"):

@@ -42,13 +42,11 @@ def make_card(model: Model, *, head: str, encoding: Encoding | None, workdir: st
   run = read_run_config(workdir) if workdir else None
   how = "trained" if run is not None else "converted"
   parts = [_metadata(head, encoding), f"# {hf_folder.ARCHITECTURES[head]}, {how} with bert_jax", _model_table(model)]
-  as_trained = encoding is None or model.encoding in (
-    None,
-    encoding,
-  )  # what was measured is that of the pooling that was trained
+  # The figures are those of the pooling that was trained.
+  as_trained = encoding is None or model.encoding in (None, encoding)
   parts += (
     [_training(workdir, f"step {model.step:,}"), _evaluation(workdir, run, model.step) if as_trained else ""]
-    if run is not None
+    if workdir and run is not None
     else [f"Converted from `{model.origin}`; how that was trained is not known here."]
   )
   if model.labels is not None and head == hf_folder.head_of(model.labels):
@@ -133,9 +131,9 @@ def _training_of(run: Any, state: str) -> list[str]:
   return lines
 
 
-def _evaluation(workdir: str, run: Any, step: int) -> str:
+def _evaluation(workdir: str, run: Any, step: int | None) -> str:
   """What was measured at the step that is exported; empty where nothing was."""
-  line = metrics.read_metrics(storage.folder(workdir)).get(step, {})
+  line = metrics.read_metrics(storage.folder(workdir)).get(step or 0, {})
   found = {name.removeprefix("eval/"): value for name, value in line.items() if name.startswith("eval/")}
   if not found:
     return ""

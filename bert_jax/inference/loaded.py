@@ -6,7 +6,7 @@ parameters as an argument, so that JAX can differentiate and compile through it;
 Shape legend: B texts, L tokens, H hidden width, K positions to predict, V vocabulary.
 """
 
-import pathlib
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -100,7 +100,7 @@ class LoadedModel(model.Model):
     return labels.scores_of(self._replace(params=params), inputs)
 
 
-def load(path: str | pathlib.Path) -> LoadedModel:
+def load(path: str | os.PathLike) -> LoadedModel:
   """Loads a run folder (its newest good checkpoint; its best one after fine-tuning) or a Hugging Face BERT folder.
 
   Raises:

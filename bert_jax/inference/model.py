@@ -8,12 +8,14 @@ Shape legend: B texts, L tokens, H hidden width, V vocabulary.
 
 import functools
 import hashlib
+import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from bert_jax import config as configs
 from bert_jax.batch import ModelInputs
@@ -78,7 +80,7 @@ class Completion(NamedTuple):
   probability: float
 
 
-def load_model(path: str | pathlib.Path) -> Model:
+def load_model(path: str | os.PathLike) -> Model:
   """Loads a run folder (its newest good checkpoint) or a Hugging Face BERT folder.
 
   Raises:
@@ -106,7 +108,7 @@ def load_model(path: str | pathlib.Path) -> Model:
   return Model(config, params, tokenizer, heads & HEADS, str(path), limit, folder, labels, encoding=encoding)
 
 
-def load_checkpoint(path: str | pathlib.Path) -> Model:
+def load_checkpoint(path: str | os.PathLike) -> Model:
   """Loads a checkpoint of a run, WORKDIR/checkpoints/STEP, or the newest good one under WORKDIR/checkpoints.
 
   Of a fine-tuned run that has finished, the best one takes the place of the newest. Raises UserError.
@@ -142,7 +144,7 @@ def load_checkpoint(path: str | pathlib.Path) -> Model:
   )
 
 
-def state_of(path: str | pathlib.Path, step: int | None = None) -> str:
+def state_of(path: str | os.PathLike, step: int | None = None) -> str:
   """By what a model is told from a later one of the same name: the step of a run, or a digest of a folder's weights.
 
   Args:
@@ -168,9 +170,16 @@ def _apply(config: EncoderConfig, heads: frozenset[str], params, inputs: ModelIn
   return PretrainingModel(config, heads=heads).apply({"params": params}, inputs, positions)
 
 
-def apply(model: Model, inputs: ModelInputs, masked_positions: jax.Array | None = None) -> ModelOutput:
+def apply(model: Model, inputs: ModelInputs, masked_positions: ArrayLike | None = None) -> ModelOutput:
   """The model's outputs by name (see ModelOutput), without dropout, compiled once per shape."""
   return _apply(model.config, model.heads, model.params, inputs, masked_positions)
+
+
+def mlm_logits(model: Model, inputs: ModelInputs, masked_positions: ArrayLike) -> jax.Array:
+  """float32 [B, K, V], of a model that has the MLM head."""
+  logits = apply(model, inputs, masked_positions).mlm_logits
+  assert logits is not None
+  return logits
 
 
 def make_inputs(model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> ModelInputs:
@@ -255,8 +264,8 @@ def fill_mask(model: Model, text: str, top_k: int = 5) -> list[list[Completion]]
     UserError: no [MASK] in the text, a text longer than the model, a model without an MLM head.
   """
   ids, places = find_masks(model, text, "fill-mask")
-  output = apply(model, make_inputs(model, [(ids, [])]), np.array([places], np.int32))
-  probabilities = np.asarray(jax.nn.softmax(output.mlm_logits[0], axis=-1))
+  logits = mlm_logits(model, make_inputs(model, [(ids, [])]), np.array([places], np.int32))
+  probabilities = np.asarray(jax.nn.softmax(logits[0], axis=-1))
   best = np.argsort(-probabilities, axis=-1, kind="stable")[:, :top_k]
   return [
     [Completion(model.tokenizer.token(int(i)), int(i), float(row[i])) for i in ids]
@@ -274,8 +283,9 @@ def next_sentence(model: Model, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
   if any(not a.strip() or not b.strip() for a, b in pairs):
     raise UserError("next-sentence takes two sentences that are not empty")
   cut = encode_texts(model, [a for a, _ in pairs], [b for _, b in pairs])
-  logits = apply(model, make_inputs(model, [(a, b) for a, b, _ in cut])).nsp_logits[:, 0]
-  return np.asarray(jax.nn.softmax(logits, axis=-1))[:, 0]  # label 0: B follows A
+  logits = apply(model, make_inputs(model, [(a, b) for a, b, _ in cut])).nsp_logits
+  assert logits is not None
+  return np.asarray(jax.nn.softmax(logits[:, 0], axis=-1))[:, 0]  # label 0: B follows A
 
 
 def batches_by_length(lengths: Sequence[int], size: int) -> Iterator[tuple[list[int], list[int]]]:

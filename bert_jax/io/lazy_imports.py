@@ -5,7 +5,7 @@ import importlib
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -30,7 +30,7 @@ def without(name: str) -> Iterator[None]:
   with _ONE_AT_A_TIME:
     hide = name not in sys.modules
     if hide:
-      sys.modules[name] = None
+      sys.modules[name] = cast(Any, None)  # import then finds no such module
     try:
       yield
     finally:

@@ -3,7 +3,7 @@
 import collections
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class Labelled(NamedTuple):
   """
 
   features: Features
-  gold: object
+  gold: Any
   windows: Windows | None = None
   asked: list | None = None
 

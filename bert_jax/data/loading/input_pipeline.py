@@ -87,7 +87,7 @@ def train_batches(
   steps: int,
   loader: str,
   process_rows: np.ndarray | None = None,
-) -> Iterator[HostBatch]:
+) -> Generator[HostBatch]:
   """This process's part of `steps` global batches, made ahead of time in the background.
 
   Args:
@@ -193,7 +193,7 @@ def prefetched(load: Callable[[int], T], positions: range) -> Generator[T]:
 
 def _tfdata_when_imported(
   load: Callable[[int], HostBatch], positions: range, split: Rows, num_rows: int
-) -> Iterator[HostBatch]:
+) -> Generator[HostBatch]:
   """The same by tf.data, as soon as TensorFlow is there; its import begins when the second batch is asked for."""
   with contextlib.closing(prefetched(load, positions)) as until_then:
     for taken, batch in enumerate(until_then):

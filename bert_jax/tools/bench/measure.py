@@ -166,7 +166,7 @@ def measure(asked: Asked, log: Callable[[str], None] = lambda text: None) -> Ben
   log(f"timing {'; '.join(runners)}")
   runs = {name: runner.run for name, runner in runners.items()} | own.parts() | products
   found = in_turn(runs, rounds=asked.rounds, seconds=asked.seconds)
-  rate = lambda name: 2 * width**3 / spread(found[name]).median if name in found else None
+  rate = lambda name: 2 * width**3 / spread(found[name]).median
   chip = chip_of(jax.devices()[0].device_kind)
   bench = Bench(
     config=own.config,
@@ -177,7 +177,7 @@ def measure(asked: Asked, log: Callable[[str], None] = lambda text: None) -> Ben
     gradients=spread(found["gradients"]).median,
     waiting=own.wait_seconds / own.seconds,
     product_flops=rate("product"),
-    peer_product_flops=rate("peer product"),
+    peer_product_flops=rate("peer product") if PEER in runners else None,
     flops_per_token=own.flops_per_token(),
     roofline_seconds=_roofline(own, data, chip),
     peak_flops=chip.flops * jax.device_count() if chip else None,
@@ -209,7 +209,9 @@ def _reference(own: Own, data: BenchData) -> tuple[float, float]:
 
 def _others(asked: Asked, own: Own, data: BenchData) -> dict[str, Callable[[], Any]]:
   """Makers of all contestants but ours."""
-  makers = {name: functools.partial(Own, config, data) for name, config in asked.against.items()}
+  makers: dict[str, Callable[[], Any]] = {
+    name: functools.partial(Own, config, data) for name, config in asked.against.items()
+  }
   if asked.compare:
     batches, pairs = own.masked_batches(_BATCHES), bool(data.facts.data.pairs)
     for name in (PEER, COMPILED_PEER):
@@ -232,7 +234,10 @@ def _check(name: str, make: Callable[[], Any], asked: Asked, reference: tuple[fl
       agrees = all(
         abs(it - due) <= part * abs(due) for it, due, part in zip(first, reference, ROUNDING[config.model.dtype])
       )
-    result = Result(name, "", *first, agrees, compile_seconds=getattr(runner, "compile_seconds", None))
+    loss, norm = first
+    result = Result(
+      name, loss=loss, grad_norm=norm, agrees=agrees, compile_seconds=getattr(runner, "compile_seconds", None)
+    )
     if agrees is False:
       return result._replace(
         failure=f"does not agree with float32: loss {first[0]:.4f}, gradient norm {first[1]:.4f}; "

@@ -106,7 +106,7 @@ class Own:
   def close(self) -> None:
     """Lets go of the state, the program and the stream."""
     self._stream.close()
-    self._state = self._step = self._batch = self.params = None
+    del self._state, self._step, self._batch, self.params
 
 
 def _loss(report: StepReport) -> float:

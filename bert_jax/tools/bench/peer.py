@@ -154,7 +154,7 @@ class Transformers:
 
   def close(self) -> None:
     """Lets go of everything."""
-    self._model = self._optimizer = self._parameters = self._batches = None
+    del self._model, self._optimizer, self._parameters, self._batches
     if self._device == "cuda":
       self._torch.cuda.empty_cache()
 
@@ -164,6 +164,9 @@ def _adamw(torch, model, config: ml_collections.ConfigDict):
   settings = config.optimizer
   decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
   others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-  groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+  groups: list[dict] = [
+    {"params": decayed, "weight_decay": settings.weight_decay},
+    {"params": others, "weight_decay": 0.0},
+  ]
   rate = float(optimizers.make_schedule(config)(0))
   return torch.optim.AdamW(groups, lr=rate, betas=(settings.b1, settings.b2), eps=settings.eps, fused=True)

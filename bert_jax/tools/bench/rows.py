@@ -5,7 +5,7 @@ decides what adding them up costs. What is learned from them is nothing.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
 import ml_collections
@@ -60,7 +60,7 @@ class MadeUpRows(NamedTuple):
 
   def gather(self, rows: np.ndarray) -> HostBatch:
     found = {"tokens": self.tokens[rows], "sequences": self.sequences[rows]}
-    return found | ({"word_starts": self.word_starts[rows]} if self.has_word_starts else {})
+    return found if self.word_starts is None else found | {"word_starts": self.word_starts[rows]}
 
 
 def make_up(data: DataFacts, *, num_rows: int, seed: int = 0) -> MadeUpRows:
@@ -112,18 +112,18 @@ class BenchData:
 
     Raises UserError where the model does not fit them.
     """
-    if self.corpus:
+    if self.corpus and self.tokenizer:
       return build.resolve(config, self.corpus, self.tokenizer)
     return data_facts.resolved(config, self.facts.data)
 
   def objective(self, config: ml_collections.ConfigDict, platform: str) -> Objective:
     """The pretraining objective of a resolved config on these rows."""
-    if not self.corpus:
+    if not self.corpus or not self.tokenizer:
       return data_facts.stand_in_objective(config, self.facts.data, platform)
     model = build.model_of(config, configs.encoder_of(config), platform, seq_length=self.facts.data.seq_length)
     return build.make_objective(config, model, self.corpus, self.tokenizer)
 
-  def stream(self, config: ml_collections.ConfigDict) -> Iterator[HostBatch]:
+  def stream(self, config: ml_collections.ConfigDict) -> Generator[HostBatch]:
     """Batches without an end, by the loader that needs no TensorFlow."""
     return train_batches(
       self.rows, batch_size=config.data.batch_size, seed=config.seed, start=0, steps=_ENDLESS, loader="threads"

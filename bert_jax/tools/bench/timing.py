@@ -37,10 +37,10 @@ def in_turn(runs: Mapping[str, Run], *, rounds: int, seconds: float) -> dict[str
   Returns:
     name -> one figure per round. The same round of two names belongs together: divide those, not the medians.
   """
-  found = {name: [] for name in runs}
+  found: dict[str, list[float]] = {name: [] for name in runs}
   calls = {name: max(1, round(seconds / max(_clocked(run, 1)[0], 1e-9))) for name, run in runs.items()}
   for number in range(rounds):
-    for name in list(runs) if number % 2 == 0 else reversed(runs):
+    for name in list(runs)[:: 1 if number % 2 == 0 else -1]:
       gc.collect()
       took, units = _clocked(runs[name], calls[name])
       found[name].append(took / units)

@@ -135,7 +135,7 @@ def slurm(environ: Mapping[str, str], cluster: Cluster, accelerators: Accelerato
       )
     ]
   gpus = int(
-    environ.get("SLURM_GPUS_ON_NODE") or (accelerators.count if accelerators and accelerators.kind == "gpu" else 0)
+    environ.get("SLURM_GPUS_ON_NODE") or (accelerators.chips if accelerators and accelerators.kind == "gpu" else 0)
   )
   tasks = _tasks_on_node(environ)
   if not gpus or tasks is None or cluster.num_processes == 1:

@@ -35,10 +35,10 @@ _GOOGLE, _TPU_CHIPS = "0x1ae0", ("0x0027", "0x0056", "0x005e", "0x0062", "0x0063
 
 
 class Accelerators(NamedTuple):
-  """What is built into this machine, whether JAX uses it or not: `count` chips of `kind`, "gpu" or "tpu"."""
+  """What is built into this machine, whether JAX uses it or not: so many chips of `kind`, "gpu" or "tpu"."""
 
   kind: str
-  count: int
+  chips: int
 
 
 class Context:
@@ -142,6 +142,7 @@ class Context:
   @functools.cached_property
   def tokenizer(self) -> Tokenizer:
     """The tokenizer of the corpus."""
+    assert self.corpus
     return load_tokenizer(self.corpus.folder / "tokenizer")
 
   @functools.cached_property

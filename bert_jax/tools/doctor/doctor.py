@@ -64,10 +64,12 @@ def diagnose(
   exchange = cluster.Exchange(context, distributed.client())
   mine = _with(_own(context), {"coordinator": found})
   everybody = exchange.gather("rows", mine)
-  facts = exchange.gather("facts", [_device_count(context), context.accelerators.count if _has_gpus(context) else 0])
+  gpus = context.accelerators.chips if context.accelerators and context.accelerators.kind == "gpu" else 0
+  facts = exchange.gather("facts", [_device_count(context), gpus])
   clocks, shared = exchange.clocks(), exchange.shared_folder()
   if everybody is None:
     return {}, exchange.from_first("status", None)
+  assert facts is not None  # gathered where rows were
   everybody = [{name: [Row(*one) for one in found] for name, found in rows.items()} for rows in everybody]
   joint = {
     "processes": cluster.processes(taking_part, introductions, *zip(*facts)),
@@ -96,7 +98,3 @@ def _device_count(context: Context) -> int | None:
     return context.devices and jax.local_device_count()
   except Exception:  # the devices row says why
     return None
-
-
-def _has_gpus(context: Context) -> bool:
-  return bool(context.accelerators) and context.accelerators.kind == "gpu"

@@ -42,7 +42,7 @@ def devices(context: Context) -> Row | list[Row]:
 
 def _unused(context: Context, built_in: Accelerators) -> Row:
   """A machine with GPUs or TPU chips on which JAX only found the CPU."""
-  here = f"this machine has {built_in.count} {built_in.kind.upper()}{'s' * (built_in.count > 1)}, and JAX uses the CPU"
+  here = f"this machine has {built_in.chips} {built_in.kind.upper()}{'s' * (built_in.chips > 1)}, and JAX uses the CPU"
   for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME"):
     if "cpu" in context.environ.get(name, "").lower():
       return row.warn(
@@ -80,7 +80,8 @@ def available_memory(root: pathlib.Path) -> tuple[int, str]:
     root: where /proc and /sys are.
   """
   meminfo = (root / "proc/meminfo").read_text()
-  free, limited = int(re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)[1]) * 1024, ""
+  (available,) = re.findall(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)
+  free, limited = int(available) * 1024, ""
   for limit, used in _cgroup_limits(root):
     if limit - used < free:
       free, limited = max(0, limit - used), f" (of the {size(limit)} that this job or container may take)"

@@ -52,7 +52,7 @@ def standing(folder: os.PathLike) -> epath.Path:
 
 
 @contextlib.contextmanager
-def probe(workdir: os.PathLike) -> Iterator[epath.Path]:
+def probe(workdir: epath.Path) -> Iterator[epath.Path]:
   """A folder to try things in, where the checkpoints will be; gone afterwards, and harmless if this process is
   killed.
   """
@@ -91,7 +91,7 @@ def checkpoints(context: Context) -> Row | list[Row]:
       seconds = _write(folder / "data")
       broken = _semantics_of_store(folder) if places.is_remote(folder) else _semantics(pathlib.Path(folder))
   except OSError as error:
-    return row.fail(f"{where}: {error.strerror or error}", _REMEDIES.get(error.errno, "choose another --workdir"))
+    return row.fail(f"{where}: {error.strerror or error}", _REMEDIES.get(error.errno or 0, "choose another --workdir"))
   if broken:
     return row.fail(
       f"{where}: {broken}, which saving checkpoints relies on", "choose a --workdir on another file system"

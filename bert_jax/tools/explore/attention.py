@@ -132,9 +132,10 @@ def _leave_one_out(model: Model, ids: list[int], places: list[int], words: np.nd
   result = np.full((len(places), len(ids) + template.room(pair=False)), np.nan)
   others = [place for place in range(len(ids)) if template.offset + place not in places]
   for members, filled in inference.batches_by_length([len(ids)] * len(others), _BATCH):
-    rows = [([*ids[: others[i]], mask, *ids[others[i] + 1 :]], []) for i in filled]
-    output = inference.apply(model, inference.make_inputs(model, rows), np.array([places] * len(rows), np.int32))
-    without = np.asarray(jax.nn.log_softmax(output.mlm_logits, axis=-1))
+    rows: list[tuple[list[int], list[int]]] = [([*ids[: others[i]], mask, *ids[others[i] + 1 :]], []) for i in filled]
+    positions = np.array([places] * len(rows), np.int32)
+    logits = inference.mlm_logits(model, inference.make_inputs(model, rows), positions)
+    without = np.asarray(jax.nn.log_softmax(logits, axis=-1))
     for row, i in zip(without, members):
       for number, word in enumerate(words):
         result[number, template.offset + others[i]] = log_p[number, word] - row[number, word]

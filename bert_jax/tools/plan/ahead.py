@@ -177,6 +177,7 @@ def _one_child(requests: Sequence[Request], library: str) -> Iterator[Compiled |
     child = subprocess.Popen(
       [sys.executable, "-c", _MAIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise, env=environment
     )
+    assert child.stdin and child.stdout
     try:
       with contextlib.suppress(BrokenPipeError), child.stdin as pipe:
         pipe.write("".join(_request_line(request) for request in requests).encode())
@@ -209,9 +210,13 @@ def _from_line(line: bytes) -> Compiled | Failure:
   parts = json.loads(line)
   if "message" in parts:
     return Failure(**parts)
-  tuples = lambda value: tuple(map(tuples, value)) if isinstance(value, list) else value
-  parts["traffic"] = tuple(Traffic(*map(tuples, record)) for record in parts["traffic"])
+  parts["traffic"] = tuple(Traffic(*_as_tuples(record)) for record in parts["traffic"])
   return Compiled(**parts)
+
+
+def _as_tuples(value: Any) -> Any:
+  """What JSON made lists of, as tuples again."""
+  return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def serve() -> None:
@@ -251,7 +256,7 @@ def topology_devices(topology: Topology) -> list[jax.Device]:
   """The devices of a topology, which can be compiled for but not run on. Loads libtpu: for the child process only."""
   from jax.experimental import topologies
 
-  how = {"num_slices": topology.slices} if topology.slices > 1 else {}
+  how: dict[str, Any] = {"num_slices": topology.slices} if topology.slices > 1 else {}
   if topology.chip.name == "v4":
     how["chip_config_name"] = "megacore"  # its two cores as one device, as in a run; later chips are so by default
   if math.prod(topology.shape) == 1:

@@ -52,7 +52,7 @@ class Times(NamedTuple):
   def bound_by(self) -> str:
     """What a step waits for."""
     return {"compute": "compute", "memory": "memory bandwidth", "network": "the network between chips"}[
-      max(self._fields, key=self._asdict().get)
+      max(self._fields, key=self._asdict().__getitem__)
     ]
 
 

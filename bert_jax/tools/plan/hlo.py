@@ -335,7 +335,8 @@ def _groups_by_name(
     places = np.array([int(n) for n in listed.split(",")])
   else:
     places = _iota(shape or ",".join(map(str, sizes.values())), order)
-  split, inside = [], []
+  split: list[int] = []
+  inside: list[int] = []
   for name, size in sizes.items():
     before, length = chosen.get(name, (size, 1))
     inside += [len(split) + 1] if name in chosen else []

@@ -462,7 +462,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
     "hbm_bytes": plan.hbm_bytes,
     "microbatches": plan.config.optimizer.microbatches,
     "remat": plan.config.model.remat,
-    "memory": compiled.memory | compiled.state if compiled else plan.formula._replace(times=None)._asdict(),
+    "memory": compiled.memory | compiled.state if compiled else plan.formula._asdict() | {"times": None},
     "compiled_flops": compiled.flops if compiled else None,
     "compilers_seconds": compiled.own_seconds if compiled else None,
     "collectives": [one._asdict() for one in compiled.traffic] if compiled else None,

@@ -30,7 +30,7 @@ class Series(NamedTuple):
 
   name: str
   kind: str
-  points: list[tuple[float, float]]
+  points: Sequence[tuple[float, float]]
 
 
 class Axis(NamedTuple):
@@ -136,12 +136,12 @@ def _y_range(ys: list[float], log: bool) -> tuple[float, float]:
 
 def _grid(x: Axis, y: Axis, x_range, y_range, across, up) -> list[str]:
   parts = []
-  for value in ticks(*y_range, 5, log=y.log):
+  for value in ticks(y_range[0], y_range[1], 5, log=y.log):
     parts.append(
       f'<line class="grid" x1="{LEFT}" x2="{RIGHT}" y1="{up(value):.1f}" y2="{up(value):.1f}"/>'
       f'<text class="tick" text-anchor="end" x="{LEFT - 6}" y="{up(value) + 4:.1f}">{escape(y.form(value))}</text>'
     )
-  for value in ticks(*x_range, 4, times=x.form is duration):
+  for value in ticks(x_range[0], x_range[1], 4, times=x.form is duration):
     anchor = "end" if across(value) > RIGHT - 14 else "middle"
     parts.append(
       f'<text class="tick" text-anchor="{anchor}" x="{across(value):.1f}" '
@@ -184,7 +184,7 @@ def ticks(low: float, high: float, most: int, *, log: bool = False, times: bool 
   return [base * number for number in within(base)]
 
 
-def thinned(points: list[tuple[float, float]], columns: int) -> list[tuple[float, float]]:
+def thinned(points: Sequence[tuple[float, float]], columns: int) -> list[tuple[float, float]]:
   """At most two points for each of `columns` equal parts of the x axis: the lowest and the highest."""
   if len(points) <= 2 * columns:
     return points
@@ -246,7 +246,7 @@ def strip(spans: Sequence[tuple[str, float, float]], parts: Sequence[str], colum
     first, last = (start - begin) / width, (end - begin) / width
     for column in range(int(first), min(math.ceil(last), columns)):
       filled[column][part] += max(min(last, column + 1) - max(first, column), 0.0)
-  paths = {part: [] for part in parts}
+  paths: dict[str, list[str]] = {part: [] for part in parts}
   for column, shares in enumerate(filled):
     base, total = 0.0, sum(shares.values())
     for part in parts:

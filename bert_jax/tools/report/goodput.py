@@ -154,14 +154,14 @@ class _Ledger:
   def __init__(self):
     self.stretches: list[_Stretch] = []
     self.rewinds: list[tuple[int, int]] = []
-    self.clock: float | None = None
+    self.clock = -math.inf  # until the first record
     self._number, self._step, self._skipped = 0, 0, 0
     self._pace = 0.0  # seconds of a step, by the last window
     self._finished = False
 
   def attempt(self, number: int, records: list[dict[str, Any]]) -> None:
     """Adds an attempt, see by_attempt."""
-    if self.clock is None:
+    if self.clock == -math.inf:
       self.clock = records[0]["time"]
     self._spend(_IDLE if self._finished else "down", records[0]["time"])
     self._number, self._rest = number, "starting"  # what time is spent on, if nothing else is known
@@ -175,7 +175,8 @@ class _Ledger:
 
   def _spend(self, part: str, until: float, last: int | None = None) -> None:
     """Everything up to `until` went into `part`; with steps up to `last`, if that is known."""
-    end, last = max(self.clock, until), self._step if last is None else max(self._step, last)
+    end = max(self.clock, until)
+    last = self._step if last is None else max(self._step, last)
     steps = (self._step, last, self._skipped) if part == "steps" else ()
     if end > self.clock or last > self._step:
       self.stretches.append(_Stretch(self._number, part, self.clock, end, *steps))
@@ -277,7 +278,7 @@ def _settled(stretches: list[_Stretch], rewinds: list[tuple[int, int]], running:
       spans.append(Span(attempt, part, begin, end))
       continue
     count = last - first
-    kept = min(max(min(last, newest) - first, 0), count)
+    kept = int(min(max(min(last, newest) - first, 0), count))
     void = round(skipped * kept / count) if count else 0
     share = (kept - void) / count if count else float(newest == math.inf and attempt == running)
     middle = begin + share * (end - begin)
@@ -293,7 +294,7 @@ def _attempt(number: int, records: list[dict[str, Any]], spans: list[Span], *, n
   mine = [span for span in spans if span.attempt == number]
   steps = [record["step"] for record in records if record["event"] in TELL_THE_STEP]
   ending = _ending(records)
-  last = next((record for record in reversed(records) if record["event"] == ending), {})
+  last: dict[str, Any] = next((record for record in reversed(records) if record["event"] == ending), {})
   message = str(last.get("message", ""))
   if ending == "fail" and message.startswith(_PEER_LOST):
     ending = "peer_lost"

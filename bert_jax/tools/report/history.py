@@ -25,7 +25,9 @@ def by_attempt(events: list[dict[str, Any]], lines: list[dict[str, Any]]) -> dic
   Metrics have {"event": "line"}; an attempt that took steps without a checkpoint has
   {"event": "fresh", "step": the one that it began at} after its start.
   """
-  kept = {number: ([], []) for number in sorted({record["attempt"] for record in events + lines})}
+  kept: dict[int, tuple[list, list]] = {
+    number: ([], []) for number in sorted({record["attempt"] for record in events + lines})
+  }
   for event in events:
     kept[event["attempt"]][0].append(event)
   for line in lines:
@@ -105,5 +107,5 @@ def climbs(events: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[tu
       if record["event"] in TELL_THE_STEP:
         found[-1].append((record["time"], record["step"]))
   found = [points for points in found if points]
-  kept = itertools.accumulate([math.inf, *(points[0][1] for points in reversed(found[1:]))], min)
-  return list(zip(found, [min(points[-1][1], most) for points, most in zip(found, reversed(list(kept)))]))
+  kept: Iterable[float] = itertools.accumulate([math.inf, *(points[0][1] for points in reversed(found[1:]))], min)
+  return list(zip(found, [int(min(points[-1][1], most)) for points, most in zip(found, reversed(list(kept)))]))

@@ -151,7 +151,7 @@ def curves(run: RunRecord) -> list[str]:
   both("mlm_loss", "MLM loss (nats)", Axis(number), Limit(entropy, f"unigrams {entropy:.2f}") if entropy else None)
   both("mlm_accuracy", "MLM accuracy", Axis(percent))
   for name in PAIR_OBJECTIVES:
-    majority = (curve(run, f"eval/{name}_majority")[1] or [None])[-1]
+    majority = next(reversed(curve(run, f"eval/{name}_majority")[1]), None)
     both(f"{name}_loss", f"{name.upper()} loss (nats)", Axis(number))
     both(
       f"{name}_accuracy",
@@ -375,7 +375,8 @@ def _sample(sample: Sample) -> str:
 
 def _configuration(run: RunRecord) -> str:
   """What differs from the defaults; all other keys behind a click."""
-  changed, others = [], []
+  changed: list[str] = []
+  others: list[str] = []
   for setting in summary.configuration(run):
     default = f"default {setting.default}; " if setting.changed and setting.default else ""
     cell = (

@@ -154,18 +154,20 @@ def _choose(ids: list[int], model: inference.Model, draw: random.Random) -> list
 def _complete(model: inference.Model, chosen: list[tuple[list[int], list[int]]]) -> list[Sample]:
   """All sentences in one call of the model."""
   mask = model.tokenizer.special.mask
-  masked = [([mask if place in places else index for place, index in enumerate(ids)], []) for ids, places in chosen]
+  masked: list[tuple[list[int], list[int]]] = [
+    ([mask if place in places else index for place, index in enumerate(ids)], []) for ids, places in chosen
+  ]
   positions = np.zeros((len(chosen), _MOST_MASKS), np.int32)
   for at, (_, places) in zip(positions, chosen):
     at[: len(places)] = model.tokenizer.template.offset + np.array(places)
-  logits = np.asarray(inference.apply(model, inference.make_inputs(model, masked), positions).mlm_logits, np.float64)
+  logits = np.asarray(inference.mlm_logits(model, inference.make_inputs(model, masked), positions), np.float64)
   samples = []
   for (ids, places), rows in zip(chosen, logits):
     odds = np.exp(rows - rows.max(axis=-1, keepdims=True))
     odds /= odds.sum(axis=-1, keepdims=True)
     best = np.argsort(-odds, axis=-1, kind="stable")[:, :TOP_K]
     guesses = [
-      [inference.Completion(*_names([index], model), int(index), float(odds[number, index])) for index in best[number]]
+      [inference.Completion(_names([i], model)[0], int(i), float(odds[number, i])) for i in best[number]]
       for number in range(len(places))
     ]
     samples.append(Sample(_names(ids, model), places, guesses))

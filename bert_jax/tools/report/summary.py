@@ -319,8 +319,8 @@ def configuration(run: RunRecord) -> list[Setting]:
   for key in dict.fromkeys([*(key for key in configs.KEYS if key in run.config), *run.config]):
     value = run.config[key]
     row = configs.KEYS.get(key, configs.Key(key, None, "Not known to this version of bert_jax."))
-    shown = ["" if one in (None, "") else str(one) for one in (value, row.default)]
-    found.append(Setting(key, *shown, row.meaning, value != row.default))
+    now, default = ("" if one in (None, "") else str(one) for one in (value, row.default))
+    found.append(Setting(key, now, default, row.meaning, value != row.default))
   return sorted(found, key=lambda setting: not setting.changed)
 
 
