@@ -46,7 +46,7 @@ def make_card(model: Model, *, head: str, encoding: Encoding | None, workdir: st
   as_trained = encoding is None or model.encoding in (None, encoding)
   parts += (
     [_training(workdir, f"step {model.step:,}"), _evaluation(workdir, run, model.step) if as_trained else ""]
-    if workdir and run is not None
+    if workdir and run is not None and model.step is not None
     else [f"Converted from `{model.origin}`; how that was trained is not known here."]
   )
   if model.labels is not None and head == hf_folder.head_of(model.labels):
@@ -131,9 +131,9 @@ def _training_of(run: Any, state: str) -> list[str]:
   return lines
 
 
-def _evaluation(workdir: str, run: Any, step: int | None) -> str:
+def _evaluation(workdir: str, run: Any, step: int) -> str:
   """What was measured at the step that is exported; empty where nothing was."""
-  line = metrics.read_metrics(storage.folder(workdir)).get(step or 0, {})
+  line = metrics.read_metrics(storage.folder(workdir)).get(step, {})
   found = {name.removeprefix("eval/"): value for name, value in line.items() if name.startswith("eval/")}
   if not found:
     return ""

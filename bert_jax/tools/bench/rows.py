@@ -5,7 +5,7 @@ decides what adding them up costs. What is learned from them is nothing.
 """
 
 import dataclasses
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import NamedTuple
 
 import ml_collections

@@ -187,7 +187,7 @@ def ticks(low: float, high: float, most: int, *, log: bool = False, times: bool 
 def thinned(points: Sequence[tuple[float, float]], columns: int) -> list[tuple[float, float]]:
   """At most two points for each of `columns` equal parts of the x axis: the lowest and the highest."""
   if len(points) <= 2 * columns:
-    return points
+    return list(points)
   first, last = points[0][0], points[-1][0]
   kept: dict[int, list[int]] = {}
   for index, (x, _) in enumerate(points):
