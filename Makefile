@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/quickstart
+# Processes that test side by side; each takes 3 GB at most.
+WORKERS ?= 2
 
 .PHONY: help install pretrain lint test test-slow clean
 
@@ -39,7 +41,8 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --durations=10 -m "not slow and not alone"
+	$(BIN)/python -m pytest --durations=10 -m "alone and not slow"
 
 test-slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow

@@ -127,6 +127,7 @@ sys.exit(command_line.main())
 """
 
 
+@pytest.mark.alone
 def test_no_ctrl_c_is_lost_in_the_garbage_collector():
   began = time.monotonic()
   done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=50)
@@ -159,6 +160,7 @@ sys.exit(command_line.main())
 """
 
 
+@pytest.mark.alone
 def test_ctrl_c_while_jax_compiles_ends_with_130_and_not_with_a_crash():
   done = subprocess.run([sys.executable, "-c", COMPILING], capture_output=True, text=True, timeout=120)
   assert done.returncode != -signal.SIGSEGV

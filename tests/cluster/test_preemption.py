@@ -10,6 +10,8 @@ from bert_jax.cluster import preemption
 from bert_jax.cluster.preemption import Preempted, Preemption
 from bert_jax.errors import UserError
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def notice(monkeypatch):

@@ -14,6 +14,8 @@ from bert_jax.cluster import rendezvous
 from bert_jax.cluster.distributed import Cluster
 from bert_jax.errors import UserError
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def address():

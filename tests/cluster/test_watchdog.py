@@ -6,8 +6,12 @@ import textwrap
 import threading
 import time
 
+import pytest
+
 from bert_jax.cluster.watchdog import Watchdog
 from bert_jax.errors import EXIT_STALLED
+
+pytestmark = pytest.mark.alone
 
 
 class Ended(threading.Event):

@@ -117,6 +117,7 @@ def test_positions_without_an_epoch_are_refused():
     permutation(np.arange(1), 0, np.zeros(1, np.uint64))
 
 
+@pytest.mark.alone
 def test_a_batch_costs_little_more_than_a_single_row():
   """Measured at 3 times for 4,096 rows; the best of ten by this thread's clock, for the machine may be busy."""
   times = {1: [], 4096: []}

@@ -8,6 +8,8 @@ import pytest
 from bert_jax import errors
 from tests.launch.programs import LAUNCH, wait_until
 
+pytestmark = pytest.mark.alone
+
 SUPERVISE = LAUNCH / "supervise.sh"
 FINAL = (0, 1, 2, 126, 127, 130)
 AGAIN = (errors.EXIT_PREEMPTED, errors.EXIT_PEER_LOST, errors.EXIT_STALLED, 134, 135, 137, 139, 143)

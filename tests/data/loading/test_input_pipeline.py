@@ -110,6 +110,7 @@ def test_another_batch_size_reads_the_same_examples():
   assert_equal(joined(take(Rows(37), 4, batch_size=16)), joined(take(Rows(37), 8, batch_size=8)))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("loader", LOADERS)
 def test_starting_at_ten_million_batches_costs_as_much_as_starting_at_none(loader):
   def first_batch(start):
@@ -324,6 +325,7 @@ def mapped_split(tmp_path) -> Split:
   return Split(20_000, 512, 8, np.array([0, 10_000, 20_000]), tuple(tokens), tuple(sequences), (), (), None)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("loader", LOADERS)
 def test_two_million_tokens_a_second_come_from_memory_mapped_shards(mapped_split, loader):
   stream = train_batches(mapped_split, batch_size=256, seed=0, start=0, steps=10**6, loader=loader)

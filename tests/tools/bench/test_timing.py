@@ -6,6 +6,8 @@ import pytest
 
 from bert_jax.tools.bench.timing import in_turn, ratios, spread
 
+pytestmark = pytest.mark.alone
+
 
 def recorder(name, log, *, seconds, units=None):
   def run(times):

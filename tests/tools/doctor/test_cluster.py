@@ -151,6 +151,7 @@ def test_a_coordinator_that_is_not_process_0s_machine_is_a_warning_and_a_name_wi
   assert found.status == row.FAIL and "no-such-host.invalid has no address" in found.found
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number, said", [(0, "waited 1 s at"), (1, "waited 1 s for process 0")])
 def test_a_process_that_waits_in_vain_says_for_whom_and_how_long(number, said):
   found, introductions = checks.coordinator(Cluster(f"127.0.0.1:{port()}", 2, number, "arguments"), {"host": "a"}, 1)

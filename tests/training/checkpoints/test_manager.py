@@ -409,6 +409,7 @@ def test_a_checkpoint_that_lacks_more_than_its_marker_is_not_gone_on_from(tmp_pa
   assert set_aside(tmp_path) == ["1-checksum"] and not steps_on_disk(tmp_path)
 
 
+@pytest.mark.alone
 def test_a_due_save_is_passed_over_while_the_one_before_is_being_written(tmp_path, monkeypatch, capfd):
   monkeypatch.setattr(manager, "PATIENCE_SECONDS", 0.05)
   events, writing = [], threading.Event()
