@@ -23,7 +23,7 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
-from bert_jax.convert import bert
+from bert_jax.convert import bert, table
 from bert_jax.convert.sentence_folder import POOLINGS, Encoding, write_modules
 from bert_jax.data.labelled.examples import Labels
 from bert_jax.data.tokenizer.wordpiece import load_tokenizer, save_tokenizer
@@ -31,16 +31,13 @@ from bert_jax.errors import UserError
 from bert_jax.io import atomic, storage
 from bert_jax.io.json_files import read_json, write_json
 from bert_jax.models.config import EncoderConfig
+from bert_jax.models.families import FAMILIES, family_of
 
-ARCHITECTURES = {
-  "pretraining": "BertForPreTraining",
-  "mlm": "BertForMaskedLM",
-  "encoder": "BertModel",
-  "sequence-classification": "BertForSequenceClassification",
-  "token-classification": "BertForTokenClassification",
-  "question-answering": "BertForQuestionAnswering",
-}
-# Kind of labels -> (head of bert.EXPORTS, what transformers calls the problem).
+# Family -> how its tensors are named.
+CONVERSIONS = {"bert": bert.BERT}
+# What heads are called, whatever the family.
+HEADS = tuple(FAMILIES["bert"].heads)
+# Kind of labels -> (head, what transformers calls the problem).
 _LABELLED = {
   "classification": ("sequence-classification", "single_label_classification"),
   "multi-label": ("sequence-classification", "multi_label_classification"),
@@ -73,15 +70,6 @@ _OWN_FILES = frozenset(
   }
 )
 
-# What config.json says besides EncoderConfig's fields; any other value makes another model.
-_FIXED = {
-  "model_type": "bert",
-  "position_embedding_type": "absolute",
-  "is_decoder": False,
-  "add_cross_attention": False,
-  "tie_word_embeddings": True,
-}
-
 # Weights that are not read: what they are, which library converts them, and the flag that it needs. Pickle
 # runs code when it is loaded.
 _OTHER_WEIGHTS = {
@@ -112,7 +100,7 @@ def write_folder(
     params: the tree of PretrainingModel.
     config: what the parameters belong to.
     tokenizer_dir: a tokenizer folder or vocab.txt; all four tokenizer files are written, whichever it has.
-    head: one of ARCHITECTURES, see bert.to_huggingface. sentence-transformers has no use for MLM and NSP heads, and
+    head: one of HEADS, see table.to_huggingface. sentence-transformers has no use for MLM and NSP heads, and
       lists their weights as unexpected.
     encoding: how sentence-transformers makes one vector of many, pooling 'mean', 'cls' or 'max'; None: a folder for
       transformers alone.
@@ -154,7 +142,7 @@ def write_folder(
     dataclasses.replace(config, pad_token_id=tokenizer.special.pad),
     max_length or config.max_position_embeddings,
   )
-  tensors = bert.to_huggingface(_with_scale(params, labels), config, head)
+  tensors = to_huggingface(_with_scale(params, labels), config, head)
 
   partial = out.absolute().with_name(f".{out.absolute().name}.partial")
   try:
@@ -174,6 +162,18 @@ def write_folder(
     shutil.rmtree(partial, ignore_errors=True)
 
 
+def to_huggingface(
+  params: Mapping[str, Any], config: EncoderConfig, head: str = "pretraining"
+) -> dict[str, np.ndarray]:
+  """Tensors as transformers names them, see table.to_huggingface."""
+  return table.to_huggingface(CONVERSIONS[family_of(config)], params, config, head)
+
+
+def from_huggingface(tensors: Mapping[str, np.ndarray], config: EncoderConfig) -> tuple[dict[str, Any], frozenset[str]]:
+  """Parameters and the heads among them, see table.from_huggingface."""
+  return table.from_huggingface(CONVERSIONS[family_of(config)], tensors, config)
+
+
 def read_folder(path: str | pathlib.Path) -> tuple[EncoderConfig, dict[str, Any], frozenset[str]]:
   """Reads a Hugging Face BERT folder: config.json with model.safetensors or its shards.
 
@@ -191,21 +191,22 @@ def read_folder(path: str | pathlib.Path) -> tuple[EncoderConfig, dict[str, Any]
   config = _read_config(path / "config.json")
   tensors = _read_tensors(path)
   try:
-    params, heads = bert.from_huggingface(tensors, config)
+    params, heads = from_huggingface(tensors, config)
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
   return config, params, heads
 
 
 def head_of(labels: Labels) -> str:
-  """The head of bert.EXPORTS that a model with such labels has."""
+  """The head, one of HEADS, that a model with such labels has."""
   return _LABELLED[labels.kind][0]
 
 
 def read_labels(path: str | pathlib.Path) -> Labels | None:
   """What the outputs of a model in a Hugging Face folder mean; None where they are not labels."""
   content = read_json(pathlib.Path(path) / "config.json")
-  head = next((head for head, name in ARCHITECTURES.items() if name in (content.get("architectures") or ())), "")
+  heads = FAMILIES[content["model_type"]].heads
+  head = next((head for head, name in heads.items() if name in (content.get("architectures") or ())), "")
   if head == "question-answering":
     return Labels("question-answering", ("begin", "end"))
   if head not in ("sequence-classification", "token-classification"):
@@ -240,10 +241,12 @@ def _about_labels(labels: Labels | None) -> dict[str, Any]:
 
 
 def config_json(config: EncoderConfig, head: str, labels: Labels | None = None) -> dict[str, Any]:
-  """What config.json says of a model with a head of bert.EXPORTS, for any version of transformers."""
+  """What config.json says of a model with one of HEADS, for any version of transformers."""
+  name = family_of(config)
   return {
-    "architectures": [ARCHITECTURES[head]],
-    **_FIXED,
+    "architectures": [FAMILIES[name].heads[head]],
+    "model_type": name,
+    **FAMILIES[name].fixed,
     **dataclasses.asdict(config),
     **_about_labels(labels),
     "classifier_dropout": None,
@@ -258,7 +261,11 @@ def _read_config(file: pathlib.Path) -> EncoderConfig:
   content = read_json(file)
   if not isinstance(content, dict) or "model_type" not in content:
     raise UserError(f'{file}: expected a JSON object with "model_type": "bert"; is this a model folder?')
-  for name, expected in _FIXED.items():
+  family = FAMILIES.get(content["model_type"])
+  if family is None:
+    known = ", ".join(map(json.dumps, FAMILIES))
+    raise UserError(f"{file}: model_type is {json.dumps(content['model_type'])}, this model has only {known}")
+  for name, expected in family.fixed.items():
     value = content.get(name)
     if value is not None and value != expected:
       raise UserError(f"{file}: {name} is {json.dumps(value)}, this model has only {json.dumps(expected)}")

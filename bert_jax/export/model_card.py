@@ -11,6 +11,7 @@ from bert_jax.data.corpus.folder import read_manifest
 from bert_jax.errors import UserError
 from bert_jax.inference.model import Model
 from bert_jax.io import storage
+from bert_jax.models.families import FAMILIES, family_of
 from bert_jax.training import metrics
 from bert_jax.training.run_folder import find_run_config, read_result, read_run_config, read_source
 
@@ -41,7 +42,8 @@ def make_card(model: Model, *, head: str, encoding: Encoding | None, workdir: st
   """
   run = read_run_config(workdir) if workdir else None
   how = "trained" if run is not None else "converted"
-  parts = [_metadata(head, encoding), f"# {hf_folder.ARCHITECTURES[head]}, {how} with bert_jax", _model_table(model)]
+  title = f"# {FAMILIES[family_of(model.config)].heads[head]}, {how} with bert_jax"
+  parts = [_metadata(head, encoding), title, _model_table(model)]
   # The figures are those of the pooling that was trained.
   as_trained = encoding is None or model.encoding in (None, encoding)
   parts += (

@@ -7,7 +7,9 @@ import pytest
 from flax import traverse_util
 
 from bert_jax import batch
-from bert_jax.convert import bert
+from bert_jax.convert.bert import BERT
+from bert_jax.convert.folder import from_huggingface, to_huggingface
+from bert_jax.convert.table import entries, our_shape
 from bert_jax.errors import UserError
 from bert_jax.models.pretraining import PretrainingModel
 
@@ -22,27 +24,27 @@ def _equal(left, right):
 def test_the_table_names_every_parameter_once_with_its_shape(config):
   shapes = jax.eval_shape(PretrainingModel(config).init, jax.random.key(0), INPUTS, None)["params"]
   leaves = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes, sep="/").items()}
-  table = bert.entries(config)
-  assert {entry.ours: bert.our_shape(entry, config) for entry in table} == leaves
+  table = entries(BERT, config)
+  assert {entry.ours: our_shape(entry, config) for entry in table} == leaves
   assert len({entry.theirs for entry in table}) == len({entry.ours for entry in table}) == len(table)
 
 
 def test_there_and_back_is_bitwise_the_same(config, tensors, params):
-  again = bert.to_huggingface(params, config)
+  again = to_huggingface(params, config)
   assert set(again) == set(tensors)
   _equal(again, tensors)
-  _equal(bert.from_huggingface(again, config)[0], params)
+  _equal(from_huggingface(again, config)[0], params)
 
 
 def test_every_exported_tensor_is_contiguous_float32(config, params):
-  for tensor in bert.to_huggingface(jax.tree.map(jnp.asarray, params), config).values():
+  for tensor in to_huggingface(jax.tree.map(jnp.asarray, params), config).values():
     assert tensor.flags.c_contiguous and tensor.dtype == np.float32
 
 
 def test_padding_rows_are_added_as_zeros_and_never_exported(config, tensors, params):
   words = params["encoder"]["embeddings"]["word_embeddings"]["embedding"]
   assert words.shape == (256, 32) and not words[130:].any() and words[:130].all()
-  assert bert.to_huggingface(params, config)[WORDS].shape == (130, 32)
+  assert to_huggingface(params, config)[WORDS].shape == (130, 32)
 
 
 def test_no_two_tensors_of_one_shape_can_be_swapped_unnoticed(config, tensors):
@@ -53,7 +55,7 @@ def test_no_two_tensors_of_one_shape_can_be_swapped_unnoticed(config, tensors):
     return jnp.concatenate([x.ravel() for x in (*output.hidden_states, output.mlm_logits, output.nsp_logits)])
 
   outputs = jax.jit(outputs)
-  right = outputs(bert.from_huggingface(tensors, config)[0])
+  right = outputs(from_huggingface(tensors, config)[0])
   last = {}
   for name, tensor in tensors.items():
     other = last.get(tensor.shape)
@@ -61,7 +63,7 @@ def test_no_two_tensors_of_one_shape_can_be_swapped_unnoticed(config, tensors):
     # Two key biases are the exception: they shift all scores of a query alike, which softmax does not see.
     if other is not None and not (name.endswith("key.bias") and other.endswith("key.bias")):
       swapped = tensors | {name: tensors[other], other: tensor}
-      assert np.abs(outputs(bert.from_huggingface(swapped, config)[0]) - right).max() > 1e-2, (name, other)
+      assert np.abs(outputs(from_huggingface(swapped, config)[0]) - right).max() > 1e-2, (name, other)
 
 
 @pytest.mark.parametrize(
@@ -75,45 +77,45 @@ def test_no_two_tensors_of_one_shape_can_be_swapped_unnoticed(config, tensors):
   ],
 )
 def test_whole_heads_may_be_absent_and_are_reported(config, tensors, keep, heads, export):
-  params, found = bert.from_huggingface({n: t for n, t in tensors.items() if n.startswith(keep)}, config)
+  params, found = from_huggingface({n: t for n, t in tensors.items() if n.startswith(keep)}, config)
   assert found == heads
   assert set(params) == {"encoder"} | {"pooler" if head == "pooler" else f"{head}_head" for head in heads}
-  bert.to_huggingface(params, config, export)
+  to_huggingface(params, config, export)
   if "nsp" not in heads:
     with pytest.raises(UserError, match="'pretraining' export needs parameter"):
-      bert.to_huggingface(params, config, "pretraining")
+      to_huggingface(params, config, "pretraining")
 
 
 def test_every_missing_tensor_is_an_error_that_names_it(config, tensors):
   for name in tensors:
     with pytest.raises(UserError, match=f"missing tensors: {name}"):
-      bert.from_huggingface({n: t for n, t in tensors.items() if n != name}, config)
+      from_huggingface({n: t for n, t in tensors.items() if n != name}, config)
 
 
 def test_every_mis_shaped_tensor_is_an_error_that_names_it(config, tensors):
   for name, tensor in tensors.items():
     with pytest.raises(UserError, match=rf"tensor {name}: expected shape \[{tensor.shape[0]}.*got \["):
-      bert.from_huggingface(tensors | {name: np.concatenate([tensor, tensor])}, config)
+      from_huggingface(tensors | {name: np.concatenate([tensor, tensor])}, config)
 
 
 def test_unknown_tensors_and_integers_are_errors_that_name_them(config, tensors):
   extra = {"bert.encoder.layer.3.output.dense.bias": np.zeros(32), "classifier.weight": np.zeros((2, 32))}
   with pytest.raises(UserError, match="unknown tensors: bert.encoder.layer.3.*bias, classifier.weight"):
-    bert.from_huggingface(tensors | extra, config)
+    from_huggingface(tensors | extra, config)
   with pytest.raises(UserError, match=f"{BIAS}: expected a floating dtype, got int8"):
-    bert.from_huggingface(tensors | {BIAS: np.zeros(130, np.int8)}, config)
+    from_huggingface(tensors | {BIAS: np.zeros(130, np.int8)}, config)
 
 
 def test_missing_unknown_and_mis_shaped_parameters_are_errors_that_name_them(config, params):
   dense = params["pooler"]["dense"]
   with pytest.raises(UserError, match="a place for: pooler/dense/scale"):
-    bert.to_huggingface(params | {"pooler": {"dense": dense | {"scale": np.ones(32)}}}, config)
+    to_huggingface(params | {"pooler": {"dense": dense | {"scale": np.ones(32)}}}, config)
   with pytest.raises(UserError, match="needs parameter pooler/dense/bias"):
-    bert.to_huggingface(params | {"pooler": {"dense": {"kernel": dense["kernel"]}}}, config)
+    to_huggingface(params | {"pooler": {"dense": {"kernel": dense["kernel"]}}}, config)
   with pytest.raises(UserError, match=r"pooler/dense/bias: expected shape \[32\], got \[31\]"):
-    bert.to_huggingface(params | {"pooler": {"dense": dense | {"bias": np.ones(31)}}}, config)
+    to_huggingface(params | {"pooler": {"dense": dense | {"bias": np.ones(31)}}}, config)
   with pytest.raises(UserError, match="head: expected one of pretraining, mlm, encoder, .*; got 'nsp'"):
-    bert.to_huggingface(params, config, "nsp")
+    to_huggingface(params, config, "nsp")
 
 
 def test_files_without_prefix_and_with_the_names_of_2019_are_read(config, tensors, params):
@@ -122,9 +124,9 @@ def test_files_without_prefix_and_with_the_names_of_2019_are_read(config, tensor
     for n, t in tensors.items()
   }
   assert old.keys() != tensors.keys()
-  _equal(bert.from_huggingface(old, config)[0], params)
+  _equal(from_huggingface(old, config)[0], params)
   bare = {n.removeprefix("bert."): t for n, t in tensors.items() if n.startswith("bert.")}
-  _equal(bert.from_huggingface(bare, config)[0]["encoder"], params["encoder"])
+  _equal(from_huggingface(bare, config)[0]["encoder"], params["encoder"])
 
 
 def test_tied_copies_and_constant_buffers_are_accepted_when_they_agree(config, tensors, params):
@@ -135,18 +137,18 @@ def test_tied_copies_and_constant_buffers_are_accepted_when_they_agree(config, t
     "bert.embeddings.position_ids": positions,
     "bert.embeddings.token_type_ids": 0 * positions,
   }
-  _equal(bert.from_huggingface(tensors | known, config)[0], params)
+  _equal(from_huggingface(tensors | known, config)[0], params)
   for name, tensor in known.items():
     with pytest.raises(UserError, match=name):
-      bert.from_huggingface(tensors | {name: tensor + 1}, config)
+      from_huggingface(tensors | {name: tensor + 1}, config)
   # Some files name the bias by the decoder alone.
   alone = {n: t for n, t in tensors.items() if n != BIAS} | {"cls.predictions.decoder.bias": tensors[BIAS]}
-  _equal(bert.from_huggingface(alone, config)[0], params)
+  _equal(from_huggingface(alone, config)[0], params)
 
 
 def test_half_precision_is_read_without_loss(config, tensors):
   halves = {n: jnp.asarray(t, jnp.bfloat16) for n, t in tensors.items()}
-  params, _ = bert.from_huggingface({n: np.asarray(t) for n, t in halves.items()}, config)
+  params, _ = from_huggingface({n: np.asarray(t) for n, t in halves.items()}, config)
   bias = params["mlm_head"]["bias"]
   assert bias.dtype == np.float32
   np.testing.assert_array_equal(bias[:130], np.asarray(halves[BIAS], np.float32))

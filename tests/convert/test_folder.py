@@ -10,7 +10,8 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from bert_jax.convert import bert, folder
+from bert_jax.convert import folder
+from bert_jax.convert.folder import to_huggingface
 from bert_jax.convert.sentence_folder import Encoding
 from bert_jax.errors import UserError
 from bert_jax.io import storage
@@ -93,7 +94,7 @@ def test_the_weights_file_says_pt_and_holds_the_table(config, params, exported):
   with safetensors.safe_open(exported / "pretraining" / "model.safetensors", "np") as file:
     assert file.metadata()["format"] == "pt"
     names = file.keys()
-    _equal(dict(zip(names, map(file.get_tensor, names))), bert.to_huggingface(params, config))
+    _equal(dict(zip(names, map(file.get_tensor, names))), to_huggingface(params, config))
 
 
 def test_a_transposed_kernel_survives_the_file(config, params, exported):

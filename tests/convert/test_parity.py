@@ -16,7 +16,10 @@ import torch
 import transformers
 
 from bert_jax import batch
-from bert_jax.convert import bert, folder
+from bert_jax.convert import folder
+from bert_jax.convert.bert import BERT
+from bert_jax.convert.folder import from_huggingface
+from bert_jax.convert.table import entries, their_shape
 from bert_jax.models.config import encoder_config
 from bert_jax.models.pretraining import HEADS, PretrainingModel
 
@@ -215,12 +218,12 @@ def test_one_step_of_adamw_in_torch_and_here_gives_the_same_outputs(config, para
 def test_bert_base_agrees_in_float32(tmp_path):
   config, rng = encoder_config("bert-base"), np.random.default_rng(0)
   tensors = {}
-  for entry in bert.entries(config):
+  for entry in entries(BERT, config):
     mean = 1.0 if "LayerNorm.weight" in entry.theirs else 0.0
     # 0.04 is the size of trained weights: at 0.3 and this width, softmax is a step function.
-    drawn = rng.standard_normal(bert.their_shape(entry, config), np.float32)
+    drawn = rng.standard_normal(their_shape(entry, config), np.float32)
     tensors[entry.theirs] = (mean + 0.04 * drawn).astype(np.float32)
-  params, heads = bert.from_huggingface(tensors, config)
+  params, heads = from_huggingface(tensors, config)
   model = transformers.BertForPreTraining(transformers.BertConfig(**dataclasses.asdict(config))).eval()
   state = {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
   missing, _ = model.load_state_dict(state, strict=False)

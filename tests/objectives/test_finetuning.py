@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from bert_jax import config as configs
-from bert_jax.convert import bert
+from bert_jax.convert.folder import to_huggingface
 from bert_jax.models import parameters
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.finetuning import FinetuningModel
@@ -140,7 +140,7 @@ def their_model(kind, params):
       **extra,
     )
   )
-  tensors = {name: torch.from_numpy(array.copy()) for name, array in bert.to_huggingface(params, ENCODER, head).items()}
+  tensors = {name: torch.from_numpy(array.copy()) for name, array in to_huggingface(params, ENCODER, head).items()}
   missing, unexpected = model.load_state_dict(tensors, strict=False)
   assert not unexpected and not [name for name in missing if "position_ids" not in name], (missing, unexpected)
   return model.train()

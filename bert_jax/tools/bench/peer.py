@@ -15,8 +15,7 @@ import numpy as np
 
 from bert_jax import config as configs
 from bert_jax.batch import ModelInputs
-from bert_jax.convert.bert import to_huggingface
-from bert_jax.convert.folder import config_json
+from bert_jax.convert.folder import config_json, to_huggingface
 from bert_jax.errors import UserError
 from bert_jax.objectives.masking import MlmBatch
 from bert_jax.training import optimizer as optimizers
