@@ -183,7 +183,7 @@ def mlm_logits(model: Model, inputs: ModelInputs, masked_positions: ArrayLike) -
 
 
 def make_inputs(model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> ModelInputs:
-  """Token ids of (A, B) to inputs: framed as the tokenizer does, A alone where B is empty; one sequence per row, padded.
+  """Token ids of (A, B) to inputs, framed by the tokenizer, A alone where B is empty; one sequence per row, padded.
 
   Args:
     model: whose special tokens are used.

@@ -194,7 +194,9 @@ class SelfAttention(nn.Module):
       probabilities = attention.attention_probabilities(y_BxLxCxNxD[:, :, 0], y_BxLxCxNxD[:, :, 1], segment_ids_BxL)
       self.sow("intermediates", "probabilities", probabilities)
     y_BxLxNxD = attention.dot_product_attention(
-      *(y_BxLxCxNxD[:, :, which] for which in range(3)),
+      y_BxLxCxNxD[:, :, 0],
+      y_BxLxCxNxD[:, :, 1],
+      y_BxLxCxNxD[:, :, 2],
       segment_ids_BxL,
       segment_lengths_BxS,
       dropout_rate=config.attention_probs_dropout_prob,

@@ -28,6 +28,7 @@ def pool(
   if pooling == "cls":
     return at_cls(x_BxLxH, inputs)[:, sequence]
   if pooling == "pooler":
+    assert pooled_BxSxH is not None
     return pooled_BxSxH[:, sequence]
   own_BxLx1 = jnp.asarray(inputs.segment_ids)[:, :, None] == sequence + 1
   if pooling == "max":

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-MetricSums = dict[str, tuple[jax.Array, jax.Array]]  # metric -> (Σ value, Σ weight); division comes last
+# metric -> (Σ value, Σ weight), arrays on the device or floats on the host; division comes last
+MetricSums = dict[str, tuple[Any, Any]]
 
 
 class Objective(NamedTuple):
@@ -26,7 +27,7 @@ class Objective(NamedTuple):
   """
 
   init: Callable[[jax.Array], Any]
-  prepare: Callable[[dict, jax.Array, jax.Array | None], tuple[Any, dict[str, jax.Array], jax.Array]]
+  prepare: Callable[[dict, jax.Array, jax.Array | int | None], tuple[Any, dict[str, jax.Array], jax.Array]]
   loss: Callable[..., tuple[jax.Array, MetricSums]]
   metrics: Callable[[dict[str, float]], dict[str, float]]
   dtype: Any = None

@@ -145,5 +145,6 @@ def make_embedding_objective(
   def loss_of_vectors(rows: Rows, vectors, global_weights) -> tuple[jax.Array, MetricSums]:
     return mean(sums_of(None, rows, vectors), global_weights)
 
-  together = {"embed": embed, "loss_of_vectors": loss_of_vectors} if loss_name in RANKING else {}
-  return Objective(init, prepare, loss, dict, model.dtype, **together)
+  if loss_name in RANKING:
+    return Objective(init, prepare, loss, dict, model.dtype, embed=embed, loss_of_vectors=loss_of_vectors)
+  return Objective(init, prepare, loss, dict, model.dtype)

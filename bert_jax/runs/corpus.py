@@ -24,7 +24,7 @@ PrepareProgress = Callable[[], AbstractContextManager[Progress | None]]
 def prepare_if_missing(
   config: ml_collections.ConfigDict, log: Callable[[str], None], progress: PrepareProgress
 ) -> None:
-  """Prepares the corpus where the config names a source for it, and it is not there; `progress` is entered meanwhile."""
+  """Prepares the corpus if the config names a source for it and it does not exist; `progress` is entered meanwhile."""
   folder = config.data.corpus
   if not (folder or config.data.mixture):
     raise UserError(
@@ -52,7 +52,7 @@ def open_data(config: ml_collections.ConfigDict) -> Corpus:
 
 
 def tokenizer_of(corpus: Corpus) -> Tokenizer:
-  """The tokenizer in the folder of a corpus. Raises UserError for one that did not make it: its ids mean other words."""
+  """The tokenizer in the folder of a corpus. Raises UserError if the corpus was made with another one."""
   tokenizer = load_tokenizer(corpus.folder / "tokenizer")
   expected = corpus.manifest["tokenizer_fingerprint"]
   if tokenizer.fingerprint != expected:

@@ -1,5 +1,6 @@
 """Fine-tuning in a run folder: examples with labels, the model, and how it is evaluated; the rest is in tuning.py."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -25,10 +26,10 @@ from bert_jax.runs import tuning
 from bert_jax.runs.build import attention_of
 from bert_jax.runs.launch import Log
 from bert_jax.training.model_selection import ModelSelection
-from bert_jax.training.run_folder import read_labels, read_result, read_run_config, read_source
+from bert_jax.training.run_folder import read_labels, read_run_config, read_source, result_of
 
 
-def finetuning_config(overrides: list[str] = ()) -> ml_collections.ConfigDict:
+def finetuning_config(overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
   """The defaults of fine-tuning with overrides "key=value". Raises UserError as config.load_config."""
   return tuning.config_of(overrides, tuning.DEFAULTS)
 
@@ -67,7 +68,9 @@ def check_same(config: ml_collections.ConfigDict, workdir: str, state: str) -> N
     if key.startswith("model."):
       return now is None
     if key == "tuning.max_length":
-      return before == tuning.max_length_of(config, held.model.max_position_embeddings, read_labels(workdir).kind)
+      labels = read_labels(workdir)
+      assert labels
+      return before == tuning.max_length_of(config, held.model.max_position_embeddings, labels.kind)
     if key in ("tuning.data", "tuning.dev"):
       return storage.are_same(before, now)
     return bool(config.tuning.epochs) and key in tuning.SET_BY_EPOCHS
@@ -79,7 +82,7 @@ def check_same(config: ml_collections.ConfigDict, workdir: str, state: str) -> N
   if began != state:
     changed["init_from"] = f"{held.init_from} at {began}", f"{config.init_from} at {state}"
   changed = {key: values for key, values in changed.items() if not is_resolved(key, *values)}
-  examples = read_result(workdir)["examples"]
+  examples = result_of(workdir)["examples"]
   for file, digest in tuning.digests_of(examples).items():
     if digest != examples[file]:
       changed[file] = examples[file], digest
@@ -134,6 +137,7 @@ def _prepare(config: ml_collections.ConfigDict, source: Model, splits: Splits) -
 def _build(config: ml_collections.ConfigDict, mesh: Mesh, examples: tuning.Examples):
   """(Objective, evaluate) of fine-tuning on examples."""
   labels, own = examples.labels, examples.own
+  assert labels
   encoder = configs.encoder_of(config)
   model = FinetuningModel(
     encoder,

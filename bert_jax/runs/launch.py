@@ -10,6 +10,7 @@ with launch(config, workdir, cluster=cluster) as run:  # the processes meet, and
 import contextlib
 import pathlib
 import platform
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -75,7 +76,7 @@ class Run:
       raise
 
   def claim(self, config: ml_collections.ConfigDict, tokenizer_folder: pathlib.Path) -> None:
-    """Takes the run folder for this run, or to resume it; called on every process. Raises UserError for another run's."""
+    """Claims the run folder, new or to be resumed; called on every process. Raises UserError for another run's."""
     agreement.on_first(lambda: self._claim(config, tokenizer_folder))
 
   def _claim(self, config: ml_collections.ConfigDict, tokenizer_folder: pathlib.Path) -> None:
@@ -191,7 +192,7 @@ def _meet(config: ml_collections.ConfigDict, workdir: str, cluster: Cluster | No
   """The other processes of the run, after all have met. Raises UserError where they were not started alike."""
   if cluster is None:
     return Peers()
-  connections = {}
+  connections: dict[int, socket.socket] = {}
   about = rendezvous.introduce(configs.flatten(config), workdir)
   introductions = rendezvous.meet(cluster, about, seconds=config.cluster.connect_seconds, keep=connections)
   rendezvous.check_alike(introductions)

@@ -1,5 +1,5 @@
-"""Pretraining in a run folder, from top to bottom: processes meet, corpus and model are built, the loop trains, the model
-is exported.
+"""Pretraining in a run folder, from top to bottom: processes meet, corpus and model are built, the loop trains, the
+model is exported.
 """
 
 import contextlib
@@ -50,7 +50,8 @@ def pretrain_run(
     The metrics of the last evaluation.
 
   Raises:
-    UserError: corpus, tokenizer, devices or an earlier run in `workdir` do not fit the config. The same on every process.
+    UserError: corpus, tokenizer, devices or an earlier run in `workdir` do not fit the config; the same on every
+      process.
     Preempted: the processes were told to stop, and have saved.
     PeerLost: another process has died.
   """

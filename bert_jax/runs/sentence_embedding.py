@@ -9,6 +9,7 @@ sentence-transformers.
 What it shares with fine-tuning stands in tuning.py, settings too: the keys tuning.* hold here as there.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -47,7 +48,7 @@ DEFAULTS = tuning.DEFAULTS | {
 METRICS = ("spearman", "pearson")  # of the cosine with the scores of the dev pairs
 
 
-def sentence_embedding_config(overrides: list[str] = ()) -> ml_collections.ConfigDict:
+def sentence_embedding_config(overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
   """The defaults of sentence embedding with overrides "key=value". Raises UserError as config.load_config."""
   return tuning.config_of(overrides, DEFAULTS)
 
@@ -138,7 +139,7 @@ def _prepare(
     notes=_describe(train, dev, rows, learned_by, max_length),
     texts=len(train.texts),
     evaluate_first=dev is not None,
-    own=_Own(len(train.classes), None if dev is None else prepare(dev)._replace(labels=dev.labels)),
+    own=_Own(len(train.classes), None if dev is None else prepare(dev)._replace(labels=_labels(dev))),
   )
 
 

@@ -28,7 +28,7 @@ from bert_jax.inference import model as inference
 from bert_jax.io import atomic, storage
 from bert_jax.runs import finetuning
 from bert_jax.training import metrics
-from bert_jax.training.run_folder import read_result
+from bert_jax.training.run_folder import read_result, result_of
 
 # What is still to be removed of a job that has finished: called so in one move, for a part of the checkpoints would
 # tell another result.
@@ -83,7 +83,7 @@ def tasks_of(suite: str) -> list[str]:
 
   Raises UserError.
   """
-  wanted = []
+  wanted: list[str] = []
   for name in suite.split(","):
     if name == "all":
       wanted += TASKS
@@ -270,7 +270,7 @@ def _job(
   else:
     finetuning.check_same(config, str(workdir), state)
   shutil.rmtree(workdir / _DONE, ignore_errors=True)
-  return read_result(workdir) | {"seconds": _seconds(workdir)}
+  return result_of(workdir) | {"seconds": _seconds(workdir)}
 
 
 def _seconds(workdir: pathlib.Path) -> float:

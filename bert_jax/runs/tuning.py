@@ -34,7 +34,7 @@ from bert_jax.training import loop, run_folder, sharding
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training.checkpoints import folder as checkpoint_folder
 from bert_jax.training.model_selection import ModelSelection
-from bert_jax.training.run_folder import LABELS_FILE, RESULT_FILE, SOURCE_FILE, read_labels, read_result
+from bert_jax.training.run_folder import LABELS_FILE, RESULT_FILE, SOURCE_FILE, read_labels, result_of
 
 # Where fine-tuning starts from otherwise than pretraining: Devlin et al. 2018, appendix A.3, and Hugging Face's
 # epsilon. Dropout is that of the paper, whatever the pretraining had.
@@ -55,7 +55,7 @@ _LENGTH, _LENGTH_OF_WINDOWS = 128, 384  # tokens in a row; Devlin et al. 2018 ha
 _LEAST_LENGTH = 8  # [CLS], [SEP], and a few tokens
 
 
-def config_of(overrides: list[str], defaults: dict) -> ml_collections.ConfigDict:
+def config_of(overrides: Sequence[str], defaults: dict) -> ml_collections.ConfigDict:
   """The defaults with overrides "key=value". Raises UserError as config.load_config."""
   config = configs.default_config()
   for key, value in defaults.items():
@@ -201,7 +201,7 @@ def tune(
       loop.train(training, services)
     agreement.on_first(lambda: write_result(run.root, examples.selection, examples=digests, held_out=examples.held_out))
     export.export_run(run.root, config.export.format)
-  return read_result(workdir)["metrics"]
+  return result_of(workdir)["metrics"]
 
 
 def _open_source(config: ml_collections.ConfigDict, root: epath.Path) -> Model:

@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.data.corpus.pairs import PAIR_OBJECTIVES
-from bert_jax.objectives.objective import Objective, add_sums, divide
+from bert_jax.objectives.objective import MetricSums, Objective, add_sums, divide
 from bert_jax.training import sharding
 from bert_jax.training.train_step import make_eval_step
 
@@ -28,7 +28,7 @@ def make_evaluator(objective: Objective, mesh: Mesh, batches: Callable[[], Itera
   step = jax.jit(make_eval_step(objective, seed=MASK_SEED, mesh=mesh), out_shardings=sharding.replicated(mesh))
 
   def evaluate(params, after_batch: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
-    total = {}
+    total: MetricSums = {}
     for batch in batches():
       sums = jax.device_get(step(params, sharding.put_batch(batch, mesh)))
       total = add_sums(total, {name: (float(s), float(w)) for name, (s, w) in sums.items()})

@@ -145,7 +145,10 @@ class _Trainer:
     self._in_flight: tuple[int, int, StepReport] | None = (
       None  # read one step late, so that the device never waits for the host
     )
-    self._stream: Iterator | None = None
+    self._stream: Iterator = iter(())
+    self.state: train_state.TrainState
+    self.step: int
+    self.position: int
     self._go_on_from(*self._restore_or_start())
     sharding.check_sharded(run.mesh, self.state)
     self._first, self._stopping = self.step, services.preemption.poll()

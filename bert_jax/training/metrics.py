@@ -209,7 +209,7 @@ class _TensorBoard:
   def __init__(self, folder: epath.Path, attempt: int):
     self._folder, self._attempt, self._part = folder, attempt, 0
     self._staging = tempfile.TemporaryDirectory() if storage.is_remote(folder) else None
-    self._file = None
+    self._file: Any = None
 
   def add(self, step: int, metrics: dict[str, float]) -> None:
     tensorboardx = _import_tensorboardx()

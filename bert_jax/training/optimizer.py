@@ -18,7 +18,7 @@ from bert_jax.models import parameters
 from bert_jax.training.rounding import round_to_bfloat16
 
 
-def make_schedule(config: ml_collections.ConfigDict) -> Callable[[jax.Array], jax.Array]:
+def make_schedule(config: ml_collections.ConfigDict) -> Callable[[Any], jax.Array]:
   """The learning rate as a function of the step (0 for the first update).
 
   linear: a linear rise over warmup_steps, then a linear fall to 0 at total_steps, as BERT. wsd:

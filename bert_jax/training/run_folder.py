@@ -59,7 +59,9 @@ def find_run_config(folder: str | os.PathLike):
 def read_labels(folder: str | os.PathLike) -> Labels | None:
   """What the outputs of a fine-tuned model mean, from its run folder; None for a run of another kind."""
   content = _read_json(storage.folder(folder) / LABELS_FILE)
-  return content and Labels(content["kind"], tuple(content["names"]), content["scale"], content.get("pairs"))
+  if not content:
+    return None
+  return Labels(content["kind"], tuple(content["names"]), content["scale"], content.get("pairs"))
 
 
 def read_source(folder: str | os.PathLike) -> dict[str, str]:
@@ -67,6 +69,13 @@ def read_source(folder: str | os.PathLike) -> dict[str, str]:
   of another kind.
   """
   return _read_json(storage.folder(folder) / SOURCE_FILE) or {}
+
+
+def result_of(folder: str | os.PathLike) -> dict[str, Any]:
+  """As read_result, of a fine-tuning that has ended."""
+  result = read_result(folder)
+  assert result is not None
+  return result
 
 
 def read_result(folder: str | os.PathLike) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import jax
 
 from bert_jax.cluster import stragglers
-from bert_jax.objectives.objective import Objective, add_sums, divide
+from bert_jax.objectives.objective import MetricSums, Objective, add_sums, divide
 from bert_jax.training.train_step import StepReport
 
 # What a second of a run is spent on. `step` is what the others leave.
@@ -54,7 +54,8 @@ class StepMetrics:
 
   def begin(self) -> None:
     """Forgets everything so far, but for the void updates in a row."""
-    self._sums, self._tokens, self._skipped, self._steps = {}, 0.0, 0, 0
+    self._sums: MetricSums = {}
+    self._tokens, self._skipped, self._steps = 0.0, 0, 0
     self._grad_norm = self._learning_rate = 0.0
     self.restart_clock()
 

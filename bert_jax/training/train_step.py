@@ -77,14 +77,16 @@ def make_gradients(
     then that of each microbatch, whose vectors are made a second time. So memory holds the activations of one
     microbatch, as in Gao et al. 2021, arXiv 2101.06983 ("GradCache"); dropout belongs to rows, and is the same both
     times."""
-    vectors = join_rows(jax.lax.map(lambda part: objective.embed(used(params), *part), parts))
+    embed, loss_of_vectors = objective.embed, objective.loss_of_vectors
+    assert embed and loss_of_vectors
+    vectors = join_rows(jax.lax.map(lambda part: embed(used(params), *part), parts))
     loss_and_sums, pull = jax.value_and_grad(
-      lambda vectors: objective.loss_of_vectors(rows[0], vectors, global_weights), has_aux=True
+      lambda vectors: loss_of_vectors(rows[0], vectors, global_weights), has_aux=True
     )(vectors)
 
     def one(part):
       rows, pull = part
-      return jax.vjp(lambda params: objective.embed(used(params), *rows), params)[1](pull)[0]
+      return jax.vjp(lambda params: embed(used(params), *rows), params)[1](pull)[0]
 
     return loss_and_sums, _sum_over(one, (parts, split_rows(pull, microbatches)))
 

@@ -152,8 +152,8 @@ def make_windows(tokenizer: Tokenizer, questions: Sequence[Question], *, max_len
   """
   if max_length < 1.5 * QUESTION_TOKENS:
     raise UserError(
-      f"rows of {max_length} tokens: a question takes up to {QUESTION_TOKENS + tokenizer.template.room(pair=True)} of them; raise tuning.max_length "
-      "(BERT: 384) or take a model with more positions"
+      f"rows of {max_length} tokens: a question takes up to {QUESTION_TOKENS + tokenizer.template.room(pair=True)} of "
+      "them; raise tuning.max_length (BERT: 384) or take a model with more positions"
     )
   template = tokenizer.template
   rows, firsts, labels, of_question, begins, spans = [], [], [], [], [], []

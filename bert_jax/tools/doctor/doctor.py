@@ -95,6 +95,6 @@ def _with(rows: Rows, more: dict[str, Row | list[Row]]) -> Rows:
 
 def _device_count(context: Context) -> int | None:
   try:
-    return context.devices and jax.local_device_count()
+    return jax.local_device_count() if context.devices else 0
   except Exception:  # the devices row says why
     return None

@@ -98,7 +98,7 @@ def _facts(array):
   return jnp.sum(mix(words) * _odd(flat_index(words.shape)), dtype=jnp.uint32), finite
 
 
-def _word_dtype(dtype) -> type[np.unsignedinteger] | None:
+def _word_dtype(dtype) -> Any:
   """The unsigned type that the bits of one element are read as (two words for 64 bits), or None."""
   if dtype == jnp.bool_:
     return np.uint8

@@ -255,7 +255,7 @@ def by_path(tree) -> dict[str, Any]:
 
 def nested(named: dict[str, Any]) -> dict[str, Any]:
   """Nested dicts, whatever containers the state is made of: Orbax then stores nothing about our classes."""
-  tree = {}
+  tree: dict[str, Any] = {}
   for name, leaf in named.items():
     *parents, last = name.split("/")
     node = tree

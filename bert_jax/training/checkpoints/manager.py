@@ -107,7 +107,8 @@ class Checkpoints:
     self._directory = checkpoints_folder(directory)
     self._every_steps, self._keep_last, self._keep_best = every_steps, max(2, keep_last), max(0, keep_best)
     self._judge, self._on_event = selection, on_event
-    self._saved: dict[int, dict[str, float]] | None = None  # step -> metrics, of every checkpoint that counts
+    self._saved: dict[int, dict[str, float]] = {}  # step -> metrics, of every checkpoint that counts
+    self._listed = False  # whether those of earlier attempts are in it
     self._pending: _Pending | None = None  # the save in the background
 
   def __enter__(self):
@@ -218,7 +219,7 @@ class Checkpoints:
       RuntimeError: this save or the one before failed otherwise.
     """
     self.wait()
-    if self._saved is None:
+    if not self._listed:
       self._tidy_up()
     if step in self._saved:
       return False
@@ -265,6 +266,7 @@ class Checkpoints:
 
   def _settle(self, timeout: float | None) -> None:
     """Takes the background save's result if it is there within `timeout` seconds; drops old checkpoints."""
+    assert self._pending
     step, metrics, response, began = self._pending
     try:
       response.result(timeout=timeout)
@@ -318,7 +320,7 @@ class Checkpoints:
     Returns:
       The number of damaged checkpoints found.
     """
-    damaged, self._saved = 0, {}
+    damaged, self._saved, self._listed = 0, {}, True
     for path in folders.step_folders(self._directory) if jax.process_index() == 0 else ():
       try:
         folders.check_committed(path)
