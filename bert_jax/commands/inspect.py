@@ -36,12 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+  from bert_jax.data.corpus.folder import open_corpus, tokenizer_of
   from bert_jax.errors import UserError
   from bert_jax.tools.explore import corpus as inspect
 
   if not 0 <= options.epoch < 2**32:
     raise UserError(f"--epoch={options.epoch}: passes over the corpus are counted from 0")
-  corpus, tokenizer = inspect.open_with_tokenizer(options.corpus)
+  corpus = open_corpus(options.corpus, verify=False)
+  tokenizer = tokenizer_of(corpus)
   available = getattr(corpus, options.split).num_rows
   wanted = min(max(options.rows, 0), available)
   rows = options.row if options.row else [place * available // wanted for place in range(wanted)]

@@ -266,11 +266,13 @@ def fill_mask(model: Model, text: str, top_k: int = 5) -> list[list[Completion]]
   ids, places = find_masks(model, text, "fill-mask")
   logits = mlm_logits(model, make_inputs(model, [(ids, [])]), np.array([places], np.int32))
   probabilities = np.asarray(jax.nn.softmax(logits[0], axis=-1))
-  best = np.argsort(-probabilities, axis=-1, kind="stable")[:, :top_k]
-  return [
-    [Completion(model.tokenizer.token(int(i)), int(i), float(row[i])) for i in ids]
-    for row, ids in zip(probabilities, best)
-  ]
+  return [likeliest(model, row, top_k) for row in probabilities]
+
+
+def likeliest(model: Model, probabilities: np.ndarray, top_k: int) -> list[Completion]:
+  """The `top_k` likeliest tokens, best first; probabilities [V]."""
+  best = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
+  return [Completion(model.tokenizer.token(index), index, float(probabilities[index])) for index in best]
 
 
 def next_sentence(model: Model, pairs: Sequence[tuple[str, str]]) -> np.ndarray:

@@ -12,7 +12,6 @@ from bert_jax.data.corpus.folder import Corpus, open_corpus
 from bert_jax.data.corpus.prepare import PrepareSettings, Progress, prepare_corpus
 from bert_jax.data.corpus.staging import stage
 from bert_jax.data.loading import input_pipeline, mixture
-from bert_jax.data.tokenizer.wordpiece import Tokenizer, load_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.models import flops
 from bert_jax.models.config import EncoderConfig
@@ -49,18 +48,6 @@ def open_data(config: ml_collections.ConfigDict) -> Corpus:
     weights = mixture.parse(config.data.mixture)
     return mixture.open_mixture({str(here(folder)): weight for folder, weight in weights.items()})
   return open_corpus(here(config.data.corpus))
-
-
-def tokenizer_of(corpus: Corpus) -> Tokenizer:
-  """The tokenizer in the folder of a corpus. Raises UserError if the corpus was made with another one."""
-  tokenizer = load_tokenizer(corpus.folder / "tokenizer")
-  expected = corpus.manifest["tokenizer_fingerprint"]
-  if tokenizer.fingerprint != expected:
-    raise UserError(
-      f"{corpus.folder / 'tokenizer'} is not the tokenizer that made this corpus (fingerprint {tokenizer.fingerprint}, "
-      f"expected {expected}); put that one back, or prepare the corpus anew with this one"
-    )
-  return tokenizer
 
 
 def training_batches(

@@ -4,13 +4,13 @@ import jax
 from etils import epath
 
 from bert_jax import config as configs
-from bert_jax.data.corpus.folder import open_corpus
+from bert_jax.data.corpus.folder import open_corpus, tokenizer_of
 from bert_jax.errors import UserError
 from bert_jax.inference.model import load_model
 from bert_jax.io import storage
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.runs.build import make_objective, resolve
-from bert_jax.runs.corpus import open_data, tokenizer_of, validation_batches
+from bert_jax.runs.corpus import open_data, validation_batches
 from bert_jax.training import evaluation, run_folder, sharding
 
 

@@ -10,6 +10,7 @@ import ml_collections
 from bert_jax import config as configs
 from bert_jax.cluster import agreement, chips
 from bert_jax.cluster.distributed import Cluster
+from bert_jax.data.corpus.folder import tokenizer_of
 from bert_jax.data.tokenizer.wordpiece import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.export import export
@@ -73,7 +74,7 @@ def build(config: ml_collections.ConfigDict, run: Run, prepare_progress: Prepare
 
   agreement.on_first(lambda: corpora.prepare_if_missing(config, run.log, prepare_progress))
   corpus = agreement.together(lambda: corpora.open_data(config))
-  tokenizer = agreement.together(lambda: corpora.tokenizer_of(corpus))
+  tokenizer = agreement.together(lambda: tokenizer_of(corpus))
   config = resolve(config, corpus, tokenizer)
   encoder = configs.encoder_of(config)
   start = _initial_parameters(config, encoder, tokenizer, run.log)

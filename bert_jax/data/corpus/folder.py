@@ -58,6 +58,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from bert_jax.data import order
+from bert_jax.data.tokenizer.wordpiece import Tokenizer, load_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.io import atomic
 
@@ -264,6 +265,18 @@ def open_corpus(folder: str | os.PathLike, *, verify: bool = True) -> Corpus[Spl
   # Each memory map keeps a file descriptor; the usual soft limit of 1,024 would not do for a large corpus.
   _allow_open_files(2 * sum(len(manifest["splits"][split]["shards"]) for split in SPLITS) + 512)
   return Corpus(folder, manifest, _open_split(folder, manifest, "train"), _open_split(folder, manifest, "validation"))
+
+
+def tokenizer_of(corpus: Corpus) -> Tokenizer:
+  """The tokenizer in the folder of a corpus. Raises UserError where it is not the one that made the corpus."""
+  tokenizer = load_tokenizer(corpus.folder / "tokenizer")
+  expected = corpus.manifest["tokenizer_fingerprint"]
+  if tokenizer.fingerprint != expected:
+    raise UserError(
+      f"{corpus.folder / 'tokenizer'} is not the tokenizer that made this corpus (fingerprint {tokenizer.fingerprint}, "
+      f"expected {expected}); put that one back, or prepare the corpus anew with this one"
+    )
+  return tokenizer
 
 
 def _open_split(folder: pathlib.Path, manifest: dict[str, Any], split: str) -> Split:

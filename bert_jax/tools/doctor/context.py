@@ -18,9 +18,9 @@ from jax.sharding import Mesh
 
 from bert_jax import config as configs
 from bert_jax.cluster.distributed import Cluster, host_name
-from bert_jax.data.corpus.folder import Corpus, open_corpus
+from bert_jax.data.corpus.folder import Corpus, open_corpus, tokenizer_of
 from bert_jax.data.loading import mixture
-from bert_jax.data.tokenizer.wordpiece import Tokenizer, load_tokenizer
+from bert_jax.data.tokenizer.wordpiece import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.objectives import pretraining
 from bert_jax.objectives.masking import default_max_predictions, settings_of
@@ -143,7 +143,7 @@ class Context:
   def tokenizer(self) -> Tokenizer:
     """The tokenizer of the corpus."""
     assert self.corpus
-    return load_tokenizer(self.corpus.folder / "tokenizer")
+    return tokenizer_of(self.corpus)
 
   @functools.cached_property
   def resolved(self) -> ml_collections.ConfigDict:

@@ -29,12 +29,6 @@ def corpus(context: Context) -> Row | list[Row]:
     for folder in mixture.parse(data.mixture) if data.mixture else [data.corpus]:
       open_corpus(folder, verify=True)
   manifest = opened.manifest
-  if context.tokenizer.fingerprint != manifest["tokenizer_fingerprint"]:
-    raise UserError(
-      f"{opened.folder / 'tokenizer'} is not the tokenizer that made this corpus (fingerprint "
-      f"{context.tokenizer.fingerprint}, expected {manifest['tokenizer_fingerprint']}); put that one back, or prepare "
-      "the corpus anew with this one"
-    )
   total_steps = context.resolved.total_steps  # resolving refuses a model that does not fit
   rows, size = opened.train.num_rows, data.batch_size
   if size > rows:

@@ -82,19 +82,18 @@ def look(model: Model, text: str, top_k: int = 3) -> Look:
     UserError: no [MASK] in the text, a text longer than the model, a model without an MLM head.
   """
   ids, places = inference.find_masks(model, text, "look")
-  name = lambda index: model.tokenizer.token(int(index))
-  tokens = list(map(name, model.tokenizer.template.frame(ids)[0]))
+  tokens = list(map(model.tokenizer.token, model.tokenizer.template.frame(ids)[0]))
   inputs = inference.make_inputs(model, [(ids, [])])
   states, attention = _encode(model.config, model.params, inputs)
   lens = _read(model.config, model.params, states[:, 0, np.array(places)])
   log_p, vectors = (np.asarray(one) for one in lens)  # [layers, K, V], [layers, K, H]
-  words = np.argmax(log_p[-1], axis=-1)
+  words = np.argmax(log_p[-1], axis=-1).tolist()
   left_out = _leave_one_out(model, ids, places, words, log_p[-1])
   shares = rollout(np.asarray(attention)[:, 0])[:, : len(tokens)]
   masks = []
-  for number, (place, word) in enumerate(zip(places, words)):
-    layers = [_layer(model, *one, int(word), top_k, name) for one in zip(log_p[:, number], vectors[:, number])]
-    masks.append(Mask(place, layers, name(word), left_out[number], shares[place]))
+  for number, (place, word, name) in enumerate(zip(places, words, map(model.tokenizer.token, words))):
+    layers = [_layer(model, *one, word, top_k) for one in zip(log_p[:, number], vectors[:, number])]
+    masks.append(Mask(place, layers, name, left_out[number], shares[place]))
   return Look(text, tokens, masks)
 
 
@@ -118,15 +117,15 @@ def _read(config: EncoderConfig, params: Any, x_MxKxH: jax.Array) -> tuple[jax.A
   return log_p, seen["intermediates"]["transformed"][0]
 
 
-def _layer(model: Model, log_p: np.ndarray, vector: np.ndarray, word: int, top_k: int, name) -> Layer:
+def _layer(model: Model, log_p: np.ndarray, vector: np.ndarray, word: int, top_k: int) -> Layer:
   embedding = np.asarray(parameters.word_embeddings(model.params)[word])
-  best = np.argsort(-log_p, kind="stable")[:top_k]
   cosine = vector @ embedding / max(np.linalg.norm(vector) * np.linalg.norm(embedding), 1e-12)
-  completions = [Completion(name(index), int(index), float(np.exp(log_p[index]))) for index in best]
-  return Layer(completions, float(np.exp(log_p[word])), float(-np.sum(np.exp(log_p) * log_p)), float(cosine))
+  odds = np.exp(log_p)
+  completions = inference.likeliest(model, odds, top_k)
+  return Layer(completions, float(odds[word]), float(-np.sum(odds * log_p)), float(cosine))
 
 
-def _leave_one_out(model: Model, ids: list[int], places: list[int], words: np.ndarray, log_p: np.ndarray) -> np.ndarray:
+def _leave_one_out(model: Model, ids: list[int], places: list[int], words: list[int], log_p: np.ndarray) -> np.ndarray:
   """float [K, L], see Mask.left_out: each token is replaced by [MASK], so that the others keep their places."""
   mask, template = model.tokenizer.special.mask, model.tokenizer.template
   result = np.full((len(places), len(ids) + template.room(pair=False)), np.nan)

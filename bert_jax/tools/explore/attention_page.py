@@ -152,26 +152,11 @@ def page(looks: Sequence[Look], model: str, vocab_size: int) -> str:
     masks = "".join(_mask(found, mask, count, vocab_size) for count, mask in enumerate(found.masks, 1))
     sections.append(f"<section><h2>{escape(found.text)}</h2>{masks}</section>")
   meanings = "".join(f"<dt>{escape(name)}</dt><dd>{escape(meaning)}</dd>" for name, meaning in LEGEND)
-  return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>look: {escape(model)}</title>
-<style>{style.STYLE}{_STYLE}</style>
-</head>
-<body>
-<main>
-<h1>At [MASK], layer by layer</h1>
+  body = f"""<h1>At [MASK], layer by layer</h1>
 <p class="soft">{escape(model)}</p>
 {"".join(sections)}
-<section><h2>What the figures mean</h2><dl>{meanings}</dl></section>
-<p class="soft" style="margin-top: 36px">Made by bert_jax {escape(__version__)}.</p>
-</main>
-<script>{style.SCRIPT}</script>
-</body>
-</html>
-"""
+<section><h2>What the figures mean</h2><dl>{meanings}</dl></section>"""
+  return style.document(f"look: {escape(model)}", body, f"by bert_jax {escape(__version__)}.", _STYLE)
 
 
 def _mask(found: Look, mask: Mask, count: int, vocab_size: int) -> str:

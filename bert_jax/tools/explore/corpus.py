@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bert_jax.data.corpus import folder as corpus_lib
-from bert_jax.data.tokenizer.wordpiece import Tokenizer, load_tokenizer, split_mark
+from bert_jax.data.tokenizer.wordpiece import Tokenizer, split_mark
 from bert_jax.errors import UserError
 
 LABELS = {
@@ -37,19 +37,6 @@ class Mark(NamedTuple):
   """What masking does to a token: the model has to predict it, and sees `seen` in its place."""
 
   seen: str
-
-
-def open_with_tokenizer(folder: str | os.PathLike) -> tuple[corpus_lib.Corpus, Tokenizer]:
-  """Opens a corpus (sizes checked, not hashed) and the tokenizer that made it. Raises UserError."""
-  corpus = corpus_lib.open_corpus(folder, verify=False)
-  tokenizer = load_tokenizer(corpus.folder / "tokenizer")
-  if tokenizer.fingerprint != corpus.manifest["tokenizer_fingerprint"]:
-    raise UserError(
-      f"{corpus.folder / 'tokenizer'}: expected the tokenizer that made the corpus "
-      f"(fingerprint {corpus.manifest['tokenizer_fingerprint']}), found another "
-      f"({tokenizer.fingerprint}); make the corpus anew, or put its tokenizer back"
-    )
-  return corpus, tokenizer
 
 
 def summary(folder: str | os.PathLike, manifest: dict[str, Any]) -> str:

@@ -46,24 +46,9 @@ def page(run: RunRecord, drawn: Samples) -> str:
     _section("Configuration", _configuration(run)),
   ]
   made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(run.read_at))
-  return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(name)}: bert_jax run</title>
-<style>{style.STYLE}</style>
-</head>
-<body>
-<main>
-{"".join(sections)}
-<p class="soft" style="margin-top: 36px">Made {made} from {escape(run.workdir)} by bert_jax {escape(__version__)}.
-Curves show the steps that led to the newest parameters; what was logged of steps done in vain is left out.</p>
-</main>
-<script>{style.SCRIPT}</script>
-</body>
-</html>
-"""
+  about = f"""{made} from {escape(run.workdir)} by bert_jax {escape(__version__)}.
+Curves show the steps that led to the newest parameters; what was logged of steps done in vain is left out."""
+  return style.document(f"{escape(name)}: bert_jax run", "".join(sections), about)
 
 
 def _section(title: str, body: str) -> str:

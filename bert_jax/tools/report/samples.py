@@ -113,16 +113,12 @@ def _sentences(run: RunRecord, model: inference.Model, count: int) -> list[tuple
   return found
 
 
-def _names(ids: Sequence[int], model: inference.Model) -> list[str]:
-  return list(map(model.tokenizer.token, ids))
-
-
 def _cut(ids: list[int], model: inference.Model) -> list[int]:
   """At most MAX_TOKENS, to the end of a sentence if one ends there, and never within a word."""
   most = min(MAX_TOKENS, model.config.max_position_embeddings - model.tokenizer.template.room(pair=False))
   if len(ids) <= most:
     return ids
-  tokens = _names(ids[:most], model)
+  tokens = list(map(model.tokenizer.token, ids[:most]))
   for end in range(most, MIN_TOKENS, -1):
     if tokens[end - 1] in _ENDS:
       return ids[:end]
@@ -133,7 +129,7 @@ def _cut(ids: list[int], model: inference.Model) -> list[int]:
 
 def _choose(ids: list[int], model: inference.Model, draw: random.Random) -> list[int]:
   """Places of words of one token, never two neighbours; none in a sentence that is too short."""
-  tokens = _names(ids, model)
+  tokens = list(map(model.tokenizer.token, ids))
   whole = [
     place
     for place, token in enumerate(tokens)
@@ -165,12 +161,8 @@ def _complete(model: inference.Model, chosen: list[tuple[list[int], list[int]]])
   for (ids, places), rows in zip(chosen, logits):
     odds = np.exp(rows - rows.max(axis=-1, keepdims=True))
     odds /= odds.sum(axis=-1, keepdims=True)
-    best = np.argsort(-odds, axis=-1, kind="stable")[:, :TOP_K]
-    guesses = [
-      [inference.Completion(_names([i], model)[0], int(i), float(odds[number, i])) for i in best[number]]
-      for number in range(len(places))
-    ]
-    samples.append(Sample(_names(ids, model), places, guesses))
+    guesses = [inference.likeliest(model, row, TOP_K) for row in odds[: len(places)]]
+    samples.append(Sample(list(map(model.tokenizer.token, ids)), places, guesses))
   return samples
 
 

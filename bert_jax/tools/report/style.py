@@ -147,3 +147,24 @@ document.querySelectorAll("svg.chart").forEach(svg => {
   svg.addEventListener("pointermove", show); svg.addEventListener("pointerleave", hide);
 });
 """
+
+
+def document(title: str, body: str, made: str, more_style: str = "") -> str:
+  """A page of HTML that needs nothing else; its last line says how it was made."""
+  return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{STYLE}{more_style}</style>
+</head>
+<body>
+<main>
+{body}
+<p class="soft" style="margin-top: 36px">Made {made}</p>
+</main>
+<script>{SCRIPT}</script>
+</body>
+</html>
+"""

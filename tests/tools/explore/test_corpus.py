@@ -31,6 +31,11 @@ VOCABULARY = [
 ]
 
 
+def opened(folder):
+  corpus = corpus_lib.open_corpus(folder, verify=False)
+  return corpus, corpus_lib.tokenizer_of(corpus)
+
+
 @pytest.fixture
 def folder(tmp_path):
   return make_corpus(tmp_path / "corpus")
@@ -97,7 +102,7 @@ def make_corpus(out, objective="nsp", word_starts=None):
 
 
 def test_a_row_shows_a_b_label_documents_and_padding(folder):
-  corpus, tokenizer = inspect.open_with_tokenizer(folder)
+  corpus, tokenizer = opened(folder)
   assert inspect.show_row(corpus, tokenizer, "train", 0).split("\n") == [
     "row 0 of train: 2 sequences, 18 tokens, 6 of padding",
     "  1. 9 tokens, label 0: B follows A",
@@ -110,7 +115,7 @@ def test_a_row_shows_a_b_label_documents_and_padding(folder):
 
 
 def test_a_row_that_is_not_there_is_named(folder):
-  corpus, tokenizer = inspect.open_with_tokenizer(folder)
+  corpus, tokenizer = opened(folder)
   with pytest.raises(UserError, match="row 2: expected 0 to 1"):
     inspect.show_row(corpus, tokenizer, "train", 2)
 
@@ -164,7 +169,7 @@ def test_the_summary_holds_what_a_corpus_is_judged_by(folder):
 
 
 def test_the_masks_shown_are_those_of_training(folder):
-  corpus, tokenizer = inspect.open_with_tokenizer(folder)
+  corpus, tokenizer = opened(folder)
   masking = config.default_config().masking
   draw = lambda **change: inspect.draw_marks(
     corpus, tokenizer, "train", [0, 1], masking=masking, **({"seed": 0, "epoch": 0} | change)
@@ -180,14 +185,14 @@ def test_the_masks_shown_are_those_of_training(folder):
 def test_a_tokenizer_that_did_not_make_the_corpus_is_refused(folder):
   other = tokenizer_lib.build_tokenizer(VOCABULARY + ["more"], lowercase=True)
   tokenizer_lib.save_tokenizer(other, folder / "tokenizer", max_length=24)
-  with pytest.raises(UserError, match="expected the tokenizer that made the corpus"):
-    inspect.open_with_tokenizer(folder)
+  with pytest.raises(UserError, match="is not the tokenizer that made this corpus"):
+    opened(folder)
 
 
 def test_words_that_the_corpus_knows_are_set_apart_and_masked_whole(tmp_path):
   starts = np.ones((2, 24), bool)
   starts[0, 11] = False  # 你好 is one word
-  corpus, tokenizer = inspect.open_with_tokenizer(make_corpus(tmp_path / "zh", word_starts=starts))
+  corpus, tokenizer = opened(make_corpus(tmp_path / "zh", word_starts=starts))
   assert "A, document 4 (b.txt:1): 你好。" in inspect.show_row(corpus, tokenizer, "train", 0)
   masking = config.default_config().masking
   masking.unit, masking.rate = "word", 0.3
@@ -197,13 +202,13 @@ def test_words_that_the_corpus_knows_are_set_apart_and_masked_whole(tmp_path):
   ]
   assert any(10 in one for one in seen) and all((10 in one) == (11 in one) for one in seen)
   starts[0, 11] = True
-  apart, _ = inspect.open_with_tokenizer(make_corpus(tmp_path / "apart", word_starts=starts))
+  apart, _ = opened(make_corpus(tmp_path / "apart", word_starts=starts))
   assert "你·好。" in inspect.show_row(apart, tokenizer, "train", 0)
 
 
 def test_sentence_order_has_labels_of_its_own(tmp_path):
   folder = make_corpus(tmp_path / "sop", objective="sop")
-  corpus, tokenizer = inspect.open_with_tokenizer(folder)
+  corpus, tokenizer = opened(folder)
   shown = inspect.show_row(corpus, tokenizer, "train", 0)
   assert "label 0: in order" in shown and "label 1: swapped" in shown
   summary = inspect.summary(folder, corpus.manifest)
@@ -214,6 +219,6 @@ def test_the_objective_none_has_no_labels(folder):
   manifest = json.loads((folder / "manifest.json").read_text()) | {"objective": "none"}
   manifest["corpus_id"] = corpus_lib.canonical_id(manifest)
   (folder / "manifest.json").write_text(json.dumps(manifest))
-  corpus, tokenizer = inspect.open_with_tokenizer(folder)
+  corpus, tokenizer = opened(folder)
   assert "label" not in inspect.show_row(corpus, tokenizer, "train", 0)
   assert "B follows A" not in inspect.summary(folder, manifest)
