@@ -114,14 +114,16 @@ def check_flags(options: argparse.Namespace) -> None:
 
 def evaluate_split(options: argparse.Namespace, folder: str) -> None:
   """The metrics of pretraining on a validation split."""
+  from bert_jax.objectives.registry import OBJECTIVES
   from bert_jax.runs.evaluate import evaluate_model
 
   metrics = evaluate_model(folder, options.corpus, batch_size=options.batch_size or 64, rows=options.rows or 0)
   if options.json:
     print(json.dumps(metrics))
     return
+  counts = {shown.count for recipe in OBJECTIVES.values() for shown in recipe.shown}
   for name, value in metrics.items():
-    print(f"eval/{name:<16} {value:,.0f}" if name in ("predictions", "pairs") else f"eval/{name:<16} {value:.4f}")
+    print(f"eval/{name:<16} {value:,.0f}" if name in counts else f"eval/{name:<16} {value:.4f}")
 
 
 def evaluate_suite(options: argparse.Namespace, folder: str) -> None:

@@ -1,9 +1,13 @@
 """`pretrain`: trains what a config says; resumes by itself."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from bert_jax.commands.processes import add_cluster_arguments, outcome_of_run, start_cluster
 from bert_jax.errors import UserError
+
+if TYPE_CHECKING:
+  from bert_jax.objectives.objective import Shown
 
 HELP = "train a BERT on a corpus; goes on by itself where an earlier call stopped"
 EXAMPLE = """  python -m bert_jax pretrain --config=configs/quickstart.py --workdir=runs/quickstart
@@ -78,31 +82,14 @@ def check_source_is_meant(config, overrides: list[str]) -> None:
 
 def print_result(workdir: str, config, metrics: dict[str, float]) -> None:
   """The last lines of a run: how good it is, and where everything lies."""
-  from bert_jax.data.corpus.folder import read_manifest
-  from bert_jax.data.corpus.pairs import PAIR_OBJECTIVES
   from bert_jax.io import storage
+  from bert_jax.objectives.registry import recipe_of
 
-  loss, compared = metrics["eval/mlm_loss"], ""
-  if config.data.corpus and not storage.is_remote(config.data.corpus):  # of a mixture nobody knows the entropy
-    entropy = read_manifest(config.data.corpus)["unigram_entropy"]
-    side = "below" if loss <= entropy else "above"
-    compared = f", {abs(entropy - loss):.2f} {side} the unigram entropy of the training split ({entropy:.3f})"
-  figures = [
-    ("mlm_loss", f"{loss:.3f} nats{compared}"),
-    ("mlm_accuracy", f"{metrics['eval/mlm_accuracy']:.3f} over {metrics['eval/predictions']:,.0f} masked tokens"),
-  ]
-  for name in PAIR_OBJECTIVES:
-    if f"eval/{name}_accuracy" in metrics:
-      figures.append(
-        (
-          f"{name}_accuracy",
-          f"{metrics[f'eval/{name}_accuracy']:.3f} over {metrics['eval/pairs']:,.0f} pairs; "
-          f"always giving the more frequent label: {metrics[f'eval/{name}_majority']:.3f}",
-        )
-      )
+  recipe = recipe_of(config.objective)
   print("\nOn the validation split:")
-  for name, value in figures:
-    print(f"  eval/{name:<14} {value}")
+  for shown in recipe.shown:
+    if shown.short and f"eval/{shown.name}" in metrics:
+      print(f"  eval/{shown.name:<14} {result_of(shown, config, metrics)}")
   places = {"checkpoints": "checkpoints", "metrics": "metrics", "tensorboard": "TensorBoard", "export": "PyTorch model"}
   root = storage.folder(workdir)
   there = {what: root / name for name, what in places.items() if (root / name).is_dir()}
@@ -111,4 +98,25 @@ def print_result(workdir: str, config, metrics: dict[str, float]) -> None:
     print(f"  {what:<19} {path}")
   print("Next:")
   print(f"  how it went         python -m bert_jax report --workdir={workdir}")
-  print(f'  use it              python -m bert_jax fill-mask --model={workdir} "text with a [MASK] in it"')
+  if recipe.use:
+    print(f"  use it              python -m bert_jax {recipe.use.format(workdir=workdir)}")
+
+
+def result_of(shown: "Shown", config, metrics: dict[str, float]) -> str:
+  """A metric of the last evaluation in words: over how many it went, and how it compares."""
+  from bert_jax.data.corpus.folder import read_manifest
+  from bert_jax.io import storage
+
+  value, baseline, corpus = metrics[f"eval/{shown.name}"], shown.baseline, config.data.corpus
+  text = f"{value:.3f} {shown.unit}".rstrip()
+  if shown.count:
+    text += f" over {metrics[f'eval/{shown.count}']:,.0f} {shown.counted}"
+  if baseline is None:
+    return text
+  if not baseline.of_corpus:
+    return f"{text}; {baseline.meaning}: {metrics[f'eval/{baseline.name}']:.3f}"
+  if not corpus or storage.is_remote(corpus):  # of a mixture nobody knows it
+    return text
+  limit = read_manifest(corpus)[baseline.name]
+  side = "below" if value <= limit else "above"
+  return f"{text}, {abs(limit - value):.2f} {side} the {baseline.label} of the training split ({limit:.3f})"

@@ -8,6 +8,7 @@ _DTYPES = ("float32", "bfloat16")
 
 ROWS = [
   # The run
+  Key("objective", "mlm", "What is learned in pretraining.", choices="bert_jax.objectives.registry:OBJECTIVES"),
   Key("total_steps", 1000, "Optimizer updates in the whole schedule.", at_least(1)),
   Key(
     "stop_at_step",
@@ -267,7 +268,7 @@ ROWS = [
   Key(
     "checkpoint.keep_best",
     1,
-    "Checkpoints with the best evaluation that are kept besides (in pretraining: the lowest eval/mlm_loss).",
+    "Checkpoints with the best evaluation that are kept besides (in pretraining by the objective's headline metric).",
     at_least(0),
     free=True,
   ),

@@ -40,7 +40,7 @@ def pseudo_perplexity(model: Model, texts: Sequence[str]) -> np.ndarray:
       for number, place in (hidden[i] for i in filled)
     ]
     places = np.array([[offset + hidden[i][1]] for i in filled], np.int32)
-    logits = inference.mlm_logits(model, inference.make_inputs(model, rows), places)
+    logits = inference.prediction_logits(model, inference.make_inputs(model, rows), places)
     log_probabilities = np.asarray(jax.nn.log_softmax(logits[:, 0], axis=-1))
     for (number, place), row in zip((hidden[i] for i in members), log_probabilities):
       surprise[number] -= row[ids[number][place]]

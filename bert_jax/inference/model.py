@@ -29,6 +29,7 @@ from bert_jax.models import parameters
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pooling import POOLINGS, pool
 from bert_jax.models.pretraining import HEADS, ModelOutput, PretrainingModel
+from bert_jax.objectives.registry import usable
 from bert_jax.training.checkpoints import reading
 from bert_jax.training.checkpoints.folder import committed_steps
 from bert_jax.training.run_folder import find_run_config, read_labels, read_result, read_run_config
@@ -119,6 +120,7 @@ def load_checkpoint(path: str | os.PathLike) -> Model:
     raise UserError(f"{path} is not a checkpoint; they are called WORKDIR/checkpoints/STEP")
   folder = checkpoints.parent
   config = read_run_config(folder)
+  usable(config.objective)
   result = read_result(folder)
   if step is None and result is not None:
     step = result["step"]
@@ -175,9 +177,9 @@ def apply(model: Model, inputs: ModelInputs, masked_positions: ArrayLike | None 
   return _apply(model.config, model.heads, model.params, inputs, masked_positions)
 
 
-def mlm_logits(model: Model, inputs: ModelInputs, masked_positions: ArrayLike) -> jax.Array:
+def prediction_logits(model: Model, inputs: ModelInputs, masked_positions: ArrayLike) -> jax.Array:
   """float32 [B, K, V], of a model that has the MLM head."""
-  logits = apply(model, inputs, masked_positions).mlm_logits
+  logits = apply(model, inputs, masked_positions).prediction_logits
   assert logits is not None
   return logits
 
@@ -264,7 +266,7 @@ def fill_mask(model: Model, text: str, top_k: int = 5) -> list[list[Completion]]
     UserError: no [MASK] in the text, a text longer than the model, a model without an MLM head.
   """
   ids, places = find_masks(model, text, "fill-mask")
-  logits = mlm_logits(model, make_inputs(model, [(ids, [])]), np.array([places], np.int32))
+  logits = prediction_logits(model, make_inputs(model, [(ids, [])]), np.array([places], np.int32))
   probabilities = np.asarray(jax.nn.softmax(logits[0], axis=-1))
   return [likeliest(model, row, top_k) for row in probabilities]
 

@@ -29,10 +29,10 @@ class ModelOutput(NamedTuple):
     hidden_states: num_hidden_layers + 1 arrays [B, L, H], see EncoderOutput.
     pooled_output: [B, S, H], tanh(dense([CLS] vector)) for each packed sequence.
     masked_output: [B, K, H], sequence_output at the masked positions.
-    padded_mlm_logits: float32 [B, K, V'], V' being V with the padding rows of the word embeddings; these have a
+    padded_prediction_logits: float32 [B, K, V'], V' being V with the padding rows of the word embeddings; these have a
       probability of 0. What a loss wants: cutting the padding off would move logits between devices that share the
       vocabulary.
-    mlm_logits: float32 [B, K, V], the same without padding.
+    prediction_logits: float32 [B, K, V], the same without padding.
     nsp_logits: float32 [B, S, 2]; index 0: B follows A.
   """
 
@@ -40,8 +40,8 @@ class ModelOutput(NamedTuple):
   hidden_states: tuple[jax.Array, ...]
   pooled_output: jax.Array | None
   masked_output: jax.Array
-  padded_mlm_logits: jax.Array | None
-  mlm_logits: jax.Array | None
+  padded_prediction_logits: jax.Array | None
+  prediction_logits: jax.Array | None
   nsp_logits: jax.Array | None
 
 
@@ -108,8 +108,8 @@ class PretrainingModel(nn.Module):
       hidden_states=hidden_states,
       pooled_output=pooled_BxSxH,
       masked_output=masked_BxKxH,
-      padded_mlm_logits=padded_BxKxV,
-      mlm_logits=None if padded_BxKxV is None else padded_BxKxV[:, :, : self.config.vocab_size],
+      padded_prediction_logits=padded_BxKxV,
+      prediction_logits=None if padded_BxKxV is None else padded_BxKxV[:, :, : self.config.vocab_size],
       nsp_logits=self.nsp_head(pooled_BxSxH) if "nsp" in self.heads else None,
     )
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from bert_jax.batch import ModelInputs, model_inputs
 from bert_jax.models.finetuning import SEQUENCE, SPAN, TOKENS, FinetuningModel
 from bert_jax.objectives import losses
-from bert_jax.objectives.objective import MetricSums, Objective
+from bert_jax.objectives.objective import MetricSums, Objective, Shown
 
 # (scores, labels, weights [B]) -> MetricSums with "loss" among them. The loss of a batch is its sum over its weight in
 # the whole global batch.
@@ -45,6 +45,16 @@ def _span(scores_BxLx2, labels_Bx2, weights_B) -> MetricSums:
     scores_2BxL, jnp.concatenate([labels_Bx2[:, 0], labels_Bx2[:, 1]]), jnp.tile(weights_B, 2)
   )
   return term.sums()
+
+
+SHOWN = (
+  Shown("loss", "{:.4f}", "loss", "loss"),
+  Shown("accuracy", "{:.1%}", "accuracy", "acc"),
+  *(
+    Shown(name, "{:.3f}", name)
+    for name in ("f1", "macro_f1", "micro_f1", "mcc", "precision", "recall", "pearson", "spearman", "exact_match")
+  ),
+)
 
 
 class Kind(NamedTuple):
@@ -93,7 +103,7 @@ def make_finetuning_objective(model: FinetuningModel, kind: str) -> Objective:
     sums = loss_of(scores, labels, weights)
     return sums["loss"][0] / jnp.maximum(global_weights["labels"], 1.0), sums
 
-  return Objective(init, prepare, loss, dict, model.dtype)
+  return Objective(init, prepare, loss, dict, SHOWN, model.dtype)
 
 
 def scores_of_tokens(scores: jax.Array, inputs: ModelInputs, kind: str) -> jax.Array:

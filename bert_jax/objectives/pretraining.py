@@ -10,7 +10,6 @@ RoBERTa (Liu et al. 2019, arXiv 1907.11692) asks nothing of the kind.
 
 import functools
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,37 +18,58 @@ from bert_jax.batch import ModelInputs, model_inputs, word_starts
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.objectives import losses, masking
 from bert_jax.objectives.masking import MlmBatch
-from bert_jax.objectives.objective import MetricSums, Objective
+from bert_jax.objectives.objective import UNIGRAM_ENTROPY, Baseline, CorpusFacts, MetricSums, Objective, Recipe, Shown
+
+PAIRS = ("nsp", "sop")  # corpora whose labels of pairs are learned; metrics are named after them
 
 
-def make_pretraining_objective(
-  model: PretrainingModel,
-  masking_config,
-  *,
-  mask_id: int,
-  never_predicted: Sequence[int],
-  continuation,
-  pairs: str,
-  total_steps: int,
-) -> Objective:
-  """The pretraining task for a model.
+def _shown_of_pairs(name: str) -> tuple[Shown, ...]:
+  """The loss and accuracy on pairs, and what always giving the same label would reach."""
+  majority = Baseline(f"{name}_majority", "majority share", "always giving the more frequent label")
+  return (
+    Shown(f"{name}_loss", "{:.3f}", title=f"{name.upper()} loss", unit="nats", better=min),
+    Shown(
+      f"{name}_accuracy",
+      "{:.1%}",
+      f"{name} acc",
+      name,
+      f"{name.upper()} accuracy",
+      better=max,
+      baseline=majority,
+      count="pairs",
+      counted="pairs",
+    ),
+    Shown(majority.name, "{:.1%}", "majority"),
+  )
+
+
+SHOWN = (
+  Shown("mlm_loss", "{:.3f}", "mlm loss", "loss", "MLM loss", "nats", min, UNIGRAM_ENTROPY),
+  Shown(
+    "mlm_accuracy", "{:.1%}", "mlm acc", "mlm", "MLM accuracy", better=max, count="predictions", counted="masked tokens"
+  ),
+  *(shown for name in PAIRS for shown in _shown_of_pairs(name)),
+  Shown("perplexity", "{:,.1f}", better=min),
+)
+
+
+def make_pretraining_objective(model: PretrainingModel, config, facts: CorpusFacts) -> Objective:
+  """The pretraining objective of a model.
 
   Args:
-    model: the encoder with its heads.
-    masking_config: the group `masking` of the config, resolved.
-    mask_id, never_predicted: see `masking.mask_tokens`.
-    continuation: bool [V], which pieces continue a word ("##ing"); where batches bring word starts, these hold.
-    pairs: what the labels of the corpus mean, one of data.pairs.PAIR_OBJECTIVES, or empty: no loss on them.
-    total_steps: of the schedule that a changing masking rate follows.
+    model: the encoder with its heads; without the NSP head there is no loss on pairs.
+    config: of a run, resolved; `masking` and `total_steps` are read.
+    facts: of the corpus; there is a loss on pairs where they are among PAIRS.
   """
-  settings = masking.settings_of(masking_config)
+  settings = masking.settings_of(config.masking)
   mask = functools.partial(
     masking.mask_tokens,
     settings=settings,
-    mask_id=mask_id,
-    never_predicted=never_predicted,
+    mask_id=facts.mask_id,
+    never_predicted=facts.never_predicted,
     vocab_size=model.config.vocab_size,
   )
+  pairs = facts.pairs if facts.pairs in PAIRS and "nsp" in model.heads else ""
 
   def init(key):
     blank = jnp.zeros((1, 8), jnp.int32)
@@ -59,8 +79,8 @@ def make_pretraining_objective(
 
   def prepare(batch, keys, step):
     inputs = model_inputs(batch["tokens"], batch["sequences"])
-    rate = masking.rate_at(settings, step, total_steps)
-    masked = mask(keys, inputs, word_starts=word_starts(batch, continuation), rate=rate)
+    rate = masking.rate_at(settings, step, config.total_steps)
+    masked = mask(keys, inputs, word_starts=word_starts(batch, facts.continuation), rate=rate)
     global_weights = {"mlm": jnp.sum(masked.weights), "pairs": jnp.sum(inputs.sequence_weights)}
     tokens = jnp.sum(inputs.segment_ids > 0).astype(jnp.float32)
     return (inputs._replace(input_ids=masked.input_ids), masked), global_weights, tokens
@@ -70,7 +90,7 @@ def make_pretraining_objective(
   ) -> tuple[jax.Array, MetricSums]:
     inputs, masked = microbatch
     output = model.apply({"params": params}, inputs, masked.positions, dropout_keys)
-    mlm = losses.cross_entropy(output.padded_mlm_logits, masked.labels, masked.weights)
+    mlm = losses.cross_entropy(output.padded_prediction_logits, masked.labels, masked.weights)
     sums = {"mlm_loss": (mlm.loss, mlm.weight), "mlm_accuracy": (mlm.correct, mlm.weight)}
     total = mlm.loss / jnp.maximum(global_weights["mlm"], 1.0)
     if pairs:
@@ -93,4 +113,9 @@ def make_pretraining_objective(
       means["perplexity"] = math.exp(min(means["mlm_loss"], 700.0))
     return means
 
-  return Objective(init, prepare, loss, metrics, model.dtype)
+  return Objective(init, prepare, loss, metrics, SHOWN, model.dtype)
+
+
+RECIPE = Recipe(
+  SHOWN, PretrainingModel, make_pretraining_objective, use='fill-mask --model={workdir} "text with a [MASK] in it"'
+)

@@ -27,13 +27,19 @@ import jax.numpy as jnp
 from bert_jax.batch import ModelInputs, model_inputs
 from bert_jax.models.sentence import SentenceModel, l2_normalize
 from bert_jax.objectives import losses
-from bert_jax.objectives.objective import MetricSums, Objective
+from bert_jax.objectives.objective import MetricSums, Objective, Shown
 
 RANKING = ("in-batch", "simcse")  # these compare the rows of a batch with each other
 # A pytree whose arrays begin with the rows of one device -> the same with those of all devices, in the order of the
 # batch.
 AllGatherRows = Callable[[Any], Any]
 LOSSES = (*RANKING, "cosine", "triplet", "softmax")
+SHOWN = (
+  Shown("loss", "{:.4f}", "loss", "loss"),
+  Shown("accuracy", "{:.1%}", "accuracy", "acc"),
+  Shown("pearson", "{:.3f}", "pearson"),
+  Shown("spearman", "{:.3f}", "spearman"),
+)
 
 
 class Rows(NamedTuple):
@@ -146,5 +152,5 @@ def make_embedding_objective(
     return mean(sums_of(None, rows, vectors), global_weights)
 
   if loss_name in RANKING:
-    return Objective(init, prepare, loss, dict, model.dtype, embed=embed, loss_of_vectors=loss_of_vectors)
-  return Objective(init, prepare, loss, dict, model.dtype)
+    return Objective(init, prepare, loss, dict, SHOWN, model.dtype, embed=embed, loss_of_vectors=loss_of_vectors)
+  return Objective(init, prepare, loss, dict, SHOWN, model.dtype)

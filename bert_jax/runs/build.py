@@ -2,18 +2,17 @@
 
 import jax.numpy as jnp
 import ml_collections
+from flax import linen as nn
 
 from bert_jax import config as configs
 from bert_jax.data.corpus.folder import Corpus
-from bert_jax.data.corpus.pairs import PAIR_OBJECTIVES
 from bert_jax.data.tokenizer.wordpiece import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.models import attention
 from bert_jax.models.config import EncoderConfig
-from bert_jax.models.pretraining import PretrainingModel
-from bert_jax.objectives import pretraining
 from bert_jax.objectives.masking import default_max_predictions, settings_of
-from bert_jax.objectives.objective import Objective
+from bert_jax.objectives.objective import CorpusFacts, Objective
+from bert_jax.objectives.registry import recipe_of
 
 
 def resolve(config: ml_collections.ConfigDict, corpus: Corpus, tokenizer: Tokenizer) -> ml_collections.ConfigDict:
@@ -44,7 +43,7 @@ def resolve(config: ml_collections.ConfigDict, corpus: Corpus, tokenizer: Tokeni
 
 def model_of(
   config: ml_collections.ConfigDict, encoder: EncoderConfig, platform: str = "", *, seq_length: int = 0
-) -> PretrainingModel:
+) -> nn.Module:
   """The Flax module of a config. Raises UserError for an attention that cannot be used.
 
   Args:
@@ -54,7 +53,7 @@ def model_of(
     seq_length: tokens in a row; 0: any.
   """
   dtypes = {name: jnp.dtype(config.model[name]) for name in ("dtype", "param_dtype")}
-  return PretrainingModel(
+  return recipe_of(config.objective).module(
     encoder, **dtypes, remat=config.model.remat, attention=attention_of(config, encoder, platform, seq_length)
   )
 
@@ -75,16 +74,13 @@ def attention_of(config: ml_collections.ConfigDict, encoder: EncoderConfig, plat
 
 
 def make_objective(
-  config: ml_collections.ConfigDict, module: PretrainingModel, corpus: Corpus, tokenizer: Tokenizer
+  config: ml_collections.ConfigDict, module: nn.Module, corpus: Corpus, tokenizer: Tokenizer
 ) -> Objective:
-  """The pretraining objective of a module on a corpus; without a loss on pairs where either of them has none."""
-  objective = corpus.manifest["objective"]
-  return pretraining.make_pretraining_objective(
-    module,
-    config.masking,
+  """What a run learns with a module on a corpus; the config is resolved."""
+  facts = CorpusFacts(
     mask_id=tokenizer.special.mask,
     never_predicted=tokenizer.template.never_predicted,
     continuation=~tokenizer.word_starts_table,
-    pairs=objective if "nsp" in module.heads and objective in PAIR_OBJECTIVES else "",
-    total_steps=config.total_steps,
+    pairs=corpus.manifest["objective"],
   )
+  return recipe_of(config.objective).make(module, config, facts)

@@ -101,19 +101,19 @@ class Run:
       writer = stack.enter_context(metrics.MetricsWriter(root, attempt, active=self._is_first))
       writer.event("start", attempt=attempt, **_environment())
       self._peers.on_told = lambda message: writer.event("fail", message=message)
-      selection, keep = training.selection, config.checkpoint
+      end, keep = configs.last_step(config), config.checkpoint
       checkpoints = manager.Checkpoints(
         root / "checkpoints",
         every_steps=keep.every_steps,
         keep_last=keep.keep_last,
         keep_best=keep.keep_best,
-        selection=selection,
+        selection=training.selection,
         on_event=writer.event,
       )
       services = loop.Services(
         checkpoints=stack.enter_context(checkpoints),
         writer=writer,
-        progress=stack.enter_context(progress.Progress(configs.last_step(config), active=self._is_first)),
+        progress=stack.enter_context(progress.Progress(end, training.objective.shown, active=self._is_first)),
         watchdog=stack.enter_context(self._watchdog(writer, name)),
         preemption=self._preemption,
         data_skips=DataSkips(root, agreement.on_first(lambda: read_data_skips(root))),

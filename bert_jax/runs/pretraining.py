@@ -17,6 +17,7 @@ from bert_jax.export import export
 from bert_jax.inference.model import Model, load_model
 from bert_jax.io import storage
 from bert_jax.models.config import EncoderConfig
+from bert_jax.objectives.registry import usable
 from bert_jax.runs import corpus as corpora
 from bert_jax.runs.build import make_objective, model_of, resolve
 from bert_jax.runs.corpus import PrepareProgress
@@ -24,6 +25,7 @@ from bert_jax.runs.launch import Log, Run, launch
 from bert_jax.training import evaluation, loop, metrics, run_folder, sharding
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training.checkpoints import reading
+from bert_jax.training.model_selection import by_headline
 from bert_jax.training.train_state import TrainState
 
 
@@ -69,6 +71,8 @@ def build(config: ml_collections.ConfigDict, run: Run, prepare_progress: Prepare
   """Corpus, model, objective, batches and evaluation of a config; claims the run folder for them. Raises UserError."""
   # What the config alone decides is refused before a corpus is prepared.
   configs.encoder_of(config)
+  if config.export.format:
+    usable(config.objective)
   mesh = sharding.make_mesh(config)
   optimizers.make_schedule(config)
 
@@ -95,6 +99,7 @@ def build(config: ml_collections.ConfigDict, run: Run, prepare_progress: Prepare
       "seed": config.seed,
       "batch_size": config.data.batch_size,
     },
+    selection=by_headline(objective),
     start=start,
     flops_per_token=corpora.flops_per_token(encoder, config, corpus),
   )

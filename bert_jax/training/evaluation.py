@@ -6,8 +6,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bert_jax.data.corpus.pairs import PAIR_OBJECTIVES
-from bert_jax.objectives.objective import MetricSums, Objective, add_sums, divide
+from bert_jax.objectives.objective import MetricSums, Objective, add_sums, counts_of, divide
 from bert_jax.training import sharding
 from bert_jax.training.train_step import make_eval_step
 
@@ -16,7 +15,7 @@ MASK_SEED = 0
 
 
 def make_evaluator(objective: Objective, mesh: Mesh, batches: Callable[[], Iterable[dict[str, np.ndarray]]]):
-  """Returns evaluate(params, after_batch) -> {"mlm_loss": …, "nsp_accuracy": …, "pairs": …}, compiled once.
+  """Returns evaluate(params, after_batch) -> metrics of the objective and what it counts, compiled once.
 
   `after_batch()` is called after every batch; where it returns True, the evaluation is given up and None returned.
 
@@ -34,10 +33,6 @@ def make_evaluator(objective: Objective, mesh: Mesh, batches: Callable[[], Itera
       total = add_sums(total, {name: (float(s), float(w)) for name, (s, w) in sums.items()})
       if after_batch():
         return None
-    counts = {"predictions": total["mlm_loss"][1]}
-    for name in PAIR_OBJECTIVES:
-      if f"{name}_loss" in total:
-        counts["pairs"] = total[f"{name}_loss"][1]
-    return objective.metrics(divide(total)) | counts
+    return objective.metrics(divide(total)) | counts_of(objective.shown, total)
 
   return evaluate

@@ -48,8 +48,8 @@ class Training(NamedTuple):
     evaluate: (params, after_batch) -> metrics of the validation split, or None where after_batch() said to stop.
     identity: what the order of the data depends on, e.g. corpus_id, rows, seed; saved with every
       checkpoint, and a resume with another one is refused.
-    start: (fresh state, abstract state) -> state that a new run begins from; None: the fresh one.
     selection: what makes an evaluation better than another, and when a run ends early.
+    start: (fresh state, abstract state) -> state that a new run begins from; None: the fresh one.
     flops_per_token: of forward and backward pass, for MFU, or None.
   """
 
@@ -59,8 +59,8 @@ class Training(NamedTuple):
   batches: Callable[[int], Iterator[dict[str, np.ndarray]]]
   evaluate: Callable[[Any, Callable[[], bool]], dict[str, float] | None]
   identity: dict[str, Any]
+  selection: ModelSelection
   start: Callable[[Any, Any], Any] | None = None
-  selection: ModelSelection = ModelSelection()
   flops_per_token: float | None = None
 
 

@@ -1,6 +1,6 @@
 """What a run tells in its folder: metrics and events as JSON lines, and TensorBoard scalars.
 
-    WORKDIR/metrics/attempt-0000.jsonl            {"step": 100, "time": …, "train/mlm_loss": 6.1, …}
+    WORKDIR/metrics/attempt-0000.jsonl            {"step": 100, "time": …, "train/loss": 6.1, …}
     WORKDIR/metrics/attempt-0000-part-0001.jsonl  goes on where that one has reached 256 KiB
     WORKDIR/events/attempt-0000.jsonl             {"event": "save", "time": …, "step": 100, …}
     WORKDIR/tensorboard/                          the same scalars
@@ -120,7 +120,7 @@ def next_attempt(workdir: str | os.PathLike) -> int:
 
 
 def read_metrics(workdir: str | os.PathLike) -> dict[int, dict[str, float]]:
-  """All attempts merged, in the order of steps: {100: {"time": Unix seconds, "train/mlm_loss": …}, …}."""
+  """All attempts merged, in the order of steps: {100: {"time": Unix seconds, "train/loss": …}, …}."""
   steps: dict[int, dict[str, float]] = {}
   for record in _read(epath.Path(workdir) / "metrics"):
     known = steps.setdefault(record.pop("step"), {})

@@ -3,6 +3,8 @@
 import math
 from typing import Any, NamedTuple
 
+from bert_jax.objectives.objective import Objective
+
 
 class ModelSelection(NamedTuple):
   """What makes an evaluation better than another.
@@ -13,7 +15,7 @@ class ModelSelection(NamedTuple):
     patience: evaluations without a new best before a run ends early; 0: never.
   """
 
-  metric: str = "eval/mlm_loss"
+  metric: str
   higher_is_better: bool = False
   patience: int = 0
 
@@ -24,6 +26,12 @@ class ModelSelection(NamedTuple):
       (step for step in evaluations if self.metric in evaluations[step]),
       key=lambda step: (sign * evaluations[step][self.metric], -step),
     )
+
+
+def by_headline(objective: Objective) -> ModelSelection:
+  """The better headline metric of an objective."""
+  headline = objective.shown[0]
+  return ModelSelection(f"eval/{headline.name}", headline.better is max)
 
 
 class EarlyStopping:

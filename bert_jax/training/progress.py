@@ -4,46 +4,12 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import tqdm
 
-from bert_jax.data.corpus.pairs import PAIR_OBJECTIVES
 from bert_jax.io.numbers import count, duration
+from bert_jax.objectives.objective import Shown
 
-
-class Shown(NamedTuple):
-  """A metric that the terminal shows, where a run has it.
-
-  Attributes:
-    name: what follows train/ or eval/.
-    label: for a column or an evaluation.
-    short: for the bar, which has to fit 80 columns.
-    format: of the value.
-  """
-
-  name: str
-  label: str
-  short: str
-  format: str
-
-
-SHOWN = (
-  Shown("mlm_loss", "mlm loss", "loss", "{:.3f}"),
-  Shown("mlm_accuracy", "mlm acc", "mlm", "{:.1%}"),
-  *(Shown(f"{name}_accuracy", f"{name} acc", name, "{:.1%}") for name in PAIR_OBJECTIVES),
-  Shown("loss", "loss", "loss", "{:.4f}"),  # of fine-tuning
-  Shown("accuracy", "accuracy", "acc", "{:.1%}"),
-)
-# Evaluations have a line to themselves, and show more.
-SHOWN_OF_EVALUATION = (
-  SHOWN
-  + tuple(Shown(f"{name}_majority", "majority", "majority", "{:.1%}") for name in PAIR_OBJECTIVES)
-  + tuple(
-    Shown(name, name, name, "{:.3f}")
-    for name in ("f1", "macro_f1", "micro_f1", "mcc", "precision", "recall", "pearson", "spearman", "exact_match")
-  )
-)
 HEADER_EVERY_LINES = 20
 
 
@@ -54,17 +20,26 @@ class Progress:
   """
 
   def __init__(
-    self, total_steps: int, *, active: bool = True, stream=None, clock: Callable[[], float] = time.monotonic
+    self,
+    total_steps: int,
+    shown: tuple[Shown, ...],
+    *,
+    active: bool = True,
+    stream=None,
+    clock: Callable[[], float] = time.monotonic,
   ):
     """Shows nothing before `begin`.
 
     Args:
       total_steps: the step at which the run ends.
+      shown: the metrics that are shown where the run has them.
       active: False on all processes but the first: then nothing is shown.
       stream: default standard output.
       clock: seconds, for the time left.
     """
     self._total, self._active, self._clock = total_steps, active, clock
+    self._in_training = tuple(one for one in shown if one.short)
+    self._in_evaluation = tuple(one for one in shown if one.label)
     self._stream = sys.stdout if stream is None else stream
     self._bar = None
     self._first: tuple[int, float] | None = None  # step and time of the first update
@@ -86,7 +61,7 @@ class Progress:
     seconds = self._seconds_left(step)
     left = "…" if seconds is None else duration(seconds)
     speed = count(metrics.get("tokens_per_second", math.nan))
-    values = _values(SHOWN, metrics, "train/")
+    values = _values(self._in_training, metrics, "train/")
     if self._bar is not None:
       text = " ".join(f"{shown.short} {value}" for shown, value in values)
       self._bar.n = step
@@ -104,7 +79,7 @@ class Progress:
   def evaluation(self, step: int, metrics: dict[str, float]) -> None:
     """Shows the metrics of an evaluation (`eval/…`) on a line that stays."""
     cells = [f"{f'eval at {step:,}':>{self._step_width()}}"]
-    cells += [f"{shown.label} {value}" for shown, value in _values(SHOWN_OF_EVALUATION, metrics, "eval/")]
+    cells += [f"{shown.label} {value}" for shown, value in _values(self._in_evaluation, metrics, "eval/")]
     self.line("   ".join(cells))
 
   def line(self, text: str) -> None:

@@ -52,7 +52,7 @@ def test_no_two_tensors_of_one_shape_can_be_swapped_unnoticed(config, tensors):
 
   def outputs(params):
     output = PretrainingModel(config).apply({"params": params}, INPUTS, None)
-    return jnp.concatenate([x.ravel() for x in (*output.hidden_states, output.mlm_logits, output.nsp_logits)])
+    return jnp.concatenate([x.ravel() for x in (*output.hidden_states, output.prediction_logits, output.nsp_logits)])
 
   outputs = jax.jit(outputs)
   right = outputs(from_huggingface(tensors, config)[0])

@@ -41,7 +41,7 @@ def test_fill_mask_of_transformers_gives_our_probabilities(exported, ours, token
   fill = transformers.pipeline("fill-mask", model=str(exported / head), top_k=5, device="cpu")
   output, tokens, _ = ours([text])
   masked = tokens[0].tolist().index(load_tokenizer(tokenizer_dir).special.mask)
-  logits = np.asarray(output.mlm_logits)[0, masked]
+  logits = np.asarray(output.prediction_logits)[0, masked]
   probabilities = np.exp(logits - logits.max())
   probabilities /= probabilities.sum()
   answers = fill(text)

@@ -71,9 +71,9 @@ def _theirs(model, inputs):
   named = {"sequence_output": output.hidden_states[-1], "pooled_output": pooled}
   named |= {f"hidden_states[{n}]": state for n, state in enumerate(output.hidden_states)}
   if isinstance(model, transformers.BertForPreTraining):
-    named |= {"mlm_logits": output.prediction_logits, "nsp_logits": output.seq_relationship_logits}
+    named |= {"prediction_logits": output.prediction_logits, "nsp_logits": output.seq_relationship_logits}
   elif isinstance(model, transformers.BertForMaskedLM):
-    named["mlm_logits"] = output.logits
+    named["prediction_logits"] = output.logits
   elif isinstance(model, transformers.BertForNextSentencePrediction):
     named["nsp_logits"] = output.logits
   else:
@@ -85,7 +85,7 @@ def _theirs(model, inputs):
 def _compare(ours, theirs, tolerance):
   """The largest difference relative to the size of each output is below `tolerance`."""
   values = ours._asdict()
-  del values["padded_mlm_logits"]  # mlm_logits, with padding
+  del values["padded_prediction_logits"]  # prediction_logits, with padding
   values |= {f"hidden_states[{n}]": state for n, state in enumerate(values.pop("hidden_states"))}
   for name in ("pooled_output", "nsp_logits"):
     values[name] = None if values[name] is None else values[name][:, 0]  # one sequence per row
@@ -144,7 +144,7 @@ LEARNING = {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_
 @jax.jit
 def _loss(output, inputs, labels, weights):
   """The three terms that `_torch_loss` has, each with a weight."""
-  mlm = optax.softmax_cross_entropy_with_integer_labels(output.mlm_logits, jnp.maximum(labels, 0))
+  mlm = optax.softmax_cross_entropy_with_integer_labels(output.prediction_logits, jnp.maximum(labels, 0))
   nsp = optax.softmax_cross_entropy_with_integer_labels(output.nsp_logits[:, 0], inputs.sequence_labels[:, 0])
   real = (inputs.segment_ids > 0)[:, :, None]
   cubes = jnp.where(real, output.sequence_output**3, 0).sum() / real.sum() + (output.pooled_output**3).mean()
@@ -208,9 +208,9 @@ def test_one_step_of_adamw_in_torch_and_here_gives_the_same_outputs(config, para
     ours = PretrainingModel(config, dtype=jnp.float64, param_dtype=jnp.float64)
     stepped = _train_step(ours, stepped, inputs, jnp.asarray(labels), jnp.asarray(weights, jnp.float64))
     output = _apply(ours, stepped, inputs)
-  lacking = {name: None for name in ("pooled_output", "mlm_logits", "nsp_logits") if name not in after}
+  lacking = {name: None for name in ("pooled_output", "prediction_logits", "nsp_logits") if name not in after}
   _compare(output._replace(**lacking), after, 1e-9)
-  trained = {"BertForMaskedLM": "mlm_logits", "BertModel": "sequence_output"}.get(name, "nsp_logits")
+  trained = {"BertForMaskedLM": "prediction_logits", "BertModel": "sequence_output"}.get(name, "nsp_logits")
   assert np.abs(after[trained] - before[trained]).max() > 1e-2
 
 

@@ -10,6 +10,7 @@ from bert_jax import config as configs
 from bert_jax.data.tokenizer.template import SpecialIds
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.objectives import pretraining
+from bert_jax.objectives.objective import CorpusFacts
 from bert_jax.training import sharding, train_state
 from bert_jax.training.train_step import make_program
 
@@ -49,15 +50,8 @@ def tiny_model(config):
 
 def tiny_objective(config, continuation=np.zeros(VOCAB, bool)):
   """The pretraining objective of `tiny_config`; `continuation` says which ids are ## pieces."""
-  return pretraining.make_pretraining_objective(
-    tiny_model(config),
-    config.masking,
-    mask_id=SPECIAL.mask,
-    never_predicted=SPECIAL,
-    continuation=continuation,
-    pairs="nsp",
-    total_steps=config.total_steps,
-  )
+  facts = CorpusFacts(SPECIAL.mask, SPECIAL, continuation, "nsp")
+  return pretraining.make_pretraining_objective(tiny_model(config), config, facts)
 
 
 def tiny_batch(step, rows=ROWS):

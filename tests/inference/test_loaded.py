@@ -131,17 +131,17 @@ def test_outputs_have_the_shapes_that_are_promised(model):
   shapes = {
     name: value.shape
     for name, value in output._asdict().items()
-    if not isinstance(value, tuple) and name != "padded_mlm_logits"
+    if not isinstance(value, tuple) and name != "padded_prediction_logits"
   }
   assert shapes == {
     "sequence_output": (2, 32, 32),
     "pooled_output": (2, 1, 32),
     "masked_output": (2, 2, 32),
-    "mlm_logits": (2, 2, 130),
+    "prediction_logits": (2, 2, 130),
     "nsp_logits": (2, 1, 2),
   }
   assert [state.shape for state in output.hidden_states] == 4 * [(2, 32, 32)]
-  assert model.apply(model.params, model.tokenize(["the cat"])).mlm_logits.shape == (1, 32, 130)
+  assert model.apply(model.params, model.tokenize(["the cat"])).prediction_logits.shape == (1, 32, 130)
   assert {leaf.dtype for leaf in jax.tree.leaves(output)} == {np.dtype(np.float32)}
 
 
@@ -151,7 +151,9 @@ def test_gradients_through_apply_are_those_of_finite_differences_and_of_jit(mode
   def distance(params):
     output = model.apply(params, inputs)
     a, b = pool(output.sequence_output, output.pooled_output, inputs, "mean")
-    return a @ b / jnp.linalg.norm(a) / jnp.linalg.norm(b) + output.mlm_logits[0, 2, 7] + output.nsp_logits[1, 0, 0]
+    return (
+      a @ b / jnp.linalg.norm(a) / jnp.linalg.norm(b) + output.prediction_logits[0, 2, 7] + output.nsp_logits[1, 0, 0]
+    )
 
   gradients = jax.grad(distance)(model.params)
   compiled = jax.jit(jax.grad(distance))(model.params)
@@ -172,7 +174,7 @@ def test_apply_itself_can_be_jitted_and_changes_nothing(model):
   inputs = model.tokenize(["the [MASK] sat"])
   before = jax.tree.map(np.array, model.params)
   plain, compiled = model.apply(model.params, inputs), jax.jit(model.apply)(model.params, inputs)
-  np.testing.assert_allclose(plain.mlm_logits, compiled.mlm_logits, atol=1e-4)
+  np.testing.assert_allclose(plain.prediction_logits, compiled.prediction_logits, atol=1e-4)
   jax.tree.map(np.testing.assert_array_equal, before, model.params)
   zeros = jax.tree.map(np.zeros_like, model.params)
   assert not np.asarray(model.apply(zeros, inputs).sequence_output).any()  # the parameters are those that were given

@@ -56,8 +56,8 @@ def test_shapes_and_dtypes_of_every_output(config, params, rows):
       "sequence_output": ((2, 24, 32), dtype),
       "pooled_output": ((2, 2, 32), dtype),
       "masked_output": ((2, 4, 32), dtype),
-      "padded_mlm_logits": ((2, 4, 256), jnp.float32),
-      "mlm_logits": ((2, 4, 130), jnp.float32),
+      "padded_prediction_logits": ((2, 4, 256), jnp.float32),
+      "prediction_logits": ((2, 4, 130), jnp.float32),
       "nsp_logits": ((2, 2, 2), jnp.float32),
     }
 
@@ -67,8 +67,8 @@ def test_bfloat16_logits_are_finite_and_near(config, params, rows):
     jax.jit(PretrainingModel(config, dtype=dtype).apply)({"params": params}, *rows)
     for dtype in (jnp.float32, jnp.bfloat16)
   )
-  scale = float(jnp.std(exact.mlm_logits))
-  assert np.abs(rounded.mlm_logits - exact.mlm_logits).max() < 0.1 * scale
+  scale = float(jnp.std(exact.prediction_logits))
+  assert np.abs(rounded.prediction_logits - exact.prediction_logits).max() < 0.1 * scale
   assert np.abs(rounded.nsp_logits - exact.nsp_logits).max() < 0.1 * scale
 
 
@@ -78,7 +78,7 @@ def test_named_outputs_are_taken_at_the_right_positions(config, params, rows):
   some, every = apply({"params": params}, inputs, positions), apply({"params": params}, inputs, None)
   np.testing.assert_array_equal(every.masked_output, every.sequence_output)
   np.testing.assert_array_equal(some.masked_output[0, 2], some.sequence_output[0, 11])
-  np.testing.assert_allclose(some.mlm_logits[1, 3], every.mlm_logits[1, 10], atol=1e-5)
+  np.testing.assert_allclose(some.prediction_logits[1, 3], every.prediction_logits[1, 10], atol=1e-5)
   dense = params["pooler"]["dense"]
   second_cls = np.asarray(some.sequence_output[0, 9])
   pooled = np.tanh(second_cls @ dense["kernel"] + dense["bias"])
@@ -97,7 +97,7 @@ def _loss_and_gradient(config, params, inputs, positions, weights):
   model = PretrainingModel(config, dtype=jnp.float64, param_dtype=jnp.float64)
   output = model.apply({"params": params}, inputs, positions)
   labels = (7 * jnp.take_along_axis(inputs.input_ids, positions, axis=1) + 1) % config.vocab_size
-  mlm = optax.softmax_cross_entropy_with_integer_labels(output.mlm_logits, labels)
+  mlm = optax.softmax_cross_entropy_with_integer_labels(output.prediction_logits, labels)
   nsp = optax.softmax_cross_entropy_with_integer_labels(output.nsp_logits, inputs.sequence_labels)
   return (mlm * weights).sum() + (nsp * inputs.sequence_weights).sum(), output
 
@@ -123,7 +123,9 @@ def test_packing_and_padding_are_invisible(config, params, rows):
     close(packed.sequence_output[0, 9:16], single.sequence_output[1, :7])
     close(packed.sequence_output[1, :12], single.sequence_output[2])
     close(packed.pooled_output[0], single.pooled_output[:2, 0])
-    close(packed.mlm_logits[0], np.concatenate([single.mlm_logits[0, :2], single.mlm_logits[1, :2]]))
+    close(
+      packed.prediction_logits[0], np.concatenate([single.prediction_logits[0, :2], single.prediction_logits[1, :2]])
+    )
     close(packed.nsp_logits[1, 0], single.nsp_logits[2, 0])
     close(loss, alone_loss)
     jax.tree.map(close, gradient, alone_gradient)
@@ -138,7 +140,7 @@ def test_padding_rows_of_the_vocabulary_get_no_gradient_and_change_nothing(confi
   @jax.jit
   @functools.partial(jax.value_and_grad, has_aux=True)
   def run(p):
-    logits = model.apply({"params": p}, *rows).mlm_logits
+    logits = model.apply({"params": p}, *rows).prediction_logits
     return jax.nn.logsumexp(logits, axis=-1).sum(), logits
 
   (_, logits), gradient = run(params)
@@ -155,7 +157,7 @@ def test_padding_rows_of_the_vocabulary_get_no_gradient_and_change_nothing(confi
 def test_a_model_without_a_head_needs_no_parameters_for_it(config, params, rows):
   kept = {name: tree for name, tree in params.items() if name not in ("pooler", "nsp_head")}
   output = PretrainingModel(config, heads=frozenset({"mlm"})).apply({"params": kept}, *rows)
-  assert output.pooled_output is None and output.nsp_logits is None and output.mlm_logits is not None
+  assert output.pooled_output is None and output.nsp_logits is None and output.prediction_logits is not None
   with pytest.raises(UserError, match="'pooler' where there is 'nsp'"):
     PretrainingModel(config, heads=frozenset({"nsp"})).apply({"params": params}, *rows)
 

@@ -62,7 +62,7 @@ def test_the_loss_is_the_mean_over_predictions_plus_the_mean_over_pairs(params):
   output = jax.jit(tiny_model(config).apply)({"params": params}, inputs, masked.positions)
   used = masked.weights == 1
   entropies = optax.softmax_cross_entropy_with_integer_labels
-  mlm = entropies(output.mlm_logits[used], masked.labels[used])
+  mlm = entropies(output.prediction_logits[used], masked.labels[used])
   nsp = entropies(output.nsp_logits[PAIRS], LABELS)
   np.testing.assert_allclose([sums["mlm_loss"][0], sums["nsp_loss"][0]], [mlm.sum(), nsp.sum()], rtol=1e-5)
   np.testing.assert_allclose(total, mlm.mean() + nsp.mean(), rtol=1e-5)

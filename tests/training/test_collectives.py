@@ -10,6 +10,7 @@ import pytest
 
 from bert_jax import config as configs
 from bert_jax.objectives import pretraining
+from bert_jax.objectives.objective import CorpusFacts
 from bert_jax.runs.build import model_of
 from bert_jax.tools.plan.ahead import Request, compile_ahead
 from bert_jax.tools.plan.data_facts import DataFacts
@@ -70,15 +71,8 @@ def compiled():
 def parameters(split_by_fsdp):
   """Numbers in all parameters of the model that fsdp splits, or that it does not."""
   config = config_of(8)
-  objective = pretraining.make_pretraining_objective(
-    model_of(config, configs.encoder_of(config)),
-    config.masking,
-    mask_id=4,
-    never_predicted=range(5),
-    continuation=[False] * VOCAB,
-    pairs="nsp",
-    total_steps=10,
-  )
+  facts = CorpusFacts(4, range(5), [False] * VOCAB, "nsp")
+  objective = pretraining.make_pretraining_objective(model_of(config, configs.encoder_of(config)), config, facts)
   shapes = jax.tree_util.tree_leaves_with_path(jax.eval_shape(objective.init, jax.random.key(0)))
   big = lambda path, leaf: leaf.ndim == 2 and "token_type" not in str(path) and "nsp_head" not in str(path)
   return sum(math.prod(leaf.shape) for path, leaf in shapes if big(path, leaf) == split_by_fsdp)

@@ -52,7 +52,7 @@ def train(
   profile=None,
   evaluate=lambda params, after_batch: {},
   consumed=None,
-  selection=ModelSelection(),
+  selection=ModelSelection("eval/loss"),
   **overrides,
 ):
   """Trains 8 steps in `folder`; the batches in `bad`, counted from 1, make the loss NaN. Returns the parameters.
@@ -95,7 +95,7 @@ def train(
       selection=selection,
       on_event=writer.event,
     ) as checkpoints,
-    Progress(config.total_steps, stream=io.StringIO()) as progress,
+    Progress(config.total_steps, (), stream=io.StringIO()) as progress,
     Watchdog(start_seconds=600, step_seconds=600, dump=folder / "stalls.txt") as watchdog,
   ):
     services = loop.Services(

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from bert_jax.training.model_selection import EarlyStopping, ModelSelection
+from bert_jax.objectives.objective import Objective, Shown
+from bert_jax.training.model_selection import EarlyStopping, ModelSelection, by_headline
 
 
 def test_the_best_is_the_lowest_or_the_highest_and_of_equals_the_newer():
@@ -55,3 +56,12 @@ def test_a_checkpoint_from_before_there_was_a_judge_begins_anew():
   stopping = EarlyStopping(ModelSelection("eval/x", patience=1))
   stopping.restore({"position": 8})
   assert not stopping.is_over
+
+
+def test_the_first_metric_that_an_objective_shows_selects_in_its_own_direction():
+  loss, accuracy = Shown("a_loss", "{}", better=min), Shown("an_accuracy", "{}", better=max)
+  for shown, selection in (
+    ((loss, accuracy), ModelSelection("eval/a_loss")),
+    ((accuracy, loss), ModelSelection("eval/an_accuracy", higher_is_better=True)),
+  ):
+    assert by_headline(Objective(None, None, None, dict, shown)) == selection

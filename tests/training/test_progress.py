@@ -10,6 +10,7 @@ import termios
 
 import pytest
 
+from bert_jax.objectives.pretraining import SHOWN
 from bert_jax.training.progress import Progress
 
 TRAIN = {
@@ -46,7 +47,7 @@ def terminal(columns: int):
 
 def shown(stream, steps, *, total=4000, start=0, **progress):
   clock = itertools.count(0, 60).__next__  # a minute passes between two looks at the clock
-  with Progress(total, stream=stream, clock=clock, **progress) as display:
+  with Progress(total, SHOWN, stream=stream, clock=clock, **progress) as display:
     display.begin(start)
     for step in steps:
       display.update(step, TRAIN)
@@ -84,7 +85,7 @@ def test_on_a_terminal_the_bar_stays_on_one_line(columns):
 def test_time_left_leaves_out_compiling_and_the_steps_before_a_resume():
   times = iter([500.0, 510.0, 520.0])
   stream = io.StringIO()
-  with Progress(2000, stream=stream, clock=lambda: next(times)) as display:
+  with Progress(2000, SHOWN, stream=stream, clock=lambda: next(times)) as display:
     display.begin(1000)
     for step in (1100, 1200, 1300):
       display.update(step, TRAIN)
@@ -94,7 +95,7 @@ def test_time_left_leaves_out_compiling_and_the_steps_before_a_resume():
 
 def test_an_objective_without_nsp_has_no_column_for_it():
   stream = io.StringIO()
-  with Progress(10, stream=stream) as display:
+  with Progress(10, SHOWN, stream=stream) as display:
     display.begin(0)
     display.update(5, {"train/mlm_loss": math.nan, "train/mlm_accuracy": 0.0, "tokens_per_second": 12.0})
   header, line = stream.getvalue().splitlines()

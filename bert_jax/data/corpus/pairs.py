@@ -26,7 +26,6 @@ from bert_jax.errors import UserError
 
 FOLLOWS, RANDOM = 0, 1  # NSP labels, as in BERT and Hugging Face
 IN_ORDER, SWAPPED = 0, 1  # SOP labels, as in ALBERT and Hugging Face
-PAIR_OBJECTIVES = ("nsp", "sop")  # those whose labels mean something; their metrics are named after them
 MIN_SEQ_LENGTH, MAX_SEQ_LENGTH = 8, 2**16 - 1  # the corpus stores lengths in 16 bits
 
 _EMPTY_SHARE = 16  # of a plain sequence 1/16 may stay empty before a sentence is cut

@@ -117,7 +117,7 @@ class BenchData:
     return data_facts.resolved(config, self.facts.data)
 
   def objective(self, config: ml_collections.ConfigDict, platform: str) -> Objective:
-    """The pretraining objective of a resolved config on these rows."""
+    """The objective of a resolved config on these rows."""
     if not self.corpus or not self.tokenizer:
       return data_facts.stand_in_objective(config, self.facts.data, platform)
     model = build.model_of(config, configs.encoder_of(config), platform, seq_length=self.facts.data.seq_length)

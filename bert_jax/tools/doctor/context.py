@@ -22,8 +22,9 @@ from bert_jax.data.corpus.folder import Corpus, open_corpus, tokenizer_of
 from bert_jax.data.loading import mixture
 from bert_jax.data.tokenizer.wordpiece import Tokenizer
 from bert_jax.errors import UserError
-from bert_jax.objectives import pretraining
 from bert_jax.objectives.masking import default_max_predictions, settings_of
+from bert_jax.objectives.objective import CorpusFacts
+from bert_jax.objectives.registry import recipe_of
 from bert_jax.runs.build import model_of, resolve
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training import sharding, train_state
@@ -173,15 +174,8 @@ class Context:
       config = self.resolved
     except UserError:  # the corpus row says why
       config = self._guessed()
-    objective = pretraining.make_pretraining_objective(
-      model_of(config, configs.encoder_of(config)),
-      config.masking,
-      mask_id=0,  # what follows decides no shape
-      never_predicted=(),
-      continuation=None,
-      pairs="",
-      total_steps=config.total_steps,
-    )
+    facts = CorpusFacts(0, (), None, "none")  # they decide no shape
+    objective = recipe_of(config.objective).make(model_of(config, configs.encoder_of(config)), config, facts)
     optimizer = optimizers.make_optimizer(config)
     return jax.eval_shape(lambda: train_state.create(objective.init(jax.random.key(0)), optimizer))
 

@@ -133,7 +133,7 @@ def _leave_one_out(model: Model, ids: list[int], places: list[int], words: list[
   for members, filled in inference.batches_by_length([len(ids)] * len(others), _BATCH):
     rows: list[tuple[list[int], list[int]]] = [([*ids[: others[i]], mask, *ids[others[i] + 1 :]], []) for i in filled]
     positions = np.array([places] * len(rows), np.int32)
-    logits = inference.mlm_logits(model, inference.make_inputs(model, rows), positions)
+    logits = inference.prediction_logits(model, inference.make_inputs(model, rows), positions)
     without = np.asarray(jax.nn.log_softmax(logits, axis=-1))
     for row, i in zip(without, members):
       for number, word in enumerate(words):

@@ -12,12 +12,12 @@ from etils import epath
 
 from bert_jax import config as configs
 from bert_jax.data.corpus.folder import read_manifest
-from bert_jax.data.corpus.pairs import PAIR_OBJECTIVES
 from bert_jax.data.tokenizer.wordpiece import SPECIAL_TOKENS, build_tokenizer
 from bert_jax.models import flops
-from bert_jax.objectives import pretraining
 from bert_jax.objectives.masking import default_max_predictions, settings_of
-from bert_jax.objectives.objective import Objective
+from bert_jax.objectives.objective import CorpusFacts, Objective
+from bert_jax.objectives.pretraining import PAIRS
+from bert_jax.objectives.registry import recipe_of
 from bert_jax.runs import build
 
 # Rows of packed pairs hold 97.9 to 99.8 % tokens on Wikipedia at length 512 (docs/performance.md, docs/corpus.md).
@@ -75,7 +75,7 @@ def facts_of(config: ml_collections.ConfigDict) -> Facts:
       manifest["vocab_size"],
       manifest["seq_length"],
       manifest["max_sequences"],
-      objective if objective in PAIR_OBJECTIVES else "",
+      objective if objective in PAIRS else "",
       bool(manifest["word_segmenter"]),
     )
     return Facts(
@@ -100,7 +100,7 @@ def promised(config: ml_collections.ConfigDict) -> DataFacts:
     vocabulary,
     config.prepare.seq_length,
     config.prepare.max_sequences,
-    objective if objective in PAIR_OBJECTIVES else "",
+    objective if objective in PAIRS else "",
     bool(config.prepare.word_segmenter),
   )
 
@@ -115,7 +115,7 @@ def resolved(config: ml_collections.ConfigDict, data: DataFacts) -> ml_collectio
 
 
 def stand_in_objective(config: ml_collections.ConfigDict, data: DataFacts, platform: str) -> Objective:
-  """The pretraining objective of a resolved config without a vocabulary at hand: constants of the program differ, and
+  """The objective of a resolved config without a vocabulary at hand: constants of the program differ, and
   nothing else.
 
   Args:
@@ -124,12 +124,6 @@ def stand_in_objective(config: ml_collections.ConfigDict, data: DataFacts, platf
     platform: tpu, gpu or cpu: where it will run.
   """
   module = build.model_of(config, configs.encoder_of(config), platform, seq_length=data.seq_length)
-  return pretraining.make_pretraining_objective(
-    module,
-    config.masking,
-    mask_id=STAND_IN.special.mask,
-    never_predicted=STAND_IN.never_predicted,
-    continuation=np.arange(data.vocab_size) % 3 == 0,
-    pairs=data.pairs,
-    total_steps=config.total_steps,
-  )
+  continuation = np.arange(data.vocab_size) % 3 == 0
+  facts = CorpusFacts(STAND_IN.special.mask, STAND_IN.never_predicted, continuation, data.pairs)
+  return recipe_of(config.objective).make(module, config, facts)

@@ -76,7 +76,7 @@ def number_in(record: dict[str, Any], name: str) -> float | None:
 
 
 def lineage(events: list[dict[str, Any]], lines: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
-  """The metrics of the steps that led to the newest parameters: {100: {"time": …, "train/mlm_loss": …}, …}.
+  """The metrics of the steps that led to the newest parameters: {100: {"time": …, "train/loss": …}, …}.
 
   Where an attempt or a rollback goes back to a step, what was logged after that step is dropped; the
   last line for a step wins.

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bert_jax import __version__
-from bert_jax.data.corpus.pairs import PAIR_OBJECTIVES
 from bert_jax.io.numbers import count, duration
 from bert_jax.tools.report import goodput, history, style, summary
 from bert_jax.tools.report.charts import Axis, Limit, Series, chart, escape, number, percent, strip
@@ -80,14 +79,10 @@ def _head(run: RunRecord) -> str:
   last = max(run.metrics, default=0)
   state = summary.state(run).lstrip(",; ")
   figures.append((f"{last:,}", f"of {summary.end_step(run):,} steps", state))
-  for name, form in (
-    ("mlm_loss", "{:.3f}"),
-    ("mlm_accuracy", "{:.1%}"),
-    *((f"{one}_accuracy", "{:.1%}") for one in PAIR_OBJECTIVES),
-  ):
-    steps, values = curve(run, f"eval/{name}")
-    if values:
-      figures.append((form.format(values[-1]), f"eval/{name}", f"at step {steps[-1]:,}"))
+  for shown in summary.shown_of(run):
+    steps, values = curve(run, f"eval/{shown.name}")
+    if shown.short and values:
+      figures.append((shown.format.format(values[-1]), f"eval/{shown.name}", f"at step {steps[-1]:,}"))
   if speeds := curve(run, "tokens_per_second")[1]:
     mfu = curve(run, "mfu")[1]
     figures.append(
@@ -128,22 +123,18 @@ def curves(run: RunRecord) -> list[str]:
   """Losses and accuracies of training and validation, learning rate, gradient norm."""
   marks, charts = _marks(run), []
 
-  def both(name, title, y, limit=None):
-    series = [_series(run, f"train/{name}", "train", "train"), _series(run, f"eval/{name}", "eval", "validation")]
-    charts.append(chart(title, series, y=y, limit=limit, marks=marks))
-
-  entropy = summary.unigram_entropy(run)
-  both("mlm_loss", "MLM loss (nats)", Axis(number), Limit(entropy, f"unigrams {entropy:.2f}") if entropy else None)
-  both("mlm_accuracy", "MLM accuracy", Axis(percent))
-  for name in PAIR_OBJECTIVES:
-    majority = next(reversed(curve(run, f"eval/{name}_majority")[1]), None)
-    both(f"{name}_loss", f"{name.upper()} loss (nats)", Axis(number))
-    both(
-      f"{name}_accuracy",
-      f"{name.upper()} accuracy",
-      Axis(percent),
-      Limit(majority, f"majority {majority:.0%}") if majority else None,
-    )
+  for shown in summary.shown_of(run):
+    if not shown.title:
+      continue
+    series = [
+      _series(run, f"train/{shown.name}", "train", "train"),
+      _series(run, f"eval/{shown.name}", "eval", "validation"),
+    ]
+    limit, baseline = None, summary.baseline_of(run, shown)
+    if shown.baseline is not None and baseline:
+      limit = Limit(baseline, f"{shown.baseline.label} {baseline:{'.0%' if shown.is_share else '.2f'}}")
+    title = f"{shown.title} ({shown.unit})" if shown.unit else shown.title
+    charts.append(chart(title, series, y=Axis(percent if shown.is_share else number), limit=limit, marks=marks))
   charts.append(chart("Learning rate", [_series(run, "learning_rate", "train", "learning rate")], marks=marks))
   norms = curve(run, "train/grad_norm")[1]
   wide = bool(norms) and min(norms) > 0 and max(norms) / min(norms) > 30

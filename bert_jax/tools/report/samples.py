@@ -156,7 +156,7 @@ def _complete(model: inference.Model, chosen: list[tuple[list[int], list[int]]])
   positions = np.zeros((len(chosen), _MOST_MASKS), np.int32)
   for at, (_, places) in zip(positions, chosen):
     at[: len(places)] = model.tokenizer.template.offset + np.array(places)
-  logits = np.asarray(inference.mlm_logits(model, inference.make_inputs(model, masked), positions), np.float64)
+  logits = np.asarray(inference.prediction_logits(model, inference.make_inputs(model, masked), positions), np.float64)
   samples = []
   for (ids, places), rows in zip(chosen, logits):
     odds = np.exp(rows - rows.max(axis=-1, keepdims=True))

@@ -19,22 +19,15 @@ from etils import epath
 
 from bert_jax import config as configs
 from bert_jax.data.corpus.folder import read_manifest
-from bert_jax.data.corpus.pairs import PAIR_OBJECTIVES
 from bert_jax.errors import UserError
 from bert_jax.io import storage
 from bert_jax.io.numbers import duration
+from bert_jax.objectives import registry
+from bert_jax.objectives.objective import Shown
 from bert_jax.tools.report import goodput, history
 from bert_jax.training.checkpoints.folder import step_folders, step_of
 from bert_jax.training.metrics import read_events, read_lines
 
-# Rows of the table: metric without its prefix, format, and which end is the good one.
-TABLE = (
-  ("mlm_loss", "{:.3f} nats", min),
-  ("mlm_accuracy", "{:.1%}", max),
-  *((f"{name}_loss", "{:.3f} nats", min) for name in PAIR_OBJECTIVES),
-  *((f"{name}_accuracy", "{:.1%}", max) for name in PAIR_OBJECTIVES),
-  ("perplexity", "{:,.1f}", min),
-)
 # How the parts of the time are called.
 PART_NAMES = {
   "useful": "useful steps",
@@ -104,7 +97,7 @@ def read_run(workdir: str | os.PathLike) -> RunRecord:
 
 
 def curve(run: RunRecord, name: str) -> tuple[list[int], list[float]]:
-  """Steps and finite values of a metric such as "train/mlm_loss"."""
+  """Steps and finite values of a metric such as "train/grad_norm"."""
   known = {step: record[name] for step, record in run.metrics.items() if name in record}
   finite = {step: value for step, value in known.items() if math.isfinite(value)}
   return list(finite), list(finite.values())
@@ -270,37 +263,44 @@ def slowest_host(run: RunRecord) -> str:
   )
 
 
+def shown_of(run: RunRecord) -> tuple[Shown, ...]:
+  """What is shown of a run: by its objective, or, where this version has none of that name, by the default one."""
+  name = run.config.get("objective", registry.DEFAULT)
+  return registry.OBJECTIVES.get(name, registry.OBJECTIVES[registry.DEFAULT]).shown
+
+
+def baseline_of(run: RunRecord, shown: Shown) -> float | None:
+  """What a metric is compared with, or None where that is not known."""
+  if shown.baseline is None:
+    return None
+  if shown.baseline.of_corpus:
+    return None if run.manifest is None else run.manifest[shown.baseline.name]
+  return (curve(run, f"eval/{shown.baseline.name}")[1] or [None])[-1]
+
+
 def table(run: RunRecord) -> list[str]:
-  """Last train, last and best evaluation of every metric that the run has."""
-  lines = []
-  for name, form, better in TABLE:
-    train, evaluation = curve(run, f"train/{name}")[1], curve(run, f"eval/{name}")
-    if not train and not evaluation[1]:
-      continue
-    last = [form.format(values[-1]) if values else "" for values in (train, evaluation[1])]
-    best = ""
-    if evaluation[1]:
-      value = better(evaluation[1])
-      best = f"{form.format(value)} at {evaluation[0][evaluation[1].index(value)]:,}"
-    lines.append(f"{name:<{_WIDTH}}{last[0]:>14}{last[1]:>14}{best:>26}")
-  lines.insert(0, f"{'':<{_WIDTH}}{'train, last':>14}{'eval, last':>14}{'eval, best':>26}")
-  for name in PAIR_OBJECTIVES:
-    if majority := curve(run, f"eval/{name}_majority")[1]:
-      lines.append(
-        f"{'majority share':<{_WIDTH}}{'':>14}{majority[-1]:>14.1%}   (always the more frequent {name.upper()} label)"
-      )
-  entropy, losses = unigram_entropy(run), curve(run, "eval/mlm_loss")[1]
-  if entropy is not None:
-    lines.append(f"{'unigram entropy':<{_WIDTH}}{'':>14}{f'{entropy:.3f} nats':>14}")
-    if losses:
-      gap = entropy - losses[-1]
-      lines[-1] += f"   (eval/mlm_loss is {abs(gap):.2f} {'below' if gap >= 0 else 'above'})"
-  return lines
-
-
-def unigram_entropy(run: RunRecord) -> float | None:
-  """Of the corpus, in nats: the MLM loss of a model that knows word frequencies and nothing else."""
-  return None if run.manifest is None else run.manifest["unigram_entropy"]
+  """Last train, last and best evaluation of every metric that the run has, then what they are compared with."""
+  lines = [f"{'':<{_WIDTH}}{'train, last':>14}{'eval, last':>14}{'eval, best':>26}"]
+  compared = []
+  for shown in shown_of(run):
+    train, (steps, values) = curve(run, f"train/{shown.name}")[1], curve(run, f"eval/{shown.name}")
+    if shown.better is not None and (train or values):
+      last = [shown.text(known[-1]) if known else "" for known in (train, values)]
+      best = ""
+      if values:
+        value = shown.better(values)
+        best = f"{shown.text(value)} at {steps[values.index(value)]:,}"
+      lines.append(f"{shown.name:<{_WIDTH}}{last[0]:>14}{last[1]:>14}{best:>26}")
+    baseline = baseline_of(run, shown)
+    if shown.baseline is not None and baseline is not None:
+      line = f"{shown.baseline.label:<{_WIDTH}}{'':>14}{shown.text(baseline):>14}"
+      if shown.baseline.meaning:
+        line += f"   ({shown.baseline.meaning})"
+      elif values:
+        gap = baseline - values[-1]
+        line += f"   (eval/{shown.name} is {abs(gap):.2f} {'below' if gap >= 0 else 'above'})"
+      compared.append(line)
+  return lines + compared
 
 
 class Setting(NamedTuple):

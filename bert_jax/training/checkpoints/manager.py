@@ -71,11 +71,11 @@ class _Pending(NamedTuple):
 class Checkpoints:
   """Saves in the background, keeps the last and the best, restores the newest good one.
 
-      with Checkpoints(folder, every_steps=1000, keep_last=3, keep_best=1, on_event=writer.event) as checkpoints:
+      with Checkpoints(folder, every_steps=1000, keep_last=3, keep_best=1, selection=selection) as checkpoints:
         restored = checkpoints.restore_latest(abstract_state)
         for step in …:
           if checkpoints.should_save(step):
-            checkpoints.save(step, state, host={"position": position}, metrics={"eval/mlm_loss": loss})
+            checkpoints.save(step, state, host={"position": position}, metrics={"eval/loss": loss})
         checkpoints.wait()
 
   A failed background save is raised by the next should_save, save or wait, whichever comes first.
@@ -88,7 +88,7 @@ class Checkpoints:
     every_steps: int,
     keep_last: int,
     keep_best: int,
-    selection: ModelSelection = ModelSelection(),
+    selection: ModelSelection,
     on_event: Callable = lambda *_, **__: None,
   ):
     """

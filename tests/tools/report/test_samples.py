@@ -41,7 +41,7 @@ def test_guesses_are_what_the_model_writes_at_the_masks(run):
     masked = [model.tokenizer.special.mask if place in sample.places else index for place, index in enumerate(ids)]
     inputs = inference.make_inputs(model, [(masked, [])])
     logits = np.asarray(
-      inference.apply(model, inputs, np.array([[place + 1 for place in sample.places]], np.int32)).mlm_logits[0],
+      inference.apply(model, inputs, np.array([[place + 1 for place in sample.places]], np.int32)).prediction_logits[0],
       np.float64,
     )
     odds = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)

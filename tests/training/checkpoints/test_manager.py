@@ -25,6 +25,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from bert_jax.errors import UserError
 from bert_jax.training.checkpoints import arrays, manager, reading
 from bert_jax.training.checkpoints import folder as checkpoint_folder
+from bert_jax.training.model_selection import ModelSelection
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
 
@@ -66,7 +67,9 @@ def assert_same(got, wanted):
 
 
 def checkpoints(folder, **settings) -> manager.Checkpoints:
-  return manager.Checkpoints(folder, **{"every_steps": 1, "keep_last": 10, "keep_best": 0} | settings)
+  selection = ModelSelection("eval/loss")
+  settings = {"every_steps": 1, "keep_last": 10, "keep_best": 0, "selection": selection} | settings
+  return manager.Checkpoints(folder, **settings)
 
 
 def save_steps(folder, *steps, **settings):
@@ -122,7 +125,7 @@ def test_an_empty_folder_restores_nothing_and_makes_nothing(tmp_path):
 def test_state_and_host_values_come_back_bitwise(tmp_path):
   host = {"position": 2**63, "seed": 7, "corpus_id": "abc", "num_rows": 3}
   with checkpoints(tmp_path) as c:
-    assert c.save(5, make_state(5), host=host, metrics={"eval/mlm_loss": 1.5})
+    assert c.save(5, make_state(5), host=host, metrics={"eval/loss": 1.5})
   restored, events = restore(tmp_path)
   assert restored.step == 5
   assert restored.host == host | {"step": 5}
@@ -204,7 +207,7 @@ def test_the_last_and_the_best_are_kept(tmp_path):
   losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: float("nan"), 5: 4.0, 6: 5.0}
   with checkpoints(tmp_path, keep_last=2, keep_best=2) as c:
     for step, loss in losses.items():
-      c.save(step, make_state(step), host={}, metrics={"eval/mlm_loss": loss})
+      c.save(step, make_state(step), host={}, metrics={"eval/loss": loss})
   assert steps_on_disk(tmp_path) == [2, 3, 5, 6]
   # A later run knows the losses of an earlier one.
   with checkpoints(tmp_path, keep_last=2, keep_best=1) as c:
@@ -554,6 +557,7 @@ import sys
 import jax
 import jax.numpy as jnp
 from bert_jax.training.checkpoints import manager as checkpoint
+from bert_jax.training.model_selection import ModelSelection
 
 large_state = jax.jit(lambda step: {
     "params": {f"w{i}": jnp.arange(1 << 17, dtype=jnp.float32) * (i + 1) + step for i in range(40)}
@@ -561,7 +565,7 @@ large_state = jax.jit(lambda step: {
 place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 like = jax.eval_shape(large_state, 0)
 like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), like)
-with checkpoint.Checkpoints(sys.argv[1], every_steps=1, keep_last=2, keep_best=0) as c:
+with checkpoint.Checkpoints(sys.argv[1], every_steps=1, keep_last=2, keep_best=0, selection=ModelSelection("eval/loss")) as c:
   restored = c.restore_latest(like)
   step = restored.step if restored else 0
   print("restored", step, flush=True)
@@ -632,6 +636,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from bert_jax.training.checkpoints import manager as checkpoint
+from bert_jax.training.model_selection import ModelSelection
 
 rank, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 jax.config.update("jax_num_cpu_devices", 2)
@@ -642,7 +647,7 @@ make = lambda s: {"params": {"w": jnp.arange(4096.0).reshape(8, 512) + s, "b": j
 make = jax.jit(make, out_shardings=where)
 like = jax.eval_shape(make, 0)
 like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), like, where)
-with checkpoint.Checkpoints(folder, every_steps=1, keep_last=3, keep_best=0) as c:
+with checkpoint.Checkpoints(folder, every_steps=1, keep_last=3, keep_best=0, selection=ModelSelection("eval/loss")) as c:
   restored = c.restore_latest(like)
   step = restored.step if restored else 0
   if restored:

@@ -1,0 +1,24 @@
+"""What a run can be pretrained with: the table behind the config key `objective`."""
+
+from bert_jax.errors import UserError
+from bert_jax.objectives import pretraining
+from bert_jax.objectives.objective import Recipe
+
+DEFAULT = "mlm"
+OBJECTIVES: dict[str, Recipe] = {"mlm": pretraining.RECIPE}
+
+
+def recipe_of(name: str) -> Recipe:
+  """The row of an objective. Raises UserError for one that there is not."""
+  if name not in OBJECTIVES:
+    raise UserError(f"config key 'objective' must be one of {', '.join(map(repr, OBJECTIVES))}; it is {name!r}")
+  return OBJECTIVES[name]
+
+
+def usable(name: str) -> Recipe:
+  """The same, for what loads or exports a trained model. Raises UserError where nothing but its run reads it."""
+  recipe = recipe_of(name)
+  if not recipe.use:
+    known = ", ".join(one for one, row in OBJECTIVES.items() if row.use)
+    raise UserError(f"a model of objective={name} can be neither loaded nor exported; those of {known} can")
+  return recipe
