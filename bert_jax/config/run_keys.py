@@ -8,7 +8,6 @@ _DTYPES = ("float32", "bfloat16")
 
 ROWS = [
   # The run
-  Key("objective", "mlm", "What is learned in pretraining.", choices="bert_jax.objectives.registry:OBJECTIVES"),
   Key("total_steps", 1000, "Optimizer updates in the whole schedule.", at_least(1)),
   Key(
     "stop_at_step",
@@ -26,6 +25,12 @@ ROWS = [
     free=True,
   ),
   Key("eval_rows", 0, "Rows of the validation split that an evaluation reads; 0: all.", at_least(0), free=True),
+  Key(
+    "objective",
+    "mlm",
+    "What is learned in pretraining: mlm, masked tokens and what the labels of the corpus say of pairs.",
+    choices="bert_jax.objectives.registry:OBJECTIVES",
+  ),
   Key(
     "seed",
     0,

@@ -78,8 +78,8 @@ class LoadedModel(model.Model):
 
     Returns:
       ModelOutput, float32: `sequence_output` [B, L, H], `hidden_states` (layers + 1) x [B, L, H], `pooled_output`
-      [B, 1, H], `masked_output` [B, K, H], `prediction_logits` [B, K, V], `nsp_logits` [B, 1, 2]; None where the model lacks
-      the head.
+      [B, 1, H], `masked_output` [B, K, H], `prediction_logits` [B, K, V], `nsp_logits` [B, 1, 2]; None where the model
+      lacks the head.
     """
     return model.apply(self._replace(params=params), inputs, masked_positions)
 

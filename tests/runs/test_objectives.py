@@ -1,12 +1,11 @@
-"""An objective that is neither masked language modelling nor has pairs, through whole commands: nothing but its own page
-and a row of OBJECTIVES is needed for it.
+"""An objective that is neither masked language modelling nor has pairs, through whole commands: it needs its own page
+and a row of OBJECTIVES, and nothing else.
 """
 
 import json
 import shutil
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import pytest
 from flax import linen as nn

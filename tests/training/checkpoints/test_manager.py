@@ -559,13 +559,14 @@ import jax.numpy as jnp
 from bert_jax.training.checkpoints import manager as checkpoint
 from bert_jax.training.model_selection import ModelSelection
 
+SELECTION = ModelSelection("eval/loss")
 large_state = jax.jit(lambda step: {
     "params": {f"w{i}": jnp.arange(1 << 17, dtype=jnp.float32) * (i + 1) + step for i in range(40)}
 })
 place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 like = jax.eval_shape(large_state, 0)
 like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), like)
-with checkpoint.Checkpoints(sys.argv[1], every_steps=1, keep_last=2, keep_best=0, selection=ModelSelection("eval/loss")) as c:
+with checkpoint.Checkpoints(sys.argv[1], every_steps=1, keep_last=2, keep_best=0, selection=SELECTION) as c:
   restored = c.restore_latest(like)
   step = restored.step if restored else 0
   print("restored", step, flush=True)
@@ -638,6 +639,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from bert_jax.training.checkpoints import manager as checkpoint
 from bert_jax.training.model_selection import ModelSelection
 
+SELECTION = ModelSelection("eval/loss")
 rank, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 jax.config.update("jax_num_cpu_devices", 2)
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank, initialization_timeout=60, heartbeat_timeout_seconds=20)
@@ -647,7 +649,7 @@ make = lambda s: {"params": {"w": jnp.arange(4096.0).reshape(8, 512) + s, "b": j
 make = jax.jit(make, out_shardings=where)
 like = jax.eval_shape(make, 0)
 like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), like, where)
-with checkpoint.Checkpoints(folder, every_steps=1, keep_last=3, keep_best=0, selection=ModelSelection("eval/loss")) as c:
+with checkpoint.Checkpoints(folder, every_steps=1, keep_last=3, keep_best=0, selection=SELECTION) as c:
   restored = c.restore_latest(like)
   step = restored.step if restored else 0
   if restored:
