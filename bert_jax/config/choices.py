@@ -6,6 +6,12 @@ Functions, so that those modules are imported when somebody asks: most import JA
 from collections.abc import Iterable
 
 
+def objectives() -> Iterable[str]:
+  from bert_jax.objectives.registry import OBJECTIVES
+
+  return OBJECTIVES
+
+
 def loaders() -> Iterable[str]:
   from bert_jax.data.loading.input_pipeline import LOADERS
 

@@ -29,7 +29,7 @@ ROWS = [
     "objective",
     "mlm",
     "What is learned in pretraining: mlm, masked tokens and what the labels of the corpus say of pairs.",
-    choices="bert_jax.objectives.registry:OBJECTIVES",
+    choices=choices.objectives,
   ),
   Key(
     "seed",

@@ -4,14 +4,13 @@ from bert_jax.errors import UserError
 from bert_jax.objectives import pretraining
 from bert_jax.objectives.objective import Recipe
 
-DEFAULT = "mlm"
 OBJECTIVES: dict[str, Recipe] = {"mlm": pretraining.RECIPE}
 
 
 def recipe_of(name: str) -> Recipe:
-  """The row of an objective. Raises UserError for one that there is not."""
+  """The row of an objective. Raises UserError for one that this version does not have."""
   if name not in OBJECTIVES:
-    raise UserError(f"config key 'objective' must be one of {', '.join(map(repr, OBJECTIVES))}; it is {name!r}")
+    raise UserError(f"there is no objective {name!r} here, only {', '.join(map(repr, OBJECTIVES))}")
   return OBJECTIVES[name]
 
 

@@ -22,8 +22,8 @@ from bert_jax.data.corpus.folder import read_manifest
 from bert_jax.errors import UserError
 from bert_jax.io import storage
 from bert_jax.io.numbers import duration
-from bert_jax.objectives import registry
 from bert_jax.objectives.objective import Shown
+from bert_jax.objectives.registry import OBJECTIVES
 from bert_jax.tools.report import goodput, history
 from bert_jax.training.checkpoints.folder import step_folders, step_of
 from bert_jax.training.metrics import read_events, read_lines
@@ -265,8 +265,9 @@ def slowest_host(run: RunRecord) -> str:
 
 def shown_of(run: RunRecord) -> tuple[Shown, ...]:
   """What is shown of a run: by its objective, or, where this version has none of that name, by the default one."""
-  name = run.config.get("objective", registry.DEFAULT)
-  return registry.OBJECTIVES.get(name, registry.OBJECTIVES[registry.DEFAULT]).shown
+  default = configs.KEYS["objective"].default
+  name = run.config.get("objective", default)
+  return OBJECTIVES[name if name in OBJECTIVES else default].shown
 
 
 def baseline_of(run: RunRecord, shown: Shown) -> float | None:
