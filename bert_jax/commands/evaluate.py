@@ -121,7 +121,7 @@ def evaluate_split(options: argparse.Namespace, folder: str) -> None:
   if options.json:
     print(json.dumps(metrics))
     return
-  counts = {shown.count for recipe in OBJECTIVES.values() for shown in recipe.shown}
+  counts = {shown.over for recipe in OBJECTIVES.values() for shown in recipe.shown}
   for name, value in metrics.items():
     print(f"eval/{name:<16} {value:,.0f}" if name in counts else f"eval/{name:<16} {value:.4f}")
 

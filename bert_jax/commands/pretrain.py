@@ -109,8 +109,8 @@ def result_of(shown: "Shown", config, metrics: dict[str, float]) -> str:
 
   value, baseline, corpus = metrics[f"eval/{shown.name}"], shown.baseline, config.data.corpus
   text = f"{value:.3f} {shown.unit}".rstrip()
-  if shown.count:
-    text += f" over {metrics[f'eval/{shown.count}']:,.0f} {shown.counted}"
+  if shown.over:
+    text += f" over {metrics[f'eval/{shown.over}']:,.0f} {shown.counted}"
   if baseline is None:
     return text
   if not baseline.of_corpus:

@@ -40,7 +40,7 @@ class Shown(NamedTuple):
     unit: "nats"; empty: none.
     better: min or max, the better end of it; None: neither. The table of the report has a row where there is one.
     baseline: what it is compared with, or None.
-    count: name under which an evaluation reports over how many it went; empty: it does not.
+    over: name under which an evaluation reports over how many it went; empty: it does not.
     counted: what these are: "masked tokens".
   """
 
@@ -52,7 +52,7 @@ class Shown(NamedTuple):
   unit: str = ""
   better: Callable[..., float] | None = None
   baseline: Baseline | None = None
-  count: str = ""
+  over: str = ""
   counted: str = ""
 
   @property
@@ -125,7 +125,7 @@ class Recipe(NamedTuple):
 
 def counts_of(shown: tuple[Shown, ...], sums: MetricSums) -> dict[str, float]:
   """Over how many an evaluation went, {name of the count: weight}, from its MetricSums on the host."""
-  return {one.count: float(sums[one.name][1]) for one in shown if one.count and one.name in sums}
+  return {one.over: float(sums[one.name][1]) for one in shown if one.over and one.name in sums}
 
 
 def divide(sums: MetricSums) -> dict[str, float]:

@@ -36,7 +36,7 @@ def _shown_of_pairs(name: str) -> tuple[Shown, ...]:
       f"{name.upper()} accuracy",
       better=max,
       baseline=majority,
-      count="pairs",
+      over="pairs",
       counted="pairs",
     ),
     Shown(majority.name, "{:.1%}", "majority"),
@@ -46,7 +46,7 @@ def _shown_of_pairs(name: str) -> tuple[Shown, ...]:
 SHOWN = (
   Shown("mlm_loss", "{:.3f}", "mlm loss", "loss", "MLM loss", "nats", min, UNIGRAM_ENTROPY),
   Shown(
-    "mlm_accuracy", "{:.1%}", "mlm acc", "mlm", "MLM accuracy", better=max, count="predictions", counted="masked tokens"
+    "mlm_accuracy", "{:.1%}", "mlm acc", "mlm", "MLM accuracy", better=max, over="predictions", counted="masked tokens"
   ),
   *(shown for name in PAIRS for shown in _shown_of_pairs(name)),
   Shown("perplexity", "{:,.1f}", better=min),

@@ -23,7 +23,7 @@ from tests.helpers.tiny_runs import write_config
 # The loss is called best where it is highest, so that the best checkpoint is not among the last ones.
 SHOWN = (
   Shown("toy_loss", "{:.3f}", "toy loss", "toy", "Toy loss", "nats", max),
-  Shown("toy_accuracy", "{:.1%}", "toy acc", "acc", "Toy accuracy", better=max, count="tokens", counted="real tokens"),
+  Shown("toy_accuracy", "{:.1%}", "toy acc", "acc", "Toy accuracy", better=max, over="tokens", counted="real tokens"),
   Shown("toy_doubt", "{:.2f}", "doubt", better=min),
 )
 

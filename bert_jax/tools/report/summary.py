@@ -276,7 +276,7 @@ def baseline_of(run: RunRecord, shown: Shown) -> float | None:
     return None
   if shown.baseline.of_corpus:
     return None if run.manifest is None else run.manifest[shown.baseline.name]
-  return (curve(run, f"eval/{shown.baseline.name}")[1] or [None])[-1]
+  return next(reversed(curve(run, f"eval/{shown.baseline.name}")[1]), None)
 
 
 def table(run: RunRecord) -> list[str]:
