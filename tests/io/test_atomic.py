@@ -82,3 +82,25 @@ def test_two_processes_of_one_number_on_two_machines_do_not_meet(tmp_path, monke
   atomic.write_text(tmp_path / "text", "ours")
   assert [len(one) for one in seen] == [1, 2]
   assert names(tmp_path) == ["text"] and (tmp_path / "text").read_text() == "ours"
+
+
+def test_a_folder_that_is_replaced_returns_where_the_new_one_cannot_take_its_name(tmp_path, monkeypatch):
+  for name in ("old", "new"):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "file").write_text(name)
+  target, rename = tmp_path / "old", pathlib.Path.rename
+
+  def fails(self, to):
+    if self.name == "new":
+      raise OSError(5, "Input/output error")
+    return rename(self, to)
+
+  with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
+    patch.setattr(pathlib.Path, "rename", fails)
+    atomic.move_into_place(tmp_path / "new", target)
+  assert names(tmp_path) == ["new", "old"] and (target / "file").read_text() == "old"
+  (tmp_path / ".old.replaced-7-7").mkdir()  # of a process that was killed
+  atomic.move_into_place(tmp_path / "new", target)
+  assert names(tmp_path) == ["old"] and (target / "file").read_text() == "new"
+  atomic.remove_folder(target)
+  assert names(tmp_path) == []
