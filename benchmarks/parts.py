@@ -33,7 +33,7 @@ from bert_jax.models.heads import MlmHead  # noqa: E402
 from bert_jax.models.layers import Embeddings, FeedForward, layer_norm  # noqa: E402
 from bert_jax.objectives import losses  # noqa: E402
 from bert_jax.tools.bench.rows import BenchData, bench_data  # noqa: E402
-from bert_jax.tools.bench.timing import Run, in_turn, repeated, spread  # noqa: E402
+from bert_jax.tools.bench.timing import TimedCall, in_turn, repeated, spread  # noqa: E402
 from bert_jax.training import optimizer as optimizers  # noqa: E402
 from bert_jax.training.train_step import prepare_rows  # noqa: E402
 
@@ -46,7 +46,7 @@ class Part(NamedTuple):
     flops: of matrix products in one call; 0 where there are none to speak of.
   """
 
-  run: Run
+  run: TimedCall
   flops: float = 0.0
 
 
@@ -158,7 +158,7 @@ def _both_ways(name: str, fn: Callable[[Any], jax.Array], operands: Any, flops: 
   }
 
 
-def _prepare(config, data: BenchData, batch) -> Run:
+def _prepare(config, data: BenchData, batch) -> TimedCall:
   """What is done to rows on the device before the model sees them."""
   task = data.task(config, jax.default_backend())
   return repeated(
@@ -166,7 +166,7 @@ def _prepare(config, data: BenchData, batch) -> Run:
   )
 
 
-def _optimizer(config, data: BenchData) -> Run:
+def _optimizer(config, data: BenchData) -> TimedCall:
   """An update of all parameters, in place as in a step."""
   task, optimizer = data.task(config, jax.default_backend()), optimizers.make_optimizer(config)
   params = jax.jit(task.init)(jax.random.key(0))

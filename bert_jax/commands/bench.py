@@ -73,5 +73,5 @@ def run(options: argparse.Namespace) -> int:
   start_jax()
   asked = measure.Asked(config, against, bool(options.compare), options.rounds, options.seconds, options.sequences)
   found = measure.measure(asked, lambda line: print(line, file=sys.stderr, flush=True))
-  print(json.dumps(page.as_json(found)) if options.json else page.text(found))
+  print(json.dumps(page.bench_json(found)) if options.json else page.bench_text(found))
   return 1 if any(result.agrees is False for result in found.results) else 0

@@ -35,8 +35,8 @@ def run(options: argparse.Namespace) -> int:
     failure = row.fail(
       f"bert_jax cannot be imported: {type(error).__name__}: {error}", "install what is missing, then run doctor again"
     )
-    rows = row.run("versions", versions.check, "tfdata") | {"import": [failure]}
-    print(row.as_json(rows) if options.json else row.table(rows, _width()))
+    rows = row.run("versions", versions.check_versions, "tfdata") | {"import": [failure]}
+    print(row.findings_json(rows) if options.json else row.findings_table(rows, _width()))
     return 1
 
   config = configs.load_config(options.config, options.overrides)
@@ -48,13 +48,13 @@ def run(options: argparse.Namespace) -> int:
       file=sys.stderr,
       flush=True,
     )
-  rows, status = doctor.diagnose(config, options.workdir, taking_part, quick=options.quick)
+  rows, status = doctor.run_checks(config, options.workdir, taking_part, quick=options.quick)
   try:
     check_source_is_meant(config, options.overrides)
   except UserError as error:  # what pretrain says before it looks at anything
     rows, status = rows and rows | {"corpus": [row.refused(error)]}, row.FAIL
   if rows:  # one process speaks for all
-    print(row.as_json(rows) if options.json else row.table(rows, _width()))
+    print(row.findings_json(rows) if options.json else row.findings_table(rows, _width()))
   return 1 if status == row.FAIL else 0
 
 

@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
   import numpy as np
 
   from bert_jax.commands.processes import start_jax
-  from bert_jax.commands.texts import note_unknown_words, read_lines
+  from bert_jax.commands.texts import note_unknown_words, read_input_lines
   from bert_jax.errors import UserError
   from bert_jax.inference import model as inference
   from bert_jax.io import atomic
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
     raise UserError(f"--out={out} must end in .npy")
   if out.is_dir():
     raise UserError(f"--out={out} is a folder; name a file in it")
-  lines = read_lines(options.input)
+  lines = read_input_lines(options.input)
   start_jax()
   model = inference.load_model(options.model)
   out.parent.mkdir(parents=True, exist_ok=True)

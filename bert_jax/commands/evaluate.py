@@ -208,11 +208,11 @@ def evaluate_sentences(options: argparse.Namespace, folder: str) -> None:
   """The pseudo-perplexity of each sentence of a file."""
   import math
 
-  from bert_jax.commands.texts import note_cut, note_unknown_words, read_lines
+  from bert_jax.commands.texts import note_cut, note_unknown_words, read_input_lines
   from bert_jax.evaluation import zero_shot
   from bert_jax.inference import model as inference
 
-  lines, model = read_lines(options.input)[: options.rows or None], inference.load_model(folder)
+  lines, model = read_input_lines(options.input)[: options.rows or None], inference.load_model(folder)
   note_unknown_words(model, lines[:1000])
   note_cut(model, lines)
   for line, value in zip(lines, map(float, zero_shot.pseudo_perplexity(model, lines))):

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
     marks = _marks(options, corpus, tokenizer, rows)
     shown = [inspect.show_row(corpus, tokenizer, options.split, row, own) for row, own in zip(rows, marks)]
   if not options.row:
-    shown.insert(0, inspect.summary(options.corpus, corpus.manifest))
+    shown.insert(0, inspect.corpus_summary(options.corpus, corpus.manifest))
   print("\n\n".join(shown))
 
 

@@ -20,25 +20,27 @@ def run(options: argparse.Namespace) -> None:
   from bert_jax.commands.texts import note_unknown_words, write_for_user
   from bert_jax.errors import UserError
   from bert_jax.inference import model as inference
-  from bert_jax.tools.explore import attention, attention_page
+  from bert_jax.tools.explore import logit_lens, logit_lens_page
 
   if options.top_k < 1:
     raise UserError(f"--top_k={options.top_k}: at least one token per layer")
   start_jax()
   model = inference.load_model(options.model)
-  found = [attention.look(model, text, options.top_k) for text in options.text]
+  found = [logit_lens.logit_lens(model, text, options.top_k) for text in options.text]
   note_unknown_words(model, options.text)
   if options.html:
-    write_for_user("--html", options.html, attention_page.page(found, options.model, model.config.vocab_size))
+    write_for_user(
+      "--html", options.html, logit_lens_page.logit_lens_page(found, options.model, model.config.vocab_size)
+    )
   if options.json:
-    print("\n".join(json.dumps(as_json(one), ensure_ascii=False) for one in found))
+    print("\n".join(json.dumps(logit_lens_json(one), ensure_ascii=False) for one in found))
     return
-  print("\n\n".join(map(attention_page.lines, found)), attention_page.legend(), sep="\n\n")
+  print("\n\n".join(map(logit_lens_page.lines, found)), logit_lens_page.logit_lens_legend(), sep="\n\n")
   if options.html:
     print(f"\npage: {options.html}")
 
 
-def as_json(found) -> dict:
+def logit_lens_json(found) -> dict:
   """A Look in plain values; NaN becomes null."""
   numbers = lambda array: [None if value != value else round(float(value), 6) for value in array]
   return {

@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _read(options: argparse.Namespace, kind: str) -> _Asked:
   """The texts of the command line or of a file."""
-  from bert_jax.commands.texts import read_lines
+  from bert_jax.commands.texts import read_input_lines
   from bert_jax.data.labelled.questions import read_squad
   from bert_jax.data.labelled.tables import is_table, read_table
   from bert_jax.data.labelled.task_files import notes_of
@@ -114,7 +114,7 @@ def _read(options: argparse.Namespace, kind: str) -> _Asked:
     texts, pairs = table.texts(options.text), table.texts(pairs[0]) if pairs else None
     told = [{"line": line, "text": text} for line, text in zip(table.lines, texts)]
   else:
-    texts = options.texts or read_lines(options.input, "--text=COLUMN reads a column")
+    texts = options.texts or read_input_lines(options.input, "--text=COLUMN reads a column")
     told = [{"text": text} for text in texts]
   if options.question:
     return _Asked([options.question] * len(texts), texts, texts, told)
@@ -124,18 +124,18 @@ def _read(options: argparse.Namespace, kind: str) -> _Asked:
 def _ask(model, kind: str, asked: _Asked) -> tuple[list, Callable[[Any], str]]:
   """What the model says of each text as JSON has it, and how a line for people says it."""
   from bert_jax.commands.texts import note_cut
-  from bert_jax.inference import labels as labelling
+  from bert_jax.inference import pipelines
 
   if kind == "question-answering":
-    answers = labelling.answer(model, list(zip(asked.first, asked.second or ())))
+    answers = pipelines.answer(model, list(zip(asked.first, asked.second or ())))
     return [
       one._asdict() if one.text else {"text": "", "begin": 0, "score": None, "null_score": None} for one in answers
     ], line_of_answer
   if kind == "token-classification":
-    found = [[entity._asdict() for entity in entities] for entities in labelling.find_entities(model, asked.first)]
+    found = [[entity._asdict() for entity in entities] for entities in pipelines.find_entities(model, asked.first)]
     line_of = line_of_entities
   else:
-    found = [[label._asdict() for label in labels] for labels in labelling.classify(model, asked.first, asked.second)]
+    found = [[label._asdict() for label in labels] for labels in pipelines.classify(model, asked.first, asked.second)]
     line_of = line_of_labels
   note_cut(model, asked.first, asked.second)
   return found, line_of

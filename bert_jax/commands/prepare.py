@@ -112,7 +112,7 @@ def _help(meaning: str, default) -> str:
 def run(options: argparse.Namespace) -> None:
   from bert_jax.data.corpus.prepare import PrepareSettings, Share, prepare_corpus
   from bert_jax.errors import UserError
-  from bert_jax.tools.explore.corpus import summary
+  from bert_jax.tools.explore.corpus import corpus_summary
 
   run_shares = None
   if options.runner == "beam":
@@ -138,7 +138,7 @@ def run(options: argparse.Namespace) -> None:
     )
   if manifest is None:
     return
-  print(summary(options.out, manifest))
+  print(corpus_summary(options.out, manifest))
   print(f"\nread rows:  python -m bert_jax inspect --corpus={options.out}")
 
 

@@ -104,7 +104,7 @@ def print_result(workdir: str, config, metrics: dict[str, float]) -> None:
 
 def result_of(shown: "Shown", config, metrics: dict[str, float]) -> str:
   """A metric of the last evaluation in words: over how many it went, and how it compares."""
-  from bert_jax.data.corpus.folder import read_manifest
+  from bert_jax.data.corpus.folder import read_corpus_manifest
   from bert_jax.io import storage
 
   value, baseline, corpus = metrics[f"eval/{shown.name}"], shown.baseline, config.data.corpus
@@ -117,6 +117,6 @@ def result_of(shown: "Shown", config, metrics: dict[str, float]) -> str:
     return f"{text}; {baseline.meaning}: {metrics[f'eval/{baseline.name}']:.3f}"
   if not corpus or storage.is_remote(corpus):  # of a mixture nobody knows it
     return text
-  limit = read_manifest(corpus)[baseline.name]
+  limit = read_corpus_manifest(corpus)[baseline.name]
   side = "below" if value <= limit else "above"
   return f"{text}, {abs(limit - value):.2f} {side} the {baseline.label} of the training split ({limit:.3f})"

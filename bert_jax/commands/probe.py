@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
   pairs = probe.read_pairs(options.pairs, options.text, options.text_pair, options.score)
   start_jax()
   model = inference.load_model(options.model)
-  found = probe.probe(model, pairs)
+  found = probe.compare_poolings(model, pairs)
   notes = list(pairs.notes)
   if found.truncated:
     notes.append(
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
     return
   print(
     f"Spearman of cosine and score, {found.pairs:,} "
-    f"pairs\n\n{probe.table(found)}\n{probe.NO_VECTOR}\n\n{probe.verdict(found)}"
+    f"pairs\n\n{probe.cosine_table(found)}\n{probe.NO_VECTOR}\n\n{probe.verdict(found)}"
   )
   if options.out:
     print(f"heat map: {options.out}")

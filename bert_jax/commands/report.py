@@ -33,14 +33,14 @@ def run(options: argparse.Namespace) -> None:
   if options.plot:
     figures.check_name(options.plot)
   record = summary.read_run(options.workdir)
-  print(summary.summary(record), flush=True)
+  print(summary.run_summary(record), flush=True)
   start_jax()
   jax.config.update("jax_platforms", "cpu")  # the accelerators may be the run's
   drawn = samples.draw_samples(record, options.samples)
-  print(f"\n{samples.summary(drawn)}\n")
+  print(f"\n{samples.samples_summary(drawn)}\n")
   if options.plot:
     write_for_user("--plot", options.plot, figures.curves(record))
     print(summary.row("picture", options.plot))
   path = options.html or str(record.workdir / page.FILE_NAME)
-  write_for_user("--html", path, page.page(record, drawn))
+  write_for_user("--html", path, page.report_page(record, drawn))
   print(summary.row("page", path))

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 
-def read_lines(path: str, remedy: str = "") -> list[str]:
+def read_input_lines(path: str, remedy: str = "") -> list[str]:
   """The lines of a UTF-8 file, or of standard input for "-"; of a table it is noted that they are, and the remedy.
 
   Raises UserError naming the file and line.
@@ -60,9 +60,9 @@ def run_or_model(workdir: str | None, model: str | None) -> str:
 
 def note_cut(model, texts: Sequence[str], pairs: Sequence[str] | None = None) -> None:
   """Says how many texts, or pairs, are longer than the model takes."""
-  from bert_jax.inference import labels
+  from bert_jax.inference import pipelines
 
-  cut = labels.count_cut(model, texts, pairs)
+  cut = pipelines.count_cut(model, texts, pairs)
   if cut:
     print(
       f"note: {cut:,} of {len(texts):,} {'pairs' if pairs else 'texts'} are longer than the {model.max_length} tokens "

@@ -24,7 +24,7 @@ import safetensors.numpy
 from etils import epath
 
 from bert_jax.convert import bert, table
-from bert_jax.convert.sentence_folder import POOLINGS, Encoding, write_modules
+from bert_jax.convert.sentence_folder import POOLING_MODES, Encoding, write_modules
 from bert_jax.data.labelled.examples import Labels
 from bert_jax.data.tokenizer.wordpiece import load_tokenizer, save_tokenizer
 from bert_jax.errors import UserError
@@ -113,8 +113,8 @@ def write_folder(
     UserError: `out` holds something else, parameters or tokenizer do not fit, the disk is full. Whatever
       was in `out` is then still there.
   """
-  if encoding is not None and encoding.pooling not in POOLINGS:
-    raise UserError(f"pooling: expected one of {', '.join(POOLINGS)}; got {encoding.pooling!r}")
+  if encoding is not None and encoding.pooling not in POOLING_MODES:
+    raise UserError(f"pooling: expected one of {', '.join(POOLING_MODES)}; got {encoding.pooling!r}")
   if storage.is_remote(out):
     with tempfile.TemporaryDirectory() as made_in:
       write_folder(
@@ -197,12 +197,12 @@ def read_folder(path: str | pathlib.Path) -> tuple[EncoderConfig, dict[str, Any]
   return config, params, heads
 
 
-def head_of(labels: Labels) -> str:
+def head_of_labels(labels: Labels) -> str:
   """The head, one of HEADS, that a model with such labels has."""
   return _LABELLED[labels.kind][0]
 
 
-def read_labels(path: str | pathlib.Path) -> Labels | None:
+def read_hf_labels(path: str | pathlib.Path) -> Labels | None:
   """What the outputs of a model in a Hugging Face folder mean; None where they are not labels."""
   content = read_json(pathlib.Path(path) / "config.json")
   heads = FAMILIES[content["model_type"]].heads

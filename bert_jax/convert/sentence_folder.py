@@ -13,7 +13,7 @@ from bert_jax.io.json_files import read_json, write_json
 from bert_jax.models import pooling
 from bert_jax.models.config import EncoderConfig
 
-POOLINGS = tuple(sorted(set(pooling.POOLINGS) - {"pooler"}))  # what sentence-transformers knows of them
+POOLING_MODES = tuple(sorted(set(pooling.POOLINGS) - {"pooler"}))  # what sentence-transformers knows of them
 _TRANSFORMER, _SETTINGS = "sentence_bert_config.json", "config_sentence_transformers.json"
 # Where a limit of tokens may stand: until version 5, and since 6.
 _LIMITS = ((_TRANSFORMER, "max_seq_length"), ("tokenizer_config.json", "model_max_length"))
@@ -96,10 +96,10 @@ def read_encoding(path: str | pathlib.Path, *, lowercase: bool) -> Encoding | No
       if name.startswith("pooling_mode_") and on
     ]
   )
-  if len(chosen) != 1 or chosen[0] not in POOLINGS:
+  if len(chosen) != 1 or chosen[0] not in POOLING_MODES:
     raise UserError(
       f"{folders['Pooling']}/config.json: pooling {', '.join(map(str, chosen)) or 'none'}; this model has "
-      f"{', '.join(POOLINGS)}, one of them"
+      f"{', '.join(POOLING_MODES)}, one of them"
     )
   return Encoding(chosen[0], "Normalize" in folders)
 

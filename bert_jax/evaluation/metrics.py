@@ -22,7 +22,7 @@ _CHINESE_DROPPED = str.maketrans("", "", "-:_*^/\\~`+=，。：？！“”；�
 _WORDS = re.compile(r"\d+(?:[.,]\d+)+|\w+|[^\w\s]")
 
 
-def classes(gold: np.ndarray, predicted: np.ndarray, *, count: int) -> dict[str, float]:
+def classification(gold: np.ndarray, predicted: np.ndarray, *, count: int) -> dict[str, float]:
   """accuracy, macro_f1, mcc (Matthews' correlation); f1 of label 1 where the classes are two (`count`).
 
   int [N] each.
@@ -42,7 +42,7 @@ def classes(gold: np.ndarray, predicted: np.ndarray, *, count: int) -> dict[str,
   return result
 
 
-def several_classes(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+def multilabel(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
   """micro_f1, macro_f1, and accuracy: the share of texts whose labels are all right. 0 or 1, [N, C] each.
 
   By hand, for scikit-learn takes one label alone (C = 1) for a question with two answers.
@@ -55,7 +55,7 @@ def several_classes(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]
   }
 
 
-def scores(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+def regression(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
   """pearson, spearman, and mse. float [N] each.
 
   A constant prediction correlates with nothing, and so does one score alone: 0.
@@ -71,7 +71,7 @@ def scores(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
   return {"pearson": float(np.nan_to_num(pearson)), "spearman": float(np.nan_to_num(spearman)), "mse": mse}
 
 
-def entities(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, float]:
+def seqeval(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, float]:
   """f1, precision and recall of entities as conlleval (and seqeval) counts them, type and both ends have to be right;
   accuracy of tags.
 
@@ -92,7 +92,7 @@ def entities(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) 
   }
 
 
-def answers(gold: Sequence[Sequence[str]], predicted: Sequence[str], *, chinese: bool = False) -> dict[str, float]:
+def squad(gold: Sequence[Sequence[str]], predicted: Sequence[str], *, chinese: bool = False) -> dict[str, float]:
   """exact_match and f1 of answers: the best over the gold ones of each question; none is "", and so is its prediction.
 
   English: SQuAD's definition (of 2.0; 1.1's says 0 where nothing is left of both), lower case, without punctuation and

@@ -85,21 +85,21 @@ def for_each_example(fn: Callable, mesh: Mesh) -> Callable:
 
 
 def score(labels: Labels, examples: Labelled, scores: list[np.ndarray], *, chinese: bool = False) -> dict[str, float]:
-  """Metrics of predictions on labelled examples, see task_metrics.py."""
+  """Metrics of predictions on labelled examples, see metrics.py."""
   kind, gold = labels.kind, examples.gold
   if kind == "classification":
-    return metrics.classes(gold, np.argmax(scores, axis=-1), count=len(labels.names))
+    return metrics.classification(gold, np.argmax(scores, axis=-1), count=len(labels.names))
   if kind == "multi-label":
-    return metrics.several_classes(gold, np.asarray(scores) > 0)
+    return metrics.multilabel(gold, np.asarray(scores) > 0)
   if kind == "regression":
-    return metrics.scores(gold, np.asarray(scores)[:, 0] * labels.scale)
+    return metrics.regression(gold, np.asarray(scores)[:, 0] * labels.scale)
   if kind == "token-classification":
-    return metrics.entities(gold, tags_of(labels, examples.features, scores, [len(tags) for tags in gold]))
+    return metrics.seqeval(gold, tags_of(labels, examples.features, scores, [len(tags) for tags in gold]))
   assert examples.windows and examples.asked is not None
   answers = questions.answers_of(examples.windows, examples.asked, scores)
   has_none = any(not one for one in gold)
   said = ["" if has_none and answer.is_none else answer.text for answer in answers]
-  return metrics.answers(gold, said, chinese=chinese)
+  return metrics.squad(gold, said, chinese=chinese)
 
 
 def tags_of(labels: Labels, features: Features, scores: list[np.ndarray], words: list[int]) -> list[list[str]]:

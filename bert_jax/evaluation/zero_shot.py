@@ -51,4 +51,4 @@ def pseudo_perplexity(model: Model, texts: Sequence[str]) -> np.ndarray:
 def similarity(model: Model, first: Sequence[str], second: Sequence[str], scores: np.ndarray) -> dict[str, float]:
   """{pooling: Spearman of the cosine with the scores}, for every pooling that the model has; scores float [B]."""
   cosines, _ = cosines_of_pairs(model, first, second)
-  return {pooling: metrics.scores(np.asarray(scores), rows[-1])["spearman"] for pooling, rows in cosines.items()}
+  return {pooling: metrics.regression(np.asarray(scores), rows[-1])["spearman"] for pooling, rows in cosines.items()}

@@ -6,7 +6,7 @@ from etils import epath
 
 from bert_jax.cluster import agreement
 from bert_jax.convert import folder as hf_folder
-from bert_jax.convert.sentence_folder import POOLINGS, Encoding
+from bert_jax.convert.sentence_folder import POOLING_MODES, Encoding
 from bert_jax.errors import UserError
 from bert_jax.export import model_card
 from bert_jax.inference import model as inference
@@ -68,7 +68,7 @@ def export_run(root: epath.Path, format: str) -> None:
 
 def format_of(model: Model) -> str:
   """The layout that loses nothing of a model."""
-  return "sentence-transformers" if model.encoding and model.encoding.pooling in POOLINGS else "transformers"
+  return "sentence-transformers" if model.encoding and model.encoding.pooling in POOLING_MODES else "transformers"
 
 
 def head_of(model: Model, format: str) -> str:
@@ -76,7 +76,7 @@ def head_of(model: Model, format: str) -> str:
   if format == "sentence-transformers" or model.encoding:
     return "encoder"
   if model.labels:
-    return hf_folder.head_of(model.labels)
+    return hf_folder.head_of_labels(model.labels)
   return "pretraining" if "nsp" in model.heads else "mlm" if "mlm" in model.heads else "encoder"
 
 
@@ -98,7 +98,7 @@ def check_class_is_of_pooler(pooling: str, origin: str, remedy: str) -> None:
 
 
 def _check_trained(model: Model, head: str) -> None:
-  trained = hf_folder.head_of(model.labels) if model.labels else ""
+  trained = hf_folder.head_of_labels(model.labels) if model.labels else ""
   if head in _LABEL_HEADS and head != trained:
     has = f"it was trained for {trained}" if trained else "it was not fine-tuned; `bert_jax finetune` does that"
     raise UserError(f"--head={head}: {model.origin} has no such head: {has}")

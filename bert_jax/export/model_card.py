@@ -7,7 +7,7 @@ from typing import Any
 from bert_jax import config as configs
 from bert_jax.convert import folder as hf_folder
 from bert_jax.convert.sentence_folder import Encoding
-from bert_jax.data.corpus.folder import read_manifest
+from bert_jax.data.corpus.folder import read_corpus_manifest
 from bert_jax.errors import UserError
 from bert_jax.inference.model import Model
 from bert_jax.io import storage
@@ -51,7 +51,7 @@ def make_card(model: Model, *, head: str, encoding: Encoding | None, workdir: st
     if workdir and run is not None and model.step is not None
     else [f"Converted from `{model.origin}`; how that was trained is not known here."]
   )
-  if model.labels is not None and head == hf_folder.head_of(model.labels):
+  if model.labels is not None and head == hf_folder.head_of_labels(model.labels):
     parts.append(f"Labels ({model.labels.kind}): {', '.join(map(_verbatim, model.labels.names))}")
   parts.append(_how_to_load(head, encoding))
   return "\n\n".join(part for part in parts if part) + "\n"
@@ -123,7 +123,7 @@ def _training_of(run: Any, state: str) -> list[str]:
     f"{run.masking.unit}), seed {run.seed}."
   ]
   with contextlib.suppress(UserError, OSError):  # the corpus may have gone, or lie on another machine
-    manifest = read_manifest(run.data.corpus)
+    manifest = read_corpus_manifest(run.data.corpus)
     counts, sources = manifest["counts"], ", ".join(f"`{source}`" for source in manifest["provenance"]["sources"])
     lines.append(
       f"Text: {sources}; {counts['documents']:,} documents, {counts['tokens']:,} tokens in {counts['rows']:,} rows of "

@@ -14,7 +14,7 @@ import jax
 
 from bert_jax.batch import ModelInputs
 from bert_jax.errors import UserError
-from bert_jax.inference import labels, model
+from bert_jax.inference import model, pipelines
 from bert_jax.models.pretraining import ModelOutput
 
 
@@ -42,9 +42,9 @@ class LoadedModel(model.Model):
     """The likeliest tokens at every [MASK] of a text, best first; errors as of `inference.fill_mask`."""
     return model.fill_mask(self, text, top_k)
 
-  def classify(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[list[labels.Label]]:
-    """The labels of each text from a fine-tuned model, the likeliest first; errors as of `labelling.classify`."""
-    return labels.classify(self, texts, pairs)
+  def classify(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[list[pipelines.Label]]:
+    """The labels of each text from a fine-tuned model, the likeliest first; errors as of `pipelines.classify`."""
+    return pipelines.classify(self, texts, pairs)
 
   def tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> ModelInputs:
     """What `apply` takes, made of texts: int32 NumPy [B, L], [CLS] text [SEP] in each row, and pair [SEP] where there
@@ -97,7 +97,7 @@ class LoadedModel(model.Model):
     Raises:
       UserError: a model that is not fine-tuned.
     """
-    return labels.scores_of(self._replace(params=params), inputs)
+    return pipelines.scores_of(self._replace(params=params), inputs)
 
 
 def load(path: str | os.PathLike) -> LoadedModel:

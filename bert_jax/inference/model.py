@@ -105,7 +105,7 @@ def load_model(path: str | os.PathLike) -> Model:
   if tokenizer.vocab_size > config.vocab_size:
     raise UserError(f"{path}: the tokenizer has {tokenizer.vocab_size} entries, the model only {config.vocab_size}")
   limit = read_limit(folder, config)
-  labels, encoding = hf_folder.read_labels(folder), read_encoding(folder, lowercase=tokenizer.lowercase)
+  labels, encoding = hf_folder.read_hf_labels(folder), read_encoding(folder, lowercase=tokenizer.lowercase)
   return Model(config, params, tokenizer, heads & HEADS, str(path), limit, folder, labels, encoding=encoding)
 
 

@@ -9,7 +9,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from bert_jax.data.corpus.folder import Corpus, open_corpus
-from bert_jax.data.corpus.prepare import PrepareSettings, Progress, prepare_corpus
+from bert_jax.data.corpus.prepare import PrepareSettings, ProgressCallback, prepare_corpus
 from bert_jax.data.corpus.staging import stage
 from bert_jax.data.loading import input_pipeline, mixture
 from bert_jax.errors import UserError
@@ -17,7 +17,7 @@ from bert_jax.models import flops
 from bert_jax.models.config import EncoderConfig
 from bert_jax.training import sharding
 
-PrepareProgress = Callable[[], AbstractContextManager[Progress | None]]
+PrepareProgress = Callable[[], AbstractContextManager[ProgressCallback | None]]
 
 
 def prepare_if_missing(

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from bert_jax import config as configs
 from bert_jax.batch import model_inputs
 from bert_jax.cluster.distributed import Cluster
-from bert_jax.convert.sentence_folder import POOLINGS
+from bert_jax.convert.sentence_folder import POOLING_MODES
 from bert_jax.data.labelled import features, text_groups
 from bert_jax.data.labelled.features import Features
 from bert_jax.data.labelled.text_groups import TextGroups, Where
@@ -81,9 +81,9 @@ def _check(config: ml_collections.ConfigDict) -> None:
       f"embedding.margin={wanted.margin:g}: vectors of length 1 are at most 2 apart; give less, such as 0.5, or "
       "embedding.normalize=False"
     )
-  if config.export.format == "sentence-transformers" and settings.pooling not in POOLINGS:
+  if config.export.format == "sentence-transformers" and settings.pooling not in POOLING_MODES:
     raise UserError(
-      f"sentence-transformers has no pooling {settings.pooling!r}: take {', '.join(POOLINGS)}, or "
+      f"sentence-transformers has no pooling {settings.pooling!r}: take {', '.join(POOLING_MODES)}, or "
       "--config.export.format=transformers"
     )
 
@@ -215,7 +215,7 @@ def _make_evaluator(model: SentenceModel, dev: Features | None, config: ml_colle
     )
     if found is None:
       return None
-    scores = metrics.scores(dev.labels, np.array(found, np.float64))
+    scores = metrics.regression(dev.labels, np.array(found, np.float64))
     return {name: scores[name] for name in METRICS}
 
   return evaluate

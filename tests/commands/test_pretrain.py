@@ -9,7 +9,7 @@ import pytest
 
 from bert_jax.__main__ import main
 from bert_jax.commands import pretrain
-from bert_jax.data.corpus.folder import read_manifest
+from bert_jax.data.corpus.folder import read_corpus_manifest
 from tests.helpers.tiny_runs import write_config, write_text
 
 
@@ -50,7 +50,7 @@ def test_text_in_a_config_becomes_a_corpus_and_the_last_lines_say_how_good_and_w
   config = with_source(tmp_path, f"text:{write_text(tmp_path / 'text.txt')}")
   code, out, err = call(config=config)
   assert code == 0 and "Preparing the corpus" in out and "corpus" in err
-  entropy = read_manifest(tmp_path / "made")["unigram_entropy"]
+  entropy = read_corpus_manifest(tmp_path / "made")["unigram_entropy"]
   last = out[out.index("On the validation split:") :]
   assert f"the unigram entropy of the training split ({entropy:.3f})" in last
   assert "eval/nsp_accuracy" in last and "pairs; always giving the more frequent label: 0." in last

@@ -1,4 +1,4 @@
-"""task_metrics.py: the definitions of the leaderboards, by cases counted by hand and by the libraries that are known
+"""metrics.py: the definitions of the leaderboards, by cases counted by hand and by the libraries that are known
 for them.
 """
 
@@ -9,28 +9,28 @@ import numpy as np
 import pytest
 
 from bert_jax.data.labelled.tags import spans_of
-from bert_jax.evaluation import metrics as task_metrics
+from bert_jax.evaluation import metrics
 
 
 def test_classes_by_hand():
   gold, found = np.array([1, 1, 1, 0, 0, 1, 0, 0]), np.array([1, 1, 0, 0, 1, 1, 0, 0])  # tp 3, fn 1, fp 1, tn 3
-  assert task_metrics.classes(gold, found, count=2) == pytest.approx(
+  assert metrics.classification(gold, found, count=2) == pytest.approx(
     {"accuracy": 0.75, "mcc": 0.5, "macro_f1": 0.75, "f1": 0.75}
   )
-  assert task_metrics.classes(np.array([0, 1, 2]), np.array([0, 1, 1]), count=3)["macro_f1"] == pytest.approx(
+  assert metrics.classification(np.array([0, 1, 2]), np.array([0, 1, 1]), count=3)["macro_f1"] == pytest.approx(
     (1 + 2 / 3 + 0) / 3
   )
 
 
 def test_the_f1_of_a_class_is_measured_where_there_are_two_whichever_come_up():
   some = np.array([0, 1, 1])
-  assert "f1" in task_metrics.classes(some, some, count=2) and "f1" not in task_metrics.classes(some, some, count=3)
+  assert "f1" in metrics.classification(some, some, count=2) and "f1" not in metrics.classification(some, some, count=3)
 
 
 def test_one_class_alone_is_no_reason_for_a_warning():
   with warnings.catch_warnings():
     warnings.simplefilter("error")
-    assert task_metrics.classes(np.ones(4, int), np.ones(4, int), count=2) == {
+    assert metrics.classification(np.ones(4, int), np.ones(4, int), count=2) == {
       "accuracy": 1.0,
       "mcc": 0.0,
       "macro_f1": 1.0,
@@ -40,14 +40,10 @@ def test_one_class_alone_is_no_reason_for_a_warning():
 
 def test_several_classes_by_hand():
   gold, found = np.array([[1, 0, 1], [0, 1, 0]]), np.array([[1, 0, 0], [0, 1, 0]])
-  assert task_metrics.several_classes(gold, found) == pytest.approx(
-    {"micro_f1": 0.8, "macro_f1": 2 / 3, "accuracy": 0.5}
-  )
+  assert metrics.multilabel(gold, found) == pytest.approx({"micro_f1": 0.8, "macro_f1": 2 / 3, "accuracy": 0.5})
   gold, found = np.array([[1], [1], [0], [0], [0]]), np.array([[1], [0], [0], [0], [0]])
-  assert task_metrics.several_classes(gold, found) == pytest.approx(
-    {"micro_f1": 2 / 3, "macro_f1": 2 / 3, "accuracy": 0.8}
-  )
-  assert task_metrics.several_classes(np.zeros((2, 3)), np.zeros((2, 3), bool)) == {
+  assert metrics.multilabel(gold, found) == pytest.approx({"micro_f1": 2 / 3, "macro_f1": 2 / 3, "accuracy": 0.8})
+  assert metrics.multilabel(np.zeros((2, 3)), np.zeros((2, 3), bool)) == {
     "micro_f1": 0.0,
     "macro_f1": 0.0,
     "accuracy": 1.0,
@@ -55,30 +51,32 @@ def test_several_classes_by_hand():
 
 
 def test_several_classes_are_those_of_scikit_learn():
-  from sklearn import metrics
+  from sklearn import metrics as sklearn_metrics
 
   rng = np.random.default_rng(0)
   for _ in range(50):
     gold, found = (rng.random((9, 4)) < rng.random(4) for _ in range(2))
-    ours = task_metrics.several_classes(gold, found)
+    ours = metrics.multilabel(gold, found)
     for average in ("micro", "macro"):
-      assert ours[f"{average}_f1"] == pytest.approx(metrics.f1_score(gold, found, average=average, zero_division=0))
-    assert ours["accuracy"] == pytest.approx(metrics.accuracy_score(gold, found))
+      assert ours[f"{average}_f1"] == pytest.approx(
+        sklearn_metrics.f1_score(gold, found, average=average, zero_division=0)
+      )
+    assert ours["accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(gold, found))
 
 
 def test_scores_by_hand_and_a_constant_correlates_with_nothing():
-  found = task_metrics.scores(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 3.0, 2.0, 10.0]))
+  found = metrics.regression(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 3.0, 2.0, 10.0]))
   assert (
     found["spearman"] == pytest.approx(0.8)
     and found["pearson"] == pytest.approx(13 / (5 * 50) ** 0.5)
     and found["mse"] == pytest.approx(9.5)
   )
-  assert task_metrics.scores(np.array([1.0, 2.0]), np.array([3.0, 3.0]))["spearman"] == 0.0
-  assert task_metrics.scores(np.array([1.0]), np.array([3.0])) == {"pearson": 0.0, "spearman": 0.0, "mse": 4.0}
+  assert metrics.regression(np.array([1.0, 2.0]), np.array([3.0, 3.0]))["spearman"] == 0.0
+  assert metrics.regression(np.array([1.0]), np.array([3.0])) == {"pearson": 0.0, "spearman": 0.0, "mse": 4.0}
 
 
 def test_equal_scores_share_their_rank():
-  found = task_metrics.scores(
+  found = metrics.regression(
     np.array([1.0, 1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0, 4.0])
   )  # ranks 1.5 1.5 3 4 and 1 2 3 4
   assert found["spearman"] == pytest.approx(4.5 / (4.5 * 5) ** 0.5)
@@ -87,10 +85,10 @@ def test_equal_scores_share_their_rank():
 def test_an_entity_counts_with_its_type_and_both_ends():
   gold = [["B-PER", "I-PER", "O", "B-LOC"], ["O", "B-ORG"]]
   found = [["B-PER", "I-PER", "O", "B-ORG"], ["B-ORG", "I-ORG"]]
-  assert task_metrics.entities(gold, found) == pytest.approx(
+  assert metrics.seqeval(gold, found) == pytest.approx(
     {"f1": 1 / 3, "precision": 1 / 3, "recall": 1 / 3, "accuracy": 0.5}
   )
-  assert task_metrics.entities([["O"]], [["O"]])["f1"] == 0.0
+  assert metrics.seqeval([["O"]], [["O"]])["f1"] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -160,7 +158,7 @@ def test_entities_are_those_of_seqeval():
       for _ in range(500):
         gold = [[rng.choice(tags) for _ in range(rng.randint(1, 9))] for _ in range(3)]
         found = [[rng.choice(tags) for _ in one] for one in gold]
-        ours = task_metrics.entities(gold, found)
+        ours = metrics.seqeval(gold, found)
         for name in ("f1", "precision", "recall", "accuracy"):
           assert ours[name] == pytest.approx(getattr(metrics, f"{name}_score")(gold, found)), (gold, found)
 
@@ -180,7 +178,7 @@ def test_entities_are_those_of_seqeval():
   ],
 )
 def test_answers_in_english(gold, found, exact, f1):
-  assert task_metrics.answers([gold], [found]) == pytest.approx({"exact_match": exact, "f1": f1})
+  assert metrics.squad([gold], [found]) == pytest.approx({"exact_match": exact, "f1": f1})
 
 
 @pytest.mark.parametrize(
@@ -200,4 +198,4 @@ def test_answers_in_english(gold, found, exact, f1):
   ],
 )
 def test_answers_in_chinese(gold, found, exact, f1):
-  assert task_metrics.answers([gold], [found], chinese=True) == pytest.approx({"exact_match": exact, "f1": f1})
+  assert metrics.squad([gold], [found], chinese=True) == pytest.approx({"exact_match": exact, "f1": f1})

@@ -73,7 +73,7 @@ def test_a_corpus_in_the_making_is_finished_by_the_next_start(folder, corpus, mo
   )
   assert seconds < 25 and not made.exists()
   run(folder, corpus, name, (*STEPS, *keys), count=count)
-  assert corpora.read_manifest(made)["corpus_id"] == corpora.read_manifest(corpus)["corpus_id"]
+  assert corpora.read_corpus_manifest(made)["corpus_id"] == corpora.read_corpus_manifest(corpus)["corpus_id"]
   assert events(folder / name, "finish") and not list(folder.glob(f".{name}-corpus*"))
 
 
@@ -96,4 +96,6 @@ staging._copy = slow
   assert [one.code for one in ended] == [EXIT_PREEMPTED] * count, ended
   assert seconds < 25 and os.listdir(cache) == []
   run(folder, corpus, name, (*STEPS, *keys), count=count)
-  assert os.listdir(cache) == [corpora.read_manifest(corpus)["corpus_id"][:16]] and events(folder / name, "finish")
+  assert os.listdir(cache) == [corpora.read_corpus_manifest(corpus)["corpus_id"][:16]] and events(
+    folder / name, "finish"
+  )

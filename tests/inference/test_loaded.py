@@ -12,7 +12,7 @@ import pytest
 
 import bert_jax
 from bert_jax.errors import UserError
-from bert_jax.inference import labels, loaded
+from bert_jax.inference import loaded, pipelines
 from bert_jax.inference import model as inference
 from bert_jax.models.pooling import pool
 from tests.helpers.labelled_models import LABELS
@@ -52,7 +52,7 @@ def test_a_model_is_one_line_in_a_notebook(model, model_of, bert_params):
 
 def test_a_fine_tuned_model_classifies_and_another_says_that_it_cannot(model_of, model):
   tuned = loaded.LoadedModel(*model_of("classification"))
-  assert tuned.classify(["the cat", "a mat"]) == labels.classify(tuned, ["the cat", "a mat"])
+  assert tuned.classify(["the cat", "a mat"]) == pipelines.classify(tuned, ["the cat", "a mat"])
   with pytest.raises(UserError, match="is not fine-tuned"):
     model.classify(["the cat"])
 
@@ -66,7 +66,7 @@ def test_an_export_of_a_fine_tuned_model_has_outputs_and_scores(exported_labels,
     "nsp",
     "pooler",
   }
-  scores, before = tuned.scores(tuned.params, inputs), labels.scores_of(model_of(kind), inputs)
+  scores, before = tuned.scores(tuned.params, inputs), pipelines.scores_of(model_of(kind), inputs)
   assert scores.shape == ((2,) if kind in ("classification", "multi-label", "regression") else (2, 32)) + (
     len(LABELS[kind].names),
   )

@@ -19,17 +19,17 @@ def is_assembled(job: Job) -> bool:
   return (job.partial / "manifest.json").is_file()
 
 
-def finish(job: Job, tokenizer: Tokenizer, provenance: dict[str, Any]) -> dict[str, Any]:
+def assemble_corpus(job: Job, tokenizer: Tokenizer, provenance: dict[str, Any]) -> dict[str, Any]:
   """Shards -> corpus. Every step may be interrupted and done again."""
-  manifest = corpus.read_manifest(job.partial) if is_assembled(job) else _assemble(job, tokenizer, provenance)
+  manifest = corpus.read_corpus_manifest(job.partial) if is_assembled(job) else _assemble(job, tokenizer, provenance)
   # From here on the manifest tells whose folder this is.
   shutil.rmtree(job.partial / "rows", ignore_errors=True)
   (job.partial / work_folders.RECIPE).unlink(missing_ok=True)
-  work_folders.sweep(job.partial, ".*.partial-*")
+  work_folders.remove_leftovers(job.partial, ".*.partial-*")
   atomic.move_into_place(job.partial, job.out)
   for folder in (job.out, job.partial, job.documents):  # what killed processes left beside it
     for ending in ("replaced", "partial"):
-      work_folders.sweep(job.out.parent, f".{glob.escape(folder.name)}.{ending}-*")
+      work_folders.remove_leftovers(job.out.parent, f".{glob.escape(folder.name)}.{ending}-*")
   return manifest
 
 
@@ -60,12 +60,12 @@ def _assemble(job: Job, tokenizer: Tokenizer, provenance: dict[str, Any]) -> dic
   save_tokenizer(tokenizer, job.partial / "tokenizer", max_length=job.settings.seq_length)
   shutil.copyfile(job.documents / "files.txt", job.partial / "files.txt")
   manifest = _manifest(counts_of, shards, tokenizer, job.settings)
-  return corpus.finish(job.partial, manifest | {corpus.PROVENANCE: provenance | {"read": contents.read}})
+  return corpus.write_manifest(job.partial, manifest | {corpus.PROVENANCE: provenance | {"read": contents.read}})
 
 
 def _manifest(counts, shards, tokenizer: Tokenizer, settings: PrepareSettings) -> dict[str, Any]:
   records = {
-    split: statistics.describe(counts[split], tokenizer) | {"shards": shards[split]} for split in corpus.SPLITS
+    split: statistics.describe_split(counts[split], tokenizer) | {"shards": shards[split]} for split in corpus.SPLITS
   }
   return {
     "objective": settings.objective,

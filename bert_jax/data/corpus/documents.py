@@ -143,6 +143,6 @@ def read_contents(folder: str | os.PathLike) -> Contents | None:
     return Contents(**json.loads(path.read_text(encoding="utf-8")))
 
 
-def describe(recipe: dict[str, Any]) -> str:
+def recipe_key(recipe: dict[str, Any]) -> str:
   """A short name for a recipe: the first 12 digits of the SHA-256 of its JSON text."""
   return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode("utf-8")).hexdigest()[:12]

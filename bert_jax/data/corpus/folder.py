@@ -62,7 +62,7 @@ from bert_jax.data.tokenizer.wordpiece import Tokenizer, load_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.io import atomic
 
-FORMAT = "bert_jax corpus"
+CORPUS_FORMAT = "bert_jax corpus"
 FORMAT_VERSION = 2
 SPLITS = ("train", "validation")
 
@@ -184,7 +184,7 @@ def canonical_id(manifest: dict[str, Any]) -> str:
   return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def finish(folder: pathlib.Path, manifest: dict[str, Any]) -> dict[str, Any]:
+def write_manifest(folder: pathlib.Path, manifest: dict[str, Any]) -> dict[str, Any]:
   """Adds `corpus_id` and writes the manifest.
 
   Args:
@@ -194,7 +194,7 @@ def finish(folder: pathlib.Path, manifest: dict[str, Any]) -> dict[str, Any]:
   Returns:
     The manifest as written.
   """
-  manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}
+  manifest = {"format": CORPUS_FORMAT, "format_version": FORMAT_VERSION, **manifest}
   manifest["corpus_id"] = canonical_id(manifest)
   atomic.write_text(folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
   return manifest
@@ -205,7 +205,7 @@ def read_files(folder: str | os.PathLike) -> list[str]:
   return pathlib.Path(folder, "files.txt").read_text(encoding="utf-8").splitlines()
 
 
-def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
+def read_corpus_manifest(folder: str | os.PathLike) -> dict[str, Any]:
   """Reads and checks manifest.json.
 
   Raises:
@@ -226,8 +226,8 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     manifest = json.loads(path.read_text(encoding="utf-8"))
   except (ValueError, UnicodeDecodeError) as error:
     raise UserError(f"{path}: expected JSON, found {error}; {_REMAKE}") from None
-  if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-    raise UserError(f'{path}: expected "format": "{FORMAT}"; this manifest belongs to something else')
+  if not isinstance(manifest, dict) or manifest.get("format") != CORPUS_FORMAT:
+    raise UserError(f'{path}: expected "format": "{CORPUS_FORMAT}"; this manifest belongs to something else')
   if manifest.get("format_version") != FORMAT_VERSION:
     raise UserError(
       f"{path}: expected format_version {FORMAT_VERSION}, found {manifest.get('format_version')!r}: the corpus was "
@@ -254,7 +254,7 @@ def open_corpus(folder: str | os.PathLike, *, verify: bool = True) -> Corpus[Spl
     UserError: naming the file, what was expected and what was found.
   """
   folder = pathlib.Path(folder)
-  manifest = read_manifest(folder)
+  manifest = read_corpus_manifest(folder)
   for split in SPLITS:
     shards = manifest["splits"][split]["shards"]
     for index, shard in enumerate(shards):

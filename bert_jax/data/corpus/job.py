@@ -98,7 +98,7 @@ def plan(
     "chunk_bytes": splits.CHUNK_BYTES,
     **{name: getattr(settings, name) for name in shapes_text},
   }
-  key = documents_lib.describe(documents_recipe)
+  key = documents_lib.recipe_key(documents_recipe)
   rows_recipe = {"documents": key, **rows.row_settings(settings)._asdict()}
   where = pathlib.Path(os.path.realpath(documents)) if documents else out.with_name(f"documents-{key}")
   return Job(tuple(sources), settings, out, where, out.with_name(f".{out.name}.partial"), documents_recipe, rows_recipe)
@@ -106,7 +106,7 @@ def plan(
 
 def check_settings(settings: PrepareSettings):
   """Raises UserError for settings that cannot work, naming the flag."""
-  pairs.check_settings(settings.objective, settings.seq_length)
+  pairs.pairing_of(settings.objective, settings.seq_length)
   if settings.max_sequences < 1:
     raise UserError(f"max_sequences: expected 1 (no packing) or more, found {settings.max_sequences}")
   if not 0 < settings.validation_fraction < 1:

@@ -30,7 +30,7 @@ MIN_SEQ_LENGTH, MAX_SEQ_LENGTH = 8, 2**16 - 1  # the corpus stores lengths in 16
 
 _EMPTY_SHARE = 16  # of a plain sequence 1/16 may stay empty before a sentence is cut
 
-Range = tuple[int, int]
+TokenRange = tuple[int, int]
 
 
 class Sequences(NamedTuple):
@@ -55,8 +55,8 @@ class Sequences(NamedTuple):
 class _Found(NamedTuple):
   """One sequence; `document_b` counts within the chunk."""
 
-  a: Range
-  b: Range
+  a: TokenRange
+  b: TokenRange
   label: int
   document_b: int
 
@@ -101,7 +101,7 @@ def make_sequences(
   Raises:
     UserError: unknown objective, unusable seq_length, or too few documents.
   """
-  kind = check_settings(objective, seq_length)
+  kind = pairing_of(objective, seq_length)
   if 0 < len(documents.numbers) < kind.min_documents:
     raise UserError(
       f"objective {objective} takes a random B from another document: expected at least "
@@ -127,7 +127,7 @@ def make_sequences(
   )
 
 
-def check_settings(objective: str, seq_length: int) -> Pairing:
+def pairing_of(objective: str, seq_length: int) -> Pairing:
   """The objective's row in the table, or a UserError that says what is wrong."""
   if objective not in PAIRINGS:
     raise UserError(f"unknown objective {objective!r}; known are {', '.join(PAIRINGS)}")
@@ -235,7 +235,7 @@ def _run(starts: Sequence[int], first: int, limit: int, target: int) -> int:
   return end
 
 
-def _truncate(a: Range, b: Range, room: int, draw: Callable[[], float]) -> tuple[Range, Range]:
+def _truncate(a: TokenRange, b: TokenRange, room: int, draw: Callable[[], float]) -> tuple[TokenRange, TokenRange]:
   """Shortens the longer of the two, token by token from either end at random, until both fit into `room`."""
   length_a, length_b = a[1] - a[0], b[1] - b[0]
   excess = length_a + length_b - room
@@ -251,7 +251,7 @@ def _truncate(a: Range, b: Range, room: int, draw: Callable[[], float]) -> tuple
   return _shorten(a, cut_a, draw), _shorten(b, cut_b, draw)
 
 
-def _shorten(part: Range, cut: int, draw: Callable[[], float]) -> Range:
+def _shorten(part: TokenRange, cut: int, draw: Callable[[], float]) -> TokenRange:
   """Cuts `cut` tokens off, each from the front or from the back with equal odds."""
   front = sum(_below(2 ** min(32, cut - done), draw).bit_count() for done in range(0, cut, 32))
   return part[0] + front, part[1] - (cut - front)

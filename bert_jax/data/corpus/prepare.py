@@ -42,7 +42,7 @@ from bert_jax.io import atomic
 
 # progress(phase, num_bytes, total): so many more bytes of text are done in "vocabulary" or "corpus", of a total
 # that is None where it is not known.
-Progress = Callable[[str, int, int | None], None]
+ProgressCallback = Callable[[str, int, int | None], None]
 
 # Text that a vocabulary is trained on, at most: some ten million words.
 _VOCABULARY_SAMPLE_BYTES = 64 * 2**20
@@ -60,7 +60,7 @@ def prepare_corpus(
   documents: str | os.PathLike = "",
   share: Share = Share(0, 1),
   run_shares: Callable[[Job, int], None] | None = None,
-  progress: Progress | None = None,
+  progress: ProgressCallback | None = None,
   log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any] | None:
   """Makes a corpus folder of raw text, or goes on with one.
@@ -110,7 +110,7 @@ def prepare_corpus(
       "seconds": round(time.monotonic() - started, 1),
       "workers": num_workers(settings),
       "documents": str(job.documents),
-      "recipe": documents_lib.describe(job.rows_recipe),
+      "recipe": documents_lib.recipe_key(job.rows_recipe),
       "versions": source_versions([parse_source(spec) for spec in sources])
       | {name: metadata.version(name) for name in _VERSIONS},
     }
@@ -128,10 +128,10 @@ def prepare_corpus(
       if not job.partial.exists():  # a job that ended in the same moment finished it
         return work_folders.made_by(job, job.out)
       tokenizer, _ = _tokenizer(job, None)
-      return assemble.finish(job, tokenizer, provenance)
+      return assemble.assemble_corpus(job, tokenizer, provenance)
 
 
-def make_share(job: Job, share: Share, progress: Progress | None = None) -> None:
+def make_share(job: Job, share: Share, progress: ProgressCallback | None = None) -> None:
   """Makes the shards of one share, those that are not there yet.
 
   Args:
@@ -250,7 +250,7 @@ class _Kept(NamedTuple):
   counts: Counter
 
 
-def _tokenizer(job: Job, progress: Progress | None) -> tuple[Tokenizer, _Kept | None]:
+def _tokenizer(job: Job, progress: ProgressCallback | None) -> tuple[Tokenizer, _Kept | None]:
   """The tokenizer: as given, as trained before, or trained now.
 
   Training takes a pass over the sources. The documents of a corpus that fits into

@@ -42,7 +42,7 @@ def totals(counts: Counts) -> dict[str, Any]:
   }
 
 
-def describe(counts: Counts, tokenizer: Tokenizer) -> dict[str, Any]:
+def describe_split(counts: Counts, tokenizer: Tokenizer) -> dict[str, Any]:
   """A split's entry in the manifest, but for its shards, see `corpus`.
 
   Args:

@@ -38,11 +38,11 @@ def check_target(out: pathlib.Path, overwrite: bool) -> None:
 def made_by(job: Job, folder: pathlib.Path) -> dict[str, Any] | None:
   """The manifest of a folder, if this very preparation made it."""
   try:
-    manifest = corpus.read_manifest(folder)
+    manifest = corpus.read_corpus_manifest(folder)
   except UserError:
     return None
   made_by = manifest[corpus.PROVENANCE].get("recipe")
-  return manifest if made_by == documents_lib.describe(job.rows_recipe) else None
+  return manifest if made_by == documents_lib.recipe_key(job.rows_recipe) else None
 
 
 @contextlib.contextmanager
@@ -88,8 +88,8 @@ def opened(job: Job, *, alone: bool, tidy: bool) -> Iterator[locks.FolderLock]:
   with locks.FolderLock(job.partial) as lock, locks.FolderLock(job.documents) as documents_lock:
     _require(lock.take(alone=alone), job)
     if tidy and documents_lock.take(alone=True, certainly=True):
-      sweep(job.documents, ".*.partial-*")
-      sweep(job.documents, "*/.*.partial-*")
+      remove_leftovers(job.documents, ".*.partial-*")
+      remove_leftovers(job.documents, "*/.*.partial-*")
     documents_lock.take(alone=False)  # other corpora may be made of them at the same time
     try:
       yield lock
@@ -106,7 +106,7 @@ def _require(is_free: bool, job: Job) -> None:
     raise UserError(f"{job.out}: another process is preparing it right now; wait for that one, or choose another --out")
 
 
-def sweep(folder: pathlib.Path, pattern: str) -> None:
+def remove_leftovers(folder: pathlib.Path, pattern: str) -> None:
   """Removes files and folders that nobody writes any more."""
   for path in folder.glob(pattern):
     if path.is_dir():

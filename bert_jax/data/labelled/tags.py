@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def spans_of(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-  """(type, first word, last word) of each entity in a text's tags, see `entities`."""
+  """(type, first word, last word) of each entity in a text's tags, see evaluation.metrics.seqeval."""
   spans, open_type, begin = [], None, 0
   for place, tag in enumerate([*tags, "O"]):
     letter, _, kind = tag.partition("-")

@@ -28,7 +28,7 @@ class TaskRow(NamedTuple):
   Attributes:
     suites: of SUITES, those that it belongs to.
     kind: one of finetune.KINDS.
-    metric: what it is scored by, a name that task_metrics.py gives.
+    metric: what it is scored by, a name that metrics.py gives.
     train, dev: names of files, the first that there is; empty: a part of the training file is held out.
     format: table, conll or squad.
     text, text_pair, label: names of columns, the first that there is; or its number in a table without a header.

@@ -53,10 +53,10 @@ def matching_files(pattern: str) -> list[str]:
     UserError: where nothing matches, where only folders match, for archives (.tar, .zip, …), for a
       protocol whose package is not installed, and for a store that does not answer.
   """
-  found, folders = _remote_matches(pattern) if is_remote(pattern) else _local_matches(pattern)
+  found, folders = _remote_matches(pattern) if has_protocol(pattern) else _local_matches(pattern)
   if not found and folders:
     raise UserError(f"{pattern}: names only folders ({folders[0]}); name files, as in {os.path.join(pattern, '*')}")
-  if not found and is_remote(pattern):
+  if not found and has_protocol(pattern):
     raise UserError(f"{pattern}: no such file, or nothing answers there; check the address")
   if not found:
     raise UserError(
@@ -72,7 +72,7 @@ def matching_files(pattern: str) -> list[str]:
   return found
 
 
-def is_remote(path: str) -> bool:
+def has_protocol(path: str) -> bool:
   """Whether a path or pattern begins with a protocol."""
   return bool(_REMOTE.match(path))
 
@@ -89,7 +89,7 @@ def open_file(path: str, *, seekable: bool = False) -> io.BufferedReader:
 
   Use it within `reading`.
   """
-  if not is_remote(path):
+  if not has_protocol(path):
     return open(path, "rb")
   system, inside = _file_system(path)
   # A web server need not know about parts of files; a stream asks it for none.
@@ -104,7 +104,7 @@ def file_stamp(path: str) -> tuple[int, int]:
   tells of its contents: an etag, a checksum, a time.
   """
   with reading(path):
-    if not is_remote(path):
+    if not has_protocol(path):
       status = os.stat(path)
       return status.st_size, status.st_mtime_ns
     system, inside = _file_system(path)
@@ -124,7 +124,7 @@ def reading(path: str) -> Iterator[None]:
   except OSError as error:
     raise UserError(f"{path}: cannot be read: {error.strerror or _first_line(error)}") from error
   except Exception as error:  # the clients of object stores raise exceptions of their own
-    if not is_remote(path):
+    if not has_protocol(path):
       raise
     raise UserError(f"{path}: cannot be read: {_first_line(error)}") from error
 
@@ -163,7 +163,7 @@ def _remote_matches(pattern: str) -> tuple[list[str], list[str]]:
         found = {}
   protocol = pattern.partition("://")[0]
   # Some file systems give back their addresses whole, most without the protocol.
-  named = {path if is_remote(path) else f"{protocol}://{path}": info["type"] for path, info in found.items()}
+  named = {path if has_protocol(path) else f"{protocol}://{path}": info["type"] for path, info in found.items()}
   return (
     sorted(path for path, kind in named.items() if kind != "directory"),
     sorted(path for path, kind in named.items() if kind == "directory"),

@@ -3,14 +3,16 @@
 import collections
 from collections.abc import Iterator
 
-from bert_jax.data.text.files import is_remote, note_bad, open_file, reading
+from bert_jax.data.text.files import has_protocol, note_bad, open_file, reading
 
 _BATCH_BYTES = 4 * 2**20
 _MAX_BATCH_ROWS = 4096
 _READ_BYTES = 2**20
 
 
-def read_texts(path: str, column: str, *, skip_bad: bool, counts: collections.Counter) -> Iterator[tuple[int, str]]:
+def read_parquet_texts(
+  path: str, column: str, *, skip_bad: bool, counts: collections.Counter
+) -> Iterator[tuple[int, str]]:
   """The texts of one column.
 
   Args:
@@ -55,7 +57,7 @@ def read_texts(path: str, column: str, *, skip_bad: bool, counts: collections.Co
     except _WrongColumn as error:
       note_bad(f"{path}: {error}", skip_bad=skip_bad, counts=counts, key="bad_files")
     except (pyarrow.ArrowException, OSError) as error:
-      if isinstance(error, OSError) and (error.errno is not None or is_remote(path) and type(error) is not OSError):
+      if isinstance(error, OSError) and (error.errno is not None or has_protocol(path) and type(error) is not OSError):
         raise
       where = f"damaged or cut off after row {row - 1}" if row else "not a whole Parquet file"
       note_bad(
@@ -78,7 +80,7 @@ def _columns(path, stream, name):
   # Arrow reads a file of this machine by itself, faster than through Python. The buffer keeps it from reading
   # the whole column of a row group at once.
   file = parquet.ParquetFile(
-    stream if is_remote(path) else path, buffer_size=_READ_BYTES, pre_buffer=False, page_checksum_verification=True
+    stream if has_protocol(path) else path, buffer_size=_READ_BYTES, pre_buffer=False, page_checksum_verification=True
   )
   with file:
     schema = file.schema_arrow

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 from bert_jax.data.text import docstrings, parquet_files, tfds_texts
 from bert_jax.data.text.files import file_stamp, matching_files, note_bad
-from bert_jax.data.text.text_files import cut_place, read_lines
+from bert_jax.data.text.text_files import cut_place, read_text_lines
 from bert_jax.errors import UserError
 
 # Longer documents are cut, between lines or behind a sentence, so that memory stays bounded whatever comes.
@@ -76,7 +76,7 @@ class Source(NamedTuple):
   argument: str
 
 
-class Kind(NamedTuple):
+class SourceKind(NamedTuple):
   """What a kind of source is made of.
 
   Attributes:
@@ -109,19 +109,19 @@ def parse_source(spec: str) -> Source:
   """
   head, colon, argument = spec.partition(":")
   kind, _, option = head.partition("+")
-  known = ", ".join(f"{name}:" for name in KINDS)
-  if not colon or argument.startswith("//") and kind not in KINDS:  # an address, as in s3://…
+  known = ", ".join(f"{name}:" for name in SOURCE_KINDS)
+  if not colon or argument.startswith("//") and kind not in SOURCE_KINDS:  # an address, as in s3://…
     raise UserError(f"source {spec!r}: expected KIND:ARGUMENT with one of {known}; for plain text write text:{spec}")
-  if kind not in KINDS:
-    near = difflib.get_close_matches(kind, KINDS, n=1)
+  if kind not in SOURCE_KINDS:
+    near = difflib.get_close_matches(kind, SOURCE_KINDS, n=1)
     raise UserError(
       f"source {spec!r}: unknown kind {kind!r}; " + (f"did you mean {near[0]}: ? " if near else "") + f"Known: {known}"
     )
-  if option and option not in KINDS[kind].options:
-    allowed = ", ".join(f"{kind}+{name}:" for name in KINDS[kind].options) or "none"
+  if option and option not in SOURCE_KINDS[kind].options:
+    allowed = ", ".join(f"{kind}+{name}:" for name in SOURCE_KINDS[kind].options) or "none"
     raise UserError(f"source {spec!r}: {kind}: has no option {option!r}; options: {allowed}")
-  if not argument.strip() and KINDS[kind].example:
-    raise UserError(f"source {spec!r}: names nothing to read; write it as in {KINDS[kind].example}")
+  if not argument.strip() and SOURCE_KINDS[kind].example:
+    raise UserError(f"source {spec!r}: names nothing to read; write it as in {SOURCE_KINDS[kind].example}")
   return Source(spec, kind, option, argument.strip())
 
 
@@ -129,7 +129,7 @@ def source_versions(sources: Sequence[Source]) -> dict[str, str]:
   """Versions of installed packages and data sets that the text of these sources depends on, {} for plain files."""
   versions: dict[str, str] = {}
   for source in sources:
-    versions |= KINDS[source.kind].versions(KINDS[source.kind].resolve(source.argument))
+    versions |= SOURCE_KINDS[source.kind].versions(SOURCE_KINDS[source.kind].resolve(source.argument))
   return versions
 
 
@@ -151,7 +151,7 @@ def source_files(sources: Sequence[Source], *, text_field: str | None = None) ->
     UserError: nothing matches, as in `read_documents`.
   """
   resolved = _resolve(sources, text_field)
-  return [entry for source, where in zip(sources, resolved) for entry in KINDS[source.kind].entries(where)]
+  return [entry for source, where in zip(sources, resolved) for entry in SOURCE_KINDS[source.kind].entries(where)]
 
 
 def read_documents(
@@ -181,23 +181,23 @@ def read_documents(
 
 def _resolve(sources: Sequence[Source], text_field: str | None) -> list[Any]:
   """What the readers of the sources walk over: all is looked up, and checked, before anything is read or downloaded."""
-  resolved = [KINDS[source.kind].resolve(source.argument) for source in sources]
+  resolved = [SOURCE_KINDS[source.kind].resolve(source.argument) for source in sources]
   if not resolved:
     raise UserError("no source: name at least one, as in --source=text:corpus/*.txt")
   if text_field is None:
     return resolved
-  if text_field != "text" and not any(KINDS[source.kind].has_fields for source in sources):
-    having = ", ".join(f"{name}:" for name, kind in KINDS.items() if kind.has_fields)
+  if text_field != "text" and not any(SOURCE_KINDS[source.kind].has_fields for source in sources):
+    having = ", ".join(f"{name}:" for name, kind in SOURCE_KINDS.items() if kind.has_fields)
     raise UserError(f"--text_field={text_field}: no source has fields; only {having} have")
   for source, where in zip(sources, resolved):
-    KINDS[source.kind].check(where, text_field)
+    SOURCE_KINDS[source.kind].check(where, text_field)
   return resolved
 
 
 def _read(sources, resolved, text_field, skip_bad, counts) -> Iterator[Document]:
   for source, where in zip(sources, resolved):
     before = collections.Counter(counts)
-    for document in KINDS[source.kind].read(source, where, text_field, skip_bad, counts):
+    for document in SOURCE_KINDS[source.kind].read(source, where, text_field, skip_bad, counts):
       counts["documents"] += 1
       counts["bytes"] += len(document.text if document.text.isascii() else document.text.encode("utf-8"))
       yield document
@@ -218,7 +218,7 @@ def _read_text(source, paths, text_field, skip_bad, counts) -> Iterator[Document
 def _blank_line_between(path: str, skip_bad: bool, counts: collections.Counter) -> Iterator[Document]:
   lines: list[str] = []
   start, size = 0, 0
-  for number, line in read_lines(path, skip_bad=skip_bad, counts=counts):
+  for number, line in read_text_lines(path, skip_bad=skip_bad, counts=counts):
     line = line.strip()
     if lines and (not line or size + len(line) > MAX_DOCUMENT_CHARACTERS):
       if line:
@@ -236,7 +236,7 @@ def _blank_line_between(path: str, skip_bad: bool, counts: collections.Counter) 
 def _one_per_file(path: str, skip_bad: bool, counts: collections.Counter) -> Iterator[Document]:
   paragraphs: list[str] = []
   start, size, written = 1, 0, 0
-  for number, paragraph in _paragraphs(read_lines(path, skip_bad=skip_bad, counts=counts)):
+  for number, paragraph in _paragraphs(read_text_lines(path, skip_bad=skip_bad, counts=counts)):
     if paragraphs and size + len(paragraph) > MAX_DOCUMENT_CHARACTERS:
       counts["split_documents"] += 1
       yield Document("\n".join(paragraphs), path, start)
@@ -307,7 +307,7 @@ def _wiki_documents(path: str, skip_bad: bool, counts: collections.Counter) -> I
 
   lines: list[str] = []
   opened, number, title, size = 0, 0, None, 0
-  for number, line in read_lines(path, skip_bad=skip_bad, counts=counts):
+  for number, line in read_text_lines(path, skip_bad=skip_bad, counts=counts):
     line = line.strip()
     if line.startswith("<doc") and _OPENING.match(line):
       if opened:
@@ -357,7 +357,7 @@ def _wiki_documents(path: str, skip_bad: bool, counts: collections.Counter) -> I
 
 def _read_jsonl(source, paths, text_field, skip_bad, counts) -> Iterator[Document]:
   for path in paths:
-    for number, line in read_lines(path, skip_bad=skip_bad, counts=counts, whole=True):
+    for number, line in read_text_lines(path, skip_bad=skip_bad, counts=counts, whole=True):
       if not line.strip():
         continue
       text, problem = _json_text(line, text_field)
@@ -398,12 +398,12 @@ def _json_text(line: str, field: str) -> tuple[str, str]:
 
 def _read_parquet(source, paths, text_field, skip_bad, counts) -> Iterator[Document]:
   for path in paths:
-    for row, text in parquet_files.read_texts(path, text_field, skip_bad=skip_bad, counts=counts):
+    for row, text in parquet_files.read_parquet_texts(path, text_field, skip_bad=skip_bad, counts=counts):
       yield from _documents(text, path, row, counts)
 
 
 def _read_tfds(source, examples, text_field, skip_bad, counts) -> Iterator[Document]:
-  for number, text in tfds_texts.read_texts(examples, text_field, skip_bad=skip_bad, counts=counts):
+  for number, text in tfds_texts.read_tfds_texts(examples, text_field, skip_bad=skip_bad, counts=counts):
     yield from _documents(text, examples.file, number, counts)
 
 
@@ -455,20 +455,24 @@ def _tfds_entries(examples) -> list[tuple[str, int, int]]:
   return [(examples.file, *tfds_texts.split_size(examples))]
 
 
-KINDS: dict[str, Kind] = {
-  "text": Kind(("one-per-file",), matching_files, _read_text, _file_entries, "text:corpus/*.txt"),
-  "wikiextractor": Kind((), matching_files, _read_wikiextractor, _file_entries, "wikiextractor:extracted/*/wiki_*"),
-  "jsonl": Kind((), matching_files, _read_jsonl, _file_entries, "jsonl:corpus/*.jsonl.gz", has_fields=True),
-  "parquet": Kind((), matching_files, _read_parquet, _file_entries, "parquet:corpus/*.parquet", has_fields=True),
-  "tfds": Kind(
+SOURCE_KINDS: dict[str, SourceKind] = {
+  "text": SourceKind(("one-per-file",), matching_files, _read_text, _file_entries, "text:corpus/*.txt"),
+  "wikiextractor": SourceKind(
+    (), matching_files, _read_wikiextractor, _file_entries, "wikiextractor:extracted/*/wiki_*"
+  ),
+  "jsonl": SourceKind((), matching_files, _read_jsonl, _file_entries, "jsonl:corpus/*.jsonl.gz", has_fields=True),
+  "parquet": SourceKind((), matching_files, _read_parquet, _file_entries, "parquet:corpus/*.parquet", has_fields=True),
+  "tfds": SourceKind(
     (),
     tfds_texts.find,
     _read_tfds,
     _tfds_entries,
     "tfds:lm1b",
     has_fields=True,
-    check=tfds_texts.check,
+    check=tfds_texts.check_feature,
     versions=lambda examples: {f"tfds:{examples.name}": examples.version},
   ),
-  "docstrings": Kind((), docstrings.find_packages, _read_docstrings, _docstring_entries, versions=_docstring_versions),
+  "docstrings": SourceKind(
+    (), docstrings.find_packages, _read_docstrings, _docstring_entries, versions=_docstring_versions
+  ),
 }

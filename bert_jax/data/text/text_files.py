@@ -1,6 +1,6 @@
 """Text files as streams of lines: compression, encodings, and what is wrong with them.
 
-Every source of lines in `data/sources.py` reads through `read_lines`. Whatever can
+Every source of lines in `sources.py` reads through `read_text_lines`. Whatever can
 be wrong with bytes on a disk is met here, once: each defect is one clear message
 that names the file and the line, or, with `skip_bad`, one count. Memory is bounded
 whatever comes: a line without end arrives in pieces.
@@ -60,7 +60,7 @@ def cut_place(text: str | bytearray, limit: int) -> int:
   return limit
 
 
-def read_lines(
+def read_text_lines(
   path: str, *, skip_bad: bool, counts: collections.Counter, whole: bool = False
 ) -> Iterator[tuple[int, str]]:
   """The lines of a UTF-8 file, decompressed by its suffix (.gz .bz2 .xz .zst), without line ends.
@@ -219,11 +219,11 @@ def _zst_blocks(path: str, stored: BinaryIO) -> Iterator[bytes]:
 
 
 def read_whole(path: str) -> list[tuple[int, str]]:
-  """All lines of a file with their numbers, as of `read_lines`; nothing is skipped.
+  """All lines of a file with their numbers, as of `read_text_lines`; nothing is skipped.
 
   Raises UserError naming the line.
   """
   try:
-    return list(read_lines(path, skip_bad=False, counts=collections.Counter(), whole=True))
+    return list(read_text_lines(path, skip_bad=False, counts=collections.Counter(), whole=True))
   except UserError as error:
     raise UserError(str(error).removesuffix(SKIP_REMEDY)) from error

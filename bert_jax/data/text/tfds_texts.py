@@ -32,7 +32,7 @@ _MAX_BATCH = 4096
 _READ_BYTES = 2**20
 
 
-class Examples(NamedTuple):
+class DatasetSplit(NamedTuple):
   """One split of a data set, which need not be on disk yet.
 
   Attributes:
@@ -53,7 +53,7 @@ class Examples(NamedTuple):
     return f"tfds:{self.name}/{self.version}:{self.split}"
 
 
-def find(argument: str) -> Examples:
+def find(argument: str) -> DatasetSplit:
   """Finds a data set, without downloading anything.
 
   Args:
@@ -73,10 +73,10 @@ def find(argument: str) -> Examples:
   assert found  # it takes anything
   builder = _from_folder(tfds, found["name"]) if _FOLDER.match(found["name"]) else _by_name(tfds, found["name"])
   name = builder.info.full_name.rpartition("/")[0]
-  return Examples(builder, name, str(builder.version), found["split"] or "train")
+  return DatasetSplit(builder, name, str(builder.version), found["split"] or "train")
 
 
-def check(examples: Examples, feature: str) -> None:
+def check_feature(examples: DatasetSplit, feature: str) -> None:
   """Raises UserError for a feature, or a split, that the data set does not have. Downloads nothing."""
   features = examples.builder.info.features
   texts = [name for name in features if _is_text(features[name])]
@@ -89,7 +89,7 @@ def check(examples: Examples, feature: str) -> None:
     split_size(examples)
 
 
-def split_size(examples: Examples) -> tuple[int, int]:
+def split_size(examples: DatasetSplit) -> tuple[int, int]:
   """(bytes, examples) of the split. A data set that is not prepared on disk is downloaded and prepared first.
 
   Raises:
@@ -113,8 +113,8 @@ def split_size(examples: Examples) -> tuple[int, int]:
   return int(info.num_bytes), info.num_examples
 
 
-def read_texts(
-  examples: Examples, feature: str, *, skip_bad: bool, counts: collections.Counter
+def read_tfds_texts(
+  examples: DatasetSplit, feature: str, *, skip_bad: bool, counts: collections.Counter
 ) -> Iterator[tuple[int, str]]:
   """The texts of one feature, in the order in which the data set is stored.
 
@@ -163,7 +163,7 @@ def read_texts(
     number += 1
 
 
-def read_rows(examples: Examples) -> Iterator[dict[str, Any]]:
+def read_rows(examples: DatasetSplit) -> Iterator[dict[str, Any]]:
   """The examples of a split with all their features, in the order in which the data set is stored; classes by their
   names.
 
@@ -189,7 +189,7 @@ def _plain(feature: Any, value: Any) -> Any:
   return value.decode("utf-8") if isinstance(value, bytes) else value.item() if isinstance(value, np.generic) else value
 
 
-def _stored(examples: Examples, feature: str) -> Iterator[bytes | str]:
+def _stored(examples: DatasetSplit, feature: str) -> Iterator[bytes | str]:
   """The values as they are stored, one file after the other."""
   tf = _import_tensorflow()
   info = examples.builder.info
@@ -273,7 +273,7 @@ def _from_folder(tfds, folder: str):
     ) from error
 
 
-def _prepare(examples: Examples) -> None:
+def _prepare(examples: DatasetSplit) -> None:
   """Downloads and prepares a data set, after saying so on stderr."""
   import urllib.parse
   import urllib.request  # here because it is slow to import

@@ -22,7 +22,7 @@ from bert_jax.errors import UserError
 from bert_jax.tools.bench.own import Own
 from bert_jax.tools.bench.peer import Transformers
 from bert_jax.tools.bench.rows import BenchData, bench_data
-from bert_jax.tools.bench.timing import Run, Spread, in_turn, ratios, repeated, spread
+from bert_jax.tools.bench.timing import Spread, TimedCall, in_turn, ratios, repeated, spread
 from bert_jax.tools.plan import estimate
 
 OURS, PEER, COMPILED_PEER = "bert_jax", "transformers", "transformers, torch.compile"
@@ -261,7 +261,7 @@ def _timed(result: Result, runner: Any, token_seconds) -> Result:
   )
 
 
-def _product(dtype: str, width: int) -> Run:
+def _product(dtype: str, width: int) -> TimedCall:
   """A run of a square matrix product on one device: what this machine reaches at best."""
   matrix = jax.random.normal(jax.random.key(0), (width, width), dtype)
   return repeated(functools.partial(jax.jit(jnp.matmul), matrix, matrix))

@@ -10,7 +10,7 @@ from bert_jax import config as configs
 from bert_jax.models import flops
 from bert_jax.objectives.objective import divide
 from bert_jax.tools.bench.rows import BenchData
-from bert_jax.tools.bench.timing import Run, repeated
+from bert_jax.tools.bench.timing import TimedCall, repeated
 from bert_jax.training import sharding, train_state
 from bert_jax.training.train_step import StepReport, make_eval_step, make_gradients, make_program, prepare_rows
 
@@ -77,7 +77,7 @@ class Own:
     self.wait_seconds += time.perf_counter() - began
     return batch
 
-  def parts(self) -> dict[str, Run]:
+  def parts(self) -> dict[str, TimedCall]:
     """Runs for timing.in_turn, of parts of the step on one batch: "forward" (masking to loss), "gradients" (that and
     backward).
     """

@@ -8,7 +8,7 @@ from bert_jax.tools.bench.measure import Bench, Result
 _GIB = 2**30
 
 
-def text(bench: Bench) -> str:
+def bench_text(bench: Bench) -> str:
   """A few blocks of lines."""
   return "\n\n".join(
     "\n".join(block) for block in (_about(bench), _checks(bench), _speeds(bench), _parts(bench)) if block
@@ -114,7 +114,7 @@ def _width(bench: Bench) -> int:
   return max(18, *(len(result.name) for result in bench.results)) + 2
 
 
-def as_json(bench: Bench) -> dict[str, Any]:
+def bench_json(bench: Bench) -> dict[str, Any]:
   """The same for programs. Seconds, tokens per second, bytes, FLOP/s."""
   return {
     "config": configs.flatten(bench.config),

@@ -22,10 +22,10 @@ def spread(figures: Sequence[float]) -> Spread:
   return Spread(statistics.median(figures), min(figures), max(figures))
 
 
-Run = Callable[[int], float | None]
+TimedCall = Callable[[int], float | None]
 
 
-def in_turn(runs: Mapping[str, Run], *, rounds: int, seconds: float) -> dict[str, list[float]]:
+def in_turn(runs: Mapping[str, TimedCall], *, rounds: int, seconds: float) -> dict[str, list[float]]:
   """Seconds of one unit of work of each, a figure per round; all take their turn in every round, in alternating order.
 
   Args:
@@ -47,7 +47,7 @@ def in_turn(runs: Mapping[str, Run], *, rounds: int, seconds: float) -> dict[str
   return found
 
 
-def repeated(call: Callable[[], Any]) -> Run:
+def repeated(call: Callable[[], Any]) -> TimedCall:
   """A run for `in_turn` of a function of no arguments that computes with JAX; called once already, so that it is
   compiled.
   """
@@ -61,7 +61,7 @@ def repeated(call: Callable[[], Any]) -> Run:
   return run
 
 
-def _clocked(run: Run, calls: int) -> tuple[float, float]:
+def _clocked(run: TimedCall, calls: int) -> tuple[float, float]:
   """(seconds, units of work)."""
   began = time.perf_counter()
   units = run(calls)

@@ -203,7 +203,7 @@ def processes(
     least, most = min(known.values()), max(known.values())
     rows.append(
       row.fail(
-        f"{row.named(few, hosts)} {'see' if len(few) > 1 else 'sees'} {least} devices, the others {most}",
+        f"{row.name_processes(few, hosts)} {'see' if len(few) > 1 else 'sees'} {least} devices, the others {most}",
         "give every process the same number of devices",
       )
     )
@@ -258,7 +258,7 @@ class Exchange:
     try:
       return json.loads(self._client.blocking_key_value_get(f"bert_jax/doctor/{key}", _TELL_MS))
     except Exception:  # jaxlib's own, DEADLINE_EXCEEDED; whatever else it is comes again
-      print(f"still waiting for {row.named([number], self._context.hosts)}", file=sys.stderr, flush=True)
+      print(f"still waiting for {row.name_processes([number], self._context.hosts)}", file=sys.stderr, flush=True)
       return self._hear(key)
 
   def from_first(self, name: str, value: Any) -> Any:
@@ -301,7 +301,7 @@ class Exchange:
       path, token = "", str(time.time_ns())
       if self._own == 0:
         with contextlib.suppress(OSError, UserError):  # the checkpoints row says why
-          path = str(stack.enter_context(storage.probe(self._context.workdir)) / "seen")
+          path = str(stack.enter_context(storage.scratch_folder(self._context.workdir)) / "seen")
           epath.Path(path).write_text(token)
       path, token = self.from_first("probe", [path, token])
       if not path:
@@ -315,7 +315,7 @@ class Exchange:
       return []
     return [
       row.fail(
-        f"{row.named(blind, self._context.hosts)} does not see what process 0 writes at {self._context.workdir}",
+        f"{row.name_processes(blind, self._context.hosts)} does not see what process 0 writes at {self._context.workdir}",
         "choose a --workdir on a file system that all machines share",
       )
     ]

@@ -15,14 +15,14 @@ from bert_jax import config as configs
 from bert_jax.cluster import distributed, rendezvous
 from bert_jax.tools.doctor import cluster, corpus, machine, row, settings, storage, versions
 from bert_jax.tools.doctor.context import Context, refused_flags
-from bert_jax.tools.doctor.row import Row, Rows
+from bert_jax.tools.doctor.row import Findings, Row
 
 # What every process looks at by itself, in the order of the table.
 OWN: dict[str, Callable[[Context], Row | list[Row]]] = {
   "versions": lambda context: row.combined(
-    versions.check(context.config.data.loader), row.ok(f"code {rendezvous.code_fingerprint()}")
+    versions.check_versions(context.config.data.loader), row.ok(f"code {rendezvous.code_fingerprint()}")
   ),
-  "config": settings.settings,
+  "config": settings.run_settings,
   "environment": machine.environment,
   "processes": lambda context: cluster.slurm(context.environ, context.cluster, context.accelerators),
   "devices": machine.devices,
@@ -35,9 +35,9 @@ OWN: dict[str, Callable[[Context], Row | list[Row]]] = {
 }
 
 
-def diagnose(
+def run_checks(
   config: ml_collections.ConfigDict, workdir: str, taking_part: distributed.Cluster, *, quick: bool = False
-) -> tuple[Rows, str]:
+) -> tuple[Findings, str]:
   """Makes every check.
 
   Args:
@@ -80,14 +80,14 @@ def diagnose(
   return rows, exchange.from_first("status", row.worst(rows))
 
 
-def _own(context: Context) -> Rows:
-  rows: Rows = {}
+def _own(context: Context) -> Findings:
+  rows: Findings = {}
   for name, check in OWN.items():
     rows |= row.run(name, check, context)
   return rows
 
 
-def _with(rows: Rows, more: dict[str, Row | list[Row]]) -> Rows:
+def _with(rows: Findings, more: dict[str, Row | list[Row]]) -> Findings:
   """`rows` with further findings; in the order of the table."""
   together = {name: row.combined(rows.get(name, []), more.get(name, [])) for name in ("coordinator", *OWN)}
   return {name: found for name, found in together.items() if found}

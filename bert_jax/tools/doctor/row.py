@@ -27,7 +27,7 @@ class Row(NamedTuple):
   remedy: str = ""
 
 
-Rows = dict[str, list[Row]]  # name of the check -> its findings, at least one
+Findings = dict[str, list[Row]]  # name of the check -> its findings, at least one
 
 
 def ok(found: str) -> Row:
@@ -62,7 +62,7 @@ def refused(error: UserError) -> Row:
   return fail(found, remedy or "mend that, then run doctor again")
 
 
-def run(name: str, check: Callable[..., Row | list[Row]], *arguments) -> Rows:
+def run(name: str, check: Callable[..., Row | list[Row]], *arguments) -> Findings:
   """{name: findings} of a check; one that raises has failed, and its exception is the finding."""
   try:
     found = check(*arguments)
@@ -77,7 +77,7 @@ def run(name: str, check: Callable[..., Row | list[Row]], *arguments) -> Rows:
   return {name: [found] if isinstance(found, Row) else found}
 
 
-def merged(processes: Sequence[Rows], hosts: Sequence[str]) -> Rows:
+def merged(processes: Sequence[Findings], hosts: Sequence[str]) -> Findings:
   """The rows of all processes as those of one table.
 
   Where all is well everywhere, the first process speaks for all. Where it is not, what is
@@ -87,7 +87,7 @@ def merged(processes: Sequence[Rows], hosts: Sequence[str]) -> Rows:
     processes: what each process found, by its index; all looked at the same things.
     hosts: the host name of each.
   """
-  table: Rows = {}
+  table: Findings = {}
   for name in dict.fromkeys(name for rows in processes for name in rows):
     finders: dict[Row, list[int]] = {}
     for index, rows in enumerate(processes):
@@ -99,7 +99,7 @@ def merged(processes: Sequence[Rows], hosts: Sequence[str]) -> Rows:
       continue
     everywhere = lambda found_by: len(found_by) == len(processes)
     table[name] = [
-      row if everywhere(found_by) else row._replace(found=f"{named(found_by, hosts)}: {row.found}")
+      row if everywhere(found_by) else row._replace(found=f"{name_processes(found_by, hosts)}: {row.found}")
       for row, found_by in wrong.items()
     ]
   return table
@@ -111,19 +111,19 @@ def combined(*findings: Row | list[Row]) -> list[Row]:
   return [one for one in listed if one.status != OK] or ([ok("; ".join(one.found for one in listed))] if listed else [])
 
 
-def named(indices: Sequence[int], hosts: Sequence[str]) -> str:
+def name_processes(indices: Sequence[int], hosts: Sequence[str]) -> str:
   """process 3 (node-2); processes 1, 2 and 6 more (node-1, node-2, …)."""
   shown = ", ".join(map(str, indices[:4])) + (f" and {len(indices) - 4} more" if len(indices) > 4 else "")
   places = list(dict.fromkeys(hosts[index] for index in indices))
   return f"process{'es' * (len(indices) > 1)} {shown} ({', '.join(places[:3])}{', …' * (len(places) > 3)})"
 
 
-def worst(rows: Rows) -> str:
+def worst(rows: Findings) -> str:
   """The worst status of all."""
   return max((row.status for found in rows.values() for row in found), key=STATUSES.index, default=OK)
 
 
-def table(rows: Rows, width: int) -> str:
+def findings_table(rows: Findings, width: int) -> str:
   """The findings as aligned lines, and a verdict.
 
       ok    devices      1 x cpu; mesh data=1, fsdp=1, tensor=1
@@ -160,7 +160,7 @@ def table(rows: Rows, width: int) -> str:
   return "\n".join([*lines, "", " ".join([verdict, " and ".join(told)]).strip()])
 
 
-def as_json(rows: Rows) -> str:
+def findings_json(rows: Findings) -> str:
   """{"status": the worst, "rows": [{"check", "status", "found", "remedy"}]}, as text."""
   listed = [{"check": name, **row._asdict()} for name, found in rows.items() for row in found]
   return json.dumps({"status": worst(rows), "rows": listed}, indent=1, ensure_ascii=False)

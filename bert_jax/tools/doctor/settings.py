@@ -13,7 +13,7 @@ from bert_jax.tools.doctor.row import Row
 from bert_jax.training import optimizer as optimizers
 
 
-def settings(context: Context) -> Row:
+def run_settings(context: Context) -> Row:
   """The model, the schedule, and what the run starts from. Its parameters are not read here."""
   config = context.config
   configs.encoder_of(config)

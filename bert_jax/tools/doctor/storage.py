@@ -52,7 +52,7 @@ def standing(folder: os.PathLike) -> epath.Path:
 
 
 @contextlib.contextmanager
-def probe(workdir: epath.Path) -> Iterator[epath.Path]:
+def scratch_folder(workdir: epath.Path) -> Iterator[epath.Path]:
   """A folder to try things in, where the checkpoints will be; gone afterwards, and harmless if this process is
   killed.
   """
@@ -87,7 +87,7 @@ def checkpoints(context: Context) -> Row | list[Row]:
   if where is None:
     return []
   try:
-    with probe(context.workdir) as folder:
+    with scratch_folder(context.workdir) as folder:
       seconds = _write(folder / "data")
       broken = _semantics_of_store(folder) if places.is_remote(folder) else _semantics(pathlib.Path(folder))
   except OSError as error:
@@ -212,7 +212,7 @@ def file_clock(context: Context) -> Row | list[Row]:
 
 def _ahead(workdir: os.PathLike) -> float:
   """Seconds by which the clock of the file system is ahead of this machine's."""
-  with probe(workdir) as folder:
+  with scratch_folder(workdir) as folder:
     before = time.time()
     (folder / "clock").write_text("tick")
     return os.stat(folder / "clock").st_mtime - (before + time.time()) / 2

@@ -12,15 +12,15 @@ from bert_jax.tools.doctor.row import Row
 
 PROJECT = "bert_jax"
 # What a run's numbers depend on: shown, and the same on every process.
-SHOWN = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow")
+REPORTED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow")
 # What a part says of the packages that it works with. jax names the plugins and the libtpu that fit it under its
 # extras.
-PARTS = {
+COMPANIONS = {
   "jax": ("jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu"),
   "flax": ("jax", "optax", "orbax-checkpoint"),
 }
 # jax-cuda12-plugin needs its other half in the very same version.
-PARTS |= {f"jax-cuda{cuda}-plugin": (f"jax-cuda{cuda}-pjrt",) for cuda in (12, 13)}
+COMPANIONS |= {f"jax-cuda{cuda}-plugin": (f"jax-cuda{cuda}-pjrt",) for cuda in (12, 13)}
 # The same code under several names; any of them will do.
 TWINS = dict.fromkeys(("tensorflow-cpu", "tensorflow"), ("tensorflow-cpu", "tensorflow"))
 
@@ -40,11 +40,11 @@ def installed(name: str) -> str | None:
 
 def present(version: Version = installed) -> dict[str, str]:
   """Python and the packages of SHOWN that are installed: {"python": "3.11.7", "jax": …}."""
-  found = {name: version(name) for name in SHOWN}
+  found = {name: version(name) for name in REPORTED}
   return {"python": platform.python_version()} | {name: value for name, value in found.items() if value}
 
 
-def check(loader: str, version: Version = installed, requires: Requires = importlib.metadata.requires) -> Row:
+def check_versions(loader: str, version: Version = installed, requires: Requires = importlib.metadata.requires) -> Row:
   """Compares what is installed with what `setup.py` and the parts themselves ask for.
 
   Args:
@@ -70,7 +70,7 @@ def check(loader: str, version: Version = installed, requires: Requires = import
     return row.fail(f"python {platform.python_version()}, {PROJECT} needs {python}", "install it for another Python")
   for need in needs:
     _compare(wrong, need, version(need.name), PROJECT, required=True)
-  for part, others in PARTS.items():
+  for part, others in COMPANIONS.items():
     for need in _asks(requires(part)) if version(part) else ():
       if need.name in others:
         _compare(wrong, need, version(need.name), f"{part} {version(part)}", required=False)

@@ -1,6 +1,6 @@
 """A corpus as people read it: its summary, and its rows as text.
 
-`prepare` ends with `summary`, and `inspect` begins with it. What a row shows is
+`prepare` ends with `corpus_summary`, and `inspect` begins with it. What a row shows is
 read back from the folder, so it is what training will see.
 """
 
@@ -39,7 +39,7 @@ class Mark(NamedTuple):
   seen: str
 
 
-def summary(folder: str | os.PathLike, manifest: dict[str, Any]) -> str:
+def corpus_summary(folder: str | os.PathLike, manifest: dict[str, Any]) -> str:
   """What a person judges a corpus by, as aligned lines."""
   splits = manifest["splits"]
   provenance = manifest[corpus_lib.PROVENANCE]

@@ -37,7 +37,7 @@ class Pairs(NamedTuple):
   notes: tuple[str, ...] = ()
 
 
-class Probe(NamedTuple):
+class PoolingComparison(NamedTuple):
   """What was found.
 
   Attributes:
@@ -119,7 +119,7 @@ def _score(table: Table, name: str, cell: str, row: int) -> float:
   )
 
 
-def probe(model: Model, pairs: Pairs) -> Probe:
+def compare_poolings(model: Model, pairs: Pairs) -> PoolingComparison:
   """Correlates cosines with scores, for every pooling and layer of a model.
 
   Raises:
@@ -131,7 +131,7 @@ def probe(model: Model, pairs: Pairs) -> Probe:
   for name, rows in cosines.items():
     values = [_spearman(pairs.scores, row) if np.ptp(row) > _ROUNDING else float("nan") for row in rows]
     spearman[name] = [float("nan")] * (layers - len(values)) + values
-  result = Probe(spearman, len(pairs.first), truncated)
+  result = PoolingComparison(spearman, len(pairs.first), truncated)
   if not result.peaks:
     raise UserError(f"{model.origin}: all cosines are the same; to this model all of these texts are alike")
   if len(result.peaks) < 2:
@@ -157,7 +157,7 @@ def _lead(scores: np.ndarray, ahead: np.ndarray, behind: np.ndarray) -> tuple[fl
   return difference(every), float(np.std([difference(rows) for rows in drawn if not constant(rows)], ddof=1))
 
 
-def verdict(found: Probe) -> str:
+def verdict(found: PoolingComparison) -> str:
   """ "[CLS], pooler or mean?", answered in a few sentences for this model."""
   layers = len(next(iter(found.spearman.values())))
   where = lambda layer: (
@@ -183,7 +183,7 @@ def verdict(found: Probe) -> str:
   return text
 
 
-def table(found: Probe) -> str:
+def cosine_table(found: PoolingComparison) -> str:
   """The correlations as lines for a terminal, the best one marked."""
   layers = len(next(iter(found.spearman.values())))
   lines = [f"{'layer':<12}" + "".join(f"{name:>9} " for name in found.spearman).rstrip()]
@@ -196,7 +196,7 @@ def table(found: Probe) -> str:
   return "\n".join(lines)
 
 
-def heat_map(found: Probe, model: str, pairs: str) -> str:
+def heat_map(found: PoolingComparison, model: str, pairs: str) -> str:
   """The correlations as an SVG of its own: poolings across, layers downwards, the last at the top; with the names of
   model and pairs.
   """

@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from bert_jax import config as configs
-from bert_jax.data.corpus.folder import read_manifest
+from bert_jax.data.corpus.folder import read_corpus_manifest
 from bert_jax.data.tokenizer.wordpiece import SPECIAL_TOKENS, build_tokenizer
 from bert_jax.models import flops
 from bert_jax.objectives.masking import default_max_predictions, settings_of
@@ -69,7 +69,7 @@ def facts_of(config: ml_collections.ConfigDict) -> Facts:
   """Figures of the corpus where that is there, else what the config and the preset say of it."""
   folder = config.data.corpus
   if has_corpus(config):
-    manifest = read_manifest(folder)
+    manifest = read_corpus_manifest(folder)
     counts, objective = manifest["splits"]["train"]["counts"], manifest["objective"]
     data = DataFacts(
       manifest["vocab_size"],

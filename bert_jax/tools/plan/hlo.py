@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-KINDS = (
+COLLECTIVES = (
   "all-reduce",
   "all-gather",
   "reduce-scatter",
@@ -34,7 +34,7 @@ _CALLED = re.compile(
   r"\b(calls|body|condition|to_apply|branch_computations|true_computation|false_computation)=\{?(%?[\w.\-]+(?:, "
   r"?%[\w.\-]+)*)"
 )
-_COLLECTIVE = re.compile(f"^({'|'.join(KINDS)})(-start)?$")
+_COLLECTIVE = re.compile(f"^({'|'.join(COLLECTIVES)})(-start)?$")
 _BETWEEN_SLICES = re.compile(r'_xla_megascale_target="\{([\d,]+)\}x[^"]*",_xla_megascale_transfer_type="(\w+)"')
 
 
@@ -244,7 +244,7 @@ def _between_slices(line: _Line, slices: int, transfer: str, turns: _Turns, num_
   kind = transfer.lower().replace("_", "-")
   arrays = _arrays(line.type)[:1]  # a send hands on its operand, a number and a token
   groups = np.arange(num_devices).reshape(slices, -1).T
-  kind = kind if kind in KINDS else "collective-permute"
+  kind = kind if kind in COLLECTIVES else "collective-permute"
   return Collective(
     kind, line.name, arrays, sum(map(_bytes, arrays)), groups, turns.times, turns.known, line.source or turns.source
   )

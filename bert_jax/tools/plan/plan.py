@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from bert_jax import config as configs
-from bert_jax.cluster.chips import Topology
+from bert_jax.cluster.chips import GIB, Topology
 from bert_jax.errors import UserError
 from bert_jax.models import flops
 from bert_jax.models.encoder import REMAT
@@ -21,7 +21,6 @@ from bert_jax.tools.plan import ahead, estimate
 from bert_jax.tools.plan.data_facts import Facts, facts_of, resolved
 from bert_jax.training import sharding
 
-GIB = 2**30
 MICROBATCHES = (1, 2, 4, 8, 16)  # that a sweep tries
 
 
@@ -232,7 +231,7 @@ def _model_flops(config, facts: Facts) -> float:
   return per_token * config.data.batch_size * facts.tokens_per_row
 
 
-def text(plan: Plan) -> str:
+def plan_text(plan: Plan) -> str:
   """The plan for people; the verdict first."""
   chip, config = plan.topology.chip, plan.config
   how = (
@@ -448,7 +447,7 @@ def sweep_text(found: Sweep) -> str:
   return "\n".join(lines)
 
 
-def as_json(plan: Plan) -> dict[str, Any]:
+def plan_json(plan: Plan) -> dict[str, Any]:
   """The plan for programs."""
   times, compiled = plan.times, plan.compiled
   return {

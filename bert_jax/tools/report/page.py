@@ -23,7 +23,7 @@ FILE_NAME = "report.html"
 MOST_ROWS = 200  # of a table
 
 
-def page(run: RunRecord, drawn: Samples) -> str:
+def report_page(run: RunRecord, drawn: Samples) -> str:
   """The whole page, as HTML.
 
   Args:

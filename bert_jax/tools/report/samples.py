@@ -166,7 +166,7 @@ def _complete(model: inference.Model, chosen: list[tuple[list[int], list[int]]])
   return samples
 
 
-def summary(drawn: Samples) -> str:
+def samples_summary(drawn: Samples) -> str:
   """The samples as lines for a terminal."""
   if drawn.reason:
     return f"{'samples':<20}none: {drawn.reason}"

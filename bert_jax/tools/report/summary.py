@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from bert_jax import config as configs
-from bert_jax.data.corpus.folder import read_manifest
+from bert_jax.data.corpus.folder import read_corpus_manifest
 from bert_jax.errors import UserError
 from bert_jax.io import storage
 from bert_jax.io.numbers import duration
@@ -88,7 +88,7 @@ def read_run(workdir: str | os.PathLike) -> RunRecord:
     every = config.get("log_every_steps")
     raise UserError(f"{root}: the run has not logged a step yet; it does so every {every} steps")
   try:
-    manifest = read_manifest(config.get("data.corpus", ""))
+    manifest = read_corpus_manifest(config.get("data.corpus", ""))
   except UserError:
     manifest = None
   return RunRecord(
@@ -103,12 +103,12 @@ def curve(run: RunRecord, name: str) -> tuple[list[int], list[float]]:
   return list(finite), list(finite.values())
 
 
-def summary(run: RunRecord) -> str:
+def run_summary(run: RunRecord) -> str:
   """The report as aligned lines for a terminal."""
   blocks = [
     [row(name, value) for name, value in [*facts(run), *goodput_rows(run), *trouble(run)] if value],
-    table(run),
-    settings(run),
+    metrics_table(run),
+    settings_lines(run),
     [row(name, value) for name, value in _places(run)],
   ]
   return "\n\n".join("\n".join(block) for block in blocks if block)
@@ -279,7 +279,7 @@ def baseline_of(run: RunRecord, shown: Shown) -> float | None:
   return next(reversed(curve(run, f"eval/{shown.baseline.name}")[1]), None)
 
 
-def table(run: RunRecord) -> list[str]:
+def metrics_table(run: RunRecord) -> list[str]:
   """Last train, last and best evaluation of every metric that the run has, then what they are compared with."""
   lines = [f"{'':<{_WIDTH}}{'train, last':>14}{'eval, last':>14}{'eval, best':>26}"]
   compared = []
@@ -325,7 +325,7 @@ def configuration(run: RunRecord) -> list[Setting]:
   return sorted(found, key=lambda setting: not setting.changed)
 
 
-def settings(run: RunRecord) -> list[str]:
+def settings_lines(run: RunRecord) -> list[str]:
   """What differs from the defaults, as a paragraph."""
   text = "  ".join(
     f"{setting.key}={setting.value}".replace(" ", "\0") for setting in configuration(run) if setting.changed

@@ -44,7 +44,7 @@ def make_corpus(folder: pathlib.Path, shard_rows=(3, 0, 5), token_dtype="uint16"
       first += rows
     splits[split] = {"rows": first, "shards": shards}
   (folder / "files.txt").write_text("even.txt\nodd.txt\n")
-  return corpus_lib.finish(
+  return corpus_lib.write_manifest(
     folder,
     {
       "seq_length": SEQ_LENGTH,
@@ -119,7 +119,7 @@ def test_token_ids_above_16_bits_survive(tmp_path):
 
 
 def test_corpus_id_covers_shards_and_settings_but_not_provenance(folder):
-  manifest = corpus_lib.read_manifest(folder)
+  manifest = corpus_lib.read_corpus_manifest(folder)
 
   def id_with(change):
     changed = copy.deepcopy(manifest)

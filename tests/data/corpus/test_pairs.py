@@ -287,9 +287,9 @@ def test_nsp_on_one_document_names_the_remedy():
 @pytest.mark.parametrize("seq_length", [7, 0, -1, 2**16])
 def test_an_unusable_length_is_refused(seq_length):
   with pytest.raises(UserError, match=f"seq_length: expected 8 to 65,535 tokens, found {seq_length}"):
-    pairs.check_settings("nsp", seq_length)
+    pairs.pairing_of("nsp", seq_length)
 
 
 def test_an_unknown_objective_names_the_known_ones():
   with pytest.raises(UserError, match="unknown objective 'sop2'; known are nsp, sop, none"):
-    pairs.check_settings("sop2", 128)
+    pairs.pairing_of("sop2", 128)

@@ -20,7 +20,7 @@ def counts(unigrams=(0, 2, 10, 20, 0, 6, 3, 3), labels=(4, 6), rows=2):
 
 
 def describe(of):
-  return statistics.describe(of, TOKENIZER)
+  return statistics.describe_split(of, TOKENIZER)
 
 
 def test_entropy_leaves_out_what_can_never_be_a_target():

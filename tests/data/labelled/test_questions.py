@@ -201,4 +201,4 @@ def test_sure_scores_give_back_the_answers_of_real_questions(shared_data, file, 
   )
   found = answers_of(windows, given, certain(windows))
   gold = [[text for text, _ in one.answers] for one in given]
-  assert len(given) > 800 and metrics.answers(gold, [one.text for one in found], chinese=chinese)["exact_match"] > 0.995
+  assert len(given) > 800 and metrics.squad(gold, [one.text for one in found], chinese=chinese)["exact_match"] > 0.995

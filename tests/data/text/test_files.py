@@ -13,7 +13,7 @@ import zstandard
 
 from bert_jax.data.text import files
 from bert_jax.data.text.files import file_stamp, matching_files
-from bert_jax.data.text.text_files import read_lines
+from bert_jax.data.text.text_files import read_text_lines
 from bert_jax.errors import UserError
 
 
@@ -28,7 +28,7 @@ def memory():
 
 
 def read(path):
-  return list(read_lines(path, skip_bad=False, counts=collections.Counter()))
+  return list(read_text_lines(path, skip_bad=False, counts=collections.Counter()))
 
 
 def test_files_come_sorted_and_folders_are_left_out(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from bert_jax.data.text import text_files
-from bert_jax.data.text.text_files import read_lines
+from bert_jax.data.text.text_files import read_text_lines
 from bert_jax.errors import UserError
 
 _TEXT = "first line\nzweite Zeile: äöü\n第三行\n" * 50
@@ -25,7 +25,7 @@ _COMPRESS = {
 def read(path, data, *, skip_bad=False, whole=False):
   path.write_bytes(data)
   counts = collections.Counter()
-  return list(read_lines(str(path), skip_bad=skip_bad, counts=counts, whole=whole)), counts
+  return list(read_text_lines(str(path), skip_bad=skip_bad, counts=counts, whole=whole)), counts
 
 
 @pytest.mark.parametrize("suffix", _COMPRESS)

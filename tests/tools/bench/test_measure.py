@@ -71,7 +71,7 @@ def test_what_cannot_run_here_says_why_and_the_others_are_measured(bench):
 
 @pytest.mark.slow
 def test_the_page_and_the_json_show_all_of_it(bench):
-  text, found = page.text(bench), page.as_json(bench)
+  text, found = page.bench_text(bench), page.bench_json(bench)
   for result in bench.results:
     assert result.name in text
   assert "a plain matrix product in float32 reaches" in text and "PyTorch's" in text

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from bert_jax.data.corpus.folder import read_manifest
+from bert_jax.data.corpus.folder import read_corpus_manifest
 from bert_jax.tools.doctor import corpus as checks
 from bert_jax.tools.doctor import row
 from tests.helpers.machines import context
@@ -30,7 +30,7 @@ def flip(folder, number=1):
 
 def test_a_sound_corpus_is_shown_with_its_rows_epochs_and_id(tmp_path, corpus):
   (found,) = look(context(tmp_path, corpus))
-  manifest = read_manifest(corpus)
+  manifest = read_corpus_manifest(corpus)
   rows = manifest["splits"]["train"]["counts"]["rows"]
   assert found.status == row.OK and f"{rows:,} rows, {24 * 8 / rows:.1f} epochs" in found.found
   assert "SHA-256 of every shard" in found.found and manifest["corpus_id"][:12] in found.found

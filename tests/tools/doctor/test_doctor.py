@@ -35,14 +35,14 @@ def load(folder, corpus, *overrides):
 def test_every_check_has_a_row_and_nothing_is_changed(tmp_path, corpus):
   config = load(tmp_path, corpus)
   before = files(tmp_path)
-  rows, status = doctor.diagnose(config, str(tmp_path / "run"), ALONE)
+  rows, status = doctor.run_checks(config, str(tmp_path / "run"), ALONE)
   assert list(rows) == CHECKS and status == row.OK
   assert files(tmp_path) == before
 
 
 def test_a_check_that_crashes_is_a_failure_and_the_rest_still_run(tmp_path, corpus, monkeypatch):
   monkeypatch.setitem(doctor.OWN, "memory", lambda context: 1 // 0)
-  rows, status = doctor.diagnose(load(tmp_path, corpus), str(tmp_path / "run"), ALONE)
+  rows, status = doctor.run_checks(load(tmp_path, corpus), str(tmp_path / "run"), ALONE)
   assert rows["memory"][0].found.startswith("ZeroDivisionError") and status == row.FAIL
   assert list(rows) == CHECKS and all(found[0].status == row.OK for name, found in rows.items() if name != "memory")
 
@@ -50,14 +50,14 @@ def test_a_check_that_crashes_is_a_failure_and_the_rest_still_run(tmp_path, corp
 def test_every_row_that_is_not_ok_has_a_remedy(tmp_path):
   config = load(tmp_path, tmp_path / "nowhere", "mesh.fsdp=3")
   (tmp_path / "file").write_text("")
-  rows, _ = doctor.diagnose(config, str(tmp_path / "file" / "run"), ALONE)
+  rows, _ = doctor.run_checks(config, str(tmp_path / "file" / "run"), ALONE)
   wrong = [one for found in rows.values() for one in found if one.status != row.OK]
   assert len(wrong) >= 3 and all(one.remedy and "run doctor again" not in one.remedy for one in wrong)
 
 
 def test_a_process_that_waits_in_vain_makes_its_other_checks(tmp_path, corpus):
   config = load(tmp_path, corpus, "cluster.connect_seconds=1")
-  rows, status = doctor.diagnose(
+  rows, status = doctor.run_checks(
     config, str(tmp_path / "run"), distributed.Cluster(f"127.0.0.1:{port()}", 2, 1, "arguments")
   )
   assert status == row.FAIL and rows["coordinator"][0].status == row.FAIL and rows["devices"][0].status == row.WARN
@@ -174,5 +174,5 @@ def test_a_run_folder_that_is_not_shared_and_flags_that_xla_does_not_know_are_fo
 
 def test_it_takes_seconds(tmp_path, corpus):
   began = time.monotonic()
-  doctor.diagnose(load(tmp_path, corpus), str(tmp_path / "run"), ALONE)
+  doctor.run_checks(load(tmp_path, corpus), str(tmp_path / "run"), ALONE)
   assert time.monotonic() - began < 20

@@ -56,8 +56,8 @@ def test_what_is_wrong_on_some_processes_names_them_and_what_is_wrong_on_all_doe
 
 def test_many_processes_are_not_all_listed():
   hosts = [f"node-{number // 2}" for number in range(16)]
-  assert row.named(range(16), hosts) == "processes 0, 1, 2, 3 and 12 more (node-0, node-1, node-2, …)"
-  assert row.named([3], hosts) == "process 3 (node-1)"
+  assert row.name_processes(range(16), hosts) == "processes 0, 1, 2, 3 and 12 more (node-0, node-1, node-2, …)"
+  assert row.name_processes([3], hosts) == "process 3 (node-1)"
 
 
 def test_findings_about_one_thing_are_combined():
@@ -69,7 +69,7 @@ def test_findings_about_one_thing_are_combined():
 def test_the_table_is_aligned_wraps_at_words_and_ends_with_a_verdict():
   long = "one two three four five six seven eight nine ten eleven twelve thirteen"
   command = "python -m bert_jax prepare --source=… --out=/a/very/long/name/that/may/not/be/broken/anywhere/at/all"
-  lines = row.table(
+  lines = row.findings_table(
     {"disk space": [row.fail(long, command)], "memory": [row.ok("fine"), row.warn("low", "more")]}, 50
   ).splitlines()
   assert lines[0] == "FAIL  disk space  one two three four five six"
@@ -86,12 +86,12 @@ def test_the_table_is_aligned_wraps_at_words_and_ends_with_a_verdict():
 
 
 def test_the_verdict_counts():
-  assert row.table({"a": [row.ok("x")]}, 80).endswith("\n\nready")
-  assert row.table({"a": [row.warn("x", "y"), row.warn("x", "y")]}, 80).endswith("\n\nready, with 2 warnings")
+  assert row.findings_table({"a": [row.ok("x")]}, 80).endswith("\n\nready")
+  assert row.findings_table({"a": [row.warn("x", "y"), row.warn("x", "y")]}, 80).endswith("\n\nready, with 2 warnings")
 
 
 def test_json_has_the_worst_status_and_every_row():
-  loaded = json.loads(row.as_json({"a": [row.ok("x")], "b": [row.warn("y", "z")]}))
+  loaded = json.loads(row.findings_json({"a": [row.ok("x")], "b": [row.warn("y", "z")]}))
   assert loaded == {
     "status": "warn",
     "rows": [

@@ -3,18 +3,18 @@
 import pytest
 
 from bert_jax.tools.doctor import row
-from bert_jax.tools.doctor.settings import settings
+from bert_jax.tools.doctor.settings import run_settings
 from tests.helpers.machines import context
 
 
 def test_the_size_of_the_run_is_told(tmp_path, corpus):
-  found = settings(context(tmp_path, corpus))
+  found = run_settings(context(tmp_path, corpus))
   assert (
     found.status == row.OK
     and found.found.endswith("M parameters, 24 steps of 8 rows")
     and found.found.startswith("bert-tiny, 0.0 M")
   )
-  assert settings(context(tmp_path, corpus, f"init_from={tmp_path}", "stop_at_step=3")).found.endswith(
+  assert run_settings(context(tmp_path, corpus, f"init_from={tmp_path}", "stop_at_step=3")).found.endswith(
     f"3 steps of 8 rows, starting from {tmp_path}"
   )
 
@@ -29,5 +29,5 @@ def test_the_size_of_the_run_is_told(tmp_path, corpus):
   ],
 )
 def test_what_a_run_would_refuse_at_once_is_a_failure(tmp_path, corpus, overrides, said, remedy):
-  (found,) = row.run("config", settings, context(tmp_path, corpus, *overrides))["config"]
+  (found,) = row.run("config", run_settings, context(tmp_path, corpus, *overrides))["config"]
   assert found.status == row.FAIL and said in found.found and remedy in found.remedy

@@ -23,7 +23,7 @@ from tests.helpers.tiny_runs import tiny_run_config
 
 
 def everything(view):
-  rows = row.Rows()
+  rows = row.Findings()
   for check in (storage.run_folder, storage.checkpoints, storage.disk_space, storage.file_clock):
     rows |= row.run(check.__name__, check, view)
   return {name: found for name, found in rows.items() if found}
@@ -77,7 +77,7 @@ def test_a_finished_run_is_told(resumed, tmp_path, corpus):
 def test_a_probe_of_a_doctor_that_was_killed_does_not_stop_a_run(tmp_path, corpus):
   """run.adopt refuses folders with something else in them."""
   (tmp_path / "run").mkdir()
-  with storage.probe(context(tmp_path, corpus).workdir) as left:
+  with storage.scratch_folder(context(tmp_path, corpus).workdir) as left:
     assert left.parent == tmp_path / "run"
     run_folder.claim_workdir(tmp_path / "run", tiny_run_config(tmp_path, corpus), corpus / "tokenizer")
 

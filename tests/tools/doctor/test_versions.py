@@ -13,13 +13,13 @@ def with_(**changes):
 
 
 def test_what_is_installed_here_fits_and_is_shown():
-  found = versions.check("tfdata")
+  found = versions.check_versions("tfdata")
   assert found.status == row.OK
   assert f"jax=={importlib.metadata.version('jax')}" in found.found and found.found.startswith("python==3.")
 
 
 def test_a_version_below_the_lower_bound_and_a_missing_package_are_named_with_what_to_install():
-  found = versions.check("tfdata", with_(flax="0.11.0", tokenizers=None))
+  found = versions.check_versions("tfdata", with_(flax="0.11.0", tokenizers=None))
   assert found.status == row.FAIL
   assert "flax 0.11.0, bert_jax needs <0.13,>=0.12.8" in found.found and "tokenizers is not installed" in found.found
   assert "'flax<0.13,>=0.12.8'" in found.remedy and "'tokenizers>=0.22'" in found.remedy
@@ -27,7 +27,7 @@ def test_a_version_below_the_lower_bound_and_a_missing_package_are_named_with_wh
 
 def test_a_python_that_is_too_old_is_named(monkeypatch):
   monkeypatch.setattr(versions.platform, "python_version", lambda: "3.10.4")
-  found = versions.check("tfdata")
+  found = versions.check_versions("tfdata")
   assert (
     found.status == row.FAIL
     and found.found == "python 3.10.4, bert_jax needs >=3.11"
@@ -36,7 +36,7 @@ def test_a_python_that_is_too_old_is_named(monkeypatch):
 
 
 def test_jax_and_jaxlib_must_be_of_one_release():
-  found = versions.check("tfdata", with_(jaxlib="0.9.1"))
+  found = versions.check_versions("tfdata", with_(jaxlib="0.9.1"))
   assert found.status == row.FAIL and "jaxlib 0.9.1, jax " in found.found
 
 
@@ -45,7 +45,7 @@ def test_a_cuda_plugin_of_another_release_than_jax_is_named():
   requires = lambda name: (
     ["jax-cuda12-pjrt==0.10.0"] if name == "jax-cuda12-plugin" else importlib.metadata.requires(name)
   )
-  found = versions.check("tfdata", with_(jax_cuda12_plugin="0.10.0", jax_cuda12_pjrt="0.9.0"), requires)
+  found = versions.check_versions("tfdata", with_(jax_cuda12_plugin="0.10.0", jax_cuda12_pjrt="0.9.0"), requires)
   assert found.status == row.FAIL
   assert (
     "jax-cuda12-plugin 0.10.0, jax " in found.found
@@ -55,8 +55,8 @@ def test_a_cuda_plugin_of_another_release_than_jax_is_named():
 
 def test_without_tfdata_nothing_needs_tensorflow():
   missing = lambda name: None if name.startswith("tensorflow") else versions.installed(name)
-  assert versions.check("threads", missing).status == row.OK
-  assert "tensorflow-cpu is not installed" in versions.check("tfdata", missing).found
+  assert versions.check_versions("threads", missing).status == row.OK
+  assert "tensorflow-cpu is not installed" in versions.check_versions("tfdata", missing).found
 
 
 def test_tensorflow_is_one_of_two_distributions(monkeypatch):
@@ -76,13 +76,13 @@ def test_a_folder_that_is_not_installed_is_a_warning(monkeypatch):
   def requires(name):
     raise importlib.metadata.PackageNotFoundError(name)
 
-  found = versions.check("tfdata", requires=requires)
+  found = versions.check_versions("tfdata", requires=requires)
   assert found.status == row.WARN and "pip install" in found.remedy
 
 
 @pytest.mark.parametrize("version", ["0.10.2.dev20260801", "0.11.0rc1"])
 def test_a_nightly_jax_is_compared_by_its_number(version):
-  found = versions.check("tfdata", with_(jax=version, jaxlib=version))
+  found = versions.check_versions("tfdata", with_(jax=version, jaxlib=version))
   assert ("jax " + version + ", bert_jax" in found.found) == (
     version == "0.10.2.dev20260801"
   )  # before 0.10.2, says PEP 440

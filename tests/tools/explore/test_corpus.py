@@ -83,7 +83,7 @@ def make_corpus(out, objective="nsp", word_starts=None):
     }
   tokenizer_lib.save_tokenizer(tokenizer, out / "tokenizer", max_length=24)
   (out / "files.txt").write_text("a.txt\nb.txt\n")
-  corpus_lib.finish(
+  corpus_lib.write_manifest(
     out,
     {
       "objective": objective,
@@ -145,8 +145,8 @@ def test_marks_show_the_token_and_what_the_model_sees():
 
 
 def test_the_summary_holds_what_a_corpus_is_judged_by(folder):
-  manifest = corpus_lib.read_manifest(folder)
-  text = inspect.summary(folder, manifest)
+  manifest = corpus_lib.read_corpus_manifest(folder)
+  text = inspect.corpus_summary(folder, manifest)
   for part in (
     str(folder),
     manifest["corpus_id"],
@@ -211,7 +211,7 @@ def test_sentence_order_has_labels_of_its_own(tmp_path):
   corpus, tokenizer = opened(folder)
   shown = inspect.show_row(corpus, tokenizer, "train", 0)
   assert "label 0: in order" in shown and "label 1: swapped" in shown
-  summary = inspect.summary(folder, corpus.manifest)
+  summary = inspect.corpus_summary(folder, corpus.manifest)
   assert "in order" in summary and "B follows A" not in summary
 
 
@@ -221,4 +221,4 @@ def test_the_objective_none_has_no_labels(folder):
   (folder / "manifest.json").write_text(json.dumps(manifest))
   corpus, tokenizer = opened(folder)
   assert "label" not in inspect.show_row(corpus, tokenizer, "train", 0)
-  assert "B follows A" not in inspect.summary(folder, manifest)
+  assert "B follows A" not in inspect.corpus_summary(folder, manifest)

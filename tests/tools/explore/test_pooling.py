@@ -36,7 +36,7 @@ def test_every_cell_is_spearman_of_the_cosines_of_transformers_vectors(exported)
     vectors["mean"].append(states.mean(axis=1))
     vectors["max"].append(states.max(axis=1))
     vectors["pooler"].append(output.pooler_output.numpy())
-  found = pooling.probe(inference.load_model(exported / "pretraining"), pooling.Pairs(FIRST, SECOND, SCORES))
+  found = pooling.compare_poolings(inference.load_model(exported / "pretraining"), pooling.Pairs(FIRST, SECOND, SCORES))
   assert found.pairs == 6 and found.truncated == 0 and tuple(found.spearman) == POOLINGS
   for name, row in found.spearman.items():
     assert len(row) == 4 and all(np.isnan(row[:-1])) == (name == "pooler")
@@ -54,7 +54,9 @@ def test_every_cell_is_spearman_of_the_cosines_of_transformers_vectors(exported)
 
 def test_the_best_cell_is_named_and_drawn():
   nan = float("nan")
-  found = pooling.Probe({"cls": [nan, 0.2, 0.3], "pooler": [nan, nan, 0.1], "mean": [0.4, 0.6, 0.5]}, 10, 0, (0.3, 0.1))
+  found = pooling.PoolingComparison(
+    {"cls": [nan, 0.2, 0.3], "pooler": [nan, nan, 0.1], "mean": [0.4, 0.6, 0.5]}, 10, 0, (0.3, 0.1)
+  )
   assert found.best == ("mean", 1) and found.peaks == [("mean", 1), ("cls", 2), ("pooler", 2)]
   said = pooling.verdict(found)
   assert said.startswith(
@@ -67,7 +69,9 @@ def test_the_best_cell_is_named_and_drawn():
   )
   assert "cannot tell the two apart" in pooling.verdict(found._replace(lead=(0.3, 0.2)))
   assert (
-    "0.600*" in pooling.table(found) and pooling.table(found).count("*") == 1 and pooling.table(found).count("–") == 3
+    "0.600*" in pooling.cosine_table(found)
+    and pooling.cosine_table(found).count("*") == 1
+    and pooling.cosine_table(found).count("–") == 3
   )
   svg = pooling.heat_map(found, "runs/<base>", "pairs.csv")
   assert svg.count("c0392b") == 1 and "&lt;base&gt;" in svg
@@ -96,7 +100,7 @@ def test_more_pairs_than_a_batch_in_any_order_give_the_same(exported):
   pairs = pooling.Pairs(texts[:45], texts[45:], rng.normal(size=45))
   order = rng.permutation(45)
   shuffled = pooling.Pairs([pairs.first[i] for i in order], [pairs.second[i] for i in order], pairs.scores[order])
-  one, other = pooling.probe(model, pairs), pooling.probe(model, shuffled)
+  one, other = pooling.compare_poolings(model, pairs), pooling.compare_poolings(model, shuffled)
   for name, row in one.spearman.items():
     np.testing.assert_allclose(row, other.spearman[name], atol=1e-3)
   similar = zero_shot.similarity(model, *pairs[:3])
@@ -107,7 +111,7 @@ def test_a_model_to_which_all_texts_are_the_same_is_refused(exported):
   model = inference.load_model(exported / "pretraining")
   flat = model._replace(params=jax.tree.map(np.zeros_like, model.params))
   with pytest.raises(UserError, match="to this model all of these texts are alike"):
-    pooling.probe(flat, pooling.Pairs(FIRST, SECOND, SCORES))
+    pooling.compare_poolings(flat, pooling.Pairs(FIRST, SECOND, SCORES))
 
 
 def test_columns_are_found_by_their_usual_names_by_those_given_or_by_their_place(tmp_path):

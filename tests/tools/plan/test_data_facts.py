@@ -16,7 +16,7 @@ def test_a_corpus_that_is_there_gives_its_own_figures(tmp_path, corpus):
   config = configs.load_config(write_config(tmp_path), [f"data.corpus={corpus}"])
   facts = facts_of(config)
   assert facts.source == f"the corpus {corpus}" and facts.data.seq_length == 32 and facts.data.vocab_size == 150
-  counts = data_facts.read_manifest(corpus)["splits"]["train"]["counts"]
+  counts = data_facts.read_corpus_manifest(corpus)["splits"]["train"]["counts"]
   assert facts.tokens_per_row == counts["row_tokens"] / counts["rows"] < 32
   assert facts.sequence_length == counts["row_tokens"] / counts["sequences"] < facts.tokens_per_row
 
@@ -24,8 +24,8 @@ def test_a_corpus_that_is_there_gives_its_own_figures(tmp_path, corpus):
 def test_where_words_begin_is_part_of_the_batch_of_a_corpus_that_stores_it(corpus, monkeypatch):
   config = configs.load_config(f"{BASE}:phase1", [f"data.corpus={corpus}"])
   assert not facts_of(config).data.word_starts
-  manifest = data_facts.read_manifest(corpus)
-  monkeypatch.setattr(data_facts, "read_manifest", lambda folder: manifest | {"word_segmenter": "jieba"})
+  manifest = data_facts.read_corpus_manifest(corpus)
+  monkeypatch.setattr(data_facts, "read_corpus_manifest", lambda folder: manifest | {"word_segmenter": "jieba"})
   assert facts_of(config).data.word_starts
 
 

@@ -63,7 +63,7 @@ class Page(html.parser.HTMLParser):
 
 
 def page_of(log, folder, drawn=NONE, **config):
-  return Page(report_page.page(summary.read_run(log.write(folder, **config)), drawn))
+  return Page(report_page.report_page(summary.read_run(log.write(folder, **config)), drawn))
 
 
 def test_the_page_has_all_that_it_promises(run_folder):
@@ -78,7 +78,7 @@ def test_the_page_has_all_that_it_promises(run_folder):
     ],
     "",
   )
-  page = Page(report_page.page(summary.read_run(run_folder), samples))
+  page = Page(report_page.report_page(summary.read_run(run_folder), samples))
   assert page.charts == ["MLM loss (nats)", "NSP accuracy", "Tokens per second, without padding", "Step over time"]
   for section in ("Curves", "Throughput", "Goodput", "Restarts", "What happened", "Samples", "Configuration"):
     assert section in page.texts
@@ -100,7 +100,7 @@ def test_every_key_of_the_config_is_shown_those_that_differ_first(tmp_path):
 
 
 def test_the_page_needs_nothing_from_outside(run_folder):
-  text = report_page.page(summary.read_run(run_folder), NONE)
+  text = report_page.report_page(summary.read_run(run_folder), NONE)
   page = Page(text)
   assert not page.count("link") and not page.count("img") and not page.count("iframe")
   assert all(not {"src", "href", "srcset"} & found.keys() for _, found in page.elements)
@@ -129,7 +129,7 @@ def test_nothing_in_a_run_can_break_out_of_its_text(tmp_path):
   log(1, "start")
   log(1, "fail", message=EVIL)
   drawn = Samples(10, [Sample([EVIL, "⟦1⟧", EVIL], [0], [[Completion(EVIL, 1, 0.5)]])], "")
-  plain = Page(report_page.page(summary.read_run(killed_between_saves().write(tmp_path / "plain")), NONE))
+  plain = Page(report_page.report_page(summary.read_run(killed_between_saves().write(tmp_path / "plain")), NONE))
   folder = tmp_path / "<b>run&"
   config = {"model.preset": EVIL, "optimizer.name": EVIL, "data.corpus": EVIL, EVIL: EVIL}
   for shown in (drawn, Samples(None, [], EVIL)):
@@ -138,14 +138,14 @@ def test_nothing_in_a_run_can_break_out_of_its_text(tmp_path):
     assert not page.count("img") and not page.count("b", **{"class": "run"}) and page.count("style") == 1
     assert not any(name.startswith("on") for _, found in page.elements for name in found)
     assert "<script>alert(1)</script>" in page.text
-  report_page.page(summary.read_run(folder), drawn).encode("utf-8")
+  report_page.report_page(summary.read_run(folder), drawn).encode("utf-8")
 
 
 def test_chinese_text_is_kept(tmp_path):
   sample = Sample(["今", "天", "很", "好"], [1], [[Completion("天", 5, 0.9)]])
   log = killed_between_saves()
   log(1, "fail", message="磁盘已满")
-  text = report_page.page(summary.read_run(log.write(tmp_path)), Samples(3, [sample], ""))
+  text = report_page.report_page(summary.read_run(log.write(tmp_path)), Samples(3, [sample], ""))
   assert "今<mark>1</mark>很好" in text and "<span class=hit>天</span>" in text and "磁盘已满" in text
 
 
@@ -154,7 +154,7 @@ def test_curves_show_the_steps_that_count_and_where_the_run_went_back_to(tmp_pat
   log.lines[1]["train/mlm_loss"] = 77.0  # of step 30, done in vain
   log(1, "rollback", 25, from_step=30)
   log.window(5, 28)
-  text = report_page.page(summary.read_run(log.write(tmp_path)), NONE)
+  text = report_page.report_page(summary.read_run(log.write(tmp_path)), NONE)
   loss = text[text.index('aria-label="MLM loss (nats)"') :].split("</svg>")[0]
   low, high = map(float, re.search(r'data-y="(\S+) (\S+)"', loss).groups())
   assert high < 10
@@ -203,7 +203,7 @@ def test_the_wait_for_data_is_a_share_of_the_window(tmp_path):
   begun(log)
   log.window(5, 10, data_wait=1.0, step=3.0, evaluation=1.0)
   log(5, "train", 20, data_wait_fraction=0.5)
-  text = report_page.page(summary.read_run(log.write(tmp_path)), NONE)
+  text = report_page.report_page(summary.read_run(log.write(tmp_path)), NONE)
   chart = text[text.index('aria-label="Waiting for data') :].split("</svg>")[0]
   y0, y1 = map(float, re.search(r'data-y="(\S+) (\S+)"', chart).groups())
   heights = [float(point.split(",")[1]) for point in re.search(r'polyline[^>]* points="([^"]*)"', chart)[1].split()]
@@ -226,7 +226,7 @@ def test_a_page_of_a_long_run_stays_small(tmp_path):
       )
     log(1, "save", step)
     log(100, "skip", step + 1, in_a_row=1)
-  text = report_page.page(summary.read_run(log.write(tmp_path)), NONE)
+  text = report_page.report_page(summary.read_run(log.write(tmp_path)), NONE)
   assert len(text) < 250_000
   assert Page(text).text.count("killed without a word") > 20
 

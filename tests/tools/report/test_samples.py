@@ -89,7 +89,7 @@ def test_where_there_is_nothing_to_show_the_reason_is_told(run, tmp_path):
   shutil.rmtree(run.workdir / "checkpoints")
   drawn = samples.draw_samples(run, 1)
   assert drawn.reason == "the run has saved no checkpoint yet"
-  assert samples.summary(drawn) == "samples             none: the run has saved no checkpoint yet"
+  assert samples.samples_summary(drawn) == "samples             none: the run has saved no checkpoint yet"
 
 
 def test_a_mixture_shows_sentences_of_its_first_corpus(run):
@@ -101,7 +101,7 @@ def test_a_mixture_shows_sentences_of_its_first_corpus(run):
 
 def test_the_summary_lists_guesses_and_truth(run):
   drawn = samples.draw_samples(run, 1)
-  lines = samples.summary(drawn).splitlines()
+  lines = samples.samples_summary(drawn).splitlines()
   assert lines[0].startswith("samples             checkpoint 24 ")
   assert len(lines) == 2 + len(drawn.samples[0].places)
   assert (

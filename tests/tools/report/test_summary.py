@@ -12,7 +12,7 @@ def facts(text):
 
 
 def test_the_summary_tells_what_the_run_wrote(run_folder):
-  told = facts(summary.summary(summary.read_run(run_folder)))
+  told = facts(summary.run_summary(summary.read_run(run_folder)))
   assert told["steps"] == "400 of 400, finished"
   assert told["tokens seen"] == "320,000 in 3,200 rows: 3.20 passes over the corpus"
   assert told["speed"] == "5,000 tokens/s (median)"
@@ -39,7 +39,7 @@ def test_the_summary_tells_what_the_run_wrote(run_folder):
 def test_a_run_that_goes_on_without_its_corpus_is_told_as_far_as_known(run_folder):
   (run_folder.parent / "corpus" / "manifest.json").unlink()
   (run_folder / "events" / "attempt-0001.jsonl").unlink()
-  told = facts(summary.summary(summary.read_run(run_folder)))
+  told = facts(summary.run_summary(summary.read_run(run_folder)))
   assert told["steps"].startswith("400 of 400; last sign of life ") and told["attempts"] == "2"
   assert "unigram entropy" not in told and "tokens seen" not in told
 
@@ -54,7 +54,7 @@ def test_what_cannot_be_reported_is_refused_with_the_remedy(tmp_path):
 
 
 def told_of(log, folder, **config):
-  return facts(summary.summary(summary.read_run(log.write(folder, **config))))
+  return facts(summary.run_summary(summary.read_run(log.write(folder, **config))))
 
 
 def test_restarts_are_told_with_their_reasons(tmp_path):
@@ -77,7 +77,7 @@ def test_of_many_restarts_the_newest_are_shown(tmp_path):
   log = killed_between_saves()
   for _ in range(10):
     log(5, "start")
-  text = summary.summary(summary.read_run(log.write(tmp_path)))
+  text = summary.run_summary(summary.read_run(log.write(tmp_path)))
   assert text.count("  after attempt ") == summary.SHOWN_RESTARTS - 1
   assert "(the first 6 are on the page)" in text and "after attempt 10 " in text
 
@@ -103,7 +103,7 @@ def test_what_went_wrong_inside_an_attempt_is_told(tmp_path):
 
 
 def test_only_settings_that_differ_from_their_defaults_are_listed(tmp_path):
-  text = summary.summary(
+  text = summary.run_summary(
     summary.read_run(
       killed_between_saves().write(tmp_path, **{"optimizer.learning_rate": 0.25, "mesh.fsdp": 1, "old.key": "x y"})
     )

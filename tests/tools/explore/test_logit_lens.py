@@ -17,7 +17,7 @@ from bert_jax.__main__ import main
 from bert_jax.errors import UserError
 from bert_jax.inference import model as inference
 from bert_jax.models.pretraining import PretrainingModel
-from bert_jax.tools.explore import attention, attention_page
+from bert_jax.tools.explore import logit_lens, logit_lens_page
 
 TEXT = "the cat [MASK] on [MASK] mat."
 
@@ -29,7 +29,7 @@ def model(exported):
 
 @pytest.fixture(scope="module")
 def found(model):
-  return attention.look(model, TEXT)
+  return logit_lens.logit_lens(model, TEXT)
 
 
 def test_the_last_layer_says_what_fill_mask_says(model, found):
@@ -70,7 +70,7 @@ def test_attention_is_that_of_transformers(exported, model):
   with torch.no_grad():
     attentions = theirs(**tokenizer(TEXT, return_tensors="pt"), output_attentions=True).attentions
   ids = [model.tokenizer.backend.encode(TEXT, add_special_tokens=False).ids]
-  ours = attention.attention_probabilities(model, inference.make_inputs(model, [(ids[0], [])]))
+  ours = logit_lens.layer_attention(model, inference.make_inputs(model, [(ids[0], [])]))
   length = attentions[0].shape[-1]
   for one, other in zip(ours, attentions, strict=True):
     np.testing.assert_allclose(one[:, :, :length, :length], other.numpy(), atol=1e-5)
@@ -82,14 +82,14 @@ def test_rollout_is_a_mixture_of_tokens_and_of_two_layers_the_product(found):
     assert mask.rollout.sum() == pytest.approx(1) and (mask.rollout > 0).all()
   one, two = [[[0.5, 0.5], [0.0, 1.0]]], [[[1.0, 0.0], [1.0, 0.0]]]  # of one head each
   np.testing.assert_allclose(
-    attention.rollout(np.array([one, two])), np.array([[1.0, 0.0], [0.5, 0.5]]) @ np.array([[0.75, 0.25], [0.0, 1.0]])
+    logit_lens.rollout(np.array([one, two])), np.array([[1.0, 0.0], [0.5, 0.5]]) @ np.array([[0.75, 0.25], [0.0, 1.0]])
   )
 
 
 def test_left_out_is_what_hiding_a_token_costs(model, found):
   first, second = found.masks
   assert np.isnan(first.left_out[[0, 3, 5, 8]]).all() and np.isfinite(first.left_out[[1, 2, 4, 6, 7]]).all()
-  hidden = attention.look(model, "the [MASK] [MASK] on [MASK] mat.", top_k=130)
+  hidden = logit_lens.logit_lens(model, "the [MASK] [MASK] on [MASK] mat.", top_k=130)
   before = np.log(first.layers[-1].probability)
   after = next(c.probability for c in hidden.masks[1].layers[-1].completions if c.token == first.word)
   assert first.left_out[2] == pytest.approx(before - np.log(after), abs=1e-3)
@@ -99,9 +99,9 @@ def test_left_out_is_what_hiding_a_token_costs(model, found):
 @pytest.mark.parametrize("text, words", [("no mask", "no .MASK. in"), ("[MASK] " * 60, "this model takes at most 38")])
 def test_a_text_that_cannot_be_looked_at_is_refused(model, text, words):
   with pytest.raises(UserError, match=words):
-    attention.look(model, text)
+    logit_lens.logit_lens(model, text)
   with pytest.raises(UserError, match="does not have"):
-    attention.look(model._replace(heads=frozenset()), TEXT)
+    logit_lens.logit_lens(model._replace(heads=frozenset()), TEXT)
 
 
 class Text(html.parser.HTMLParser):
@@ -117,15 +117,15 @@ class Text(html.parser.HTMLParser):
 
 
 def test_the_page_needs_nothing_else_and_shows_what_the_terminal_does(model, found):
-  chinese = attention.look(model, "猫 <b> & [MASK]")
-  page, text = Text(), attention_page.page([found, chinese], "runs/base", 130)
+  chinese = logit_lens.logit_lens(model, "猫 <b> & [MASK]")
+  page, text = Text(), logit_lens_page.logit_lens_page([found, chinese], "runs/base", 130)
   page.feed(text)
   assert not page.sources and "http" not in re.sub(r"http://www.w3.org/2000/svg", "", text)
   assert "猫 <b> & [MASK]" in page.seen and "<b> &" not in text and "embeddings" in page.seen
   marked = found._replace(tokens=["<i>", *found.tokens[1:]])  # a vocabulary may hold such pieces
-  assert "&lt;i&gt;<small>" in attention_page.page([marked], "runs/base", 130)
+  assert "&lt;i&gt;<small>" in logit_lens_page.logit_lens_page([marked], "runs/base", 130)
   assert text.count('class="chart"') == 3 * 3 and text.count("class=here") == 2 * 3  # two masks and one
-  shown = attention_page.lines(found)
+  shown = logit_lens_page.lines(found)
   assert f"[MASK] 2 of 2: {found.masks[1].word}" in shown and "embeddings" in shown
   for mask in found.masks:
     for place in (1, 4, 8):
@@ -137,18 +137,20 @@ def test_the_page_needs_nothing_else_and_shows_what_the_terminal_does(model, fou
         and f"{layer.probability:.1%}" in page.seen
         and f"{layer.cosine:.2f}" in shown
       )
-  assert all(meaning in page.seen and meaning in attention_page.legend() for _, meaning in attention_page.LEGEND)
+  assert all(
+    meaning in page.seen and meaning in logit_lens_page.logit_lens_legend() for _, meaning in logit_lens_page.LEGEND
+  )
 
 
 def test_a_text_of_masks_alone_has_no_tokens_to_weigh(model):
-  shown = attention_page.lines(attention.look(model, "[MASK] [MASK]"))
+  shown = logit_lens_page.lines(logit_lens.logit_lens(model, "[MASK] [MASK]"))
   assert "[MASK] 2 of 2" in shown and "left out" not in shown and "rollout" not in shown
 
 
 def test_of_a_long_text_the_weightiest_tokens_are_listed_in_their_order(model):
-  found = attention.look(model, "the cat sat on the mat, a b c d e f g h [MASK].")
+  found = logit_lens.logit_lens(model, "the cat sat on the mat, a b c d e f g h [MASK].")
   (mask,) = found.masks
-  shown = attention_page.lines(found).split("rollout\n")[1].splitlines()
+  shown = logit_lens_page.lines(found).split("rollout\n")[1].splitlines()
   weights = [float(line.split()[1]) for line in shown[:-1]]
   every = mask.left_out[np.isfinite(mask.left_out)]
   assert sorted(np.abs(weights)) == pytest.approx(sorted(np.abs(every))[-12:], abs=6e-4)
@@ -166,12 +168,12 @@ def test_of_a_long_text_the_weightiest_tokens_are_listed_in_their_order(model):
 def test_columns_of_the_terminal_stand_beneath_each_other_in_chinese_too():
   columns = lambda text: sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
   for text in ("a", "首都", "##ing", "一二三四五六七八九十", "x" * 30, "一二三四五六七八x", "ＡＢ！"):
-    assert columns(attention_page._fit(text, 18)) == 18
+    assert columns(logit_lens_page._fit(text, 18)) == 18
   assert (
-    attention_page._fit("首都", 6) == "首都  "
-    and attention_page._fit("ＡＢ", 6) == "ＡＢ  "
-    and attention_page._fit("一二三四", 6) == "一二… "
-    and attention_page._fit("首都首", 6) == "首都… "
+    logit_lens_page._fit("首都", 6) == "首都  "
+    and logit_lens_page._fit("ＡＢ", 6) == "ＡＢ  "
+    and logit_lens_page._fit("一二三四", 6) == "一二… "
+    and logit_lens_page._fit("首都首", 6) == "首都… "
   )
 
 
@@ -184,9 +186,9 @@ def test_columns_of_the_terminal_stand_beneath_each_other_in_chinese_too():
   ],
 )
 def test_the_layer_is_told_from_which_on_the_answer_stands(words, settled, said):
-  layers = [attention.Layer([inference.Completion(word, 0, 0.5)], 0.5, 1.0, 0.1) for word in words]
-  mask = attention.Mask(1, layers, "c", np.zeros(3), np.zeros(3))
-  assert mask.settled == settled and attention_page.settled(mask) == said
+  layers = [logit_lens.Layer([inference.Completion(word, 0, 0.5)], 0.5, 1.0, 0.1) for word in words]
+  mask = logit_lens.Mask(1, layers, "c", np.zeros(3), np.zeros(3))
+  assert mask.settled == settled and logit_lens_page.settled(mask) == said
 
 
 def test_the_command_writes_the_page_and_json(exported, tmp_path, capsys):

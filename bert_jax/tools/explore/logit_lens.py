@@ -67,7 +67,7 @@ class Mask(NamedTuple):
     return max(others, default=-1) + 1
 
 
-class Look(NamedTuple):
+class LogitLens(NamedTuple):
   """A text with its masks."""
 
   text: str
@@ -75,7 +75,7 @@ class Look(NamedTuple):
   masks: list[Mask]
 
 
-def look(model: Model, text: str, top_k: int = 3) -> Look:
+def logit_lens(model: Model, text: str, top_k: int = 3) -> LogitLens:
   """Looks at every [MASK] of a text.
 
   Raises:
@@ -94,7 +94,7 @@ def look(model: Model, text: str, top_k: int = 3) -> Look:
   for number, (place, word, name) in enumerate(zip(places, words, map(model.tokenizer.token, words))):
     layers = [_layer(model, *one, word, top_k) for one in zip(log_p[:, number], vectors[:, number])]
     masks.append(Mask(place, layers, name, left_out[number], shares[place]))
-  return Look(text, tokens, masks)
+  return LogitLens(text, tokens, masks)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -141,7 +141,7 @@ def _leave_one_out(model: Model, ids: list[int], places: list[int], words: list[
   return result
 
 
-def attention_probabilities(model: Model, inputs: ModelInputs) -> np.ndarray:
+def layer_attention(model: Model, inputs: ModelInputs) -> np.ndarray:
   """float32 [layers, B, N, L, L]: how much each token (fourth axis) attends to each other (fifth), in every head."""
   return np.asarray(_encode(model.config, model.params, inputs)[1])
 

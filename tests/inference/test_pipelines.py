@@ -1,4 +1,4 @@
-"""labelling.py, and the export of fine-tuned models: transformers' pipelines say the same of the same texts."""
+"""pipelines.py, and the export of fine-tuned models: transformers' pipelines say the same of the same texts."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from bert_jax.data.labelled import questions
 from bert_jax.data.labelled.questions import Question
 from bert_jax.data.labelled.tags import spans_of
 from bert_jax.errors import UserError
-from bert_jax.inference import labels as labelling
+from bert_jax.inference import pipelines
 from bert_jax.inference.model import load_model, make_inputs
 from tests.helpers.labelled_models import LABELS
 
@@ -29,7 +29,7 @@ def test_a_pipeline_gives_the_same_labels(model_of, exported_labels, kind, pairs
   theirs = [pipeline(one) for one in inputs]
   theirs = [one[0] if isinstance(one[0], list) else one for one in theirs]
   for model in (model_of(kind), load_model(exported_labels(kind))):
-    for ours, its in zip(labelling.classify(model, TEXTS, pairs), theirs, strict=True):
+    for ours, its in zip(pipelines.classify(model, TEXTS, pairs), theirs, strict=True):
       assert [label.name for label in ours] == [one["label"] for one in its]
       np.testing.assert_allclose([label.value for label in ours], [one["score"] for one in its], rtol=1e-4, atol=1e-5)
 
@@ -40,7 +40,7 @@ def test_a_pipeline_finds_the_same_entities(model_of, exported_labels):
   pipeline = transformers.pipeline("token-classification", str(exported_labels("token-classification")))
   labels = LABELS["token-classification"].names
   total = 0
-  for text, ours in zip(texts, labelling.find_entities(model_of("token-classification"), texts), strict=True):
+  for text, ours in zip(texts, pipelines.find_entities(model_of("token-classification"), texts), strict=True):
     tags = {one["start"]: one["entity"] for one in pipeline(text)}
     words = text.split()
     begins = np.cumsum([0, *(len(word) + 1 for word in words)])[:-1]
@@ -62,7 +62,7 @@ def test_the_line_of_the_card_finds_the_same_entities_in_words_of_many_pieces(mo
   (line,) = (line for line in (folder / "README.md").read_text().splitlines() if line.startswith("pipeline("))
   for text in texts:
     found = eval(line.replace('"a text"', repr(text)), {"HERE": str(folder), "pipeline": transformers.pipeline})
-    (ours,) = labelling.find_entities(model_of("token-classification"), [text])
+    (ours,) = pipelines.find_entities(model_of("token-classification"), [text])
     assert [(one["entity_group"], one["start"], one["end"]) for one in found] == [
       (one.kind, one.begin, one.end) for one in ours
     ] and ours
@@ -73,12 +73,12 @@ def test_equal_tags_without_a_prefix_beside_each_other_are_one_entity(model_of, 
   model = model_of("token-classification")
   tags = iter([["NOUN", "NOUN", "O", "VERB"]])
   monkeypatch.setattr(
-    labelling,
+    pipelines,
     "_in_batches",
     lambda model, sequences: [np.eye(3)[[0, *({"O": 0, "NOUN": 1, "VERB": 2}[tag] for tag in next(tags)), 0]]],
   )
   named = model._replace(labels=model.labels._replace(names=("O", "NOUN", "VERB")))
-  (found,) = labelling.find_entities(named, ["a b c d"])
+  (found,) = pipelines.find_entities(named, ["a b c d"])
   assert [(one.kind, one.text) for one in found] == [("NOUN", "a b"), ("VERB", "d")]
 
 
@@ -94,7 +94,7 @@ def test_the_answers_are_those_of_transformers_scores(model_of, exported_labels)
   begin, end = scores.start_logits[0].numpy(), scores.end_logits[0].numpy()
   first, last = int(encoded["token_type_ids"][0].argmax()), encoded["input_ids"].shape[1] - 2
   best = max((begin[i] + end[j], i, j) for i in range(first, last + 1) for j in range(i, last + 1))
-  (ours,) = labelling.answer(model_of("question-answering"), [(question, context)])
+  (ours,) = pipelines.answer(model_of("question-answering"), [(question, context)])
   assert ours.text == context[places[best[1]][0] : places[best[2]][1]] and ours.score == pytest.approx(
     best[0], rel=1e-4
   )
@@ -103,7 +103,7 @@ def test_the_answers_are_those_of_transformers_scores(model_of, exported_labels)
 
 def test_a_text_longer_than_the_model_is_answered_from_windows(model_of):
   context = " ".join(["the cat sat on the mat ."] * 60)
-  (found,) = labelling.answer(model_of("question-answering"), [("cat", context)])
+  (found,) = pipelines.answer(model_of("question-answering"), [("cat", context)])
   assert found.text and context[found.begin :].startswith(found.text)
 
 
@@ -125,10 +125,10 @@ def test_windows_overlap_as_in_training(model_of):
         )
       )
     ]
-    scores = [np.asarray(labelling.scores_of(model, make_inputs(model, [row]))[0]) for row in rows]
+    scores = [np.asarray(pipelines.scores_of(model, make_inputs(model, [row]))[0]) for row in rows]
     (expected,), (found,) = (
       questions.answers_of(windows, examples, scores),
-      labelling.answer(model._replace(stride=stride), [("cat", context)]),
+      pipelines.answer(model._replace(stride=stride), [("cat", context)]),
     )
     assert (found.begin, found.text) == (expected.begin, expected.text) and found.null_score == pytest.approx(
       expected.null_score, abs=1e-3
@@ -138,7 +138,7 @@ def test_windows_overlap_as_in_training(model_of):
 def test_scores_are_differentiable_and_jit_able(model_of):
   model = model_of("classification")
   inputs = make_inputs(model, [([10, 11], []), ([12, 13, 14], [])])
-  loss = lambda params: jnp.sum(labelling.scores_of(model._replace(params=params), inputs)[:, 0])
+  loss = lambda params: jnp.sum(pipelines.scores_of(model._replace(params=params), inputs)[:, 0])
   gradients = jax.jit(jax.grad(loss))(model.params)
   assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))
   assert np.abs(gradients["classifier"]["dense"]["kernel"][:, 0]).sum() > 0
@@ -146,32 +146,32 @@ def test_scores_are_differentiable_and_jit_able(model_of):
 
 def test_many_texts_of_many_lengths_come_back_in_their_order(model_of):
   model, texts = model_of("regression"), [("cat " * (1 + number % 17)).strip() for number in range(70)]
-  together = [labels[0].value for labels in labelling.classify(model, texts)]
-  alone = [labelling.classify(model, [text])[0][0].value for text in texts[:18]]
+  together = [labels[0].value for labels in pipelines.classify(model, texts)]
+  alone = [pipelines.classify(model, [text])[0][0].value for text in texts[:18]]
   np.testing.assert_allclose(together[:18], alone, rtol=1e-4)
 
 
 def test_a_model_of_pairs_wants_pairs_and_one_of_texts_wants_texts(model_of):
   model = model_of("classification")
   of = lambda pairs: model._replace(labels=model.labels._replace(pairs=pairs))
-  assert labelling.classify(of(True), ["a"], ["b"]) == labelling.classify(of(None), ["a"], ["b"])
-  assert labelling.classify(of(False), ["a"]) == labelling.classify(of(None), ["a"])
+  assert pipelines.classify(of(True), ["a"], ["b"]) == pipelines.classify(of(None), ["a"], ["b"])
+  assert pipelines.classify(of(False), ["a"]) == pipelines.classify(of(None), ["a"])
   with pytest.raises(UserError, match="was fine-tuned on pairs of texts: give the second text of each"):
-    labelling.classify(of(True), ["a"])
+    pipelines.classify(of(True), ["a"])
   with pytest.raises(UserError, match="was fine-tuned on single texts, not on pairs"):
-    labelling.classify(of(False), ["a"], ["b"])
+    pipelines.classify(of(False), ["a"], ["b"])
 
 
 @pytest.mark.parametrize(
   "call, words",
   [
     (
-      lambda model: labelling.find_entities(model, ["a"]),
+      lambda model: pipelines.find_entities(model, ["a"]),
       "was fine-tuned for classification, not for token-classification",
     ),
-    (lambda model: labelling.answer(model, [("a", "b")]), "not for question-answering"),
-    (lambda model: labelling.classify(model, ["a"], ["b", "c"]), "1 texts and 2 second texts"),
-    (lambda model: labelling.classify(model._replace(labels=None), ["a"]), "not fine-tuned: it has no labels"),
+    (lambda model: pipelines.answer(model, [("a", "b")]), "not for question-answering"),
+    (lambda model: pipelines.classify(model, ["a"], ["b", "c"]), "1 texts and 2 second texts"),
+    (lambda model: pipelines.classify(model._replace(labels=None), ["a"]), "not fine-tuned: it has no labels"),
   ],
 )
 def test_a_model_is_asked_only_for_what_it_learned(model_of, call, words):

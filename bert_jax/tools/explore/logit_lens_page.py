@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bert_jax import __version__
-from bert_jax.tools.explore.attention import Look, Mask
+from bert_jax.tools.explore.logit_lens import LogitLens, Mask
 from bert_jax.tools.report import style
 from bert_jax.tools.report.charts import Axis, Limit, Series, chart, escape, number, percent
 
@@ -45,12 +45,12 @@ _BLOCKS = " ▏▎▍▌▋▊▉█"
 _MOST = 12  # tokens that the terminal lists for a mask
 
 
-def legend() -> str:
+def logit_lens_legend() -> str:
   """LEGEND for a terminal."""
   return "\n".join(f"{name}: {meaning}" for name, meaning in LEGEND)
 
 
-def lines(found: Look) -> str:
+def lines(found: LogitLens) -> str:
   """For a terminal."""
   parts = [found.text]
   for count, mask in enumerate(found.masks, 1):
@@ -67,7 +67,7 @@ def lines(found: Look) -> str:
   return "\n".join(parts)
 
 
-def _weights(found: Look, mask: Mask) -> list[str]:
+def _weights(found: LogitLens, mask: Mask) -> list[str]:
   """Which tokens matter, as lines; none where the text is nothing but masks."""
   listed = _weightiest(mask)
   if not listed:
@@ -139,7 +139,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; color
 """
 
 
-def page(looks: Sequence[Look], model: str, vocab_size: int) -> str:
+def logit_lens_page(looks: Sequence[LogitLens], model: str, vocab_size: int) -> str:
   """One page of HTML for all texts.
 
   Args:
@@ -159,7 +159,7 @@ def page(looks: Sequence[Look], model: str, vocab_size: int) -> str:
   return style.document(f"look: {escape(model)}", body, f"by bert_jax {escape(__version__)}.", _STYLE)
 
 
-def _mask(found: Look, mask: Mask, count: int, vocab_size: int) -> str:
+def _mask(found: LogitLens, mask: Mask, count: int, vocab_size: int) -> str:
   which = f"[MASK] {count} of {len(found.masks)}: " if len(found.masks) > 1 else "[MASK]: "
   last = mask.layers[-1]
   return (
@@ -207,7 +207,7 @@ def _charts(mask: Mask, vocab_size: int) -> str:
   )
 
 
-def _strip(found: Look, mask: Mask, values: np.ndarray, form: str) -> str:
+def _strip(found: LogitLens, mask: Mask, values: np.ndarray, form: str) -> str:
   """The tokens with their weights as shades: blue for the word, amber against it.
 
   The mask's own is left white, or it would outshine all.
