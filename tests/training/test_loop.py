@@ -290,7 +290,7 @@ def test_the_time_of_a_window_is_told_by_kind(tmp_path):
 
   def evaluate(params, after_batch):
     began.append(time.time())
-    time.sleep(0.05)
+    time.sleep(0.2)
     ended.append(time.time())
     return {}
 
@@ -299,7 +299,7 @@ def test_the_time_of_a_window_is_told_by_kind(tmp_path):
   assert line["window_steps"] == 4
   evaluations = ended[2] - began[2] + ended[1] - began[1]  # after the steps 6 and 4
   kinds = [line[f"seconds/{kind}"] for kind in ("evaluation", "checkpoint", "data_wait", "step")]
-  assert evaluations - 1e-3 <= kinds[0] and sum(kinds) <= line["time"] - began[1] + 1e-3
+  assert evaluations - 1e-3 <= kinds[0] < 1.4 * evaluations and sum(kinds) <= line["time"] - began[1] + 1e-3
   assert line["seconds/checkpoint"] > 0 and line["seconds/data_wait"] > 0 and line["seconds/step"] > 0
   assert line["tokens_per_second"] == pytest.approx(4 * ROWS * 4 / (line["seconds/step"] + line["seconds/data_wait"]))
 
