@@ -151,7 +151,7 @@ def test_answers_in_chinese_are_compared_by_characters(model, tmp_path):
   )
   keys = [
     "finetune.kind=question-answering",
-    *(f"finetune.{name}={tmp_path / 'x.json'}" for name in ("data", "dev")),
+    *(f"tuning.{name}={tmp_path / 'x.json'}" for name in ("data", "dev")),
     "tuning.epochs=1",
   ]
   said = []
