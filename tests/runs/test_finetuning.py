@@ -128,7 +128,9 @@ def test_a_run_that_goes_on_has_no_result_until_it_has_come_to_its_new_end(model
     json.loads(source) == {"model": model, "state": inference.state_of(model)}
     and inference.load_model(tmp_path / "run").step == 2
   )
-  monkeypatch.setattr(tuning, "finish", lambda *arguments, **more: 1 / 0)  # killed before it could write its result
+  monkeypatch.setattr(
+    tuning, "write_result", lambda *arguments, **more: 1 / 0
+  )  # killed before it could write its result
   with pytest.raises(ZeroDivisionError):
     tune(model, tmp_path / "run", *keys)
   assert inference.load_model(tmp_path / "run").step > 2 and read_result(tmp_path / "run") is None

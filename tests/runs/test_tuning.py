@@ -48,9 +48,10 @@ def test_texts_have_as_many_tokens_as_the_kind_wants_and_the_model_reads(given, 
 
 @pytest.mark.parametrize("text, noted", [("the cat sat on a mat", False), ("北京大学在哪里 the cat", True)])
 def test_a_vocabulary_that_does_not_know_most_of_the_examples_is_noted(model_of, text, noted):
-  model, said = model_of("classification"), []
+  model = model_of("classification")
   part = features.of_texts(model.tokenizer, [text] * 3, None, np.zeros(3, np.int32), max_length=32)
-  tuning.note_unknown(part, model, said.append)
+  config = config_of("tuning.max_length=32")
+  notes = tuning._notes(config, config, model, part)
   assert (
-    any("of the tokens are [UNK]: the vocabulary of drawn does not know such text" in line for line in said) is noted
+    any("of the tokens are [UNK]: the vocabulary of drawn does not know such text" in line for line in notes) is noted
   )
