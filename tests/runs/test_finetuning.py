@@ -233,7 +233,7 @@ def test_what_a_user_should_know_of_the_examples_is_said(model, tmp_path):
 @pytest.mark.parametrize(
   "keys, words",
   [
-    (["init_from="], "init_from is empty: give the model to fine-tune"),
+    (["init_from="], "init_from is empty: give the model to train"),
     (["tuning.metric=bleu"], "tuning.metric='bleu' is not measured here; there are accuracy"),
     (["tuning.epochs=0", "optimizer.warmup_steps=2000"], "do not fit into total_steps=1000"),
     (["data.batch_size=12"], "data.batch_size=12 does not divide over 8 devices"),
