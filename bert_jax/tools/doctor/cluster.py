@@ -315,7 +315,8 @@ class Exchange:
       return []
     return [
       row.fail(
-        f"{row.name_processes(blind, self._context.hosts)} does not see what process 0 writes at {self._context.workdir}",
+        f"{row.name_processes(blind, self._context.hosts)} does not see what process 0 writes at "
+        f"{self._context.workdir}",
         "choose a --workdir on a file system that all machines share",
       )
     ]
