@@ -1,19 +1,22 @@
 """The command line: `python -m bert_jax COMMAND [flags]`, also installed as `bert-jax`."""
 
 import argparse
-import atexit
 import difflib
 import functools
 import importlib
 import os
-import pathlib
+import re
 import signal
 import sys
 import threading
+import time
 from typing import Any, cast
 
 from bert_jax import __version__
+from bert_jax.cluster.chips import tpu_chips_here
 from bert_jax.errors import UserError, refusal_of_disk
+from bert_jax.io.internals.orbax import silence_orbax
+from bert_jax.io.internals.python import run_exit_functions
 
 # In the order in which a newcomer meets them; each is a module of bert_jax.commands.
 COMMANDS = (
@@ -92,11 +95,8 @@ def with_underscores(word: str) -> str:
 
 def refusal(command: argparse.ArgumentParser, words: list[str]) -> str:
   """What is said of words that a command does not take, with the flag that may have been meant."""
-  near = [
-    difflib.get_close_matches(word.partition("=")[0], list(command._option_string_actions), n=1)
-    for word in words
-    if word.startswith("-")
-  ]
+  flags = re.findall(r"--\w+", command.format_usage())
+  near = [difflib.get_close_matches(word.partition("=")[0], flags, n=1) for word in words if word.startswith("-")]
   meant = " ".join(dict.fromkeys(flag for match in near for flag in match))
   return f"unexpected {' '.join(words)}" + (f"; did you mean {meant}?" if meant else "")
 
@@ -111,7 +111,7 @@ def let_go_of_output() -> None:
 
 def leave(code: int) -> None:
   """Ends this process without the end of the interpreter, where JAX crashes after a Ctrl-C during compilation."""
-  atexit._run_exitfuncs()
+  run_exit_functions()
   let_go_of_output()
   os._exit(code)
 
@@ -125,9 +125,16 @@ def keep_interrupts() -> None:
   """
   show = sys.unraisablehook
 
+  def again(begun: threading.Event) -> None:
+    begun.wait()
+    time.sleep(0.02)
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
   def hook(unraisable) -> None:
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-      threading.Timer(0.02, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+      begun = threading.Event()  # the start of a thread may take long; an interrupt within would be lost here, too
+      threading.Thread(target=again, args=(begun,), daemon=True).start()
+      begun.set()
     else:
       show(unraisable)
 
@@ -156,19 +163,15 @@ def make_parser(only: str | None = None) -> argparse.ArgumentParser:
   return parser
 
 
+@functools.cache
 def quiet() -> None:
   """Silences what libraries print about themselves, at the source; set any of these to hear it again."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-  if not has_tpu():
+  if not tpu_chips_here():
     # The extra `plan` brings libtpu, which JAX would start, and which would complain of the missing chips.
     sys.modules.setdefault("libtpu", cast(Any, None))
-
-
-def has_tpu() -> bool:
-  """Whether this machine has a PCI device of Google's, as every TPU VM has."""
-  vendors = pathlib.Path("/sys/bus/pci/devices").glob("*/vendor")
-  return any(path.read_text().strip() == "0x1ae0" for path in vendors)
+  silence_orbax()
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ usage: launch/supervise.sh COMMAND [ARGUMENT ...]      e.g. launch/supervise.sh 
 
 Starts COMMAND again until it is done (0), fails for a reason that a restart does not mend
 (1 the user's mistake, 2 usage, 126 and 127 no such command, 130 Ctrl-C), or was started
-too often. Everything else is a machine that failed: 75 preempted, 76 another process was
-lost, 77 stood still, 134, 137 and 139 killed. After SIGTERM or Ctrl-C COMMAND gets SIGTERM,
-saves, and is not started again. The exit code is that of the last start.
+too often. Everything else is a machine that failed: 75 preempted, 76 or JAX's 134 another
+process was lost, 77 stood still, 137 and 139 killed. After SIGTERM or Ctrl-C COMMAND gets
+SIGTERM, saves, and is not started again. The exit code is that of the last start.
 
   BERT_JAX_MAX_RESTARTS      restarts at most                                   default 50
   BERT_JAX_RESTART_SECONDS   pause before a restart                             default 10

@@ -43,6 +43,12 @@ ROOMS = {
 }
 
 
+# Private names of libraries, one file per library. `_fields` and its like are the public names of a NamedTuple, and
+# os._exit is in Python's manual.
+INTERNALS = "io/internals/"
+NOT_PRIVATE = {"_asdict", "_fields", "_replace", "_exit"}
+
+
 def imports():
   """(path within the package, dotted name) of everything that is imported, inside functions too."""
   for path in sorted(PACKAGE.rglob("*.py")):
@@ -122,6 +128,36 @@ def test_only_objectives_name_their_metrics():
     if room(path.relative_to(PACKAGE)) not in ("objectives", "models", "convert"):
       named = re.findall(r"mlm_\w*|(?:nsp|sop)_(?:loss|accuracy|majority)", path.read_text("utf-8"))
       assert not named, f"{path} names {named}"
+
+
+def is_private(name):
+  return name.startswith("_") and not name.startswith("__") and name not in NOT_PRIVATE
+
+
+def private_names(path):
+  """What a file imports that is private to a library, and what it asks of something else than self."""
+  for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names if any(map(is_private, alias.name.split("."))))
+    elif isinstance(node, ast.ImportFrom):
+      yield from (
+        f"{node.module}.{alias.name}"
+        for alias in node.names
+        if any(map(is_private, [*node.module.split("."), alias.name]))
+      )
+    elif isinstance(node, ast.Attribute) and is_private(node.attr) and ast.unparse(node.value) not in ("self", "cls"):
+      yield ast.unparse(node)
+
+
+def test_private_names_of_libraries_are_used_in_their_rooms_alone():
+  used = {path.relative_to(PACKAGE).as_posix(): list(private_names(path)) for path in PACKAGE.rglob("*.py")}
+  rooms = {name for name, names in used.items() if names and name.startswith(INTERNALS)}
+  assert rooms == {INTERNALS + name for name in ("jax.py", "python.py", "tokamax.py")}
+  for name, names in used.items():
+    if names and name not in rooms:
+      raise AssertionError(f"{name}: {names}")
+    if name in rooms:  # which versions it was tried with
+      assert "Seen to work with" in ast.get_docstring(ast.parse((PACKAGE / name).read_text(encoding="utf-8")))
 
 
 def test_importing_the_package_and_its_training_code_imports_no_tensorflow():

@@ -15,6 +15,7 @@ import jax
 
 from bert_jax.cluster import distributed
 from bert_jax.errors import UserError, refusal_of_disk
+from bert_jax.io.internals.jax import coordination_client
 
 # A hung process that still sends heartbeats would be waited for so long; the watchdog is there before.
 _TIMEOUT_MS = 24 * 3600 * 1000
@@ -30,7 +31,7 @@ def from_first(value: Any) -> Any:
   """The first process's value (anything that JSON can hold), on every process."""
   if jax.process_count() == 1:
     return value
-  key, client = f"bert_jax/first/{next(_calls)}", distributed.client()
+  key, client = f"bert_jax/first/{next(_calls)}", coordination_client()
   if jax.process_index() == 0:
     client.key_value_set(key, json.dumps(value))
     return value
@@ -70,7 +71,7 @@ def on_first(work: Callable[[], Any]) -> Any:
 
 def _failures(mine: Exception | None) -> dict[int, dict[str, Any]]:
   """Process number -> what failed there."""
-  client, folder = distributed.client(), f"bert_jax/together/{next(_calls)}"
+  client, folder = coordination_client(), f"bert_jax/together/{next(_calls)}"
   if mine is not None:
     record = {
       "host": distributed.host_name(),

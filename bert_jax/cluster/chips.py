@@ -6,6 +6,7 @@ differ in the network between hosts: that is what to check before renting.
 """
 
 import math
+import pathlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -133,6 +134,11 @@ _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"
 SHAPES = {"v4": (*_CUBES, "8x8x12"), "v5e": _FLAT, "v5p": (*_CUBES, "16x16x16", "16x16x24"), "v6e": _FLAT}
 
 
+# As PCI knows them: those that jax 0.10.2 knows too, in jax/_src/hardware_utils.py. Google's network cards and disks
+# have the same vendor.
+_GOOGLE, _TPU_DEVICES = "0x1ae0", ("0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")
+
+
 class Topology(NamedTuple):
   """The machines of a run.
 
@@ -211,6 +217,13 @@ def _known(only: str = "") -> str:
   tpus = [f"{name}:{{{','.join(shapes)}}}" for name, shapes in SHAPES.items() if only in ("", name)]
   gpus = [f"{chip.name}:COUNT" for chip in CHIPS.values() if not chip.is_tpu and only in ("", chip.name)]
   return f"known: {', '.join(tpus + gpus)}" + ("; TPU slices may be joined: v5e:16x16*2" if tpus else "")
+
+
+def tpu_chips_here(root: pathlib.Path = pathlib.Path("/")) -> int:
+  """How many TPU chips are built into the machine whose /sys lies in `root`."""
+  ids = lambda vendor: (vendor.read_text().strip(), vendor.with_name("device").read_text().strip())
+  found = map(ids, (root / "sys/bus/pci/devices").glob("*/vendor"))
+  return sum(vendor == _GOOGLE and device in _TPU_DEVICES for vendor, device in found)
 
 
 def chip_of(device_kind: str) -> Chip | None:

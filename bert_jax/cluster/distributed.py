@@ -4,24 +4,19 @@ The same command runs everywhere. Who takes part comes from arguments, from
 three environment variables, or from the scheduler, as JAX detects it; a process
 that finds none of these is alone. JAX's service is started even then, because
 it is what notices a SIGTERM (preemption.py).
-
-The only file that knows JAX's private names for clusters and for its
-coordination service.
 """
 
 import contextlib
-import ctypes
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
-from jax._src import clusters
-from jax._src import distributed as jax_distributed
 
 from bert_jax.errors import UserError
+from bert_jax.io.internals import jax as jax_internals
 
 VARIABLES = ("BERT_JAX_COORDINATOR", "BERT_JAX_NUM_PROCESSES", "BERT_JAX_PROCESS_ID")
 LOOPBACK = "127.0.0.1"
@@ -65,9 +60,7 @@ def detect(
   return _scheduled() or Cluster(f"{LOOPBACK}:{_free_port()}", 1, 0, "alone")
 
 
-def initialize(
-  cluster: Cluster, *, connect_seconds: int, heartbeat_seconds: int, on_lost: Callable[[], None] | None = None
-) -> None:
+def initialize(cluster: Cluster, *, connect_seconds: int, heartbeat_seconds: int) -> None:
   """Starts JAX's coordination service among the processes; to be called before JAX's first use.
 
   A process that is alone and has used JAX already (a notebook, a test) goes on without it: a SIGTERM then ends it
@@ -76,9 +69,7 @@ def initialize(
   Args:
     cluster: from `detect`; with several processes, all of them have met before (rendezvous.py).
     connect_seconds: after which JAX gives up.
-    heartbeat_seconds: silence after which a process counts as lost.
-    on_lost: called in a thread of JAX's when it has lost process 0, or hears from there that another one is lost; JAX
-      ends this process when it returns. None: JAX ends it at once, with a C++ stack trace and exit code 134.
+    heartbeat_seconds: silence after which a process counts as lost. JAX ends the others with exit code 134.
   """
   where = {}
   if cluster.num_processes == 1:
@@ -86,7 +77,7 @@ def initialize(
     jax.config.update("jax_cpu_collectives_implementation", None)
     where = {"coordinator_bind_address": cluster.coordinator, "cluster_detection_method": "deactivate"}
   already_used = contextlib.nullcontext() if cluster.num_processes > 1 else contextlib.suppress(RuntimeError)
-  with already_used, _calling(on_lost) if on_lost else contextlib.nullcontext():
+  with already_used:
     jax.distributed.initialize(
       cluster.coordinator,
       cluster.num_processes,
@@ -99,55 +90,6 @@ def initialize(
     )
 
 
-@contextlib.contextmanager
-def _calling(on_lost: Callable[[], None]) -> Iterator[None]:
-  """A context in which JAX's client of the coordination service is made with a callback of ours.
-
-  jaxlib takes a callback, but cannot hand it the status in Python (0.10.2; std::bad_cast), and that exception
-  of C++, which nobody catches, would end the process. What C++ calls then can be set, and is the second way to
-  `on_lost`.
-  """
-  if not _before_terminate(b"St8bad_cast", on_lost):
-    yield
-    return
-  jaxlib, make_client = jax_distributed._jax, jax_distributed._jax.get_distributed_runtime_client
-  callback = lambda status: (on_lost(), os.abort())
-  jaxlib.get_distributed_runtime_client = lambda *args, **kwargs: make_client(
-    *args, missed_heartbeat_callback=callback, **kwargs
-  )
-  try:
-    yield
-  finally:
-    jaxlib.get_distributed_runtime_client = make_client
-
-
-_terminate_handlers = []  # C++ keeps no reference
-
-
-def _before_terminate(kind: bytes, call: Callable[[], None]) -> bool:
-  """Sees to it that `call` is called where an uncaught exception of C++ of this kind ends the process, before it does.
-  False where that cannot be.
-  """
-  handler_type = ctypes.CFUNCTYPE(None)
-  try:
-    cxx = ctypes.CDLL("libstdc++.so.6")
-    set_handler, current_kind = cxx._ZSt13set_terminatePFvvE, cxx.__cxa_current_exception_type
-  except (OSError, AttributeError):  # no GNU C++ library
-    return False
-  set_handler.restype, set_handler.argtypes = handler_type, [handler_type]
-  current_kind.restype = ctypes.c_void_p
-
-  def handle() -> None:
-    found = current_kind()  # a std::type_info: a table of functions, then the name
-    if found and ctypes.c_char_p.from_address(found + ctypes.sizeof(ctypes.c_void_p)).value == kind:
-      call()
-    before()
-
-  _terminate_handlers.append(handler_type(handle))
-  before = set_handler(_terminate_handlers[-1])
-  return True
-
-
 def keep_stdout_for_python() -> None:
   """From now on nothing but Python writes to standard output: Gloo, which connects CPUs, has a line there for every
   connection.
@@ -156,11 +98,6 @@ def keep_stdout_for_python() -> None:
   own = os.dup(1)
   os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
   sys.stdout = os.fdopen(own, "w", buffering=1, encoding=sys.stdout.encoding, errors=sys.stdout.errors)
-
-
-def client() -> Any:
-  """JAX's client of the coordination service (key-value store, barriers); None where `initialize` was not called."""
-  return jax_distributed.global_state.client
 
 
 def host_name() -> str:
@@ -194,20 +131,17 @@ def _scheduled() -> Cluster | None:
   """What Slurm, Kubernetes, Open MPI or TPU metadata say, or None where there is none of them (or only this
   process).
   """
-  kind = next(
-    (kind for kind in clusters.ClusterEnv._cluster_types if not kind.opt_in_only_method and kind.is_env_present()), None
-  )
+  kind = jax_internals.scheduler()
   if kind is None:
     return None
-  name = "tpu" if "tpu" in kind.name else {"k8s": "kubernetes"}.get(kind.name, kind.name)
+  name = "tpu" if "tpu" in kind else {"k8s": "kubernetes"}.get(kind, kind)
   try:
-    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, 60)
+    coordinator, count, own, local = jax_internals.ask_scheduler(timeout_seconds=60)
   except Exception as error:  # a metadata server or an API that does not answer as expected
     raise UserError(
       f"this looks like {name}, but asking it for the processes of the run failed ({type(error).__name__}: {error}); "
       f"say it yourself: {', '.join(VARIABLES)}"
     ) from error
-  coordinator, count, own, local = found
   if count is None or count == 1:
     return None
   return Cluster(coordinator, count, own, name, tuple(local) if local is not None else None)

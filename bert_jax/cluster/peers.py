@@ -7,11 +7,12 @@ and a thread of each process listens. What it may hear:
     a word      a process ends for a reason of its own: the others say the same and end with the same exit code
     goodbye     a process has come to its end; that its connection closes now means nothing
     the end     of a connection without either: that process was killed, or has crashed
-    nothing     for a while. Whether this is too long JAX decides, whose heartbeats come from a thread that needs not
-                wait for Python; the beats on our connections say which process it is
+    nothing     for a while: that process is named. Whether this is too long JAX decides, whose heartbeats come from a
+                thread that needs not wait for Python; it ends this process with its own words and exit code 134
 
 Process 0 passes on what it hears, so that everybody names the same process. A process that hears that
 another one is gone ends at once, in the middle of whatever it waits for, with one message and exit code 76.
+Where process 0 has died, which holds JAX's service, JAX may be quicker with its 134.
 """
 
 import contextlib
@@ -32,7 +33,6 @@ from bert_jax.cluster.preemption import Preempted
 from bert_jax.errors import EXIT_PEER_LOST, UserError, print_at_once
 
 _BEAT_SECONDS = 1.0
-_SILENT_SECONDS = 3 * _BEAT_SECONDS  # a process may be a beat late
 # A process that hears why another one ends waits so long for its own verdict: often both have met the same mistake.
 _OWN_VERDICT_SECONDS = 1.0
 # Process 0 holds JAX's service: it stays until the others have heard. And others wait so long for its word.
@@ -51,7 +51,7 @@ _SIGNS = (
   "ABORTED",
 )
 _AGAIN = "Start the run again: it goes on from its newest checkpoint"
-_GONE = "another process of this run is gone"  # tools/goodput.py knows such an end by these words
+_GONE = "another process of this run is gone"
 _GOODBYE = {"goodbye": True}
 
 
@@ -63,7 +63,11 @@ class Peers:
   """Watches the other processes. Use as a context manager around a run; alone, it does nothing."""
 
   def __init__(
-    self, number: int = 0, hosts: Sequence[str] = (), connections: Mapping[int, socket.socket] | None = None
+    self,
+    number: int = 0,
+    hosts: Sequence[str] = (),
+    connections: Mapping[int, socket.socket] | None = None,
+    silent_seconds: float = 15.0,
   ):
     """
     Args:
@@ -71,16 +75,18 @@ class Peers:
       hosts: the names of the machines of all processes.
       connections: by process number, open ones (rendezvous.meet): of process 0 to all others, of the others to process
         0.
+      silent_seconds: after which a process that is not heard of is named.
     """
-    self.on_told: Callable[[str], None] = lambda message: None  # hears why this process is about to end, before it does
-    self._number, self._hosts = number, hosts
+    # Hears why this process is about to end, and with which exit code, before it does.
+    self.on_told: Callable[[str, int], None] = lambda message, code: None
+    self._number, self._hosts, self._silent_seconds = number, hosts, silent_seconds
     self._connections = dict(connections or {})
     self._heard = dict.fromkeys(self._connections, time.monotonic())
+    self._named: set[int] = set()  # the silent ones
     self._unfinished = dict.fromkeys(self._connections, b"")
     self._sending = threading.Lock()
     self._last_word = threading.Lock()  # whoever ends this process because of another one keeps it for ever
     self._stopped = threading.Event()  # this process ends in its own way
-    self._alarm = threading.Event()  # JAX says that somebody is gone
     self._thread = threading.Thread(target=self._watch, name="bert_jax-peers", daemon=True)
 
   def __enter__(self) -> "Peers":
@@ -128,20 +134,10 @@ class Peers:
         f"{distributed.host_name()}, must stand for an address that the others can reach: look at /etc/hosts on all "
         "of them"
       )
-    self._alarm.set()
     time.sleep(_FAREWELL_SECONDS)  # the thread ends this process here, if it finds out who is gone
     message = f"{_GONE} ({first_line}). {_AGAIN}"
     self.tell(message, EXIT_PEER_LOST)
     return PeerLost(message)
-
-  def on_lost(self) -> None:
-    """For JAX, which calls it in a thread of its own when it has lost a process: ends this one, unless it is just
-    ending anyway.
-    """
-    self._alarm.set()
-    time.sleep(_FAREWELL_SECONDS)  # our own thread knows more, and is given the time to say it
-    self._end(f"{_GONE}, says JAX, and not which. {_AGAIN}", EXIT_PEER_LOST)
-    time.sleep(_FAREWELL_SECONDS)
 
   def _watch(self) -> None:
     with selectors.DefaultSelector() as selector:
@@ -152,8 +148,7 @@ class Peers:
         for key, _ in selector.select(_BEAT_SECONDS / 5):
           if not self._hear(key.data):
             selector.unregister(key.fileobj)
-        if self._alarm.is_set():
-          self._name_the_silent()
+        self._name_the_silent()
         if time.monotonic() >= beat:
           beat = time.monotonic() + _BEAT_SECONDS
           self._send(None)
@@ -165,6 +160,7 @@ class Peers:
     except OSError:
       received = b""
     self._heard[number] = time.monotonic()
+    self._named.discard(number)
     *lines, self._unfinished[number] = (self._unfinished[number] + received).split(b"\n")
     for message in filter(None, map(_word, lines)):
       if message == _GOODBYE:
@@ -174,23 +170,26 @@ class Peers:
       if not self._stopped.wait(_OWN_VERDICT_SECONDS):
         self._end(message["message"], message["code"])
     if not received:
-      self._lost(
-        number,
-        "its connection closed without a word: it was killed, or has crashed, or its machine went down. "
-        "Look at its log",
-      )
+      self._lost(number)
     return bool(received)
 
   def _name_the_silent(self) -> None:
-    now = time.monotonic()
-    number, heard = min(self._heard.items(), key=lambda pair: pair[1], default=(0, now))
-    if now - heard > _SILENT_SECONDS:
-      self._lost(number, f"it has been silent for {now - heard:.0f} s: it is frozen, or cut off from the network")
+    for number, heard in self._heard.items():
+      silence = time.monotonic() - heard
+      if silence > self._silent_seconds and number not in self._named:
+        self._named.add(number)
+        print_at_once(
+          f"{self._name(number)} has been silent for {silence:.0f} s: it is frozen, or cut off from the network. If "
+          "that lasts, JAX ends this run"
+        )
 
-  def _lost(self, number: int, how: str) -> None:
+  def _lost(self, number: int) -> None:
     del self._heard[number]
     if not self._stopped.is_set():
-      message = f"{_GONE}: {self._name(number)}; {how}. {_AGAIN}"
+      message = (
+        f"{_GONE}: {self._name(number)}; its connection closed without a word: it was killed, or has crashed, or its "
+        f"machine went down. Look at its log. {_AGAIN}"
+      )
       self._send({"message": message, "code": EXIT_PEER_LOST})
       self._end(message, EXIT_PEER_LOST)
 
@@ -201,7 +200,7 @@ class Peers:
       self._last_word.release()
       return
     print_at_once(f"error: {message}")
-    event = threading.Thread(target=self.on_told, args=(message,), daemon=True)
+    event = threading.Thread(target=self.on_told, args=(message, code), daemon=True)
     event.start()
     event.join(_EVENT_SECONDS)
     self._farewell()

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 
 from bert_jax.cluster import distributed
+from bert_jax.io.internals.jax import coordination_client
 
 _FOLDER = "bert_jax/host_seconds"
 
@@ -43,7 +44,7 @@ def share(own_seconds: float) -> HostTimes | None:
   """
   if jax.process_count() == 1:
     return None
-  client = distributed.client()
+  client = coordination_client()
   record = json.dumps({"host": distributed.host_name(), "seconds": own_seconds})
   client.key_value_set(f"{_FOLDER}/{jax.process_index()}", record, allow_overwrite=True)
   if jax.process_index() != 0:

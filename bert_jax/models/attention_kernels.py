@@ -17,6 +17,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from bert_jax.io.internals import jax as jax_internals
+from bert_jax.io.internals import tokamax as tokamax_internals
+
 SPLASH_BLOCK = 128  # what row lengths must be multiples of
 TOKAMAX_KERNELS = ("mosaic_gpu", "triton")  # in the order in which they are tried
 
@@ -76,8 +79,6 @@ def _splash_kernel(length: int, heads: int, window: int | None, interpret: bool)
 def cudnn_attention(query, key, value, segment_ids, segment_lengths, window):
   """cuDNN's fused attention on packed sequences, given by their lengths and offsets; Hopper and later.
 
-  JAX gives lengths and offsets to cuDNN, but not through its public function, which takes one length per row.
-
   Args:
     query, key, value: bfloat16 or float16 [B, L, N, D], D a multiple of 8 and at most 256.
     segment_ids: int [B, L], 0 for padding.
@@ -88,25 +89,12 @@ def cudnn_attention(query, key, value, segment_ids, segment_lengths, window):
     [B, L, N, D], zero at padding.
   """
   del window
-  from jax._src.cudnn import fused_attention_stablehlo as cudnn
-
   # cuDNN neither reads nor writes padding: what it leaves there, in outputs and in gradients, is whatever memory held,
   # and NaN times zero would be NaN. `where` on both sides keeps it out of both passes.
   real = (segment_ids > 0)[:, :, None, None]
   query, key, value = (jnp.where(real, x, 0) for x in (query, key, value))
   lengths, offsets = packed_layout(segment_lengths)
-  output = cudnn.dot_product_attention(
-    query,
-    key,
-    value,
-    q_seqlen=lengths,
-    kv_seqlen=lengths,
-    q_offsets=offsets,
-    kv_offsets=offsets,
-    scale=query.shape[-1] ** -0.5,
-    mask_type=cudnn.MaskType.PADDING,
-    qkv_layout="BTNH",
-  )
+  output = jax_internals.cudnn_packed_attention(query, key, value, lengths, offsets, scale=query.shape[-1] ** -0.5)
   return jnp.where(real, output, 0)
 
 
@@ -149,20 +137,12 @@ def tokamax_attention(
     NotImplementedError: none of the kernels takes these arrays on this device.
   """
   del segment_lengths
-  from absl import flags
-  from tokamax._src.ops.attention import api
-  from tokamax._src.ops.attention.base import Mask
-
-  if not flags.FLAGS.is_parsed():  # else Tokamax takes this program's command line for its own, and refuses it
-    flags.FLAGS.mark_as_parsed()
   first, last = seen_keys(segment_ids, window)
-  mask = Mask(k_start=first[:, None, :], k_end=last[:, None, :])
   reasons = []
   for name in kernels:
     try:
-      return api.IMPLEMENTATIONS[name](query, key, value, mask=mask, logits_scale=query.shape[-1] ** -0.5).astype(
-        value.dtype
-      )
+      output = tokamax_internals.attention(name, query, key, value, first, last, scale=query.shape[-1] ** -0.5)
+      return output.astype(value.dtype)
     except (NotImplementedError, KeyError) as error:
       reasons.append(f"{name}: {error}")
   raise NotImplementedError("no kernel of Tokamax takes this attention; " + "; ".join(reasons))

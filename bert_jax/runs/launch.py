@@ -25,7 +25,7 @@ from bert_jax.cluster.distributed import Cluster
 from bert_jax.cluster.peers import PeerLost, Peers, leave
 from bert_jax.cluster.preemption import Preempted, Preemption
 from bert_jax.cluster.watchdog import Watchdog
-from bert_jax.errors import EXIT_PREEMPTED, EXIT_STALLED, UserError
+from bert_jax.errors import EXIT_PEER_LOST, EXIT_PREEMPTED, EXIT_STALLED, UserError
 from bert_jax.io import locks, storage
 from bert_jax.training import loop, metrics, progress, run_folder
 from bert_jax.training.checkpoints import manager
@@ -100,7 +100,8 @@ class Run:
       name = f"attempt-{attempt:04d}-process-{jax.process_index():04d}"
       writer = stack.enter_context(metrics.MetricsWriter(root, attempt, active=self._is_first))
       writer.event("start", attempt=attempt, **_environment())
-      self._peers.on_told = lambda message: writer.event("fail", message=message)
+      ending = lambda code: "peer_lost" if code == EXIT_PEER_LOST else "fail"
+      self._peers.on_told = lambda message, code: writer.event(ending(code), message=message)
       end, keep = configs.last_step(config), config.checkpoint
       checkpoints = manager.Checkpoints(
         root / "checkpoints",
@@ -173,7 +174,6 @@ def launch(
         cluster,
         connect_seconds=config.cluster.connect_seconds,
         heartbeat_seconds=config.cluster.heartbeat_seconds,
-        on_lost=peers.on_lost if cluster.num_processes > 1 else None,
       )
     try:
       run = Run(config, storage.folder(workdir), peers, log)
@@ -196,7 +196,8 @@ def _meet(config: ml_collections.ConfigDict, workdir: str, cluster: Cluster | No
   about = rendezvous.introduce(configs.flatten(config), workdir)
   introductions = rendezvous.meet(cluster, about, seconds=config.cluster.connect_seconds, keep=connections)
   rendezvous.check_alike(introductions)
-  return Peers(cluster.process_id, [about["host"] for about in introductions], connections)
+  hosts, silent_seconds = [about["host"] for about in introductions], config.cluster.heartbeat_seconds / 2
+  return Peers(cluster.process_id, hosts, connections, silent_seconds)
 
 
 def _environment() -> dict[str, object]:

@@ -67,3 +67,18 @@ def test_every_chip_names_where_its_figures_were_read_and_no_kind_is_two_chips()
 def test_a_dimension_closes_to_a_ring_when_it_is_a_whole_side_of_the_pod_or_of_whole_cubes(name, wraps):
   topology = parse_topology(name)
   assert [topology.wraps(dimension) for dimension in range(len(topology.shape))] == wraps
+
+
+def test_tpu_chips_are_told_from_googles_network_cards_and_disks(tmp_path):
+  def device(number, vendor, kind):
+    folder = tmp_path / f"sys/bus/pci/devices/0000:00:0{number}.0"
+    folder.mkdir(parents=True)
+    (folder / "vendor").write_text(f"{vendor}\n")
+    (folder / "device").write_text(f"{kind}\n")
+
+  for number, (vendor, kind) in enumerate([("0x1ae0", "0x0042"), ("0x1ae0", "0x001f"), ("0x10de", "0x0063")]):
+    device(number, vendor, kind)
+  assert chips.tpu_chips_here(tmp_path) == 0
+  for number in (5, 6):
+    device(number, "0x1ae0", "0x0063")
+  assert chips.tpu_chips_here(tmp_path) == 2

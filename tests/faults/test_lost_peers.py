@@ -1,4 +1,4 @@
-"""A process that dies or goes silent takes the others with it, within a minute and with a message: nothing hangs."""
+"""A process that dies or goes silent takes the others with it, within a minute, and is named: nothing hangs."""
 
 import re
 import signal
@@ -29,34 +29,60 @@ def expect_one_message(one: Ended, *words: str):
   assert not re.search(r"Traceback|terminate called|stack trace|    @ |^F\d{4} ", one.output, re.M), one.output
 
 
-@pytest.mark.parametrize(
-  "victim, kill, said",
-  [(1, signal.SIGKILL, KILLED), (0, signal.SIGKILL, KILLED), (1, signal.SIGSTOP, FROZEN), (0, signal.SIGSTOP, FROZEN)],
-  ids=["killed", "first killed", "frozen", "first frozen"],
-)
-def test_the_others_end_within_a_minute_and_name_the_process(folder, corpus, victim, kill, said):
-  """They sit in a collective, or wait for the next one: nothing there tells them."""
-  name = f"lost-{victim}-{kill}"
+def expect_an_end_by_jax(one: Ended):
+  """JAX's words and abort, which a shell calls 134: every launcher starts that again."""
+  assert one.code == -signal.SIGABRT, one
+  assert "Terminating process because the JAX distributed service detected fatal errors" in one.output
+  assert "Traceback" not in one.output
+
+
+@pytest.fixture
+def three(folder, corpus, request):
+  """Three processes past step 5."""
+  name = re.sub(r"\W+", "-", request.node.name)
   with Processes(folder, corpus, name, (*STEPS, "data.batch_size=6"), count=3, sabotage=SLOW_STEPS) as processes:
     processes.wait_for_step(7)
-    processes.signal(victim, kill)
-    began = time.monotonic()
-    ended = processes.ended(60, numbers=[number for number in range(3) if number != victim])
-    took = time.monotonic() - began
-    for one in ended:
-      expect_one_message(one, f": process {victim} on {socket.gethostname()}; ", said)
-    assert took < (10 if kill == signal.SIGKILL else 45)
-    if kill == signal.SIGSTOP:  # and it ends itself when it wakes up
-      processes.signal(victim, signal.SIGCONT)
-      (woken,) = processes.ended(60, numbers=[victim])
-      assert woken.code == EXIT_PEER_LOST and woken.output.count("error: ") == 1, woken
-  assert 5 in steps_saved(folder / name)
-  if victim != 0:
-    assert [
-      event["message"]
-      for event in events(folder / name, "fail", "peer_lost")
-      if f"process {victim} on" in event["message"]
-    ]
+    yield processes
+  assert 5 in steps_saved(processes.workdir)
+
+
+def test_the_others_end_within_seconds_and_name_a_process_that_was_killed(three):
+  """They sit in a collective, or wait for the next one: nothing there tells them."""
+  three.signal(1, signal.SIGKILL)
+  began = time.monotonic()
+  for one in three.ended(60, numbers=[0, 2]):
+    expect_one_message(one, f": process 1 on {socket.gethostname()}; ", KILLED)
+  assert time.monotonic() - began < 10
+  (lost,) = events(three.workdir, "fail", "peer_lost")
+  assert lost["event"] == "peer_lost" and "process 1 on" in lost["message"]
+
+
+def test_when_the_first_process_is_killed_the_others_say_so_or_jax_does(three):
+  """Its service is gone with it."""
+  three.signal(0, signal.SIGKILL)
+  began = time.monotonic()
+  for one in three.ended(60, numbers=[1, 2]):
+    if one.code == EXIT_PEER_LOST:
+      assert f"error: another process of this run is gone: process 0 on {socket.gethostname()}; {KILLED}" in one.output
+    else:
+      expect_an_end_by_jax(one)
+    assert "Traceback" not in one.output
+  assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("victim", [1, 0])
+def test_jax_ends_the_others_within_a_minute_when_one_is_frozen_and_it_is_named(three, victim):
+  three.signal(victim, signal.SIGSTOP)
+  began = time.monotonic()
+  ended = three.ended(60, numbers=[number for number in range(3) if number != victim])
+  assert time.monotonic() - began < 45
+  for one in ended:
+    expect_an_end_by_jax(one)
+  assert f"process {victim} on {socket.gethostname()} has been silent for " in ended[0].output
+  assert FROZEN in ended[0].output
+  three.signal(victim, signal.SIGCONT)  # and it ends itself when it wakes up
+  (woken,) = three.ended(60, numbers=[victim])
+  assert woken.code in (EXIT_PEER_LOST, -signal.SIGABRT) and woken.output.count("error: ") <= 1, woken
 
 
 def test_a_killed_process_is_code_76_and_the_run_goes_on(folder, corpus):

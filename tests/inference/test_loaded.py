@@ -34,6 +34,40 @@ def test_importing_the_package_imports_neither_jax_nor_numpy():
   assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+# What a user's process has that a library must leave alone. The libraries that ours imports, and what they change, come
+# first.
+UNTOUCHED = """
+import importlib, logging, pathlib, signal, sys, warnings
+import jax, flax.linen, optax, orbax.checkpoint, scipy.stats
+
+def seen():
+  loggers = [logging.root, *(each for each in logging.root.manager.loggerDict.values() if hasattr(each, "level"))]
+  return {
+    "hooks": (sys.unraisablehook, sys.excepthook, sys.displayhook),
+    "loggers": {each.name: (each.level, each.filters[:], each.handlers[:], each.propagate) for each in loggers},
+    "warnings": (warnings.filters[:], warnings.showwarning),
+    "signals": [signal.getsignal(each) for each in signal.valid_signals()],
+  }
+
+before = seen()
+import bert_jax
+package = pathlib.Path(bert_jax.__file__).parent
+for path in package.rglob("*.py"):
+  importlib.import_module(".".join(["bert_jax", *path.relative_to(package).with_suffix("").parts]))
+bert_jax.load(sys.argv[1]).fill_mask("the [MASK] sat")
+after = seen()
+after["loggers"] = {name: after["loggers"][name] for name in before["loggers"]}  # not those of later imports
+assert after == before, [kind for kind in before if after[kind] != before[kind]]
+"""
+
+
+def test_importing_every_module_and_loading_a_model_leaves_the_process_as_it_was(exported):
+  done = subprocess.run(
+    [sys.executable, "-c", UNTOUCHED, str(exported / "pretraining")], cwd=ROOT, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+
+
 def test_a_loaded_model_does_what_the_commands_do(model):
   assert isinstance(model, inference.Model) and model.config.hidden_size == 32
   texts = ["the cat sat.", "on the mat, the cat"]

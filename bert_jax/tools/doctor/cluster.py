@@ -235,7 +235,7 @@ class Exchange:
     """
     Args:
       context: of this process.
-      client: distributed.client().
+      client: of JAX's coordination service.
     """
     self._context, self._client = context, client
     self._count, self._own = context.cluster.num_processes, context.cluster.process_id

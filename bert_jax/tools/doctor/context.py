@@ -17,6 +17,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from bert_jax import config as configs
+from bert_jax.cluster.chips import tpu_chips_here
 from bert_jax.cluster.distributed import Cluster, host_name
 from bert_jax.data.corpus.folder import Corpus, open_corpus, tokenizer_of
 from bert_jax.data.loading import mixture
@@ -31,8 +32,6 @@ from bert_jax.training import sharding, train_state
 from bert_jax.training.run_folder import read_run_config
 
 ALONE = Cluster("127.0.0.1:0", 1, 0, "alone")
-# PCI ids of TPU chips: jax/_src/hardware_utils.py of jax 0.10.2. Google's network cards have the same vendor.
-_GOOGLE, _TPU_CHIPS = "0x1ae0", ("0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")
 
 
 class Accelerators(NamedTuple):
@@ -96,10 +95,7 @@ class Context:
     gpus = [path for path in (self.root / "dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()]
     if gpus or (self.root / "dev/dxg").exists():  # dxg: Windows's subsystem for Linux
       return Accelerators("gpu", max(len(gpus), 1))
-    chips = 0
-    for vendor in (self.root / "sys/bus/pci/devices").glob("*/vendor"):
-      if vendor.read_text().strip() == _GOOGLE:
-        chips += vendor.with_name("device").read_text().strip() in _TPU_CHIPS
+    chips = tpu_chips_here(self.root)
     return Accelerators("tpu", chips) if chips else None
 
   @functools.cached_property

@@ -13,6 +13,7 @@ import ml_collections
 
 from bert_jax import config as configs
 from bert_jax.cluster import distributed, rendezvous
+from bert_jax.io.internals.jax import coordination_client
 from bert_jax.tools.doctor import cluster, corpus, machine, row, settings, storage, versions
 from bert_jax.tools.doctor.context import Context, refused_flags
 from bert_jax.tools.doctor.row import Findings, Row
@@ -61,7 +62,7 @@ def run_checks(
   distributed.initialize(
     taking_part, connect_seconds=config.cluster.connect_seconds, heartbeat_seconds=config.cluster.heartbeat_seconds
   )
-  exchange = cluster.Exchange(context, distributed.client())
+  exchange = cluster.Exchange(context, coordination_client())
   mine = _with(_own(context), {"coordinator": found})
   everybody = exchange.gather("rows", mine)
   gpus = context.accelerators.chips if context.accelerators and context.accelerators.kind == "gpu" else 0

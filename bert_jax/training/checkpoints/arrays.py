@@ -10,9 +10,6 @@ from orbax.checkpoint import v1 as ocp
 
 from bert_jax.training.checkpoints import folder as folders
 from bert_jax.training.checkpoints.folder import Damaged
-from bert_jax.training.checkpoints.orbax_noise import silence_orbax
-
-silence_orbax()
 
 
 def save_async(path: epath.Path, arrays: dict[str, Any], manifest: dict[str, Any]) -> Any:
