@@ -135,18 +135,19 @@ def is_private(name):
 
 
 def private_names(path):
-  """What a file imports that is private to a library, and what it asks of something else than self."""
-  for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+  """What a file imports that is private, and what it asks of others that it does not define itself."""
+  nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+  own = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+  own |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+  for node in nodes:
+    names = []
     if isinstance(node, ast.Import):
-      yield from (alias.name for alias in node.names if any(map(is_private, alias.name.split("."))))
+      names = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):
-      yield from (
-        f"{node.module}.{alias.name}"
-        for alias in node.names
-        if any(map(is_private, [*node.module.split("."), alias.name]))
-      )
-    elif isinstance(node, ast.Attribute) and is_private(node.attr) and ast.unparse(node.value) not in ("self", "cls"):
-      yield ast.unparse(node)
+      names = [f"{node.module}.{alias.name}" for alias in node.names]
+    elif isinstance(node, ast.Attribute) and node.attr not in own and ast.unparse(node.value) not in ("self", "cls"):
+      names = [node.attr]
+    yield from (name for name in names if any(map(is_private, name.split("."))))
 
 
 def test_private_names_of_libraries_are_used_in_their_rooms_alone():

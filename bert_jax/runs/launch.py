@@ -171,9 +171,7 @@ def launch(
   with _meet(config, str(workdir), cluster) as peers:
     if cluster is not None:
       distributed.initialize(
-        cluster,
-        connect_seconds=config.cluster.connect_seconds,
-        heartbeat_seconds=config.cluster.heartbeat_seconds,
+        cluster, connect_seconds=config.cluster.connect_seconds, heartbeat_seconds=config.cluster.heartbeat_seconds
       )
     try:
       run = Run(config, storage.folder(workdir), peers, log)
