@@ -332,5 +332,6 @@ class _Trainer:
     self._early.restore(restored.host)
     self._owes_evaluation = restored.host.get("owes_evaluation", False)
     self._services.progress.line(f"going on from step {restored.step:,}")
-    writer.event("restore", step=restored.step, position=position, seconds=round(time.perf_counter() - began, 3))
+    if self._stream is None:  # a rollback is an event of its own
+      writer.event("restore", step=restored.step, position=position, seconds=round(time.perf_counter() - began, 3))
     return restored.state, restored.step, position, int(restored.host.get("bad_in_a_row", 0))

@@ -168,6 +168,7 @@ def test_after_too_many_void_updates_the_run_goes_back_and_on_behind_the_bad_dat
   (rollback,) = events(tmp_path / "run", "rollback")
   # The checkpoint of step 4 was saved after one void update: it is as good as that of step 3.
   assert (rollback["step"], rollback["from_step"], rollback["position"], rollback["to"]) == (4, 6, 4 * ROWS, 6 * ROWS)
+  assert not events(tmp_path / "run", "restore"), "one step back is one event"
   assert json.loads((tmp_path / "run" / "jumps.json").read_text()) == [
     {"step": 4, "position": 4 * ROWS, "to": 6 * ROWS}
   ]

@@ -32,7 +32,6 @@ PARTS = ("useful", "lost", "starting", "data_wait", "evaluation", "checkpoint", 
 KILLED = "killed without a word"
 # How an attempt ended, by the last event of one of these kinds.
 ENDINGS = {"preempt": "preempted", "stall": "stalled", "peer_lost": "peer lost", "fail": "failed", "finish": "finished"}
-_PEER_LOST = "another process of this run is gone"  # how the message of such a failure begins, see cluster/peers.py
 _IDLE = "idle"  # after a finish
 
 
@@ -296,8 +295,6 @@ def _attempt(number: int, records: list[dict[str, Any]], spans: list[Span], *, n
   ending = _ending(records)
   last: dict[str, Any] = next((record for record in reversed(records) if record["event"] == ending), {})
   message = str(last.get("message", ""))
-  if ending == "fail" and message.startswith(_PEER_LOST):
-    ending = "peer_lost"
   if ending == "stall":
     message = f"process {last.get('process')} stood still for {number_in(last, 'seconds') or 0:.0f} s"
   return Attempt(

@@ -8,13 +8,11 @@ back; what it had logged after that step then belongs to no parameters any more.
 import heapq
 import itertools
 import math
-from collections.abc import Iterable
 from typing import Any
 
 LINE = "line"  # the kind that a line of metrics gets among the events
 REWINDS = ("restore", "fresh", "rollback")
 TELL_THE_STEP = (*REWINDS, LINE, "first_step", "save", "preempt", "finish")
-_BESIDE = ("verify", "saved", "save_passed_over")  # may come between a restore and the rollback that asked for it
 # At equal times: what begins an attempt, then its metrics, then what follows from them.
 _RANK = {"start": 0, "verify": 0, "restore": 0, "jump": 0, "first_step": 0, LINE: 1}
 
@@ -34,7 +32,7 @@ def by_attempt(events: list[dict[str, Any]], lines: list[dict[str, Any]]) -> dic
     kept[line["attempt"]][1].append({"event": LINE} | line)
   order = lambda record: (record["time"], _RANK.get(record["event"], 2))
   # Each file is in its order already, even where a clock was set back in between.
-  merged = {number: _without_restores_of_rollbacks(heapq.merge(*files, key=order)) for number, files in kept.items()}
+  merged = {number: list(heapq.merge(*files, key=order)) for number, files in kept.items()}
   for records in merged.values():
     kinds = {record["event"] for record in records}
     begun = next(
@@ -43,18 +41,6 @@ def by_attempt(events: list[dict[str, Any]], lines: list[dict[str, Any]]) -> dic
     if "start" in kinds and "restore" not in kinds and begun is not None:
       records.insert(1, records[0] | {"event": "fresh", "step": begun})
   return merged
-
-
-def _without_restores_of_rollbacks(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-  """A rollback reads a checkpoint, which says so as at a start; it is one rewind, not two."""
-  kept: list[dict[str, Any]] = []
-  for record in records:
-    if record["event"] == "rollback":
-      behind = next((at for at in range(len(kept) - 1, 0, -1) if kept[at]["event"] not in _BESIDE), 0)
-      if kept and kept[behind]["event"] == "restore":
-        del kept[behind]
-    kept.append(record)
-  return kept
 
 
 def _before(record: dict[str, Any]) -> int:

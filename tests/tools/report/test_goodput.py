@@ -87,7 +87,8 @@ def test_a_preemption_that_is_told_before_its_save_comes_to_the_same():
   assert log.parts() == {"useful": 25, "starting": 10, "checkpoint": 3}
 
 
-def test_a_rollback_loses_what_came_after_its_checkpoint():
+@pytest.mark.parametrize("tells_twice", [False, True], ids=["as now", "as before, with a restore"])
+def test_a_rollback_loses_what_came_after_its_checkpoint(tells_twice):
   log = Log()
   begun(log)
   log.window(20, 20, step=20)
@@ -96,12 +97,15 @@ def test_a_rollback_loses_what_came_after_its_checkpoint():
   log(1, "skip", 31, in_a_row=1)
   log(1, "skip", 32, in_a_row=2)
   log(1, "verify", 20, ok=True)
-  log(1, "restore", 20, position=160)  # as a rollback reads its checkpoint
+  log.time += 1
+  if tells_twice:
+    log(0, "restore", 20, position=160)
   log(1, "rollback", 20, from_step=32, position=160, to=256)
   log.window(10, 30, step=10)
   log.window(10, 40, step=10)
   assert log.parts() == {"useful": 20 + 20, "lost": 10 + 5, "starting": 10, "checkpoint": 2}
-  assert log.account().attempts[0].lost_steps == 12
+  check_whole(log.account())
+  assert tells_twice or log.account().attempts[0].lost_steps == 12
   assert list(history.lineage(log.events, log.lines)) == [20, 30, 40]
 
 
@@ -153,7 +157,7 @@ def test_a_stall_is_time_lost_and_names_the_process():
 def test_a_lost_peer_is_told_from_other_failures():
   log = Log()
   begun(log)
-  log(5, "fail", message="another process of this run is gone (Connection closed by peer). Start the run again")
+  log(5, "peer_lost", message="process 1 on a is gone")
   log(5, "start")
   log(5, "fail", message="no space left")
   assert [attempt.ended for attempt in log.account().attempts] == ["peer lost", "failed"]

@@ -27,22 +27,6 @@ def test_a_line_of_the_newest_attempt_wins_over_an_older_one_for_the_same_step()
   assert history.lineage(log.events, log.lines)[30]["train/mlm_loss"] == 3.0
 
 
-def test_a_rollback_and_the_restore_that_it_begins_with_are_one_step_back():
-  log = Log()
-  begun(log)
-  log.window(10, 10)
-  log(1, "save", 10)
-  log.window(10, 20)
-  log(1, "verify", 10, ok=True)
-  log(0, "restore", 10)
-  log(0, "saved", 10)
-  log(1, "rollback", 10, from_step=20)
-  log.window(10, 15)
-  kinds = [record["event"] for record in history.by_attempt(log.events, log.lines)[0]]
-  assert kinds == ["start", "fresh", "first_step", "line", "save", "line", "verify", "saved", "rollback", "line"]
-  assert list(history.lineage(log.events, log.lines)) == [10, 15]
-
-
 def test_a_clock_that_was_set_back_does_not_mix_up_the_order():
   log = Log()
   begun(log)
