@@ -128,7 +128,7 @@ def keep_interrupts() -> None:
   def again(begun: threading.Event) -> None:
     begun.wait()
     time.sleep(0.02)
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
   def hook(unraisable) -> None:
     if issubclass(unraisable.exc_type, KeyboardInterrupt):

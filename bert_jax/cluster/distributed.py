@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -56,7 +56,8 @@ def detect(
   if any(value is not None for value in given):
     return _checked(*given, "arguments", ("--coordinator", "--num_processes", "--process_id"))
   if any(environ.get(name) for name in VARIABLES):
-    return _checked(*(environ.get(name) or None for name in VARIABLES), "environment", VARIABLES)
+    where, count, own = (environ.get(name) or None for name in VARIABLES)
+    return _checked(where, count, own, "environment", VARIABLES)
   return _scheduled() or Cluster(f"{LOOPBACK}:{_free_port()}", 1, 0, "alone")
 
 
@@ -71,7 +72,7 @@ def initialize(cluster: Cluster, *, connect_seconds: int, heartbeat_seconds: int
     connect_seconds: after which JAX gives up.
     heartbeat_seconds: silence after which a process counts as lost. JAX ends the others with exit code 134.
   """
-  where = {}
+  where: dict[str, Any] = {}
   if cluster.num_processes == 1:
     # Gloo, which connects processes on CPU, would also stand between the virtual devices of this one: 20 times slower.
     jax.config.update("jax_cpu_collectives_implementation", None)
@@ -142,7 +143,7 @@ def _scheduled() -> Cluster | None:
       f"this looks like {name}, but asking it for the processes of the run failed ({type(error).__name__}: {error}); "
       f"say it yourself: {', '.join(VARIABLES)}"
     ) from error
-  if count is None or count == 1:
+  if coordinator is None or own is None or count is None or count == 1:
     return None
   return Cluster(coordinator, count, own, name, tuple(local) if local is not None else None)
 

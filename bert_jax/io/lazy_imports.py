@@ -1,8 +1,8 @@
 """Importing a heavy library without what it would import besides, and never two of them at once.
 
-A later import does not help where a library imports another one itself: tensorflow imports keras (2.2 of 5.9 seconds of
-CPU), tensorboardX imports torch where that is installed (1.7 of 2.2), and neither has a switch for it. That is more than
-all the rest of a second start of `pretrain`. Only runs import these two; nothing is hidden from a user of `load`.
+A later import does not help where a library imports another one itself: tensorflow imports keras (2.2 of
+5.9 seconds of CPU), tensorboardX imports torch where that is installed (1.7 of 2.2), and neither has a switch
+for it. Only runs import these two; nothing is hidden from a user of `load`.
 """
 
 import contextlib

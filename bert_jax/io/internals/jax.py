@@ -3,6 +3,7 @@
 Each is imported when it is called for, so that a name that has gone breaks only what needs it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -21,7 +22,7 @@ def scheduler() -> str | None:
   return next((kind.name for kind in kinds if kind.is_env_present()), None)
 
 
-def ask_scheduler(timeout_seconds: int) -> tuple[str | None, int | None, int | None, list[int] | None]:
+def ask_scheduler(timeout_seconds: int) -> tuple[str | None, int | None, int | None, Sequence[int] | None]:
   """(coordinator, number of processes, number of this one, its local devices), as the scheduler says."""
   from jax._src import clusters
 

@@ -8,6 +8,7 @@ back; what it had logged after that step then belongs to no parameters any more.
 import heapq
 import itertools
 import math
+from collections.abc import Iterable
 from typing import Any
 
 LINE = "line"  # the kind that a line of metrics gets among the events
