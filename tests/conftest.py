@@ -1,9 +1,12 @@
 """Strict JAX for every test: eight virtual CPU devices, and no silent rank promotion."""
 
 import gc
+import logging
 import os
 import pathlib
 import signal
+import sys
+import warnings
 
 # A shell starts what runs in the background with SIGINT ignored, and every child inherits that; behind a handler they
 # have the default.
@@ -23,6 +26,8 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}
 import jax
 import pytest
 
+from bert_jax.io.internals.orbax import silence_orbax
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Many tests compile the same tiny programs; compiling is most of what they cost.
@@ -41,6 +46,17 @@ def shared_data() -> pathlib.Path:
   if not folder.is_dir():
     pytest.skip(f"the shared data folder is not at {folder}")
   return folder
+
+
+@pytest.fixture
+def silent_orbax(monkeypatch):
+  """Orbax as the commands have it; afterwards everything is as it was."""
+  for name in ("absl", "asyncio"):
+    monkeypatch.setattr(logging.getLogger(name), "filters", logging.getLogger(name).filters[:])
+  monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+  with warnings.catch_warnings():
+    silence_orbax()
+    yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -349,6 +349,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.usefixtures("silent_orbax")
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_is_named_set_aside_and_the_one_before_is_used(copy, damage, capfd, caplog):
   harm, reason, words = DAMAGE[damage]
