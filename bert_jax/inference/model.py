@@ -29,7 +29,7 @@ from bert_jax.models import parameters
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.pooling import POOLINGS, pool
 from bert_jax.models.pretraining import HEADS, ModelOutput, PretrainingModel
-from bert_jax.objectives.registry import usable
+from bert_jax.objectives.registry import check_usable
 from bert_jax.training.checkpoints import reading
 from bert_jax.training.checkpoints.folder import committed_steps
 from bert_jax.training.run_folder import find_run_config, read_labels, read_result, read_run_config
@@ -120,7 +120,7 @@ def load_checkpoint(path: str | os.PathLike) -> Model:
     raise UserError(f"{path} is not a checkpoint; they are called WORKDIR/checkpoints/STEP")
   folder = checkpoints.parent
   config = read_run_config(folder)
-  usable(config.objective)
+  check_usable(config.objective)
   result = read_result(folder)
   if step is None and result is not None:
     step = result["step"]

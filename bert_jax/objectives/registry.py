@@ -14,10 +14,8 @@ def recipe_of(name: str) -> Recipe:
   return OBJECTIVES[name]
 
 
-def usable(name: str) -> Recipe:
-  """The same, for what loads or exports a trained model. Raises UserError where nothing but its run reads it."""
-  recipe = recipe_of(name)
-  if not recipe.use:
-    known = ", ".join(one for one, row in OBJECTIVES.items() if row.use)
+def check_usable(name: str) -> None:
+  """Raises UserError for an objective whose trained models nothing but their own run reads."""
+  if not recipe_of(name).use:
+    known = ", ".join(one for one, recipe in OBJECTIVES.items() if recipe.use)
     raise UserError(f"a model of objective={name} can be neither loaded nor exported; those of {known} can")
-  return recipe

@@ -17,7 +17,7 @@ from bert_jax.export import export
 from bert_jax.inference.model import Model, load_model
 from bert_jax.io import storage
 from bert_jax.models.config import EncoderConfig
-from bert_jax.objectives.registry import usable
+from bert_jax.objectives.registry import check_usable
 from bert_jax.runs import corpus as corpora
 from bert_jax.runs.build import make_objective, model_of, resolve
 from bert_jax.runs.corpus import PrepareProgress
@@ -72,7 +72,7 @@ def build(config: ml_collections.ConfigDict, run: Run, prepare_progress: Prepare
   # What the config alone decides is refused before a corpus is prepared.
   configs.encoder_of(config)
   if config.export.format:
-    usable(config.objective)
+    check_usable(config.objective)
   mesh = sharding.make_mesh(config)
   optimizers.make_schedule(config)
 
