@@ -52,7 +52,7 @@ setup(
   package_dir={"bert_jax.configs": "configs"},
   package_data={"bert_jax": ["py.typed"]},
   install_requires=[
-    # Upper bounds where a release may change what bert_jax/io/internals or a file format relies on.
+    # Upper bounds where a release may change what bert_jax/internals or a file format relies on.
     "jax>=0.10.2,<0.13",
     "flax>=0.12.8,<0.13",
     "optax>=0.2.8,<0.3",

@@ -15,8 +15,8 @@ from typing import Any, cast
 from bert_jax import __version__
 from bert_jax.cluster.chips import tpu_chips_here
 from bert_jax.errors import UserError, refusal_of_disk
-from bert_jax.io.internals.orbax import silence_orbax
-from bert_jax.io.internals.python import run_exit_functions
+from bert_jax.internals.orbax import silence_orbax
+from bert_jax.internals.python import run_exit_functions
 
 # In the order in which a newcomer meets them; each is a module of bert_jax.commands.
 COMMANDS = (

@@ -26,7 +26,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}
 import jax
 import pytest
 
-from bert_jax.io.internals.orbax import silence_orbax
+from bert_jax.internals.orbax import silence_orbax
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -12,6 +12,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "bert_jax"
 ORDER = [
   "errors",
   "batch",
+  "internals",
   "io",
   "models",
   "cluster",
@@ -45,7 +46,7 @@ ROOMS = {
 
 # Private names of libraries, one file per library. `_fields` and its like are the public names of a NamedTuple, and
 # os._exit is in Python's manual.
-INTERNALS = "io/internals/"
+INTERNALS = "internals/"
 NOT_PRIVATE = {"_asdict", "_fields", "_replace", "_exit"}
 
 

@@ -15,7 +15,7 @@ import jax
 
 from bert_jax.cluster import distributed
 from bert_jax.errors import UserError, refusal_of_disk
-from bert_jax.io.internals.jax import coordination_client
+from bert_jax.internals.jax import coordination_client
 
 # A hung process that still sends heartbeats would be waited for so long; the watchdog is there before.
 _TIMEOUT_MS = 24 * 3600 * 1000

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 
 from bert_jax.errors import UserError
-from bert_jax.io.internals import jax as jax_internals
+from bert_jax.internals import jax as jax_internals
 
 VARIABLES = ("BERT_JAX_COORDINATOR", "BERT_JAX_NUM_PROCESSES", "BERT_JAX_PROCESS_ID")
 LOOPBACK = "127.0.0.1"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 
 from bert_jax.cluster import distributed
-from bert_jax.io.internals.jax import coordination_client
+from bert_jax.internals.jax import coordination_client
 
 _FOLDER = "bert_jax/host_seconds"
 

@@ -51,7 +51,7 @@ def train_by_flags(
     finished: (config) -> None, called by the first process when all is done.
   """
   from bert_jax.errors import UserError
-  from bert_jax.training.run_folder import read_result
+  from bert_jax.inference.run_folder import read_result
 
   if not options.workdir:
     raise UserError("--workdir is missing: the folder that checkpoints and results are written to")

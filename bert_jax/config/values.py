@@ -9,9 +9,10 @@ from typing import Any
 
 import ml_collections
 
-from bert_jax.config.schema import KEYS, MODEL_FIELDS, check_key, renamed
+from bert_jax.config.schema import KEYS, check_key, renamed
 from bert_jax.errors import UserError
-from bert_jax.models.config import EncoderConfig, encoder_config
+from bert_jax.models import config as models_config
+from bert_jax.models.config import EncoderConfig
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -27,12 +28,8 @@ def default_config() -> ml_collections.ConfigDict:
 
 
 def encoder_of(config: ml_collections.ConfigDict) -> EncoderConfig:
-  """The encoder that the group `model` of a config describes: the preset, with the fields that are set.
-
-  Raises UserError.
-  """
-  overrides = {name: config.model[name] for name in MODEL_FIELDS if config.model[name] is not None}
-  return encoder_config(config.model.preset, **overrides)
+  """The encoder of a config, see models.config.encoder_of."""
+  return models_config.encoder_of(config.model)
 
 
 def set_key(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
@@ -75,11 +72,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
     )
   if flat["init_optimizer"] and not flat["init_from"]:
     raise UserError("init_optimizer takes the moments of the run named by init_from, which is empty")
-
-
-def last_step(config: ml_collections.ConfigDict) -> int:
-  """The step after which a run ends."""
-  return config.stop_at_step or config.total_steps
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:

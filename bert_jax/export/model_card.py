@@ -4,16 +4,16 @@ import contextlib
 import json
 from typing import Any
 
-from bert_jax import config as configs
 from bert_jax.convert import folder as hf_folder
 from bert_jax.convert.sentence_folder import Encoding
 from bert_jax.data.corpus.folder import read_corpus_manifest
 from bert_jax.errors import UserError
 from bert_jax.inference.model import Model
+from bert_jax.inference.run_folder import find_run_config, read_result, read_run_config, read_source
 from bert_jax.io import storage
 from bert_jax.models.families import FAMILIES, family_of
 from bert_jax.training import metrics
-from bert_jax.training.run_folder import find_run_config, read_result, read_run_config, read_source
+from bert_jax.training.optimizer import last_step
 
 _LOAD = {
   "pretraining": ("AutoModelForPreTraining", ""),
@@ -114,11 +114,11 @@ def _training_of(run: Any, state: str) -> list[str]:
     how = f"Trained for sentence vectors (`{run.embedding.objective}`)" if run.embedding.objective else "Fine-tuned"
     return [
       f"{how} on {f'the task {run.tuning.task}' if run.tuning.task else 'own data'} (`{run.tuning.data}`), "
-      f"{state} of {configs.last_step(run):,}, {run.data.batch_size} texts each, learning rate "
+      f"{state} of {last_step(run):,}, {run.data.batch_size} texts each, learning rate "
       f"{run.optimizer.learning_rate:g}, seed {run.seed}."
     ]
   lines = [
-    f"Pretrained, {state} of {configs.last_step(run):,}, {run.data.batch_size} rows each, {run.optimizer.name}, "
+    f"Pretrained, {state} of {last_step(run):,}, {run.data.batch_size} rows each, {run.optimizer.name}, "
     f"learning rate {run.optimizer.learning_rate:g}, {run.masking.rate:.0%} of the tokens predicted (unit: "
     f"{run.masking.unit}), seed {run.seed}."
   ]

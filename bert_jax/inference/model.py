@@ -24,6 +24,7 @@ from bert_jax.convert.sentence_folder import Encoding, read_encoding, read_limit
 from bert_jax.data.labelled.examples import Labels
 from bert_jax.data.tokenizer.wordpiece import Tokenizer, encode_batch, load_tokenizer
 from bert_jax.errors import UserError
+from bert_jax.inference.run_folder import find_run_config, read_labels, read_result, read_run_config
 from bert_jax.io import storage
 from bert_jax.models import parameters
 from bert_jax.models.config import EncoderConfig
@@ -32,7 +33,6 @@ from bert_jax.models.pretraining import HEADS, ModelOutput, PretrainingModel
 from bert_jax.objectives.registry import check_usable
 from bert_jax.training.checkpoints import reading
 from bert_jax.training.checkpoints.folder import committed_steps
-from bert_jax.training.run_folder import find_run_config, read_labels, read_result, read_run_config
 
 ENCODINGS = (*POOLINGS, "tokens")
 # Rows are padded to a multiple of this many tokens, so that few shapes are compiled.

@@ -17,8 +17,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from bert_jax.io.internals import jax as jax_internals
-from bert_jax.io.internals import tokamax as tokamax_internals
+from bert_jax.internals import jax as jax_internals
+from bert_jax.internals import tokamax as tokamax_internals
 
 SPLASH_BLOCK = 128  # what row lengths must be multiples of
 TOKAMAX_KERNELS = ("mosaic_gpu", "triton")  # in the order in which they are tried

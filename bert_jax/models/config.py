@@ -154,6 +154,19 @@ def encoder_config(preset: str, **overrides: Any) -> EncoderConfig:
   return EncoderConfig(**{**PRESETS[preset], **overrides}).validate()
 
 
+def encoder_of(group: Any) -> EncoderConfig:
+  """The encoder that the group `model` of a config describes: the preset, with the fields that are set.
+
+  Args:
+    group: has `preset` and every field of EncoderConfig that a run may set as a key; None: not set.
+
+  Raises:
+    UserError: see `encoder_config`.
+  """
+  names = [field.name for field in dataclasses.fields(EncoderConfig) if field.name in group]
+  return encoder_config(group.preset, **{name: group[name] for name in names if group[name] is not None})
+
+
 def _nearest(name: str, known) -> str:
   found = difflib.get_close_matches(name, list(known), n=1)
   return f" (did you mean {found[0]!r}?)" if found else ""

@@ -6,12 +6,13 @@ from etils import epath
 from bert_jax import config as configs
 from bert_jax.data.corpus.folder import open_corpus, tokenizer_of
 from bert_jax.errors import UserError
+from bert_jax.inference import run_folder
 from bert_jax.inference.model import load_model
 from bert_jax.io import storage
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.runs.build import make_objective, resolve
 from bert_jax.runs.corpus import open_data, validation_batches
-from bert_jax.training import evaluation, run_folder, sharding
+from bert_jax.training import evaluation, sharding
 
 
 def evaluate_model(path: str, corpus_folder: str | None, *, batch_size: int, rows: int) -> dict[str, float]:

@@ -19,6 +19,7 @@ from bert_jax.errors import UserError
 from bert_jax.evaluation import predictions
 from bert_jax.export import export
 from bert_jax.inference.model import Model
+from bert_jax.inference.run_folder import read_labels, read_run_config, read_source, result_of
 from bert_jax.io import storage
 from bert_jax.models.finetuning import SEQUENCE, FinetuningModel
 from bert_jax.objectives import finetuning as objective
@@ -26,7 +27,6 @@ from bert_jax.runs import tuning
 from bert_jax.runs.build import attention_of
 from bert_jax.runs.launch import Log
 from bert_jax.training.model_selection import ModelSelection
-from bert_jax.training.run_folder import read_labels, read_run_config, read_source, result_of
 
 
 def finetuning_config(overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:

@@ -26,10 +26,12 @@ from bert_jax.cluster.peers import PeerLost, Peers, leave
 from bert_jax.cluster.preemption import Preempted, Preemption
 from bert_jax.cluster.watchdog import Watchdog
 from bert_jax.errors import EXIT_PEER_LOST, EXIT_PREEMPTED, EXIT_STALLED, UserError
+from bert_jax.inference import run_folder
 from bert_jax.io import locks, storage
-from bert_jax.training import loop, metrics, progress, run_folder
+from bert_jax.training import loop, metrics, progress
 from bert_jax.training.checkpoints import manager
 from bert_jax.training.data_skips import DataSkips, read_data_skips
+from bert_jax.training.optimizer import last_step
 from bert_jax.training.profile import Profile
 
 Log = Callable[[str], None]
@@ -102,7 +104,7 @@ class Run:
       writer.event("start", attempt=attempt, **_environment())
       ending = lambda code: "peer_lost" if code == EXIT_PEER_LOST else "fail"
       self._peers.on_told = lambda message, code: writer.event(ending(code), message=message)
-      end, keep = configs.last_step(config), config.checkpoint
+      end, keep = last_step(config), config.checkpoint
       checkpoints = manager.Checkpoints(
         root / "checkpoints",
         every_steps=keep.every_steps,

@@ -14,6 +14,7 @@ from bert_jax.data.corpus.folder import tokenizer_of
 from bert_jax.data.tokenizer.wordpiece import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.export import export
+from bert_jax.inference import run_folder
 from bert_jax.inference.model import Model, load_model
 from bert_jax.io import storage
 from bert_jax.models.config import EncoderConfig
@@ -22,10 +23,11 @@ from bert_jax.runs import corpus as corpora
 from bert_jax.runs.build import make_objective, model_of, resolve
 from bert_jax.runs.corpus import PrepareProgress
 from bert_jax.runs.launch import Log, Run, launch
-from bert_jax.training import evaluation, loop, metrics, run_folder, sharding
+from bert_jax.training import evaluation, loop, metrics, sharding
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training.checkpoints import reading
 from bert_jax.training.model_selection import by_headline
+from bert_jax.training.optimizer import last_step
 from bert_jax.training.train_state import TrainState
 
 
@@ -109,7 +111,7 @@ def _describe(config: ml_collections.ConfigDict, run: Run) -> None:
   """What a user should know before training."""
   if run_folder.is_finished(run.root, config):
     run.log(
-      f"{run.root} has already trained its {configs.last_step(config):,} steps; evaluating it again.\n"
+      f"{run.root} has already trained its {last_step(config):,} steps; evaluating it again.\n"
       "To train anew, give another --workdir or remove this one."
     )
   device_kind = jax.devices()[0].device_kind

@@ -25,10 +25,10 @@ import jax
 from bert_jax.data.labelled.tasks import SUITES, TASKS, Published
 from bert_jax.errors import UserError
 from bert_jax.inference import model as inference
+from bert_jax.inference.run_folder import read_result, result_of
 from bert_jax.io import atomic, storage
 from bert_jax.runs import finetuning
 from bert_jax.training import metrics
-from bert_jax.training.run_folder import read_result, result_of
 
 # What is still to be removed of a job that has finished: called so in one move, for a part of the checkpoints would
 # tell another result.

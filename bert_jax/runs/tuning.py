@@ -25,16 +25,17 @@ from bert_jax.data.labelled.examples import Labels, fingerprint
 from bert_jax.data.labelled.features import Features
 from bert_jax.errors import UserError
 from bert_jax.export import export
+from bert_jax.inference import run_folder
 from bert_jax.inference.model import Model, load_model, state_of
+from bert_jax.inference.run_folder import LABELS_FILE, RESULT_FILE, SOURCE_FILE, read_labels, result_of
 from bert_jax.io import storage
 from bert_jax.models import flops, parameters
 from bert_jax.objectives.objective import Objective
 from bert_jax.runs.launch import Log, launch
-from bert_jax.training import loop, run_folder, sharding
+from bert_jax.training import loop, sharding
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training.checkpoints import folder as checkpoint_folder
 from bert_jax.training.model_selection import ModelSelection
-from bert_jax.training.run_folder import LABELS_FILE, RESULT_FILE, SOURCE_FILE, read_labels, result_of
 
 # Where fine-tuning starts from otherwise than pretraining: Devlin et al. 2018, appendix A.3, and Hugging Face's
 # epsilon. Dropout is that of the paper, whatever the pretraining had.

@@ -20,7 +20,6 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from bert_jax import config as configs
 from bert_jax.cluster import chips
 from bert_jax.cluster.preemption import Preempted, Preemption
 from bert_jax.cluster.watchdog import Watchdog
@@ -31,6 +30,7 @@ from bert_jax.training.checkpoints.manager import Checkpoints
 from bert_jax.training.data_skips import DataSkip, DataSkips
 from bert_jax.training.metrics import MetricsWriter
 from bert_jax.training.model_selection import EarlyStopping, ModelSelection
+from bert_jax.training.optimizer import last_step
 from bert_jax.training.profile import Profile
 from bert_jax.training.progress import Progress
 from bert_jax.training.step_metrics import NonFiniteUpdates, StepMetrics
@@ -130,7 +130,7 @@ class _Trainer:
     began = time.perf_counter()
     self._run, self._services, self._began = run, services, began
     config, self._stopping, self._max_rollbacks = run.config, False, run.config.max_rollbacks
-    self.end = configs.last_step(config)
+    self.end = last_step(config)
     self._program = make_program(run.objective, config, run.mesh)
     self._window = StepMetrics(
       run.objective,

@@ -18,6 +18,11 @@ from bert_jax.models import parameters
 from bert_jax.training.rounding import round_to_bfloat16
 
 
+def last_step(config: ml_collections.ConfigDict) -> int:
+  """The step after which a run ends."""
+  return config.stop_at_step or config.total_steps
+
+
 def make_schedule(config: ml_collections.ConfigDict) -> Callable[[Any], jax.Array]:
   """The learning rate as a function of the step (0 for the first update).
 

@@ -22,9 +22,9 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bert_jax import config as configs
 from bert_jax.errors import UserError
 from bert_jax.models import parameters
+from bert_jax.models.config import encoder_of
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -64,7 +64,7 @@ def make_mesh(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] |
     raise UserError(
       f"{asked} does not fit {len(devices)} devices; set one axis to -1 and let the others divide {len(devices)}"
     )
-  heads = configs.encoder_of(config).num_attention_heads
+  heads = encoder_of(config.model).num_attention_heads
   if heads % sizes["tensor"]:
     raise UserError(
       f"mesh.tensor={sizes['tensor']} does not divide the {heads} attention heads, which it splits; "

@@ -11,11 +11,11 @@ import pytest
 from bert_jax.convert import folder
 from bert_jax.errors import UserError
 from bert_jax.inference import model as inference
+from bert_jax.inference.run_folder import read_result
 from bert_jax.runs import finetuning, pretraining, tuning
 from bert_jax.training import metrics
 from bert_jax.training.checkpoints import folder as checkpoint_folder
 from bert_jax.training.checkpoints import reading
-from bert_jax.training.run_folder import read_result
 from tests.helpers.tiny_runs import WORDS, tiny_run_config
 
 FAST = (

@@ -15,9 +15,10 @@ import pytest
 from bert_jax import config as configs
 from bert_jax.errors import UserError
 from bert_jax.inference import model as inference
+from bert_jax.inference import run_folder
 from bert_jax.runs import pretraining as run_pretraining
 from bert_jax.runs.evaluate import evaluate_model
-from bert_jax.training import metrics, run_folder
+from bert_jax.training import metrics
 from bert_jax.training.checkpoints import reading
 from tests.helpers.tiny_runs import prepare, tiny_run_config, write_text
 

@@ -23,13 +23,13 @@ from bert_jax.data.corpus.folder import Corpus, open_corpus, tokenizer_of
 from bert_jax.data.loading import mixture
 from bert_jax.data.tokenizer.wordpiece import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.inference.run_folder import read_run_config
 from bert_jax.objectives.masking import default_max_predictions, settings_of
 from bert_jax.objectives.objective import CorpusFacts
 from bert_jax.objectives.registry import recipe_of
 from bert_jax.runs.build import model_of, resolve
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training import sharding, train_state
-from bert_jax.training.run_folder import read_run_config
 
 ALONE = Cluster("127.0.0.1:0", 1, 0, "alone")
 

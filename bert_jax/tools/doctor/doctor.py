@@ -13,7 +13,7 @@ import ml_collections
 
 from bert_jax import config as configs
 from bert_jax.cluster import distributed, rendezvous
-from bert_jax.io.internals.jax import coordination_client
+from bert_jax.internals.jax import coordination_client
 from bert_jax.tools.doctor import cluster, corpus, machine, row, settings, storage, versions
 from bert_jax.tools.doctor.context import Context, refused_flags
 from bert_jax.tools.doctor.row import Findings, Row

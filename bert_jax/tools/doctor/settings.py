@@ -11,6 +11,7 @@ from bert_jax.tools.doctor import row
 from bert_jax.tools.doctor.context import Context
 from bert_jax.tools.doctor.row import Row
 from bert_jax.training import optimizer as optimizers
+from bert_jax.training.optimizer import last_step
 
 
 def run_settings(context: Context) -> Row:
@@ -30,5 +31,5 @@ def run_settings(context: Context) -> Row:
     )
   parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(context.state.params))
   begins = f", starting from {source}" if source else ""
-  length = f"{configs.last_step(config):,} steps of {config.data.batch_size:,} rows"
+  length = f"{last_step(config):,} steps of {config.data.batch_size:,} rows"
   return row.ok(f"{config.model.preset}, {parameters / 1e6:,.1f} M parameters, {length}{begins}")

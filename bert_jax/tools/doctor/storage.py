@@ -16,13 +16,14 @@ from etils import epath
 
 from bert_jax import config as configs
 from bert_jax.errors import UserError
+from bert_jax.inference.run_folder import is_finished, read_run_config
 from bert_jax.io import storage as places
 from bert_jax.tools.doctor import row
 from bert_jax.tools.doctor.context import Context
 from bert_jax.tools.doctor.row import Row, size
 from bert_jax.training import metrics
 from bert_jax.training.checkpoints import folder as folders
-from bert_jax.training.run_folder import is_finished, read_run_config
+from bert_jax.training.optimizer import last_step
 
 PROBE_BYTES = 2**23
 CLOCK_SECONDS = 1.0  # two clocks that differ by less are the same
@@ -288,7 +289,7 @@ def _saved(context: Context) -> list[Row]:
   newest = max(sound)
   rows += _belongs(context, folders.folder_of(directory, newest), sound[newest])
   if is_finished(context.workdir, context.config):
-    return rows or [row.ok(f"{context.workdir} has trained its {configs.last_step(context.config):,} steps")]
+    return rows or [row.ok(f"{context.workdir} has trained its {last_step(context.config):,} steps")]
   return rows or [row.ok(f"{context.workdir} goes on from step {newest:,} ({len(sound)} checkpoints)")]
 
 

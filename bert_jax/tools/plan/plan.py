@@ -20,6 +20,7 @@ from bert_jax.runs.build import attention_of
 from bert_jax.tools.plan import ahead, estimate
 from bert_jax.tools.plan.data_facts import Facts, facts_of, resolved
 from bert_jax.training import sharding
+from bert_jax.training.optimizer import last_step
 
 MICROBATCHES = (1, 2, 4, 8, 16)  # that a sweep tries
 
@@ -221,7 +222,7 @@ def _plan(config, topology, mesh, facts, compiled, failure, steps) -> Plan:
     seq_length=facts.data.seq_length,
     model_flops=_model_flops(config, facts),
   )
-  return Plan(config, topology, mesh, facts, compiled, failure, formula, steps or configs.last_step(config))
+  return Plan(config, topology, mesh, facts, compiled, failure, formula, steps or last_step(config))
 
 
 def _model_flops(config, facts: Facts) -> float:
@@ -387,7 +388,7 @@ def _step(plan: Plan) -> list[tuple[str, str]]:
         f"chip-hours for {_counted(plan.steps, 'step')} ({_tenths(plan.steps * seconds / 3600)} h)",
       )
     )
-  if plan.config.init_optimizer and plan.steps == configs.last_step(plan.config):
+  if plan.config.init_optimizer and plan.steps == last_step(plan.config):
     rows.append(
       ("", "the step that init_optimizer starts at is not known here, and steps are counted from 0: give --steps=N")
     )

@@ -12,9 +12,9 @@ import pytest
 from etils import epath
 
 from bert_jax.errors import UserError
+from bert_jax.inference import run_folder
 from bert_jax.runs import pretraining
 from bert_jax.tools.doctor import row, storage
-from bert_jax.training import run_folder
 from bert_jax.training.checkpoints import folder as folders
 from bert_jax.training.metrics import MetricsWriter
 from tests.helpers.machines import context, small_disk

@@ -20,6 +20,7 @@ from bert_jax.errors import UserError
 from bert_jax.io import atomic, storage
 from bert_jax.training import metrics
 from bert_jax.training.checkpoints.folder import committed_steps
+from bert_jax.training.optimizer import last_step
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -97,7 +98,7 @@ def _read_json(path) -> dict[str, Any] | None:
 
 def is_finished(workdir: str, config: ml_collections.ConfigDict) -> bool:
   """Whether the run in `workdir` has already trained to where `config` ends it, or to where it ended early."""
-  is_last = lambda event: event["step"] >= configs.last_step(config) or event.get("stopped_early", False)
+  is_last = lambda event: event["step"] >= last_step(config) or event.get("stopped_early", False)
   return any(event["event"] == "finish" and is_last(event) for event in metrics.read_events(workdir))
 
 
