@@ -81,7 +81,7 @@ def test_a_mistake_in_the_config_is_told_before_a_corpus_is_prepared(call, tmp_p
   config = with_source(tmp_path, f"text:{write_text(tmp_path / 'text.txt')}")
   for flag, said in (
     ("data.batch_size=7", "data.batch_size=7 does not divide over 8 devices"),
-    ("model.preset=bert-huge", "unknown preset 'bert-huge'"),
+    ("model.preset=bert-huge", "config key 'model.preset' must be one of 'bert-base'"),
     ("optimizer.warmup_steps=3", "optimizer.warmup_steps=3"),
   ):
     code, out, err = call(f"--config.{flag}", config=config)
