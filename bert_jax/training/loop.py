@@ -262,7 +262,7 @@ class _Trainer:
   def roll_back(self, bad: NonFiniteUpdates) -> None:
     """Goes back to the newest good checkpoint, and on behind the data that made `bad.in_a_row` updates void."""
     self._in_flight = None
-    state, step, position, _ = self._restore_or_start()
+    state, step, position, _ = self._restore_or_start(is_rollback=True)
     skips, limit = self._services.data_skips, self._max_rollbacks
     if skips.from_step(step) >= limit:
       raise UserError(
@@ -308,7 +308,7 @@ class _Trainer:
     self._stopping = self._services.preemption.poll()
     return self._stopping
 
-  def _restore_or_start(self):
+  def _restore_or_start(self, *, is_rollback: bool = False):
     """(state, step, position, void updates in a row) of the newest good checkpoint, or of the beginning."""
     began, run, writer = time.perf_counter(), self._run, self._services.writer
     with jax.transfer_guard("allow"):
@@ -332,6 +332,6 @@ class _Trainer:
     self._early.restore(restored.host)
     self._owes_evaluation = restored.host.get("owes_evaluation", False)
     self._services.progress.line(f"going on from step {restored.step:,}")
-    if self._stream is None:  # a rollback is an event of its own
+    if not is_rollback:  # which is an event of its own
       writer.event("restore", step=restored.step, position=position, seconds=round(time.perf_counter() - began, 3))
     return restored.state, restored.step, position, int(restored.host.get("bad_in_a_row", 0))
