@@ -67,9 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"error: {error}", file=sys.stderr)
     return 1
   except KeyboardInterrupt:
-    print(
-      "interrupted" + ("; the same command goes on from what is finished" if name in RESUMABLE else ""), file=sys.stderr
-    )
+    print("interrupted" + ("; run the same command again to resume" if name in RESUMABLE else ""), file=sys.stderr)
     if argv is None:
       leave(130)
     return 130

@@ -73,7 +73,7 @@ class ModelInputs(NamedTuple):
 class Stream(enum.IntEnum):
   """What is folded into a row's key for random numbers of another kind; the key itself draws the masks.
 
-  A value never changes: a run that is resumed would go on with other numbers.
+  A value never changes: a resumed run would continue with other numbers.
   """
 
   SPANS = 1  # where a row's words are cut into spans

@@ -3,16 +3,14 @@
 import errno
 import sys
 
-# A scheduler starts the same command again after any of these, and the run goes on from its newest checkpoint.
-EXIT_PREEMPTED = (
-  75  # the machine is about to be taken away (SIGTERM), and the step was saved; EX_TEMPFAIL of sysexits.h
-)
+# A scheduler starts the same command again after any of these, and the run resumes from its newest checkpoint.
+EXIT_PREEMPTED = 75  # told to stop (SIGTERM), and the step was saved; EX_TEMPFAIL of sysexits.h
 EXIT_PEER_LOST = 76  # another process of the run has died or gone silent
-EXIT_STALLED = 77  # the watchdog ended a run that stood still
+EXIT_STALLED = 77  # the watchdog ended a run that made no progress
 
 
 class UserError(Exception):
-  """A mistake that the user can mend: bad input, a wrong key, a full disk.
+  """A mistake that the user can fix: bad input, a wrong key, a full disk.
 
   The message is one clear text: which file and line (or key), what was
   expected, what came, and the remedy. The command line prints it without a
@@ -21,17 +19,17 @@ class UserError(Exception):
 
 
 def print_at_once(message: str) -> None:
-  """Writes a message to standard error at once: print() may write the end of its line apart, and JAX's own log comes
-  between.
+  """Writes a message to standard error in one piece: print() may write the newline separately, after a line of JAX's
+  log.
   """
   sys.stderr.write(message + "\n")
   sys.stderr.flush()
 
 
 _FULL, _FORBIDDEN, _MISPLACED = (
-  "make room, then run the same command again",
-  "choose a place that you may read and write",
-  "there is a file where a folder belongs, or the other way round: choose another name",
+  "free some space, then run the same command again",
+  "choose a path that you can read and write",
+  "a file stands where a folder is expected, or a folder where a file is expected: choose another name",
 )
 _DISK_REMEDIES = (
   dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FULL)

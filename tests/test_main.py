@@ -93,7 +93,7 @@ def test_a_reader_that_has_gone_and_a_full_disk_behind_the_output_leave_no_trace
     full = into(device)
   assert (full.returncode, full.stderr) == (
     1,
-    "error: No space left on device; make room, then run the same command again\n",
+    "error: No space left on device; free some space, then run the same command again\n",
   )
 
 

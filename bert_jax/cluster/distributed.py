@@ -64,7 +64,7 @@ def detect(
 def initialize(cluster: Cluster, *, connect_seconds: int, heartbeat_seconds: int) -> None:
   """Starts JAX's coordination service among the processes; to be called before JAX's first use.
 
-  A process that is alone and has used JAX already (a notebook, a test) goes on without it: a SIGTERM then ends it
+  A process that is alone and has used JAX already (a notebook, a test) continues without it: a SIGTERM then ends it
   without a last checkpoint.
 
   Args:

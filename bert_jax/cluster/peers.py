@@ -131,8 +131,8 @@ class Peers:
     if "context initialization failed" in first_line:
       return UserError(
         f"the processes have met but cannot connect to each other ({first_line}). On CPU, each host's own name, here "
-        f"{distributed.host_name()}, must stand for an address that the others can reach: look at /etc/hosts on all "
-        "of them"
+        f"{distributed.host_name()}, must resolve to an address that the others can reach: check /etc/hosts on "
+        "all of them"
       )
     time.sleep(_FAREWELL_SECONDS)  # the thread ends this process here, if it finds out who is gone
     message = f"{_GONE} ({first_line}). {_AGAIN}"

@@ -47,7 +47,7 @@ class Preemption:
 
   @contextlib.contextmanager
   def while_starting(self, leave: Callable[[], None]) -> Iterator[None]:
-    """Interrupts what the main thread does in this block as soon as the processes are told to stop.
+    """Interrupts the main thread in this block as soon as the processes are told to stop.
 
     A corpus may be prepared or copied here, for hours. What is under way sees a KeyboardInterrupt, and leaves what it
     has finished.

@@ -105,12 +105,14 @@ def check_alike(introductions: list[dict[str, Any]]) -> None:
       ]
       different.append(f"{who} has {', '.join(packages)}")
     elif other["code"] != first["code"]:
-      different.append(f"{who} runs other code of bert_jax, fingerprint {other['code']}, process 0 {first['code']}")
+      different.append(
+        f"{who} runs a different version of bert_jax, fingerprint {other['code']}, process 0 {first['code']}"
+      )
   if different:
     more = f"\n  … and {len(different) - 8} more" if len(different) > 8 else ""
     listed = "".join(f"\n  {line}" for line in different[:8])
     raise UserError(
-      f"the processes of this run were not started alike:{listed}{more}\n"
+      f"the processes of this run were started differently:{listed}{more}\n"
       "Start all of them with the same command and the same installation"
     )
 
@@ -215,7 +217,7 @@ def _report(cluster: Cluster, introduction: dict[str, Any], seconds: float) -> M
       connection.close()
       if isinstance(answer, dict) and "refusal" in answer:
         raise UserError(answer["refusal"])
-      reason = "what answers there is no process of this run, or ended while it waited for the others"
+      reason = "whatever answers there is not a process of this run, or it ended while waiting for the others"
     time.sleep(min(0.2, max(0.0, left)))
   raise UserError(
     f"process {cluster.process_id} of {cluster.num_processes} on {introduction['host']} waited {seconds:.0f} s for "

@@ -96,7 +96,7 @@ class Watchdog:
 
   def _stall(self, silence: float) -> None:
     print_at_once(
-      f"error: nothing has happened for {silence:.0f} s (limit {self._limit:.0f} s): this process is ended, so that "
+      f"error: no progress for {silence:.0f} s (limit {self._limit:.0f} s): this process is ended, so that "
       f"the run can be started again. The stacks of its threads follow, and are in {self._dump}. Keys: "
       "watchdog.start_seconds, watchdog.step_seconds"
     )

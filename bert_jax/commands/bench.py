@@ -6,8 +6,8 @@ import os
 import sys
 
 HELP = (
-  "how fast a training step is on this machine: tokens/s, MFU, memory, where the time goes; beside other settings, "
-  "or transformers"
+  "measure the training step on this machine: tokens/s, MFU, memory, where the time goes; compare with other "
+  "settings or with transformers"
 )
 EXAMPLE = """  python -m bert_jax bench --config=configs/quickstart.py
   python -m bert_jax bench --config=configs/bert_base.py:local --compare=transformers
@@ -28,27 +28,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--compare",
     choices=("transformers",),
-    help="beside transformers under PyTorch, as it is and by torch.compile: same weights, rows and masks",
+    help="compare with transformers under PyTorch, eager and with torch.compile: same weights, rows and masks",
   )
   parser.add_argument(
     "--against",
     action="append",
     default=[],
     metavar="KEY=VALUE[,KEY=VALUE]",
-    help="beside the same config with other values; may be given more than once",
+    help="compare with the same config with other values; may be repeated",
   )
   parser.add_argument(
     "--sequences",
     type=int,
     default=1,
     metavar="N",
-    help="in a row, where there is no corpus and rows are made up (default: %(default)s)",
+    help="sequences in a row, if there is no corpus and rows are synthetic (default: %(default)s)",
   )
   parser.add_argument(
-    "--rounds", type=int, default=5, metavar="N", help="how often all take their turn (default: %(default)s)"
+    "--rounds",
+    type=int,
+    default=5,
+    metavar="N",
+    help="rounds, in each of which every contestant is timed once (default: %(default)s)",
   )
   parser.add_argument(
-    "--seconds", type=float, default=2.0, metavar="S", help="of one turn, about (default: %(default)s)"
+    "--seconds", type=float, default=2.0, metavar="S", help="approximate seconds per turn (default: %(default)s)"
   )
   parser.add_argument("--json", action="store_true", help="for programs")
 

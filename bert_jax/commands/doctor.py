@@ -9,7 +9,7 @@ from bert_jax.commands.pretrain import check_source_is_meant
 from bert_jax.commands.processes import add_cluster_arguments
 from bert_jax.errors import UserError
 
-HELP = "is everything ready for a run? devices, processes, clocks, memory, disk, corpus, versions; changes nothing"
+HELP = "check that everything is ready for a run: devices, processes, clocks, memory, disk, corpus; changes nothing"
 EXAMPLE = """  python -m bert_jax doctor --config=configs/quickstart.py --workdir=runs/quickstart
   srun python -m bert_jax doctor --config=configs/bert_large.py:phase2 --workdir=/shared/runs/large --quick"""
 MAX_WIDTH = 110
@@ -18,7 +18,9 @@ MAX_WIDTH = 110
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--config", required=True, metavar="FILE.py[:variant]", help="the config of the run")
   parser.add_argument("--workdir", required=True, metavar="DIR", help="its run folder; need not exist")
-  parser.add_argument("--quick", action="store_true", help="look at the sizes of the corpus's files, do not read them")
+  parser.add_argument(
+    "--quick", action="store_true", help="check only the sizes of the corpus files, not their contents"
+  )
   parser.add_argument("--json", action="store_true", help="as JSON")
   add_cluster_arguments(parser)
 

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--out",
     required=True,
     metavar="FILE.npy",
-    help="float32 [lines, hidden]; for tokens [lines, tokens, hidden], and the tokens beside it as JSON lines",
+    help="float32 [lines, hidden]; for tokens [lines, tokens, hidden], and a JSON-lines file of the tokens next to it",
   )
 
 
@@ -61,14 +61,16 @@ def run(options: argparse.Namespace) -> None:
     with atomic.new_file(out) as file:
       np.save(file, encoded.vectors, allow_pickle=False)
   except OSError as error:
-    raise UserError(f"cannot write {out}: {error.strerror or error}; choose another --out, or make room") from error
+    raise UserError(
+      f"cannot write {out}: {error.strerror or error}; choose another --out, or free some space"
+    ) from error
   print(f"{out}: float32 {list(encoded.vectors.shape)}, pooling {encoded.pooling}")
   if encoded.tokens is not None:
     print(f"{names}: the tokens of each line")
   if encoded.truncated:
     print(
-      f"note: {encoded.truncated:,} of {len(lines):,} lines had more than the {model.max_length - 2} tokens that the "
-      "model takes, and lost their end",
+      f"note: {encoded.truncated:,} of {len(lines):,} lines exceeded the {model.max_length - 2} tokens that the "
+      "model takes and were truncated",
       file=sys.stderr,
     )
   note_unknown_words(model, lines[:1000])

@@ -7,7 +7,7 @@ import json
 import sys
 
 HELP = (
-  "MLM and NSP metrics on a validation split; a suite of tasks by fine-tuning; similarity and likelihood of sentences"
+  "MLM and NSP metrics on a validation split; fine-tuning on a suite of tasks; similarity and likelihood of sentences"
 )
 EXAMPLE = """  python -m bert_jax evaluate --workdir=runs/quickstart
   python -m bert_jax evaluate --model=my-bert --corpus=data/wiki
@@ -25,7 +25,7 @@ _READS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   source = parser.add_mutually_exclusive_group(required=True)
-  source.add_argument("--workdir", metavar="DIR", help="a run folder; evaluates it as its own training does")
+  source.add_argument("--workdir", metavar="DIR", help="a run folder; evaluated in the same way as during training")
   source.add_argument("--model", metavar="DIR", help="a run folder or a Hugging Face BERT folder")
   parser.add_argument(
     "--corpus", metavar="DIR", help="a corpus made with the model's tokenizer (default: the run's own)"
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--data",
     action="append",
     metavar="DIR",
-    help="with --suite or --zero_shot: folder in which the tasks lie, or TASK=DIR; may be repeated",
+    help="with --suite or --zero_shot: folder that holds the tasks, or TASK=DIR; may be repeated",
   )
   parser.add_argument(
     "--input",
@@ -57,9 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument("--seeds", type=int, metavar="N", help="with --suite: fine-tunings of each task (default: 5)")
   parser.add_argument(
-    "--jobs", metavar="DIR", help="with --suite: where results are kept; the same command goes on where it was stopped"
+    "--jobs", metavar="DIR", help="with --suite: folder for results; the same command resumes where it stopped"
   )
-  parser.add_argument("--json", action="store_true", help="one JSON object instead of lines for people")
+  parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
   parser.set_defaults(keys_without_file=True)
 
 

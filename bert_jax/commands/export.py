@@ -2,7 +2,7 @@
 
 import argparse
 
-HELP = "write a trained model as a folder that transformers or sentence-transformers loads"
+HELP = "write a trained model as a folder for transformers or sentence-transformers"
 EXAMPLE = """  python -m bert_jax export --workdir=runs/quickstart --out=my-bert
   python -m bert_jax export --workdir=runs/quickstart --out=my-sbert --format=sentence-transformers"""
 
@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   source = parser.add_mutually_exclusive_group(required=True)
   source.add_argument("--workdir", metavar="DIR", help="a run folder; its newest good checkpoint is exported")
   source.add_argument("--checkpoint", metavar="DIR", help="one checkpoint, WORKDIR/checkpoints/STEP")
-  source.add_argument("--model", metavar="DIR", help="a Hugging Face BERT folder, to write it in another form")
+  source.add_argument("--model", metavar="DIR", help="a Hugging Face BERT folder, to convert it")
   parser.add_argument(
     "--out", required=True, metavar="DIR", help="the folder to write; it must not exist, or be an earlier export"
   )

@@ -42,9 +42,7 @@ GROUPS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   add_key_flags(parser, FLAGS, GROUPS)
-  parser.add_argument(
-    "--list", action="store_true", help="the tasks that are known, and the files that they are read from"
-  )
+  parser.add_argument("--list", action="store_true", help="list the known tasks and the files that they are read from")
 
 
 def run(options: argparse.Namespace) -> int | None:

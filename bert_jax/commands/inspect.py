@@ -2,7 +2,7 @@
 
 import argparse
 
-HELP = "what a corpus holds: its figures, and rows as text with sentence A, sentence B and label"
+HELP = "show what a corpus holds: statistics, and rows as text with sentence A, sentence B and label"
 EXAMPLE = """  python -m bert_jax inspect --corpus=data/wiki
   python -m bert_jax inspect --corpus=data/wiki --split=validation --row=17 --masks"""
 
@@ -12,9 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
   parser.add_argument("--corpus", required=True, metavar="DIR", help="the corpus folder")
   parser.add_argument("--split", choices=SPLITS, default=SPLITS[0], help="default: %(default)s")
-  parser.add_argument(
-    "--row", type=int, action="append", metavar="N", help="show this row and nothing else; may be repeated"
-  )
+  parser.add_argument("--row", type=int, action="append", metavar="N", help="show only this row; may be repeated")
   parser.add_argument(
     "--rows",
     type=int,

@@ -69,9 +69,9 @@ def train_by_flags(
 def print_best(workdir: str, result: dict) -> None:
   """The last lines of a run: how good its best checkpoint is, and where it lies."""
   print(
-    f"\nBest on the examples held back, by {result['metric']}: step {result['step']:,}"
+    f"\nBest by {result['metric']}: step {result['step']:,}"
     if result["metrics"]
-    else f"\nThe newest checkpoint, step {result['step']:,}: there was nothing to judge by"
+    else f"\nThe newest checkpoint, step {result['step']:,}: there were no evaluation examples"
   )
   for name, value in result["metrics"].items():
     print(f"  {name:<14} {value:.4f}")

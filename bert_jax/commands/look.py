@@ -3,7 +3,7 @@
 import argparse
 import json
 
-HELP = "what every layer would write at [MASK], how its certainty grows, and which tokens it is told by"
+HELP = "what every layer would predict at [MASK], how its confidence grows, and which tokens matter"
 EXAMPLE = """  python -m bert_jax look --model=runs/quickstart "returns the [MASK] of the array." --html=look.html"""
 
 
@@ -11,8 +11,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--model", required=True, metavar="DIR", help="a run folder or a Hugging Face BERT folder")
   parser.add_argument("text", nargs="+", help="text with [MASK]")
   parser.add_argument("--top_k", type=int, default=3, metavar="K", help="tokens shown per layer (default: %(default)s)")
-  parser.add_argument("--html", metavar="FILE.html", help="the same as one page that needs nothing else")
-  parser.add_argument("--json", action="store_true", help="one JSON object per text instead of lines for people")
+  parser.add_argument("--html", metavar="FILE.html", help="also write a self-contained HTML page")
+  parser.add_argument("--json", action="store_true", help="print one JSON object per text instead of text")
 
 
 def run(options: argparse.Namespace) -> None:

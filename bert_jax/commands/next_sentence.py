@@ -31,6 +31,5 @@ def run(options: argparse.Namespace) -> None:
   limit = model.max_length - model.tokenizer.template.room(pair=True)
   if count > limit:
     print(
-      f"note: the two have {count:,} tokens, and the model takes {limit}: the longer one was cut at its end",
-      file=sys.stderr,
+      f"note: the two have {count:,} tokens and the model takes {limit}: the longer one was truncated", file=sys.stderr
     )

@@ -17,9 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--topology", required=True, metavar="CHIP:SHAPE", help="as v5e:16x16, v5p:4x4x4, v5e:16x16*2 (two slices), h100:8"
   )
-  parser.add_argument(
-    "--steps", type=int, metavar="N", help="updates that the run takes (default: to where the config ends it)"
-  )
+  parser.add_argument("--steps", type=int, metavar="N", help="updates of the run (default: as many as the config says)")
   parser.add_argument("--sweep", action="store_true", help="try meshes, microbatches and model.remat, and rank them")
   parser.add_argument(
     "--compile",

@@ -27,24 +27,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--input",
     metavar="FILE",
-    help="instead of them a file: a text in each line (-: standard input); with --text a table, .csv, .tsv, "
+    help="instead, a file with one text per line (-: standard input); with --text a table, .csv, .tsv, "
     ".json or .jsonl; where the model answers questions and --question is not given, questions in the format of SQuAD",
   )
   parser.add_argument(
     "--text",
     metavar="COLUMN",
-    help="the column of --input that holds the texts: its name or, in a file without a header, its number from 0",
+    help="the column of --input that holds the texts: its name or, in a file without a header, its index from 0",
   )
   parser.add_argument(
     "--text_pair",
     action="append",
     metavar="TEXT",
-    help="the second text of each, where the model takes pairs, repeated for several texts; with --text its column",
+    help="the second text of each pair, if the model takes pairs; repeat for several texts; with --text, its column",
   )
-  parser.add_argument(
-    "--question", metavar="TEXT", help="what is asked about the texts, where the model answers questions"
-  )
-  parser.add_argument("--json", action="store_true", help="one JSON object per text instead of lines for people")
+  parser.add_argument("--question", metavar="TEXT", help="the question about the texts, if the model answers questions")
+  parser.add_argument("--json", action="store_true", help="print one JSON object per text instead of text")
 
 
 class _Asked(NamedTuple):
@@ -69,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
   from bert_jax.inference import model as inference
 
   if bool(options.texts) == bool(options.input):
-    raise UserError("give either texts or --input=FILE")
+    raise UserError("give texts or --input=FILE, not both")
   if options.text and not options.input:
     raise UserError("--text=COLUMN is a column of a table: give the table, --input=FILE")
   start_jax()

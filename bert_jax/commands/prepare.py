@@ -10,8 +10,8 @@ EXAMPLE = """  python -m bert_jax prepare --source=docstrings: --out=data/docstr
   python -m bert_jax prepare … --shard=3/100                     one job of an array; the last one finishes
   python -m bert_jax prepare … --runner=beam -- --runner=DataflowRunner --project=…     Beam's own options last
 
-Text is tokenized once: another --objective, --seq_length or --seed goes on from the tokenized documents that
-the first preparation left beside --out. A preparation that was stopped goes on where it stood.
+Text is tokenized once: another --objective, --seq_length or --seed reuses the tokenized documents that
+the first preparation left beside --out. A preparation that was stopped resumes where it stopped.
 
 sources (repeatable):
   text:GLOB               a blank line between documents
@@ -75,10 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       f"--{name}", action="store_true", default=defaults[name], help=configs.meaning(f"prepare.{name}")
     )
   parser.add_argument(
-    "--documents",
-    default="",
-    metavar="DIR",
-    help="where tokenized documents are kept (default: beside --out, under a name of their own)",
+    "--documents", default="", metavar="DIR", help="folder for tokenized documents (default: a folder beside --out)"
   )
   where = parser.add_mutually_exclusive_group()
   where.add_argument(
@@ -93,9 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "beam_options", nargs="*", metavar="-- BEAM_OPTION", help="options of Beam itself, for --runner=beam"
   )
-  parser.add_argument(
-    "--overwrite", action="store_true", help="replace a finished corpus, once the new one is complete"
-  )
+  parser.add_argument("--overwrite", action="store_true", help="replace a finished corpus once the new one is complete")
 
 
 def _share(text: str) -> tuple[int, int]:

@@ -75,7 +75,7 @@ def check_source_is_meant(config, overrides: list[str]) -> None:
   if folder and source and "data.corpus" in given and "data.source" not in given and not epath.Path(folder).exists():
     raise UserError(
       f"--config.data.corpus={folder}: there is no such folder. Prepare it first, `python -m bert_jax prepare "
-      f"--source=… --out={folder}`; or, to have it made from the source that the config names, give that too: "
+      f"--source=… --out={folder}`; or, to prepare it from the source that the config names, give that too: "
       f"--config.data.source={source}"
     )
 

@@ -5,7 +5,7 @@ import json
 import sys
 
 HELP = (
-  "which layer and pooling tells how alike texts are: Spearman of the cosine on scored pairs, as a table and a heat map"
+  "which layer and pooling measures similarity best: Spearman of the cosine on scored pairs, as a table and a heat map"
 )
 EXAMPLE = """  python -m bert_jax probe --model=runs/base --pairs=stsb-en-dev.csv --out=probe.svg
   python -m bert_jax probe --model=my-bert --pairs=pairs.jsonl --text=a --text_pair=b --score=alike"""
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--score", default="", metavar="COLUMN", help="column of the score (default: score, or else the third column)"
   )
   parser.add_argument("--out", metavar="FILE.svg", help="a heat map")
-  parser.add_argument("--json", action="store_true", help="one JSON object instead of lines for people")
+  parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -51,8 +51,8 @@ def run(options: argparse.Namespace) -> None:
   notes = list(pairs.notes)
   if found.truncated:
     notes.append(
-      f"{found.truncated:,} of {2 * found.pairs:,} texts had more than the {model.max_length - 2} tokens that the "
-      "model takes, and lost their end"
+      f"{found.truncated:,} of {2 * found.pairs:,} texts exceeded the {model.max_length - 2} tokens that the "
+      "model takes and were truncated"
     )
   for note in notes:
     print(f"note: {note}", file=sys.stderr)

@@ -76,9 +76,9 @@ def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
   """The flags that say which processes make up a run; see cluster.distributed.detect."""
   group = parser.add_argument_group(
     "several processes",
-    "found out by itself under Slurm, on TPU pods and on Kubernetes; else by these flags, or by "
+    "detected under Slurm, on TPU pods and on Kubernetes; elsewhere set by these flags, or by "
     "BERT_JAX_COORDINATOR, BERT_JAX_NUM_PROCESSES and BERT_JAX_PROCESS_ID",
   )
-  group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 can be reached")
+  group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
   group.add_argument("--num_processes", type=int, metavar="N", help="how many processes there are")
-  group.add_argument("--process_id", type=int, metavar="I", help="which of them this is, from 0 to N - 1")
+  group.add_argument("--process_id", type=int, metavar="I", help="index of this process, from 0 to N - 1")

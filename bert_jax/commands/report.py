@@ -2,14 +2,14 @@
 
 import argparse
 
-HELP = "how a run went: one HTML page with curves, goodput, restarts and samples, and the same in a few lines"
+HELP = "report on a run: one HTML page with curves, goodput, restarts and samples, and a short text version"
 EXAMPLE = """  python -m bert_jax report --workdir=runs/quickstart
   python -m bert_jax report --workdir=runs/quickstart --html=quickstart.html --plot=curves.svg"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("--workdir", required=True, metavar="DIR", help="the run folder; the run may go on")
-  parser.add_argument("--html", metavar="FILE", help="where the page goes (default: report.html in the run folder)")
+  parser.add_argument("--workdir", required=True, metavar="DIR", help="the run folder; the run may still be active")
+  parser.add_argument("--html", metavar="FILE", help="path of the page (default: report.html in the run folder)")
   parser.add_argument("--plot", metavar="FILE", help="also draw the curves into this .svg")
   parser.add_argument(
     "--samples",

@@ -35,7 +35,7 @@ FLAGS = {
 MEANINGS = {
   "data": "file of texts: CSV, TSV, JSON lines, or for simcse plain text, one per line; with --task the folder of its "
   "files",
-  "dev": "pairs of texts with a score, by which the model is judged: Spearman of the cosine",
+  "dev": "pairs of texts with a score, on which the model is evaluated: Spearman of the cosine",
   "pooling": "mean, cls, max, pooler",
 }
 GROUPS = (

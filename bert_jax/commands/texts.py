@@ -27,9 +27,9 @@ def read_input_lines(path: str, remedy: str = "") -> list[str]:
         "`iconv -f gb18030 -t utf-8 FILE > NEW`"
       ) from error
   if not lines:
-    raise UserError(f"--input={path} is empty: a text in each line is expected")
+    raise UserError(f"--input={path} is empty: expected one text per line")
   if is_table(path):
-    print(f"note: every line of {path} is read as a text{f'; {remedy}' if remedy else ''}", file=sys.stderr)
+    print(f"note: every line of {path} is read as one text{f'; {remedy}' if remedy else ''}", file=sys.stderr)
   return lines
 
 
@@ -42,7 +42,7 @@ def write_for_user(flag: str, path: str, text: str) -> None:
     storage.write_text(path, text)
   except OSError as error:
     raise UserError(
-      f"cannot write {flag}={path}: {error.strerror or error}; choose another place, or make room"
+      f"cannot write {flag}={path}: {error.strerror or error}; choose another place, or free some space"
     ) from error
 
 
@@ -52,7 +52,7 @@ def run_or_model(workdir: str | None, model: str | None) -> str:
   from bert_jax.io import storage
 
   if workdir and not (storage.folder(workdir) / "checkpoints").is_dir():
-    raise UserError(f"--workdir={workdir} is no run folder with checkpoints; a Hugging Face folder is given as --model")
+    raise UserError(f"--workdir={workdir} is not a run folder with checkpoints; for a Hugging Face folder use --model")
   named = workdir or model
   assert named  # the parser asks for one of them
   return named
@@ -66,7 +66,7 @@ def note_cut(model, texts: Sequence[str], pairs: Sequence[str] | None = None) ->
   if cut:
     print(
       f"note: {cut:,} of {len(texts):,} {'pairs' if pairs else 'texts'} are longer than the {model.max_length} tokens "
-      "that the model takes, [CLS] and [SEP] included, and lost their end",
+      "that the model takes, [CLS] and [SEP] included, and were truncated",
       file=sys.stderr,
     )
 
@@ -79,6 +79,6 @@ def note_unknown_words(model, texts: Sequence[str]) -> None:
   unknown = ids.count(model.tokenizer.special.unk)
   if 2 * unknown > len(ids):
     print(
-      f"note: {unknown / len(ids):.0%} of the tokens are [UNK]: the vocabulary of this model does not know such text",
+      f"note: {unknown / len(ids):.0%} of the tokens are [UNK]: the vocabulary of this model does not cover this text",
       file=sys.stderr,
     )

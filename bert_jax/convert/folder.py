@@ -157,7 +157,7 @@ def write_folder(
       write_modules(partial, config, encoding, max_length)
     atomic.move_into_place(partial, out.absolute())
   except (OSError, safetensors.SafetensorError) as error:
-    raise UserError(f"cannot write {out}: {error}; nothing was changed there") from error
+    raise UserError(f"cannot write {out}: {error}; the folder is unchanged") from error
   finally:
     shutil.rmtree(partial, ignore_errors=True)
 

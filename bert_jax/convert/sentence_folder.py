@@ -83,7 +83,7 @@ def read_encoding(path: str | pathlib.Path, *, lowercase: bool) -> Encoding | No
   if unknown or "Pooling" not in folders:
     raise UserError(
       f"{path}/modules.json: expected Transformer, Pooling and maybe Normalize; it has {', '.join(folders)}, which "
-      "this model cannot do. To use the encoder alone, copy the folder without modules.json"
+      "this model does not support. To use the encoder alone, copy the folder without modules.json"
     )
   _check_texts_are_plain(path, lowercase)
   pooling = read_json(folders["Pooling"] / "config.json")
@@ -112,13 +112,13 @@ def _check_texts_are_plain(path: pathlib.Path, lowercase: bool) -> None:
   prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name") or "")
   if prompt:
     raise UserError(
-      f"{path}/{_SETTINGS}: every text gets the prompt {prompt!r} (default_prompt_name), which is not done here: put "
-      "it in front of your texts yourself, and set default_prompt_name to null in a copy of the folder"
+      f"{path}/{_SETTINGS}: every text gets the prompt {prompt!r} (default_prompt_name), which is not supported "
+      "here: prepend it to your texts yourself, and set default_prompt_name to null in a copy of the folder"
     )
   if transformer.get("do_lower_case") and not lowercase:
     raise UserError(
       f"{path}/{_TRANSFORMER}: do_lower_case is set, and the tokenizer is a cased one: set it to false in a copy of "
-      "the folder, and give texts in small letters"
+      "the folder, and lowercase your texts"
     )
 
 

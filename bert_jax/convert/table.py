@@ -158,7 +158,7 @@ def to_huggingface(
   present = {entry.part for entry in table if entry.ours in flat}
   unknown = sorted(set(flat) - {entry.ours for entry in table})
   if unknown:
-    raise UserError(f"parameters that no Hugging Face {conversion.name} has a place for: {', '.join(unknown)}")
+    raise UserError(f"parameters that have no counterpart in Hugging Face {conversion.name}: {', '.join(unknown)}")
 
   tensors = {}
   for entry in table:
@@ -264,8 +264,9 @@ def _without_copies(
     buffer, expected = tensors.pop(theirs, None), values(config)
     if buffer is not None and not np.array_equal(np.ravel(buffer), expected):
       raise UserError(
-        f"buffer {theirs}: expected {len(expected)} values {shown}, as in {conversion.name}; got others: this model "
-        "numbers its tokens in another way"
+        f"buffer {theirs}: expected {len(expected)} values {shown}, as in {conversion.name}; got other values: "
+        "this model "
+        "numbers its tokens differently"
       )
   return tensors
 

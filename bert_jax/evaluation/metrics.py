@@ -77,7 +77,8 @@ def seqeval(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -
 
   Args:
     gold, predicted: for each text its tags: O, or a letter and a type, B-PER. B begins an entity, I and M go on, E ends
-      one, S is one; what goes on from nothing begins, so that IOB1, IOB2, BIOES and BMES are all read right.
+      one, S is one; a continuation without a beginning counts as a beginning, so that IOB1, IOB2, BIOES and BMES are
+      all read right.
   """
   found = [
     {(number, *span) for number, tags in enumerate(texts) for span in spans_of(tags)} for texts in (gold, predicted)

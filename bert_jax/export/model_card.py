@@ -49,7 +49,7 @@ def make_card(model: Model, *, head: str, encoding: Encoding | None, workdir: st
   parts += (
     [_training(workdir, f"step {model.step:,}"), _evaluation(workdir, run, model.step) if as_trained else ""]
     if workdir and run is not None and model.step is not None
-    else [f"Converted from `{model.origin}`; how that was trained is not known here."]
+    else [f"Converted from `{model.origin}`; its training is not documented."]
   )
   if model.labels is not None and head == hf_folder.head_of_labels(model.labels):
     parts.append(f"Labels ({model.labels.kind}): {', '.join(map(_verbatim, model.labels.names))}")
@@ -81,7 +81,7 @@ def _model_table(model: Model) -> str:
     "width": config.hidden_size,
     "attention heads": config.num_attention_heads,
     "positions": config.max_position_embeddings,
-    "tokens of a text that are read": model.max_length,
+    "maximum tokens per text": model.max_length,
     "vocabulary": f"{config.vocab_size:,}",
     "text": "lower-cased" if model.tokenizer.lowercase else "cased",
   }
@@ -96,22 +96,22 @@ def _training(workdir: str, state: str) -> str:
   while True:
     run = find_run_config(workdir) if workdir not in seen else None
     if run is None:
-      lines.append("Of how that was trained nothing is known here.")
+      lines.append("The training of that model is not documented.")
       break
     seen.add(workdir)
     lines += _training_of(run, state)
     source = read_source(workdir)
-    workdir, state = source.get("model", run.init_from), source.get("state", "a step that is not known")
+    workdir, state = source.get("model", run.init_from), source.get("state", "an unknown step")
     if not workdir:
       break
-    lines.append(f"That began with `{workdir}`, {state}.")
+    lines.append(f"Initialized from `{workdir}`, {state}.")
   return "\n\n".join(lines)
 
 
 def _training_of(run: Any, state: str) -> list[str]:
   """The paragraphs on one run."""
   if run.tuning.data:
-    how = f"Trained for sentence vectors (`{run.embedding.objective}`)" if run.embedding.objective else "Fine-tuned"
+    how = f"Trained for sentence embeddings (`{run.embedding.objective}`)" if run.embedding.objective else "Fine-tuned"
     return [
       f"{how} on {f'the task {run.tuning.task}' if run.tuning.task else 'own data'} (`{run.tuning.data}`), "
       f"{state} of {last_step(run):,}, {run.data.batch_size} texts each, learning rate "
@@ -142,7 +142,7 @@ def _evaluation(workdir: str, run: Any, step: int) -> str:
   result = read_result(workdir)
   best = f", the best by {result['metric']}" if result and result["step"] == step else ""
   judged_by = (
-    "examples held out of the training file"
+    "examples held out from the training file"
     if result and result["held_out"]
     else "dev examples"
     if run.tuning.data
@@ -151,7 +151,7 @@ def _evaluation(workdir: str, run: Any, step: int) -> str:
   where = f"step {step:,}{best}, on the {judged_by}, seed {run.seed}"
   table = "\n".join(f"| {name} | {value:,.4f} |" for name, value in found.items())
   return (
-    f"## Evaluation\n\nMeasured at {where}; one run, so nothing is said about the spread between seeds.\n\n| "
+    f"## Evaluation\n\nMeasured at {where}; from a single run, so the spread between seeds is not known.\n\n| "
     "metric | value "
     f"|\n|---|---|\n{table}"
   )

@@ -96,8 +96,7 @@ def load_model(path: str | os.PathLike) -> Model:
     return load_checkpoint(folder / "checkpoints")
   if find_run_config(folder) is not None:
     raise UserError(
-      f"{path} is a run folder without checkpoints: none was saved before the run was stopped, or they have been "
-      "removed"
+      f"{path} is a run folder without checkpoints: the run stopped before its first checkpoint, or they were removed"
     )
   folder = storage.fetch(folder)
   config, params, heads = hf_folder.read_folder(folder)
@@ -147,7 +146,7 @@ def load_checkpoint(path: str | os.PathLike) -> Model:
 
 
 def state_of(path: str | os.PathLike, step: int | None = None) -> str:
-  """By what a model is told from a later one of the same name: the step of a run, or a digest of a folder's weights.
+  """What distinguishes a model from a later one of the same name: the step of a run, or a digest of a folder's weights.
 
   Args:
     path: a run folder or a Hugging Face folder.

@@ -167,7 +167,7 @@ def answer(model: Model, asked: Sequence[tuple[str, str]]) -> list[Answer]:
 def _labels(model: Model, *kinds: str):
   """Raises UserError where a model does not do what is asked of it."""
   if model.labels is None:
-    raise UserError(f"{model.origin} is not fine-tuned: it has no labels to give; `bert_jax finetune` trains it")
+    raise UserError(f"{model.origin} is not fine-tuned and has no labels; fine-tune it with `bert_jax finetune`")
   if kinds and model.labels.kind not in kinds:
     raise UserError(f"{model.origin} was fine-tuned for {model.labels.kind}, not for {' or '.join(kinds)}")
   return model.labels

@@ -83,7 +83,7 @@ def read_result(folder: str | os.PathLike) -> dict[str, Any] | None:
   """What a fine-tuning has written at its end; None before that, and once it has gone on since.
 
   "step" is that of the best checkpoint, "metric" what that was picked by, "metrics" what was measured at it, "examples"
-  the files that was trained on and judged by with their digests, "held_out" whether the model was judged by a part of
+  the files for training and evaluation with their digests, "held_out" whether the model was evaluated on a part of
   the training file, and "last_step" the newest checkpoint.
   """
   folder = storage.folder(folder)
@@ -103,7 +103,7 @@ def is_finished(workdir: str, config: ml_collections.ConfigDict) -> bool:
 
 
 def check_source(root: epath.Path, config: ml_collections.ConfigDict) -> None:
-  """Raises UserError where the run in `root`, which would be gone on with, began with another model than the one that
+  """Raises UserError where the run in `root`, which would be resumed, began with another model than the one that
   is named now, if one is.
   """
   if not config.init_from or not (root / "config.json").exists():
@@ -128,12 +128,12 @@ def claim_workdir(root: epath.Path, config: ml_collections.ConfigDict, tokenizer
       listed = "\n".join(f"  {key}: {before!r} there, {now!r} now" for key, (before, now) in changed.items())
       raise UserError(
         f"{root} holds a run with another config:\n{listed}\n"
-        "Give the keys their old values to go on with it, or another --workdir to start a new run"
+        "Restore the old values to resume it, or give another --workdir to start a new run"
         " (--config.init_from takes over the parameters)"
       )
     check_source(root, config)
   elif root.exists() and any(".partial" not in entry.name for entry in root.iterdir()):
-    raise UserError(f"{root} is not empty and holds no run of ours (no config.json); choose another --workdir")
+    raise UserError(f"{root} is not empty and holds no bert_jax run (no config.json); choose another --workdir")
   if not path.exists():  # the first thing in the folder: by it, what was stopped after it is known as ours
     storage.write_text(path, configs.to_json(config))
   if storage.is_remote(root):

@@ -56,8 +56,8 @@ def folder(path: str | os.PathLike) -> epath.Path:
     return epath.Path(text)
   if not text.startswith(REMOTE):
     raise UserError(
-      f"{text}: a run folder may lie on a file system or in {REMOTE}; mount other stores as a folder (s3fs, a volume "
-      "of the pod) and give that"
+      f"{text}: a run folder is on a file system or in {REMOTE}; mount other stores as a folder (s3fs, a volume "
+      "of the pod) and name that folder"
     )
   _connect()
   place = epath.Path(text)

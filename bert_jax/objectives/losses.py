@@ -41,7 +41,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> W
   label_logit = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
   counted = weights > 0
   nats = jnp.where(counted, log_normaliser - label_logit, 0.0)  # `where`: 0 · NaN would be NaN
-  # No logit is higher than the label's: argmax would tell the same, but does not vectorise on CPU.
+  # No logit is higher than the label's: argmax would give the same, but does not vectorise on CPU.
   correct = jnp.where(counted, label_logit >= jnp.max(logits, axis=-1), False)
   return WeightedSum(jnp.sum(nats * weights), jnp.sum(correct * weights), jnp.sum(weights))
 

@@ -26,10 +26,10 @@ FILE = "jumps.json"
 class DataSkip(NamedTuple):
   """One jump.
 
-  Attributes:
-    step: after this step,
-    position: which had consumed this many rows,
-    to: the run went on here.
+    Attributes:
+      step: after this step,
+      position: which had consumed this many rows,
+  to: the run continued here.
   """
 
   step: int
@@ -41,7 +41,7 @@ def read_data_skips(workdir: str | os.PathLike) -> list[DataSkip]:
   """The jumps that a run folder records.
 
   Raises:
-    UserError: the file is there and cannot be read: going on without it would be another run.
+    UserError: the file is there and cannot be read: resuming without it would be another run.
   """
   path = epath.Path(workdir) / FILE
   try:
@@ -50,7 +50,7 @@ def read_data_skips(workdir: str | os.PathLike) -> list[DataSkip]:
   except (OSError, ValueError, TypeError) as error:
     raise UserError(
       f"{path} cannot be read ({error}); it says where this run left out data. "
-      "Mend it, or remove it if the run may see that data again"
+      "Repair it, or remove it if the run may see that data again"
     ) from error
 
 

@@ -96,7 +96,7 @@ class MetricsWriter:
       if taken_over:
         self._active = False
         raise UserError(
-          f"another process has begun to train in {self._workdir} ({newer.name} is there), and goes on with it; this "
+          f"another process has begun to train in {self._workdir} ({newer.name} is there), and resumed it; this "
           "one ends. Start one process only, or give each its own --workdir"
         )
 
@@ -194,8 +194,8 @@ def _told_plainly(path: epath.Path) -> Iterator[None]:
     yield
   except OSError as error:
     raise UserError(
-      f"cannot write {path}: {error.strerror or error}; make room or mend the folder, then start the same "
-      "command again: the run goes on from its newest checkpoint"
+      f"cannot write {path}: {error.strerror or error}; free some space or repair the folder, then start the same "
+      "command again: the run resumes from its newest checkpoint"
     ) from error
 
 

@@ -46,7 +46,7 @@ class Progress:
     self._lines = 0
 
   def begin(self, step: int) -> None:
-    """Training goes on from this step; compiling comes first."""
+    """Training starts or resumes at this step; compiling comes first."""
     if self._active and self._stream.isatty():
       self._bar = tqdm.tqdm(
         total=self._total,

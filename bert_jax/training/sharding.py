@@ -57,7 +57,7 @@ def make_mesh(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] |
   fixed = math.prod(size for size in sizes.values() if size != -1)
   asked = ", ".join(f"mesh.{name}={size}" for name, size in sizes.items())
   if len(open_axes) > 1 or any(size != -1 and size < 1 for size in sizes.values()):
-    raise UserError(f"{asked}: axes are positive, and at most one of them is -1 (what is left)")
+    raise UserError(f"{asked}: axes must be positive, and at most one -1 (all remaining devices)")
   if open_axes and len(devices) % fixed == 0:
     sizes[open_axes[0]] = len(devices) // fixed
   if math.prod(sizes.values()) != len(devices):
@@ -187,7 +187,7 @@ def check_sharded(mesh: Mesh, state: Any, *, large: int = LARGE) -> None:
       raise ValueError(
         f"{parameters.name_of(path)} of shape {leaf.shape} is not spread as the mesh promises: a device holds "
         f"{holds:,} bytes of it and should hold {should:,}, a part in {parts} (mesh.fsdp={mesh.shape['fsdp']}, "
-        f"mesh.tensor={mesh.shape['tensor']}); mend the row {row.pattern!r} of models/parameters.py"
+        f"mesh.tensor={mesh.shape['tensor']}); fix the row {row.pattern!r} of models/parameters.py"
       )
 
 

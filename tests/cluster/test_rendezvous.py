@@ -137,7 +137,7 @@ def test_processes_of_one_kind_are_alike_whatever_their_clocks_and_names():
     (lambda about: about.update(workdir="runs/y"), "process 2 on host-2 has --workdir=runs/y, process 0 runs/x"),
     (
       lambda about: about.update(code="0123456789ab"),
-      "process 2 on host-2 runs other code of bert_jax, fingerprint 0123456789ab",
+      "process 2 on host-2 runs a different version of bert_jax, fingerprint 0123456789ab",
     ),
     (lambda about: about["versions"].update(jax="0.1"), r"process 2 on host-2 has jax 0.1 \(process 0: "),
   ],

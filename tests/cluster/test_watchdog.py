@@ -34,7 +34,7 @@ def test_a_start_that_takes_too_long_is_ended_with_the_stacks_of_all_threads(tmp
   stacks = (tmp_path / "stalls" / "stacks.txt").read_text()
   assert "stand_still" in stacks and "test_watchdog.py" in stacks
   shown = capfd.readouterr().err
-  assert "error: nothing has happened for" in shown and "watchdog.start_seconds" in shown and "stand_still" in shown
+  assert "error: no progress for" in shown and "watchdog.start_seconds" in shown and "stand_still" in shown
 
 
 def stand_still(ended):

@@ -28,7 +28,7 @@ def test_lines_become_vectors_in_a_folder_that_need_not_exist(call, model, tmp_p
 @pytest.mark.parametrize(
   "name, content, out, said",
   [
-    ("lines.txt", b"", "v.npy", "lines.txt is empty: a text in each line is expected"),
+    ("lines.txt", b"", "v.npy", "lines.txt is empty: expected one text per line"),
     ("lines.txt", b"fine\nb\xffd\n", "v.npy", "lines.txt, line 2: not UTF-8"),
     ("other.txt", b"fine\n", "v.npy", "lines.txt: No such file"),
     ("lines.txt", b"fine\n", "v.txt", "v.txt must end in .npy"),
@@ -51,7 +51,7 @@ def test_lines_longer_than_the_model_and_words_that_it_does_not_know_are_told(ca
   (tmp_path / "lines.txt").write_text("猫坐在垫子上\n")
   code, _, err = call("encode", *arguments)
   assert (
-    code == 0 and err == "note: 100% of the tokens are [UNK]: the vocabulary of this model does not know such text\n"
+    code == 0 and err == "note: 100% of the tokens are [UNK]: the vocabulary of this model does not cover this text\n"
   )
 
 

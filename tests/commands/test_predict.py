@@ -84,7 +84,7 @@ def test_texts_that_are_cut_are_counted(call, exported_labels, kind):
 @pytest.mark.parametrize(
   "kind, arguments, words",
   [
-    ("classification", [], "give either texts or --input=FILE"),
+    ("classification", [], "give texts or --input=FILE, not both"),
     ("classification", ["a", "--text=b"], "--text=COLUMN is a column of a table: give the table"),
     ("classification", ["--input=t.csv", "--text=b", "--text_pair=c", "--text_pair=d"], "--text_pair is one column"),
     ("question-answering", ["--input=t.csv"], "--question=TEXT is missing"),

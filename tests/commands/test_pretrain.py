@@ -53,7 +53,7 @@ def test_text_in_a_config_becomes_a_corpus_and_the_last_lines_say_how_good_and_w
   entropy = read_corpus_manifest(tmp_path / "made")["unigram_entropy"]
   last = out[out.index("On the validation split:") :]
   assert f"the unigram entropy of the training split ({entropy:.3f})" in last
-  assert "eval/nsp_accuracy" in last and "pairs; always giving the more frequent label: 0." in last
+  assert "eval/nsp_accuracy" in last and "pairs; majority baseline: 0." in last
   for place in ("checkpoints", "metrics", "tensorboard", "export"):
     assert str(tmp_path / "run" / place) in last
   assert "already trained" not in out

@@ -84,7 +84,7 @@ def test_the_card_says_what_the_model_is_what_its_outputs_mean_and_how_to_load_i
   assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: token-classification\n")
   for words in (
     f"| layers | {CONFIG.num_hidden_layers} |",
-    "| tokens of a text that are read | 100 |",
+    "| maximum tokens per text | 100 |",
     "how that was trained is not known here",
     *(f"`{name}`" for name in LABELS["token-classification"].names),
     "AutoModelForTokenClassification",

@@ -12,7 +12,7 @@ from tests.faults.processes import SLOW_STEPS, Ended, Processes, events, run, st
 
 STEPS = ("total_steps=300", "eval_every_steps=1000", "checkpoint.every_steps=5", "cluster.heartbeat_seconds=10")
 KILLED = "its connection closed without a word: it was killed"
-FROZEN = "it is frozen, or cut off from the network"
+FROZEN = "it is frozen or cut off from the network"
 
 
 def expect_one_message(one: Ended, *words: str):
@@ -22,7 +22,7 @@ def expect_one_message(one: Ended, *words: str):
     line for line in one.output.splitlines() if not re.match(r" *[\d,]+/[\d,]+ |E\d{4} ", line)
   ]  # the progress, and JAX's own log
   (message,) = [line for line in errors if line.startswith("error: ")]
-  for word in ("another process of this run is gone: ", "goes on from its newest checkpoint", *words):
+  for word in ("another process of this run is gone: ", "resumes from its newest checkpoint", *words):
     assert word in message, one.output
   assert errors.index(message) == len(errors) - 1
   # JAX may log a line when it notices too, before it would abort (E1125 …); what may not be there is that abort.

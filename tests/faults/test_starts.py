@@ -46,7 +46,7 @@ def test_processes_with_different_code_are_told_so(folder, corpus):
   """
   with Processes(folder, corpus, "code", STEPS, sabotage={1: other}) as processes:
     ended = processes.ended(60)
-  expect_everywhere(ended, "runs other code of bert_jax, fingerprint 0123456789ab")
+  expect_everywhere(ended, "runs a different version of bert_jax, fingerprint 0123456789ab")
 
 
 @pytest.mark.parametrize(
@@ -105,4 +105,4 @@ def test_a_workdir_that_cannot_be_written_is_one_message_everywhere(folder, corp
   subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
   with Processes(folder, corpus, "small-disk-log", STEPS, flags=[f"--workdir={small_disk / 'run'}"]) as processes:
     ended = processes.ended(60)
-  expect_everywhere(ended, "Read-only file system; choose a place that you may read and write")
+  expect_everywhere(ended, "Read-only file system; choose a path that you can read and write")

@@ -86,7 +86,7 @@ def test_whatever_a_client_raises_is_an_error_of_the_file(tmp_path):
 
 def test_a_store_that_is_not_reached_or_not_known_is_a_clear_refusal(monkeypatch, store):
   with pytest.raises(
-    UserError, match="s3://bucket/run: a run folder may lie on a file system or in gs://; mount other stores"
+    UserError, match="s3://bucket/run: a run folder is on a file system or in gs://; mount other stores"
   ):
     storage.folder("s3://bucket/run")
   from etils.epath import backend

@@ -93,7 +93,7 @@ def test_sigterm_to_the_script_alone_reaches_the_tasks(slurm, programs):
 def test_a_cluster_without_requeue_says_what_to_do_and_the_exit_code_stays(slurm):
   (slurm.folder / "requeue_disabled").touch()
   assert sbatch(slurm, [75, 0]) == 75
-  assert "call sbatch again, the run goes on from its newest checkpoint" in slurm.log()
+  assert "call sbatch again, the run resumes from its newest checkpoint" in slurm.log()
 
 
 def test_every_attempt_has_a_log_with_the_task_before_each_line(slurm, programs):

@@ -312,7 +312,7 @@ def test_an_export_that_is_asked_for_is_the_best_checkpoint_with_its_card(model,
   assert exported.labels == best.labels._replace(pairs=None)  # which a folder of transformers does not say
   jax.tree.map(np.testing.assert_array_equal, best.params, exported.params)
   card = (tmp_path / "run" / "export" / "README.md").read_text()
-  assert "on the examples held out of the training file" in card
+  assert "on the examples held out from the training file" in card
   assert (
     f"step {best.step:,} of 10" in card
     and "| accuracy |" in card

@@ -84,7 +84,7 @@ def test_cosines_come_to_mean_likeness_and_the_export_has_them_in_sentence_trans
   np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-5)
   theirs = sentence_transformers.SentenceTransformer(str(tmp_path / "run" / "export"), device="cpu")
   np.testing.assert_allclose(theirs.encode(texts), vectors, atol=1e-5)
-  assert "Trained for sentence vectors (`cosine`)" in (tmp_path / "run" / "export" / "README.md").read_text()
+  assert "Trained for sentence embeddings (`cosine`)" in (tmp_path / "run" / "export" / "README.md").read_text()
   exported = inference.load_model(tmp_path / "run" / "export")
   assert (
     exported.encoding == trained.encoding and exported.max_length == trained.max_length == theirs.max_seq_length == 16
@@ -113,7 +113,7 @@ def test_every_objective_runs_from_the_command_line_without_pairs_to_judge_by(
   )
   shown = capsys.readouterr().out
   assert "nothing to judge by" in shown and (tmp_path / "run" / "export" / "model.safetensors").exists()
-  assert "The newest checkpoint, step 4: there was nothing to judge by" in shown
+  assert "The newest checkpoint, step 4: there were no evaluation examples" in shown
   assert "## Evaluation" not in (tmp_path / "run" / "export" / "README.md").read_text()
   model = inference.load_model(tmp_path / "run")
   assert model.step == 4 and model.encoding.pooling == (

@@ -50,7 +50,7 @@ def _assemble(job: Job, tokenizer: Tokenizer, provenance: dict[str, Any]) -> dic
     if not total.rows:
       if total.documents < pairs.PAIRINGS[job.settings.objective].min_documents:
         splits.check_count(sum(one.documents for one in counts_of.values()), job.settings.objective)
-      raise UserError(f"the {split} split came out empty: its documents hold nothing but control characters")
+      raise UserError(f"the {split} split came out empty: its documents contain only control characters")
   for split, records in shards.items():
     (job.partial / split).mkdir(exist_ok=True)
     for index in range(len(records)):

@@ -110,7 +110,7 @@ def _readable(where: pathlib.Path, folder: str | os.PathLike) -> Iterator[None]:
     yield
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise UserError(
-      f"{where}: cannot be read ({error}); delete {folder} and prepare again: the text is tokenized anew"
+      f"{where}: cannot be read ({error}); delete {folder} and prepare again, which tokenizes the text again"
     ) from error
 
 

@@ -70,7 +70,7 @@ SPLITS = ("train", "validation")
 PROVENANCE = "provenance"
 
 _HASH_THREADS = 8
-_REMAKE = "copy the folder again, or make it anew with `python -m bert_jax prepare … --overwrite`"
+_REMAKE = "copy the folder again, or prepare it again with `python -m bert_jax prepare … --overwrite`"
 
 
 Rows = TypeVar("Rows")
@@ -220,7 +220,7 @@ def read_corpus_manifest(folder: str | os.PathLike) -> dict[str, Any]:
   if not path.is_file():
     raise UserError(
       f"{path}: expected the manifest of a corpus, found no such file; either this is no "
-      f"corpus folder, or copying it stopped half-way: {_REMAKE}"
+      f"corpus folder, or its copy is incomplete: {_REMAKE}"
     )
   try:
     manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -231,7 +231,7 @@ def read_corpus_manifest(folder: str | os.PathLike) -> dict[str, Any]:
   if manifest.get("format_version") != FORMAT_VERSION:
     raise UserError(
       f"{path}: expected format_version {FORMAT_VERSION}, found {manifest.get('format_version')!r}: the corpus was "
-      "made by another version of bert_jax; make it anew, or use that version"
+      "made by another version of bert_jax; prepare it again, or use that version"
     )
   if manifest.get("corpus_id") != canonical_id(manifest):
     raise UserError(

@@ -111,11 +111,11 @@ def check_settings(settings: PrepareSettings):
     raise UserError(f"max_sequences: expected 1 (no packing) or more, found {settings.max_sequences}")
   if not 0 < settings.validation_fraction < 1:
     raise UserError(
-      f"validation_fraction: expected a share between 0 and 1, found {settings.validation_fraction:g}: two documents "
+      f"validation_fraction: expected a number between 0 and 1, found {settings.validation_fraction:g}: two documents "
       "are held out however small it is"
     )
   if not 0 <= settings.short_probability <= 1:
-    raise UserError(f"short_probability: expected a share from 0 to 1, found {settings.short_probability:g}")
+    raise UserError(f"short_probability: expected a number from 0 to 1, found {settings.short_probability:g}")
   if not 0 <= settings.seed < 2**63:
     raise UserError(f"seed: expected 0 to 2^63 - 1, found {settings.seed}")
   if settings.min_characters < 0:

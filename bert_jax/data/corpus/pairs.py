@@ -207,7 +207,7 @@ def _ordered_pairs(chunk, document, room, short_probability, draw) -> Iterator[_
   """Two runs of text that follow each other, swapped half of the time: ALBERT (Lan et al. 2019, arXiv:1909.11942).
 
   Text is gathered as for NSP, and cut at a random sentence boundary. Where ALBERT
-  takes a random segment of another document for want of a second sentence, the one
+  takes a random segment of another document if there is no second sentence, the one
   sentence is cut at a random token here, so that the label is about order alone; a
   document's last token left alone makes no pair.
   """
@@ -260,7 +260,7 @@ def _shorten(part: TokenRange, cut: int, draw: Callable[[], float]) -> TokenRang
 def _plain_sequences(chunk, document, room, short_probability, draw) -> Iterator[_Found]:
   """Runs of whole sentences, as many as fit into `room`: RoBERTa's input (Liu et al. 2019, arXiv:1907.11692).
 
-  Two things differ. A run ends with its document: where RoBERTa goes on with the next one, `packing` puts several
+  Two things differ. A run ends with its document: where RoBERTa continues with the next one, `packing` puts several
   runs into a row, which do not see each other. And where whole sentences would leave more than a sixteenth of the
   room empty, the next one is cut, and its rest begins the next run: else a tenth of a row of 128 tokens is padding.
   """

@@ -12,7 +12,7 @@ and under Beam. At most one chunk more than there are workers is under way, so
 memory does not grow with the corpus.
 
 Every chunk of either stage appears whole, under a name that says which it is. A
-preparation that was stopped, however, goes on where it stood, and one that
+preparation that was stopped, however, resumes where it stopped, and one that
 changes nothing but how rows are made begins with stage two. The corpus gets its
 final name by one rename when all is done; until then nothing that existed is
 touched.
@@ -63,7 +63,7 @@ def prepare_corpus(
   progress: ProgressCallback | None = None,
   log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any] | None:
-  """Makes a corpus folder of raw text, or goes on with one.
+  """Makes a corpus folder from raw text, or resumes making it.
 
   Args:
     sources: specifications such as "text:books/*.txt", see `sources`.
@@ -98,7 +98,7 @@ def prepare_corpus(
       if _places(job, share, tokenized=True) is not None:
         log(f"Tokenized documents: {job.documents} (nothing is read or tokenized again)")
       elif any(job.documents.glob("*/[0-9]*")):
-        log(f"Tokenized documents: going on with {job.documents}")
+        log(f"Tokenized documents: resuming {job.documents}")
       if run_shares:
         _tokenizer(job, progress)
         run_shares(job, num_workers(settings))

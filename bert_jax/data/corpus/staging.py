@@ -39,6 +39,6 @@ def stage(folder: str | os.PathLike, cache_dir: str | os.PathLike) -> pathlib.Pa
   except OSError as error:
     raise UserError(
       f"cannot copy {folder} to data.cache_dir={cache_dir}: {error.strerror or error}; "
-      "make room there, or choose another folder"
+      "free some space there, or choose another folder"
     ) from error
   return target

@@ -19,7 +19,7 @@ from bert_jax.io import atomic, locks
 
 RECIPE = "recipe.json"
 
-_REMEDY = "free some space or choose another --out, one that you may write to; the same command then goes on from here"
+_REMEDY = "free some space or choose another --out that is writable; the same command then resumes from here"
 
 
 def check_target(out: pathlib.Path, overwrite: bool) -> None:
@@ -27,7 +27,7 @@ def check_target(out: pathlib.Path, overwrite: bool) -> None:
   if not out.exists() or (out.is_dir() and not any(out.iterdir())):
     return
   if not (out / "manifest.json").is_file():
-    raise UserError(f"{out}: exists and is no finished corpus folder, so nothing is changed; choose another --out")
+    raise UserError(f"{out}: exists and is not a finished corpus folder, so nothing is changed; choose another --out")
   if not overwrite:
     raise UserError(
       f"{out}: holds a finished corpus; use it as it is, choose another --out, or pass "

@@ -89,7 +89,7 @@ def make_shard(work: Work, tools: _Tools, chunk: Chunk, advance: Advance) -> Non
   except OSError as error:
     raise UserError(
       f"{error.filename or work.corpus}: cannot be written: {error.strerror or error}; free some space, "
-      "or choose another --out; the same command then goes on from here"
+      "or choose another --out; the same command then resumes from here"
     ) from error
 
 
@@ -139,8 +139,8 @@ def run_in_processes(waiting: Iterable[Chunk], work: Work, workers: int, advance
     if not isinstance(error, concurrent.futures.BrokenExecutor):
       raise
     raise UserError(
-      f"a worker process died, most likely for want of memory (each of the {workers} takes up "
-      "to 1 GB): use fewer, for example --workers=1; the same command then goes on from here"
+      f"a worker process died, most likely out of memory (each of the {workers} takes up "
+      "to 1 GB): use fewer, for example --workers=1; the same command then resumes from here"
     ) from error
   finally:
     pool.shutdown(wait=True, cancel_futures=True)

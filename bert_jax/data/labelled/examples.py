@@ -1,4 +1,4 @@
-"""From labelled examples to what a model is trained on and judged by: names of labels, token ids, and gold values."""
+"""From labelled examples to what a model is trained and evaluated on: names of labels, token ids, and gold values."""
 
 import collections
 import hashlib
@@ -59,8 +59,8 @@ def labels_of(splits: Splits) -> Labels:
     for examples, file in ((splits.train, splits.files[0]), (splits.dev, splits.files[-1])):
       if len({float(label) for label in examples.labels}) < 2:
         raise UserError(
-          f"{file}: all {len(examples.labels):,} scores are {examples.labels[0]}: with nothing to correlate, no model "
-          "is better than another; is that the right column?"
+          f"{file}: all {len(examples.labels):,} scores are {examples.labels[0]}: a correlation needs "
+          "different scores; is that the right column?"
         )
     return Labels(kind, ("score",), max(abs(float(label)) for label in splits.train.labels), pairs)
   if kind == "question-answering":
@@ -72,7 +72,7 @@ def labels_of(splits: Splits) -> Labels:
   known, judged = (_names(kind, examples) for examples in (splits.train, splits.dev))
   if len(known) < (1 if kind == "multi-label" else 2):
     raise UserError(
-      f"{splits.files[0]} has one class alone, {next(iter(known), 'none')!r}: there is nothing to learn; is that the "
+      f"{splits.files[0]} has a single class, {next(iter(known), 'none')!r}: there is nothing to learn; is that the "
       "right column?"
     )
   new = sorted(set(judged) - set(known))
@@ -103,7 +103,7 @@ def describe_balance(examples: Examples, kind: str) -> str:
   told = f"classes are not balanced: {most!r} has {many / total:.1%} of {total:,}, {least!r} {few / total:.1%}; "
   if kind == "multi-label":
     return told + "look at macro_f1 besides micro_f1"
-  return told + f"always saying {most!r} would be right that often, so look at macro_f1 or mcc besides accuracy"
+  return told + f"always predicting {most!r} reaches that accuracy, so look at macro_f1 or mcc besides accuracy"
 
 
 def prepare(
@@ -116,7 +116,7 @@ def prepare(
     labels: of the training split.
     tokenizer: the model's.
     max_length, stride: see the config keys tuning.max_length and finetune.stride.
-    training: leave out questions whose answers are not where they should be; judged by they may be.
+    training: leave out questions whose answers are not where they should be; evaluation may keep them.
   """
   kind, number = labels.kind, {name: index for index, name in enumerate(labels.names)}
   if kind == "question-answering":

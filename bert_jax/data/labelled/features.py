@@ -27,7 +27,7 @@ class Features(NamedTuple):
   """Examples as token ids, special tokens included.
 
   Attributes:
-    tokens: int32 [sum of lengths], all examples behind each other.
+    tokens: int32 [sum of lengths], all examples concatenated.
     offsets: int64 [N + 1], where each begins in `tokens`.
     first_lengths: int32 [N], tokens before B ("[CLS] A [SEP]"). Or int32 [N, S]: a row holds S texts packed one after
       the other, each with its own special tokens, and this is how many tokens each of them has.

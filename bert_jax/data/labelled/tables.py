@@ -4,7 +4,7 @@
     .tsv, .txt      tabs, and nothing else is special: quotes are text, as in GLUE
     .json, .jsonl   one object per line, or one array of objects, or one object of them
 
-Compressed by suffix and decoded as everywhere (text_files.py). Columns are told by name or, without a header, by
+Compressed by suffix and decoded as everywhere (text_files.py). Columns are given by name or, without a header, by
 number.
 """
 
@@ -106,7 +106,7 @@ def read_table(path: str, names: Sequence[str] = ()) -> Table:
     and (other := next((mark for mark in ";\t" if mark in first[0]), ""))
   ):
     raise UserError(
-      f"{path}:{found[0][0]}: columns stand apart by {'tabs' if other == chr(9) else 'semicolons'}, not by commas: "
+      f"{path}:{found[0][0]}: columns are separated by {'tabs' if other == chr(9) else 'semicolons'}, not by commas: "
       f"{'call the file .tsv' if other == chr(9) else 'save the table with commas, or with tabs as .tsv'}"
     )
   named = [name for name in names if not name.isdigit()]
@@ -138,7 +138,7 @@ def _read_csv(path: str, lines: list[tuple[int, str]]) -> list[tuple[int, list[s
   number, last = found.pop()
   if last != _END:
     raise UserError(
-      f'{path}:{number}: not CSV: a quote is opened that is never closed; a quote within quotes is doubled, "". '
+      f'{path}:{number}: not CSV: a quote is opened that is never closed; a quote inside quotes is doubled, "". '
       "Where quotes are text, separate columns by tabs and call the file .tsv"
     )
   return found
@@ -152,7 +152,7 @@ def _checked(path: str, columns: tuple[str, ...], rows: Sequence[tuple[int, list
     number, row = next((number, row) for number, row in rows if not fits(row))
     raise UserError(
       f"{path}:{number}: {len(row)} columns, the first line has {len(columns)} ({', '.join(columns)}); a text with "
-      "commas stands in quotes in a .csv; a table with tabs is called .tsv"
+      "commas needs quotes in a .csv; a table with tabs is called .tsv"
     )
   if not whole:
     raise UserError(f"{path} has a header and no rows")

@@ -60,7 +60,7 @@ class Examples(NamedTuple):
 
 
 class Splits(NamedTuple):
-  """What a model is trained on and judged by.
+  """What a model is trained and evaluated on.
 
   Attributes:
     train, dev: the examples.
@@ -104,7 +104,7 @@ def load_splits(
     raise UserError(f"--data={data}: there is no such file or folder")
   if os.path.isdir(data) and not task:
     raise UserError(
-      f"--data={data} is a folder: say which task lies there, --task={'|'.join(list(TASKS)[:4])}|…, or give a file"
+      f"--data={data} is a folder: say which task it holds, --task={'|'.join(list(TASKS)[:4])}|…, or give a file"
     )
   row = TASKS[task] if task else _own_row(data, kind, text, text_pair, label)
   train_path = find_file(data, row.train, task) if os.path.isdir(data) else data
@@ -118,15 +118,15 @@ def load_splits(
 
 
 def read_dev(task: str, data: str, dev: str = "") -> tuple[Examples, str]:
-  """All examples of the file that a task is judged by, for what is judged without training; and that file.
+  """All examples of the file that a task is evaluated on, for evaluation without training; and that file.
 
-  Args:
-    task: one of TASKS.
-    data: its folder, or a file.
-    dev: a file to judge by instead.
+    Args:
+      task: one of TASKS.
+      data: its folder, or a file.
+  dev: a file to evaluate on instead.
 
-  Raises:
-    UserError: as load_splits.
+    Raises:
+      UserError: as load_splits.
   """
   row = TASKS[task]
   file = dev or (find_file(data, (*row.dev, *row.train), task) if os.path.isdir(data) else data)
@@ -135,7 +135,7 @@ def read_dev(task: str, data: str, dev: str = "") -> tuple[Examples, str]:
 
 def _from_tfds(task: str, dev: str) -> Splits:
   """The examples of a task as TensorFlow Datasets has them, downloaded by it where they are not on disk; `dev`: a file
-  to judge by instead of its split.
+  to evaluate on instead of its split.
   """
   row = TASKS.get(task)
   if row is None or not row.tfds:
@@ -176,7 +176,7 @@ def _own_row(data: str, kind: str, text: str, text_pair: str, label: str) -> Tas
     listed = ", ".join(read_table(data, ["?"]).columns)
     raise UserError(
       f"{data}: say which columns are meant, --text=… --label=… and, for pairs, --text_pair=…; its first line: "
-      f"{listed}. Files as CoNLL's or SQuAD's have no columns: --kind=token-classification or "
+      f"{listed}. CoNLL and SQuAD files have no columns: --kind=token-classification or "
       "--kind=question-answering"
     )
   columns = (
@@ -210,8 +210,8 @@ def read_examples(path: str, row: TaskRow) -> Examples:
     questions = read_squad(path)
     wrong = [one.name for one in questions if not answers_stand(one)]
     named = (
-      f"{len(wrong):,} answers do not stand where {path} says: "
-      f"{', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}; not trained on"
+      f"{len(wrong):,} answers are not at the positions that {path} gives: "
+      f"{', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}; left out of training"
     )
     return Examples(questions, None, [], row.kind, (named,) if wrong else ())
   return _read_texts(path, row)
@@ -238,7 +238,7 @@ def _from_table(table: Table, row: TaskRow) -> Examples:
   empty = len(first) - len(kept) - unlabelled
   notes = notes_of(path, ragged=table.ragged, unlabelled=unlabelled, empty=empty)
   if not kept:
-    raise UserError(f"{path}: not one of its {len(first):,} lines has a text and a label; are the columns right?")
+    raise UserError(f"{path}: none of its {len(first):,} lines has a text and a label; are the columns right?")
   all_of_them = Examples(
     [one.strip() for one in first],
     None if second is None else [one.strip() for one in second],
@@ -265,7 +265,7 @@ def _plain(label: str) -> str:
 
 def notes_of(path: str, *, ragged: int = 0, unlabelled: int = 0, empty: int = 0) -> tuple[str, ...]:
   """What is said of the lines of a table that are left out; nothing of those that there are none of."""
-  counted = {"have too few columns or too many": ragged, "have no label": unlabelled, "have an empty text": empty}
+  counted = {"have too few or too many columns": ragged, "have no label": unlabelled, "have an empty text": empty}
   return tuple(f"{count:,} lines of {path} {what}" for what, count in counted.items() if count)
 
 
@@ -293,7 +293,7 @@ def _check_scores(labels: list[str], path: str, lines: list[int]) -> None:
   for text, line in zip(labels, lines):
     if not is_number(text):
       raise UserError(
-        f"{path}:{line}: the score {text!r} is not a number; regression learns numbers, classes are learned with "
+        f"{path}:{line}: the score {text!r} is not a number; regression needs numbers; for classes use "
         "--kind=classification"
       )
 
@@ -332,7 +332,7 @@ def _kind_of(labels: list[str], path: str) -> str:
 def _read_conll(path: str, kind: str) -> Examples:
   """Words and tags, the first and the last column, sentences separated by empty lines; tags become IOB2.
 
-  Weibo's files number the characters of a word behind each of them ("口0"): told by a digit behind every single one.
+  Weibo's files number the characters of a word after each of them ("口0"), recognised by a digit after every one.
   """
   sentences: list[tuple[list[str], list[str]]] = [([], [])]
   for number, line in read_whole(path):
@@ -390,7 +390,7 @@ def _check_tag(tag: str, where: str) -> None:
 
 
 def _iob2(tags: list[str]) -> list[str]:
-  """Tags in which every entity begins with B and goes on with I."""
+  """Tags in which every entity begins with B and continues with I."""
   result, before = [], "O"
   for tag in tags:
     letter, _, kind = tag.partition("-")
@@ -426,11 +426,13 @@ def _hold_out(examples: Examples) -> tuple[Examples, Examples]:
     known = {name for names, content in zip(named, contents) if content not in held for name in names}
     rare = {content for names, content in zip(named, contents) if content in held and not known.issuperset(names)}
     held -= rare
-    notes += (f"{len(rare):,} texts with a rare label are trained on instead of being held out",) if rare else ()
+    notes += (
+      (f"{len(rare):,} texts with a rare label stay in the training set instead of being held out",) if rare else ()
+    )
   rows = [[row for row, content in enumerate(contents) if (content in held) is side] for side in (False, True)]
   if not all(rows):
     raise UserError(
       f"{len(contents):,} examples of {len(set(contents)):,} different texts are too few to hold some of them out; "
-      "give a file to judge the model by, --dev=FILE"
+      "give an evaluation file, --dev=FILE"
     )
   return examples.subset(rows[0])._replace(notes=notes), examples.subset(rows[1])._replace(notes=())

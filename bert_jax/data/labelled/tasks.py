@@ -1,4 +1,4 @@
-"""The tasks that encoders are judged by, as data: what their files are called, what the columns mean, how they are
+"""The tasks that encoders are evaluated on, as data: what their files are called, what the columns mean, how they are
 scored.
 
 Native formats, as the makers of the tasks distribute them. A figure is what a paper states for BERT-base, and for which

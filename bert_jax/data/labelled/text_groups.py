@@ -54,7 +54,7 @@ class Where(NamedTuple):
 
 
 def load_groups(objective: str, where: Where) -> tuple[TextGroups, TextGroups | None]:
-  """Reads what is trained on, and the scored pairs that the model is judged by, if there are any.
+  """Reads the training texts, and the scored pairs for evaluation, if there are any.
 
   Args:
     objective: one of sentence_embedding.LOSSES.
@@ -113,14 +113,12 @@ def _check_columns(objective: str, where: Where) -> None:
         if fits
         else f"; {objective} learns from files of your own, --data=FILE --text=…"
       )
-      raise UserError(f"--task={task} is not what --objective={objective} needs{able}")
+      raise UserError(f"--task={task} does not fit --objective={objective}{able}")
     return
   needed = {"simcse": (), "in-batch": ("text", "text_pair"), "triplet": ("text", "text_pair", "negative")}
   missing = [name for name in needed.get(objective, ("text", "text_pair", "label")) if not getattr(where, name)]
   if missing:
-    raise UserError(
-      f"--objective={objective} needs to know more columns: give {', '.join(f'--{name}=…' for name in missing)}"
-    )
+    raise UserError(f"--objective={objective} needs more columns: give {', '.join(f'--{name}=…' for name in missing)}")
 
 
 def _of_examples(examples: Examples, files: tuple[str, ...], kind: str) -> TextGroups:
@@ -150,7 +148,7 @@ def _scored(path: str, columns: str) -> TextGroups:
     return _of_examples(read_examples(path, row), (path,), "regression")
   except UserError as error:
     raise UserError(
-      f"{str(error).partition(';')[0]}; pairs to judge by have columns sentence1, sentence2 and score, or "
+      f"{str(error).partition(';')[0]}; evaluation pairs have columns sentence1, sentence2 and score, or "
       "--config.embedding.dev_columns=FIRST,SECOND,SCORE names them"
     ) from error
 
@@ -175,6 +173,6 @@ def _of_lines(path: str) -> TextGroups:
 def _without_empty(texts: list[list[str]], path: str, ragged: int = 0) -> TextGroups:
   kept = [row for row in zip(*texts) if all(row)]
   if not kept:
-    raise UserError(f"{path} holds no example all of whose texts are there")
+    raise UserError(f"{path} holds no complete example")
   notes = notes_of(path, ragged=ragged, empty=len(texts[0]) - len(kept))
   return TextGroups([list(column) for column in zip(*kept)], notes=notes, files=(path,))

@@ -99,7 +99,7 @@ def parse(text: str) -> dict[str, float]:
     if not equals or not folder or not 0 < value < float("inf"):
       raise UserError(f"data.mixture: expected DIR=WEIGHT,DIR=WEIGHT with positive weights, found {entry!r}")
     if folder in weights:
-      raise UserError(f"data.mixture: {folder} stands there twice; add its weights up")
+      raise UserError(f"data.mixture: {folder} is listed twice; add up its weights")
     weights[folder] = value
   return weights
 

@@ -23,7 +23,7 @@ def clean(
 
   Args:
     documents: the stream.
-    deduplicate: drop a document whose text stood there before, letter by letter. Takes 16 to 32 bytes of
+    deduplicate: drop exact duplicates of documents. Takes 16 to 32 bytes of
       memory per document, and 48 now and then for a moment.
     min_characters: drop documents with fewer characters than this.
     counts: receives `short_documents` and `duplicate_documents`, what was dropped.

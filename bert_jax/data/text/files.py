@@ -129,7 +129,7 @@ def reading(path: str) -> Iterator[None]:
     raise UserError(f"{path}: cannot be read: {_first_line(error)}") from error
 
 
-SKIP_REMEDY = "; mend it, or pass --skip_bad to skip and count such places"
+SKIP_REMEDY = "; fix it, or pass --skip_bad to skip and count such places"
 
 
 def note_bad(message: str, *, skip_bad: bool, counts: collections.Counter, key: str):

@@ -392,7 +392,7 @@ def _json_text(line: str, field: str) -> tuple[str, str]:
   try:
     text.isascii() or text.encode("utf-8")
   except UnicodeEncodeError:
-    return "", f'field "{field}" holds half of a surrogate pair, which is no character'
+    return "", f'field "{field}" holds half of a surrogate pair, which is not a character'
   return text, ""
 
 

@@ -113,7 +113,7 @@ def read_text_lines(
             note_bad(
               f"{path}:{number}: not UTF-8{hint}: byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the "
               f"line; convert the file, as with `iconv -f {'utf-16' if hint else 'gb18030'} -t utf-8 FILE > NEW`, -f "
-              "being what it is in",
+              "being its encoding",
               skip_bad=skip_bad,
               counts=counts,
               key="bad_lines",

@@ -236,7 +236,7 @@ def _by_name(tfds, name: str):
       ) from error
     names = {*tfds.list_builders(with_community_datasets=False), *prepared}
     raise UserError(
-      f"tfds:{name}: no data set {dataset!r} in TensorFlow Datasets, nor prepared in {folder} "
+      f"tfds:{name}: no data set {dataset!r} in TensorFlow Datasets, and none prepared in {folder} "
       f"(TFDS_DATA_DIR){_did_you_mean(dataset, names)}"
     ) from error
   except Exception as error:
@@ -305,7 +305,7 @@ def _prepare(examples: DatasetSplit) -> None:
     with contextlib.redirect_stdout(sys.stderr):
       builder.download_and_prepare()
   except Exception as error:
-    raise UserError(f"{missing}, and preparing it failed: {_in_short(error)}; mend that, or {elsewhere}") from error
+    raise UserError(f"{missing}, and preparing it failed: {_in_short(error)}; fix that, or {elsewhere}") from error
 
 
 def _is_text(feature) -> bool:

@@ -104,7 +104,7 @@ class Own:
     )
 
   def close(self) -> None:
-    """Lets go of the state, the program and the stream."""
+    """Frees the state, the program and the stream."""
     self._stream.close()
     del self._state, self._step, self._batch, self.params
 

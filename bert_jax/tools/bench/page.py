@@ -94,7 +94,7 @@ def _parts(bench: Bench) -> list[str]:
   if bench.roofline_seconds is not None:
     least = bench.roofline_seconds
     lines.append(
-      f"roofline            {1000 * least:.1f} ms by formula and data sheet, "
+      f"roofline            {1000 * least:.1f} ms by formula from the data sheet, "
       f"{least / bench.results[0].step_seconds:.0%} of the step"
     )
   return lines

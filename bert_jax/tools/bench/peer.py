@@ -85,7 +85,7 @@ class Transformers:
     tensors = {name: torch.tensor(array) for name, array in to_huggingface(params, encoder, head).items()}
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     if unexpected or any("decoder" not in name for name in missing):  # the decoder is tied
-      raise AssertionError(f"weights that transformers misses: {missing}; that it does not know: {unexpected}")
+      raise AssertionError(f"weights missing for transformers: {missing}; unknown to it: {unexpected}")
     self._parameters = list(model.to(self._device).train().parameters())
     self._model = torch.compile(model) if compiled else model
     self._optimizer, self._clip_norm = _adamw(torch, model, config), config.optimizer.clip_norm
@@ -152,7 +152,7 @@ class Transformers:
     }
 
   def close(self) -> None:
-    """Lets go of everything."""
+    """Frees everything."""
     del self._model, self._optimizer, self._parameters, self._batches
     if self._device == "cuda":
       self._torch.cuda.empty_cache()

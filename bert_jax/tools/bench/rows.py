@@ -151,5 +151,5 @@ def bench_data(config: ml_collections.ConfigDict, *, sequences: int) -> BenchDat
   data = data_facts.promised(config)._replace(max_sequences=sequences)
   rows = make_up(data, num_rows=8 * config.data.batch_size)
   many = f"{sequences} sequences of {data.seq_length // sequences} on average" if sequences > 1 else "one sequence"
-  source = f"made up, rows of {data.seq_length} tokens, {many}"
+  source = f"synthetic, rows of {data.seq_length} tokens, {many}"
   return BenchData(rows, data_facts.Facts(data, data.seq_length, data.seq_length / sequences, source))

@@ -43,7 +43,7 @@ def coordinator(
     What was found, and what every process says of itself, or None where they did not all come.
   """
   if cluster.num_processes == 1:
-    return row.ok("not needed: this process is alone"), [introduction]
+    return row.ok("not needed: there is only this process"), [introduction]
   rows = _own_address(cluster) if cluster.process_id == 0 else []
   if any(one.status == row.FAIL for one in rows):
     return rows, None
@@ -53,9 +53,7 @@ def coordinator(
   except UserError as error:
     return [*rows, row.refused(error)], None
   waited = time.monotonic() - began
-  met = row.ok(
-    f"{cluster.coordinator}: all {cluster.num_processes} processes met there, the last one after {waited:.1f} s"
-  )
+  met = row.ok(f"{cluster.coordinator}: all {cluster.num_processes} processes met there, the last after {waited:.1f} s")
   return rows or met, introductions
 
 
@@ -69,7 +67,7 @@ def _own_address(cluster: Cluster) -> list[Row]:
     return [
       row.fail(
         f"the coordinator's name {host} has no address here ({error.strerror or error})",
-        "give process 0's name or address as the others know it",
+        "give the name or address by which the others reach process 0",
       )
     ]
   rows = []
@@ -80,7 +78,7 @@ def _own_address(cluster: Cluster) -> list[Row]:
       rows.append(
         row.warn(
           f"{host} ({address[0]}) is not an address of {host_name()}, where process 0 runs",
-          "give an address of process 0's machine, unless something passes that one on to it",
+          "give an address of process 0's machine, unless this one is forwarded to it",
         )
       )
   deadline = time.monotonic() + _PORT_SECONDS
@@ -91,7 +89,7 @@ def _own_address(cluster: Cluster) -> list[Row]:
     rows.append(
       row.fail(
         f"port {port} of {host_name()} {taken}",
-        f"choose another port, or end what holds it (ss -ltnp 'sport = :{port}')",
+        f"choose another port, or stop the process that holds it (ss -ltnp 'sport = :{port}')",
       )
     )
   return rows
@@ -153,9 +151,7 @@ def slurm(environ: Mapping[str, str], cluster: Cluster, accelerators: Accelerato
     ]
   if tasks > gpus:
     return [
-      row.fail(
-        f"{tasks} tasks on a node with {gpus} GPU{'s' * (gpus > 1)}: under Slurm each takes a GPU of its own", remedy
-      )
+      row.fail(f"{tasks} tasks on a node with {gpus} GPU{'s' * (gpus > 1)}: under Slurm each needs its own GPU", remedy)
     ]
   if tasks > 1 and seen < tasks:
     return [
@@ -191,7 +187,7 @@ def processes(
     gpus: how many GPUs are built into the machine of each.
   """
   if cluster.num_processes == 1:
-    return row.ok("1; nothing announces others" if cluster.source == "alone" else f"1, by {cluster.source}")
+    return row.ok("1; no launcher announces others" if cluster.source == "alone" else f"1, by {cluster.source}")
   hosts, rows = [about["host"] for about in introductions], []
   try:
     rendezvous.check_alike(introductions)

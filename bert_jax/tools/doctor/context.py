@@ -104,7 +104,7 @@ class Context:
     process.
     """
     if self.introductions is None:
-      raise UserError("without all processes nothing is known of the devices; mend the coordinator first")
+      raise UserError("the devices are unknown until all processes meet; fix the coordinator first")
     for number, about in enumerate(self.introductions):  # JAX's devices come together, or not at all
       if about.get("xla_flags"):
         raise UserError(
@@ -115,7 +115,7 @@ class Context:
     except Exception as error:
       asked = self.environ.get("JAX_PLATFORMS", "")
       text = " ".join(str(error).split()) or "it has none"
-      remedy = "look at the driver, and at what `python -c 'import jax; jax.devices()'` says"
+      remedy = "check the driver, and what `python -c 'import jax; jax.devices()'` says"
       if asked:
         text, remedy = f"{text} (JAX_PLATFORMS={asked})", f"unset JAX_PLATFORMS, or install what {asked} needs"
       raise UserError(f"JAX cannot start its devices: {text}\n{remedy}") from error
@@ -208,4 +208,4 @@ def refused_flags(environ: Mapping[str, str]) -> str:
     return ""
   said = [line for line in child.stderr.splitlines() if "XLA_FLAGS" in line] or child.stderr.splitlines()[-1:]
   reason = said[0].partition("] ")[2] or said[0] if said else f"JAX ends with {child.returncode}"
-  return f"XLA_FLAGS={environ['XLA_FLAGS']}: {reason}; take that flag out, or unset XLA_FLAGS"
+  return f"XLA_FLAGS={environ['XLA_FLAGS']}: {reason}; remove that flag, or unset XLA_FLAGS"

@@ -23,7 +23,7 @@ def corpus(context: Context) -> Row | list[Row]:
     return _remote(remote, data.cache_dir)
   opened = context.corpus
   if opened is None:
-    return row.ok(f"{data.corpus} is not there yet; it will be prepared from {data.source}")
+    return row.ok(f"{data.corpus} does not exist yet; it will be prepared from {data.source}")
   verify = not context.quick and context.speaks_for_host
   if verify:
     for folder in mixture.parse(data.mixture) if data.mixture else [data.corpus]:
@@ -37,7 +37,7 @@ def corpus(context: Context) -> Row | list[Row]:
       "prepare more text, or lower data.batch_size",
     )
   epochs = total_steps * size / rows
-  looked = "SHA-256 of every shard as it should be" if verify else "sizes as they should be, contents not read"
+  looked = "SHA-256 of every shard verified" if verify else "sizes verified, contents not read"
   shown = f"{epochs:.1f}" if epochs >= 1 else f"{epochs:.2g}"
   name = data.corpus or data.mixture
   return row.ok(f"{name}: {rows:,} rows, {shown} epochs in this run; {looked}; corpus_id {manifest['corpus_id'][:12]}")

@@ -20,7 +20,7 @@ _INSTALL = {"gpu": 'pip install "bert_jax[cuda]"', "tpu": 'pip install "bert_jax
 def devices(context: Context) -> Row | list[Row]:
   """The devices that JAX finds, against those that are built in, and against the mesh."""
   if context.introductions is None:  # on a TPU pod, looking for devices would wait for the others
-    return row.warn("not looked at, since the processes did not meet", "mend the coordinator first")
+    return row.warn("not checked, since the processes did not meet", "fix the coordinator first")
   found, rows = context.devices, []
   kinds = collections.Counter(device.device_kind for device in found)
   listed = " + ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))
@@ -30,8 +30,8 @@ def devices(context: Context) -> Row | list[Row]:
   if len(kinds) > 1:
     rows.append(
       row.warn(
-        f"devices of several kinds: {listed}; the slowest one sets the pace, and the smallest memory the size",
-        "start the run on machines of one kind",
+        f"devices of several kinds: {listed}; the slowest sets the pace, and the smallest memory the limit",
+        "start the run on machines of the same kind",
       )
     )
   mesh = context.mesh
@@ -45,14 +45,12 @@ def _unused(context: Context, built_in: Accelerators) -> Row:
   here = f"this machine has {built_in.chips} {built_in.kind.upper()}{'s' * (built_in.chips > 1)}, and JAX uses the CPU"
   for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME"):
     if "cpu" in context.environ.get(name, "").lower():
-      return row.warn(
-        f"{here}, because of {name}={context.environ[name]}", f"unset {name}, unless the CPU is what you want"
-      )
+      return row.warn(f"{here}, because of {name}={context.environ[name]}", f"unset {name}, unless you want the CPU")
   hidden = context.environ.get("CUDA_VISIBLE_DEVICES")
   if built_in.kind == "gpu" and hidden is not None and hidden.strip() in ("", "-1"):
     return row.fail(f"{here}, because CUDA_VISIBLE_DEVICES={hidden!r} hides them", "unset CUDA_VISIBLE_DEVICES")
   return row.fail(
-    here, f"{_INSTALL[built_in.kind]}; where that is done, `python -c 'import jax; jax.devices()'` says what is missing"
+    here, f"{_INSTALL[built_in.kind]}; if it is installed, `python -c 'import jax; jax.devices()'` says what is missing"
   )
 
 
@@ -120,23 +118,18 @@ def _cgroup_limits(root: pathlib.Path):
 # What the sources say of variables that are set on some machines for good: (variable, whether its value hurts, what it
 # does, remedy).
 _TRAPS = (
-  ("JAX_DISABLE_JIT", lambda value: _is_true(value), "every operation is run by itself, many times slower", "unset it"),
-  (
-    "JAX_DEBUG_NANS",
-    lambda value: _is_true(value),
-    "a NaN ends the run, which would else skip that update",
-    "unset it",
-  ),
+  ("JAX_DISABLE_JIT", lambda value: _is_true(value), "every operation runs separately, many times slower", "unset it"),
+  ("JAX_DEBUG_NANS", lambda value: _is_true(value), "a NaN ends the run instead of skipping that update", "unset it"),
   (
     "JAX_DEBUG_INFS",
     lambda value: _is_true(value),
-    "an infinity ends the run, which would else skip that update",
+    "an infinity ends the run instead of skipping that update",
     "unset it",
   ),
   (
     "XLA_PYTHON_CLIENT_ALLOCATOR",
     lambda value: value == "platform",
-    "GPU memory is taken and given back for every array: very slow (JAX's page on GPU memory)",
+    "GPU memory is allocated and freed for every array: very slow (JAX's page on GPU memory)",
     "unset it",
   ),
 )
@@ -175,7 +168,7 @@ def environment(context: Context) -> Row | list[Row]:
         "unset LD_LIBRARY_PATH for this command (JAX's installation page)",
       )
     )
-  return rows or row.ok("no variable that is known to hurt")
+  return rows or row.ok("no variable known to cause trouble")
 
 
 def _own_cuda(path: str) -> str | None:

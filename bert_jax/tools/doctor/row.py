@@ -59,7 +59,7 @@ def refused(error: UserError) -> Row:
     found, _, remedy = text.partition("; ")
   if remedy[1:2].islower():  # "Give …" as the end of a sentence; but not a name in capitals
     remedy = remedy[0].lower() + remedy[1:]
-  return fail(found, remedy or "mend that, then run doctor again")
+  return fail(found, remedy or "fix that, then run doctor again")
 
 
 def run(name: str, check: Callable[..., Row | list[Row]], *arguments) -> Findings:
@@ -72,7 +72,7 @@ def run(name: str, check: Callable[..., Row | list[Row]], *arguments) -> Finding
     text = " ".join(str(error).split())[:_LONGEST]
     found = fail(
       f"{type(error).__name__}: {text}" if text else type(error).__name__,
-      "this check could not be carried out; mend what the message names, then run doctor again",
+      "this check failed to run; fix what the message names, then run doctor again",
     )
   return {name: [found] if isinstance(found, Row) else found}
 
@@ -81,7 +81,7 @@ def merged(processes: Sequence[Findings], hosts: Sequence[str]) -> Findings:
   """The rows of all processes as those of one table.
 
   Where all is well everywhere, the first process speaks for all. Where it is not, what is
-  wrong is told once, with the processes that found it, unless all did.
+  wrong is reported once, with the processes that found it, unless all did.
 
   Args:
     processes: what each process found, by its index; all looked at the same things.
@@ -128,7 +128,7 @@ def findings_table(rows: Findings, width: int) -> str:
 
       ok    devices      1 x cpu; mesh data=1, fsdp=1, tensor=1
       FAIL  disk space   needs 12.1 GB, 3.0 GB are free
-                         → make room
+                         → free some space
 
   Args:
     rows: of all checks.

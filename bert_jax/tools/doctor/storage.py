@@ -28,8 +28,8 @@ from bert_jax.training.optimizer import last_step
 PROBE_BYTES = 2**23
 CLOCK_SECONDS = 1.0  # two clocks that differ by less are the same
 _REMEDIES = {
-  errno.ENOSPC: "make room, or choose another --workdir",
-  errno.EDQUOT: "make room within your quota, or choose another --workdir",
+  errno.ENOSPC: "free some space, or choose another --workdir",
+  errno.EDQUOT: "free some space within your quota, or choose another --workdir",
   errno.EROFS: "mount it for writing, or choose another --workdir",
   errno.EACCES: "make it writable for this user, or choose another --workdir",
   errno.EPERM: "make it writable for this user, or choose another --workdir",
@@ -98,7 +98,7 @@ def checkpoints(context: Context) -> Row | list[Row]:
       f"{where}: {broken}, which saving checkpoints relies on", "choose a --workdir on another file system"
     )
   speed = PROBE_BYTES / seconds
-  found = f"{where} takes files whole; {size(PROBE_BYTES)} written in {seconds:.2f} s ({size(speed)}/s)"
+  found = f"{where} writes whole files; {size(PROBE_BYTES)} written in {seconds:.2f} s ({size(speed)}/s)"
   with contextlib.suppress(
     UserError
   ):  # how large a checkpoint is, the memory row asks too, and says why it is not known
@@ -127,7 +127,7 @@ def _write(path: epath.Path) -> float:
   with places.failures(path):
     came_back = path.read_bytes()
   if came_back != data:
-    raise OSError(errno.EIO, "what was written there came back altered")
+    raise OSError(errno.EIO, "what was written there was read back altered")
   return seconds
 
 
@@ -141,7 +141,7 @@ def _semantics_of_store(folder: epath.Path) -> str:
       if (folder / "step" / "object").read_text() != text or [path.name for path in (folder / "step").iterdir()] != [
         "object"
       ]:
-        return "it does not show at once what was written"
+        return "it does not show immediately what was written"
     (folder / "step").rmtree()
     return "it still shows what was deleted" if (folder / "step").exists() else ""
 
@@ -152,20 +152,20 @@ def _semantics(folder: pathlib.Path) -> str:
   old.touch()
   try:
     os.close(os.open(old, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    return "it makes the same file twice (O_EXCL)"
+    return "it creates the same file twice (O_EXCL)"
   except FileExistsError:
     pass
   new.write_text("new")
   os.replace(new, old)  # config.json, metrics
   if new.exists() or old.read_text() != "new":
-    return "it does not replace a file by another"
+    return "it does not replace a file with another"
   (folder / "step").mkdir()
   (folder / "step" / folders.COMMIT_MARKER).touch()  # what commits a checkpoint
   (folder / "step").rename(folder / folders.SET_ASIDE)  # where a damaged one goes
   if {path.name for path in (folder / folders.SET_ASIDE).iterdir()} != {folders.COMMIT_MARKER} or (
     folder / "step"
   ).exists():
-    return "it does not rename a folder with what is in it"
+    return "it does not rename a folder with its contents"
   return ""
 
 
@@ -184,7 +184,7 @@ def disk_space(context: Context) -> Row | list[Row]:
   )
   if free < needed:
     return row.fail(
-      found, "make room, keep fewer with --config.checkpoint.keep_last and keep_best, or choose another --workdir"
+      found, "free some space, keep fewer with --config.checkpoint.keep_last and keep_best, or choose another --workdir"
     )
   return row.ok(found)
 
@@ -227,7 +227,7 @@ def run_folder(context: Context) -> Row | list[Row]:
     return row.ok(f"{root} is new")
   if not (root / "config.json").exists():
     if any(".partial" not in path.name for path in root.iterdir()):
-      return row.fail(f"{root} is not empty and holds no run of ours (no config.json)", "choose another --workdir")
+      return row.fail(f"{root} is not empty and holds no bert_jax run (no config.json)", "choose another --workdir")
     return row.ok(f"{root} is empty")
   before = read_run_config(root)
   try:
@@ -246,9 +246,7 @@ def _changed(before, now, root) -> list[Row]:
     return []
   listed = "; ".join(f"{key}: {there!r} there, {here!r} now" for key, (there, here) in changed.items())
   return [
-    row.fail(
-      f"{root} holds a run with another config: {listed}", "give the keys their old values, or choose another --workdir"
-    )
+    row.fail(f"{root} holds a run with another config: {listed}", "restore the old values, or choose another --workdir")
   ]
 
 
@@ -261,7 +259,7 @@ def _saved(context: Context) -> list[Row]:
       sound[folders.step_of(path)] = folders.read_manifest(path)
     except folders.Damaged as damage:
       broken[path.name] = damage
-  goes_on = f", and goes on from step {max(sound):,}" if sound else ""
+  goes_on = f", and resumes from step {max(sound):,}" if sound else ""
   for name, damage in broken.items():
     if damage.reason == "unfinished":
       rows.append(row.warn(f"checkpoint {name}: {damage.found}", f"nothing: the next start removes it{goes_on}"))
@@ -277,13 +275,13 @@ def _saved(context: Context) -> list[Row]:
     rows.append(
       row.warn(
         f"damaged checkpoints were set aside before: {', '.join(aside)}",
-        "look after the disk; delete them when they are no longer needed",
+        "check the disk; delete them when they are no longer needed",
       )
     )
   if not sound:
     if folders.has_damage(directory) or any(damage.reason not in ("unfinished", "empty") for damage in broken.values()):
       rows.append(
-        row.fail(f"no checkpoint in {directory} is sound", "restore one from a backup, or choose another --workdir")
+        row.fail(f"no checkpoint in {directory} is intact", "restore one from a backup, or choose another --workdir")
       )
     return rows or [row.ok(f"{context.workdir} holds this run, without a checkpoint yet")]
   newest = max(sound)
@@ -305,7 +303,7 @@ def _belongs(context: Context, path, manifest: folders.Manifest) -> list[Row]:
     return [
       row.fail(
         f"checkpoint {path.name} was made with corpus_id={made_with!r}, {context.config.data.corpus} has {now!r}",
-        "give back the corpus it had, or choose another --workdir with --config.init_from",
+        "restore its corpus, or choose another --workdir with --config.init_from",
       )
     ]
   return []

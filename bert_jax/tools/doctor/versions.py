@@ -56,7 +56,7 @@ def check_versions(loader: str, version: Version = installed, requires: Requires
     python = SpecifierSet(importlib.metadata.metadata(PROJECT)["Requires-Python"] or "")
   except importlib.metadata.PackageNotFoundError:
     return row.warn(
-      f"{PROJECT} runs from a folder that is not installed, so nothing says which versions it needs",
+      f"{PROJECT} runs from a folder that is not installed, so the versions that it needs are unknown",
       "install it there: pip install --editable . --constraint constraints.txt",
     )
   needs = [

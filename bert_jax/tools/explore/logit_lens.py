@@ -1,4 +1,4 @@
-"""What a model thinks at [MASK], layer by layer, and which tokens it is told by.
+"""What a model predicts at [MASK], layer by layer, and which tokens matter.
 
 The MLM head reads the last layer; here it reads every layer ("logit lens", nostalgebraist 2020). The layers below were
 never trained for that, so what they say is how far the last layer's answer is there already, not what they "believe".

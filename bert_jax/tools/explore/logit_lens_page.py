@@ -88,8 +88,8 @@ def _weights(found: LogitLens, mask: Mask) -> list[str]:
 def settled(mask: Mask) -> str:
   """From where on the answer stands, in words."""
   if mask.settled == len(mask.layers) - 1:
-    return "likeliest in the last layer only"
-  return "likeliest in all layers" if mask.settled == 0 else f"likeliest from layer {mask.settled} on"
+    return "most likely only in the last layer"
+  return "most likely in all layers" if mask.settled == 0 else f"most likely from layer {mask.settled} on"
 
 
 def _name(layer: int) -> str:

@@ -96,7 +96,7 @@ def read_pairs(path: str, text: str = "", text_pair: str = "", score: str = "") 
       f"{path}: {len(kept)} pairs with texts, scores {sorted(set(values.tolist()))[:3]}; "
       "a rank correlation needs three at least, and different scores"
     )
-  notes = [f"{table.ragged:,} lines with too few columns or too many are left out"] if table.ragged else []
+  notes = [f"{table.ragged:,} lines with too few or too many columns are left out"] if table.ragged else []
   if len(kept) < len(first):
     empty = min(set(range(len(first))) - set(kept))
     notes.append(
@@ -133,7 +133,7 @@ def compare_poolings(model: Model, pairs: Pairs) -> PoolingComparison:
     spearman[name] = [float("nan")] * (layers - len(values)) + values
   result = PoolingComparison(spearman, len(pairs.first), truncated)
   if not result.peaks:
-    raise UserError(f"{model.origin}: all cosines are the same; to this model all of these texts are alike")
+    raise UserError(f"{model.origin}: all cosines are the same: this model gives all of these texts the same vector")
   if len(result.peaks) < 2:
     return result
   ahead, behind = (cosines[name][layer - layers] for name, layer in result.peaks[:2])
@@ -170,7 +170,7 @@ def verdict(found: PoolingComparison) -> str:
     lead, error = found.lead
     text += f" The other poolings at their best: {', '.join(map(tell, others))}."
     text += f" {best[0]} is ahead of {others[0][0]} by {lead:.3f} ± {error:.3f} (standard error over the pairs)"
-    text += "." if lead > 2 * error else ": these pairs cannot tell the two apart."
+    text += "." if lead > 2 * error else ": not a significant difference on these pairs."
   last = {name: row[-1] for name, row in found.spearman.items() if not np.isnan(row[-1])}
   text += (
     " At the last layer: "
@@ -178,7 +178,7 @@ def verdict(found: PoolingComparison) -> str:
   )
   if best[1] == 0:
     text += (
-      " The embeddings are words without their neighbours: what the layers add does not help to compare these texts."
+      " The embeddings are words without their neighbours: the layers add nothing that helps to compare these texts."
     )
   return text
 

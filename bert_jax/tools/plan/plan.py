@@ -282,7 +282,7 @@ def _verdict(plan: Plan) -> str:
   if not plan.fits:
     return (
       f"DOES NOT FIT: {'at least ' if plan.failure else ''}{size}. Raise mesh.fsdp, optimizer.microbatches or "
-      "model.remat (dots, full), or take more chips; --sweep looks for what fits"
+      "model.remat (dots, full), or use more chips; --sweep searches for a configuration that fits"
     )
   rows = _rows(plan)
   small = (
@@ -397,7 +397,7 @@ def _step(plan: Plan) -> list[tuple[str, str]]:
 
 def _own_estimate(compiled: ahead.Compiled, ms) -> str:
   if compiled.own_seconds is not None:
-    return f"{ms(compiled.own_seconds)}, by its own cost model; what that does not know is left out"
+    return f"{ms(compiled.own_seconds)}, by its own cost model, which leaves out what it does not know"
   return "no estimate: its cost model " + (
     "counts the loop over microbatches once" if compiled.microbatches > 1 else "gives no number of seconds"
   )
@@ -444,7 +444,7 @@ def sweep_text(found: Sweep) -> str:
       f"--config.model.remat={first.config.model.remat}"
     )
   else:
-    lines.append("none of these fits: take more chips, or shorter rows")
+    lines.append("none of these fits: use more chips or shorter rows")
   return "\n".join(lines)
 
 

@@ -257,5 +257,5 @@ def strip(spans: Sequence[tuple[str, float, float]], parts: Sequence[str], colum
   drawn = "".join(f'<path class="part-{part}" d="{"".join(path)}"/>' for part, path in paths.items() if path)
   return (
     f'<svg class="strip" viewBox="0 0 {columns} 100" preserveAspectRatio="none" role="img" '
-    f'aria-label="what the time went into, from the first start on">{drawn}</svg>'
+    f'aria-label="where the time went, from the first start on">{drawn}</svg>'
   )

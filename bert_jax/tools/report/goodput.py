@@ -58,7 +58,7 @@ class Attempt(NamedTuple):
   Attributes:
     number: as in the names of its files.
     begin, end: Unix seconds of its start and of its last sign of life.
-    first: the step that it went on from, or None where it never got so far.
+    first: the step that it went on from, or None where it not reached.
     last: the last step that is known of it.
     lost_steps: of those that it did, how many do not count: done again later, or skipped.
     ended: a word out of ENDINGS or KILLED; empty for the newest one, if it has not said how it ended.

@@ -105,7 +105,7 @@ def _marks(run: RunRecord) -> list[tuple[float, str]]:
   marks = [
     (
       after.first,
-      f"attempt {after.number} went on from step {after.first:,}: the one before was {summary.ended(before)}",
+      f"attempt {after.number} resumed from step {after.first:,}: the one before was {summary.ended(before)}",
     )
     for before, after in zip(attempts, attempts[1:])
     if after.first is not None
@@ -240,12 +240,12 @@ def _restarts(run: RunRecord) -> str:
     cells = {
       "attempt": str(attempt.number),
       "began": _clock_time(attempt.begin),
-      "from step": f"{attempt.first:,}" if reached else "never got so far",
+      "from step": f"{attempt.first:,}" if reached else "not reached",
       "to step": f"{attempt.last:,}" if reached else "",
       "lasted": duration(attempt.end - attempt.begin),
       "steps lost": f"{attempt.lost_steps:,}" if attempt.lost_steps else "",
       "down after": duration(attempt.down) if attempt.down else "",
-      "ended": attempt.ended or "no word of an end",
+      "ended": attempt.ended or "no end recorded",
     }
     rows.append(cells | ({"said": attempt.message} if attempt.message else {}))
   return _table(rows) + _more(len(attempts))
@@ -321,11 +321,11 @@ def _told(event: dict[str, Any]) -> str:
 
 
 def _samples(drawn: Samples) -> str:
-  """Masked sentences with what the model would write, and what stood there."""
+  """Masked sentences with the model's predictions, and the true tokens."""
   if drawn.reason:
     return f"<p>None: {escape(drawn.reason)}.</p>"
   about = (
-    f'<p class="soft">Validation sentences with masks, filled in by the checkpoint of step {drawn.step:,}; the '
+    f'<p class="soft">Validation sentences with masks, completed by the checkpoint of step {drawn.step:,}; the '
     "same sentences at every "
     "report.</p>"
   )

@@ -64,14 +64,14 @@ class Samples(NamedTuple):
 def draw_samples(run: RunRecord, count: int) -> Samples:
   """`count` sentences, completed by the newest checkpoint that is sound; or the reason why there are none."""
   if not count:
-    return Samples(None, [], "none were asked for")
+    return Samples(None, [], "not requested")
   try:
     step, model = _newest_model(run.workdir)
     chosen = _sentences(run, model, count)
   except (UserError, OSError, ValueError) as error:
     return Samples(None, [], str(error))
   if not chosen:
-    return Samples(step, [], "no sentence of the validation split has a word to mask")
+    return Samples(step, [], "no sentence of the validation split has a word that can be masked")
   return Samples(step, _complete(model, chosen), "")
 
 
@@ -79,7 +79,7 @@ def _newest_model(workdir: epath.Path) -> tuple[int, inference.Model]:
   """(step, model) of the newest checkpoint that can be read. Raises UserError."""
   steps = committed_steps(workdir / "checkpoints")
   if not steps:
-    raise UserError("the run has saved no checkpoint yet")
+    raise UserError("the run has no checkpoint yet")
   for step in reversed(steps):
     try:
       return step, inference.load_checkpoint(workdir / "checkpoints" / str(step))
@@ -170,7 +170,7 @@ def samples_summary(drawn: Samples) -> str:
   """The samples as lines for a terminal."""
   if drawn.reason:
     return f"{'samples':<20}none: {drawn.reason}"
-  lines = [f"{'samples':<20}checkpoint {drawn.step:,} on validation text: guesses, and the truth behind them"]
+  lines = [f"{'samples':<20}checkpoint {drawn.step:,} on validation text: predictions, and the true tokens after them"]
   for sample in drawn.samples:
     lines.append(f"  {sample.text([str(number + 1) for number in range(len(sample.places))])}")
     for number, guesses in enumerate(sample.guesses):

@@ -1,5 +1,5 @@
-"""The arrays of a checkpoint, written and read by Orbax. The only file that knows Orbax; what the files mean is told
-in checkpoint.py.
+"""The arrays of a checkpoint, written and read by Orbax. The only file that knows Orbax; what the files mean is
+described in checkpoint.py.
 """
 
 from typing import Any

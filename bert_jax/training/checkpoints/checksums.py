@@ -64,7 +64,7 @@ def array_facts(arrays: dict[str, Any]) -> dict[str, ArrayFacts]:
   """
   for name, array in arrays.items():
     if _word_dtype(array.dtype) is None:
-      raise TypeError(f"{name} has dtype {array.dtype}, which checkpoints do not hold")
+      raise TypeError(f"{name} has dtype {array.dtype}, which checkpoints do not support")
   facts = {}
   for name, array in arrays.items():
     # One program at a time: several with collectives in flight wait for each other for ever on virtual CPU devices.

@@ -92,7 +92,7 @@ def read_manifest(path: epath.Path) -> Manifest:
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
     if isinstance(error, OSError) and storage.is_remote(path):  # the way there, not what lies there
       raise UserError(
-        f"{path / MANIFEST_FILE} cannot be read: {error}; try again, or give this machine the right to read it"
+        f"{path / MANIFEST_FILE} cannot be read: {error}; try again, or grant this machine read access"
       ) from error
     raise Damaged("manifest", f"{MANIFEST_FILE} cannot be read ({type(error).__name__}: {error})") from error
   if not intact:
@@ -269,7 +269,7 @@ def remedy(text: str, directory: epath.Path) -> str | None:
   """What a user can do about a failed save, or None if it is not for the user to mend."""
   for sign in ("No space left on device", "Disk quota exceeded", "File too large"):
     if sign in text:
-      return f"{sign}. Make room for {directory}, then run the same command again: it resumes by itself"
+      return f"{sign}. Free some space for {directory}, then run the same command again: it resumes by itself"
   for sign in ("Permission denied", "PERMISSION_DENIED", "Read-only file system"):
     if sign in text:
       return f"{sign}. Make {directory} writable, then run the same command again"

@@ -120,7 +120,7 @@ class Checkpoints:
     except Exception as failure:
       if error is None:
         raise
-      log(f"besides: {failure}")  # the first error is the one to show
+      log(f"another error: {failure}")  # the first error is the one to show
 
   def restore_latest(self, abstract_state) -> Restored | None:
     """Restores the newest checkpoint that verifies; sets the damaged ones above it aside.
@@ -153,7 +153,7 @@ class Checkpoints:
       return unmarked
     if damaged or from_first(folders.has_damage(self._directory)):
       raise UserError(
-        f"no checkpoint in {self._directory} is sound; damaged ones are in its folder {folders.SET_ASIDE}. "
+        f"no checkpoint in {self._directory} is intact; damaged ones are in its folder {folders.SET_ASIDE}. "
         "Restore it from a backup, or train from the beginning: with another --workdir, or after moving "
         f"{self._directory} out of the way"
       )
@@ -179,7 +179,7 @@ class Checkpoints:
       self._saved[step] = folders.read_manifest(path).metrics
       self._on_event("verify", step=step, ok=True, marker="written again")
       log(
-        f"checkpoint {step} is whole but for its commit marker, and there is no other: the marker is written again, "
+        f"checkpoint {step} is whole but for its commit marker, and there is no other: the marker is rewritten, "
         "and it is used"
       )
       return Restored(state, step, host)

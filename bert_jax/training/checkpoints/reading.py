@@ -111,10 +111,10 @@ def diagnose(path: epath.Path, error: Exception) -> Damaged:
     if storage.is_remote(path) and any(sign in str(failure) for sign in _UNREACHED):
       raise UserError(
         f"{path} cannot be read ({folders.short(failure)}); nothing is set aside. Try again, or look at this "
-        "machine's rights and network"
+        "machine's permissions and network"
       ) from failure
     return Damaged("unreadable", f"it cannot be read ({folders.short(failure)})")
-  raise RuntimeError(f"{path} is sound, but restoring it failed: {folders.short(error)}") from error
+  raise RuntimeError(f"{path} is intact, but restoring it failed: {folders.short(error)}") from error
 
 
 def checkpoints_folder(directory) -> epath.Path:
@@ -146,7 +146,7 @@ def _newest_sound(directory: epath.Path, step: int | None, read):
       if step is not None:
         raise UserError(f"checkpoint {path} is damaged: {found}; choose another one") from error
       log(f"checkpoint {candidate} is damaged: {found}; looking at the one before")
-  raise UserError(f"no checkpoint in {directory} is sound; restore the folder from a backup, or train again")
+  raise UserError(f"no checkpoint in {directory} is intact; restore the folder from a backup, or train again")
 
 
 def _on_host(manifest: Manifest) -> dict[str, np.ndarray]:

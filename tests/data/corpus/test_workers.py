@@ -107,7 +107,7 @@ def test_a_full_disk_is_one_clear_message_and_the_same_command_goes_on(vocab, tm
   status, _, shown = run(options, limited(10_000))
   assert status == 1 and "Traceback" not in shown
   assert re.search(r"\d/\w+.npy: cannot be written: File too large; free some space", shown)
-  assert "the same command then goes on from here" in shown
+  assert "the same command then resumes from here" in shown
   assert contents(out) == before  # the corpus that was to be replaced
   assert any(tmp_path.glob("documents-*/*/0*"))
   status, shown, _ = run(options)

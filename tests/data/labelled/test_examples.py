@@ -1,4 +1,4 @@
-"""labelled.py: what the outputs of a model mean, and what it is trained on and judged by."""
+"""examples.py: what the outputs of a model mean, and what it is trained and evaluated on."""
 
 import numpy as np
 import pytest
@@ -49,14 +49,14 @@ def test_scores_are_learned_divided_by_the_largest():
 @pytest.mark.parametrize(
   "kind, train, dev, words",
   [
-    ("classification", ["x", "x"], None, "train.tsv has one class alone, 'x'"),
-    ("token-classification", [["O", "O"]], None, "has one class alone, 'O'"),
-    ("multi-label", ["", ""], None, "has one class alone, 'none'"),
+    ("classification", ["x", "x"], None, "train.tsv has a single class, 'x'"),
+    ("token-classification", [["O", "O"]], None, "has a single class, 'O'"),
+    ("multi-label", ["", ""], None, "has a single class, 'none'"),
     (
       "classification",
       ["x", "z"],
       ["x", "y"],
-      "dev.tsv has labels that do not occur in train.tsv: y; the model could never say them",
+      "dev.tsv has labels that do not occur in train.tsv: y; the model could never predict them",
     ),
     ("multi-label", ["x|z", "z"], ["x|y"], "do not occur in train.tsv: y;"),
     ("regression", ["3", "3.0"], ["1", "2"], "train.tsv: all 2 scores are 3: with nothing to correlate"),
@@ -91,7 +91,7 @@ def test_several_labels_are_one_yes_or_no_each():
 
 def test_classes_that_are_not_balanced_are_told():
   told = describe_balance(splits("classification", ["no"] * 9 + ["yes"]).train, "classification")
-  assert "'no' has 90.0% of 10" in told and "always saying 'no' would be right that often" in told
+  assert "'no' has 90.0% of 10" in told and "always predicting 'no' reaches that accuracy" in told
   assert describe_balance(splits("classification", ["no", "yes", "no"]).train, "classification") == ""
   assert "'x' has 100.0% of 4" in describe_balance(splits("multi-label", ["x", "x", "x", "x|y"]).train, "multi-label")
 

@@ -293,7 +293,7 @@ def test_a_wide_space_is_a_word(folder):
     ),
     ({"data": "FOLDER/own.tsv", "text": "review", "label": "stars"}, "1 examples of 1 different texts are too few"),
     ({"task": "sst2", "data": "/nowhere"}, "there is no such file or folder"),
-    ({"data": "FOLDER"}, "is a folder: say which task lies there"),
+    ({"data": "FOLDER"}, "is a folder: say which task it holds"),
     ({"task": "mnli", "data": "FOLDER"}, "has no training file of mnli .*it holds own.tsv"),
     (
       {"data": "FOLDER/own.tsv"},

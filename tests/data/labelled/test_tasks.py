@@ -204,7 +204,7 @@ def test_every_task_says_how_it_is_judged_and_where_its_figure_comes_from():
 
 @pytest.mark.parametrize("task", [name for name, row in TASKS.items() if row.tfds_labels])
 def test_the_classes_of_tensorflow_datasets_are_those_of_the_files_in_their_order(task):
-  """So that label 1, whose f1 MRPC and QQP are judged by, is the same one."""
+  """So that label 1, whose F1 scores MRPC and QQP, is the same one."""
   tfds = pytest.importorskip("tensorflow_datasets")
   row = TASKS[task]
   features = tfds.builder(row.tfds).info.features

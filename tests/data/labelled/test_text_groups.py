@@ -128,7 +128,7 @@ def test_classes_of_pairs_are_no_texts_and_no_scores(tmp_path):
 def test_pairs_to_judge_by_with_other_columns_name_the_key(pairs, tmp_path):
   with pytest.raises(
     UserError,
-    match="pairs to judge by have columns sentence1, sentence2 and score, or "
+    match="evaluation pairs have columns sentence1, sentence2 and score, or "
     "--config.embedding.dev_columns=FIRST,SECOND,SCORE",
   ):
     load_groups("simcse", Where(data=str(pairs), text="question", dev=str(tmp_path / "dev.csv")))
@@ -136,5 +136,5 @@ def test_pairs_to_judge_by_with_other_columns_name_the_key(pairs, tmp_path):
 
 def test_a_file_of_nothing_but_empty_texts_is_refused(tmp_path):
   (tmp_path / "empty.txt").write_text("\n \n\n")
-  with pytest.raises(UserError, match=re.escape("holds no example all of whose texts are there")):
+  with pytest.raises(UserError, match=re.escape("holds no complete example")):
     load_groups("simcse", Where(data=str(tmp_path / "empty.txt")))

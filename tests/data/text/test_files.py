@@ -64,9 +64,9 @@ def test_a_protocol_names_files_as_a_path_does(memory):
   assert matching_files(f"{address}/**/*.txt") == [f"{address}/{n}" for n in ("a.txt", "b.txt", "c/d.txt")]
   assert matching_files(f"{address}/a.txt") == [f"{address}/a.txt"]
   assert read(f"{address}/c/d.txt") == [(1, "text of c/d.txt")]
-  with pytest.raises(UserError, match="no such file, or nothing answers there; check the address"):
+  with pytest.raises(UserError, match="no such file, or no answer from the server; check the address"):
     matching_files(f"{address}/absent")
-  with pytest.raises(UserError, match="no such file, or nothing answers there; check the address"):
+  with pytest.raises(UserError, match="no such file, or no answer from the server; check the address"):
     matching_files(f"{address}/*.jsonl")
   with pytest.raises(UserError, match="names only folders"):
     matching_files(f"{address}/c")

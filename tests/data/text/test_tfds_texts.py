@@ -151,7 +151,11 @@ def test_a_format_that_tfds_reads_wrong_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   "spec, text_field, message",
   [
-    ("wikipedea", "text", "no data set 'wikipedea' in TensorFlow Datasets, nor prepared in .* did you mean wikipedia"),
+    (
+      "wikipedea",
+      "text",
+      "no data set 'wikipedea' in TensorFlow Datasets, and none prepared in .* did you mean wikipedia",
+    ),
     ("texts_of_this_tets", "text", "did you mean texts_of_this_test"),
     ("texts_of_this_test/smal", "text", "texts_of_this_test has no configuration 'smal'; did you mean small"),
     ("texts_of_this_test/small:trian", "text", "no split 'trian'; did you mean 'train'. splits: train, validation"),

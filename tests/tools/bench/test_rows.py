@@ -65,4 +65,4 @@ def test_a_corpus_that_is_there_is_used(tmp_path, corpus):
   missing = bench_data(
     configs.load_config(write_config(tmp_path), ["data.corpus=nowhere", "prepare.seq_length=32"]), sequences=2
   )
-  assert missing.corpus is None and missing.facts.source == "made up, rows of 32 tokens, 2 sequences of 16 on average"
+  assert missing.corpus is None and missing.facts.source == "synthetic, rows of 32 tokens, 2 sequences of 16 on average"

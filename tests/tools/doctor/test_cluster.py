@@ -70,7 +70,7 @@ def test_one_process_in_an_allocation_of_many_tasks_was_not_started_by_srun():
 
 
 def test_a_process_that_is_alone_is_fine():
-  assert checks.processes(ALONE, about("a"), [8], [0]) == row.ok("1; nothing announces others")
+  assert checks.processes(ALONE, about("a"), [8], [0]) == row.ok("1; no launcher announces others")
 
 
 def test_processes_of_one_kind_are_counted_by_machine():

@@ -72,7 +72,7 @@ def test_a_missing_corpus_fails_unless_it_has_a_source(tmp_path):
     found.status == row.FAIL and "there is no such corpus folder" in found.found and "bert_jax prepare" in found.remedy
   )
   (found,) = look(context(tmp_path, tmp_path / "nowhere", "data.source=docstrings:"))
-  assert found == row.ok(f"{tmp_path / 'nowhere'} is not there yet; it will be prepared from docstrings:")
+  assert found == row.ok(f"{tmp_path / 'nowhere'} does not exist yet; it will be prepared from docstrings:")
   (found,) = look(context(tmp_path, ""))
   assert found.status == row.FAIL and "data.corpus is empty" in found.found
 

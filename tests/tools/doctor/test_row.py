@@ -30,7 +30,7 @@ def test_a_check_may_find_several_things():
     ("a does not fit b; set a to b", "a does not fit b", "set a to b"),
     ("waited 5 s for process 1; 0 came. Look at its log", "waited 5 s for process 1; 0 came", "look at its log"),
     ("not alike:\n  a has 1\n  b has 2\nGive both the same", "not alike: a has 1; b has 2", "give both the same"),
-    ("broken", "broken", "mend that, then run doctor again"),
+    ("broken", "broken", "fix that, then run doctor again"),
     (f"expected {'ab' * 32}, found 1; copy it again", "expected abababababab…, found 1", "copy it again"),
     ("x. SLURM_NTASKS it is", "x", "SLURM_NTASKS it is"),
   ],

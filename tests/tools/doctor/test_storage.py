@@ -54,7 +54,7 @@ def test_a_new_run_folder_on_a_sound_disk_is_fine_and_nothing_is_left_there(tmp_
   assert row.worst(rows) == row.OK, rows
   assert tree(tmp_path) == before and not (tmp_path / "run").exists()
   assert rows["run_folder"] == [row.ok(f"{tmp_path / 'run'} is new")]
-  assert rows["checkpoints"][0].found.startswith(f"{tmp_path} takes files whole; 8.4 MB written in")
+  assert rows["checkpoints"][0].found.startswith(f"{tmp_path} writes whole files; 8.4 MB written in")
 
 
 def test_a_run_that_goes_on_is_left_as_it_is(resumed, tmp_path, corpus):
@@ -62,7 +62,7 @@ def test_a_run_that_goes_on_is_left_as_it_is(resumed, tmp_path, corpus):
   before = tree(tmp_path)
   rows = everything(view)
   assert tree(tmp_path) == before
-  assert rows["run_folder"] == [row.ok(f"{resumed} goes on from step 12 (2 checkpoints)")]
+  assert rows["run_folder"] == [row.ok(f"{resumed} resumes from step 12 (2 checkpoints)")]
   assert row.worst(rows) == row.OK, rows
   assert (
     "3 more (2 are there) checkpoints" in rows["disk_space"][0].found
@@ -104,7 +104,7 @@ def test_a_full_disk_is_one_line(tmp_path, corpus):
   with small_disk(tmp_path / "disk", "size=16k") as disk:
     rows = everything(context(tmp_path, corpus, workdir=disk / "run"))
     assert rows["checkpoints"] == [
-      row.fail(f"{disk}: No space left on device", "make room, or choose another --workdir")
+      row.fail(f"{disk}: No space left on device", "free some space, or choose another --workdir")
     ]
     (space,) = rows["disk_space"]
     assert space.status == row.FAIL and space.found.startswith("16.4 kB free on") and "keep_last" in space.remedy
@@ -221,7 +221,7 @@ def test_another_config_is_told_by_its_keys(resumed, tmp_path, corpus):
 
 def test_a_config_that_waits_for_its_corpus_is_compared_as_far_as_it_goes(resumed, tmp_path):
   rows = storage.run_folder(context(tmp_path, tmp_path / "nowhere"))
-  assert rows == [row.ok(f"{resumed} goes on from step 12 (2 checkpoints)")]
+  assert rows == [row.ok(f"{resumed} resumes from step 12 (2 checkpoints)")]
 
 
 def test_a_folder_of_somebody_else_is_refused(tmp_path, corpus):
@@ -267,7 +267,7 @@ def test_damaged_and_unfinished_checkpoints_are_told_and_left_for_the_run(
     found.status == status
     and said in found.found
     and "next start" in found.remedy
-    and "goes on from step 6" in found.remedy
+    and "resumes from step 6" in found.remedy
   )
   assert tree(resumed) == before
 

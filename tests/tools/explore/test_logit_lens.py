@@ -181,8 +181,8 @@ def test_columns_of_the_terminal_stand_beneath_each_other_in_chinese_too():
   "words, settled, said",
   [
     ("abcc", 2, "likeliest from layer 2 on"),
-    ("cabc", 3, "likeliest in the last layer only"),
-    ("cccc", 0, "likeliest in all layers"),
+    ("cabc", 3, "most likely only in the last layer"),
+    ("cccc", 0, "most likely in all layers"),
   ],
 )
 def test_the_layer_is_told_from_which_on_the_answer_stands(words, settled, said):

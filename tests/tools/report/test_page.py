@@ -20,7 +20,7 @@ from bert_jax.tools.report import summary
 from bert_jax.tools.report.samples import Sample, Samples
 from tests.helpers.run_history import Log, begun, killed_between_saves
 
-NONE = Samples(None, [], "none were asked for")
+NONE = Samples(None, [], "not requested")
 VOID = {"meta", "br"}
 
 
@@ -175,7 +175,7 @@ def test_a_run_of_one_attempt_that_goes_on_is_shown(tmp_path):
   assert (
     "None: one attempt so far." in page.text
     and "last sign of life" in page.text
-    and "None: none were asked for." in page.text
+    and "None: not requested." in page.text
   )
   assert "What happened" not in page.texts and "Dotted" not in page.text
 

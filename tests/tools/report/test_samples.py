@@ -74,7 +74,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_shown(run):
 
 
 def test_where_there_is_nothing_to_show_the_reason_is_told(run, tmp_path):
-  assert samples.draw_samples(run, 0).reason == "none were asked for"
+  assert samples.draw_samples(run, 0).reason == "not requested"
   elsewhere = lambda **config: run._replace(config=run.config | config)
   assert (
     samples.draw_samples(elsewhere(**{"data.corpus": "gone"}), 1).reason == "the corpus of the run (gone) is not here"

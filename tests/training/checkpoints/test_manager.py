@@ -388,7 +388,7 @@ def test_when_all_are_damaged_nothing_starts_over_by_itself(copy):
   for step in (1, 2, 3):
     flip_weight(copy / str(step))
   for _ in range(2):  # the second time there are no checkpoints left, only what was set aside
-    with pytest.raises(UserError, match="no checkpoint .* is sound.*--workdir"):
+    with pytest.raises(UserError, match="no checkpoint .* is intact.*--workdir"):
       restore(copy)
   assert set_aside(copy) == ["1-checksum", "2-checksum", "3-checksum"]
 
@@ -408,7 +408,7 @@ def test_a_checkpoint_that_lacks_more_than_its_marker_is_not_gone_on_from(tmp_pa
   save_steps(tmp_path, 1)
   (tmp_path / "1" / "commit_success.txt").unlink()
   flip_weight(tmp_path / "1")
-  with pytest.raises(UserError, match="no checkpoint .* is sound"):
+  with pytest.raises(UserError, match="no checkpoint .* is intact"):
     restore(tmp_path)
   assert set_aside(tmp_path) == ["1-checksum"] and not steps_on_disk(tmp_path)
 
@@ -478,7 +478,7 @@ def test_a_restore_that_fails_for_another_reason_sets_nothing_aside(copy, monkey
 
   load = arrays.load
   monkeypatch.setattr(arrays, "load", fail)
-  with pytest.raises(RuntimeError, match="is sound, but restoring it failed.*out of memory on the device"):
+  with pytest.raises(RuntimeError, match="is intact, but restoring it failed.*out of memory on the device"):
     restore(copy)
   assert set_aside(copy) == []
 
