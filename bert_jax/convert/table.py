@@ -265,8 +265,7 @@ def _without_copies(
     if buffer is not None and not np.array_equal(np.ravel(buffer), expected):
       raise UserError(
         f"buffer {theirs}: expected {len(expected)} values {shown}, as in {conversion.name}; got other values: "
-        "this model "
-        "numbers its tokens differently"
+        "this model numbers its tokens differently"
       )
   return tensors
 
