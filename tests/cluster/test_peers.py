@@ -28,7 +28,7 @@ LOST = [
 def test_errors_of_a_broken_connection_are_a_lost_peer(several, text):
   found = peers.Peers().explain(ValueError(text))
   assert isinstance(found, peers.PeerLost)
-  assert text[:60] in str(found) and "goes on from its newest checkpoint" in str(found)
+  assert text[:60] in str(found) and "resumes from its newest checkpoint" in str(found)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_hosts_that_cannot_connect_are_a_mistake_with_a_remedy(several):
   found = peers.Peers().explain(
     ValueError("UNKNOWN: Gloo context initialization failed: timed out connecting: SO_ERROR: Connection refused")
   )
-  assert isinstance(found, UserError) and "look at /etc/hosts" in str(found)
+  assert isinstance(found, UserError) and "check /etc/hosts" in str(found)
 
 
 def test_alone_there_is_nobody_to_listen_to_or_to_tell():

@@ -33,7 +33,7 @@ def test_lines_become_vectors_in_a_folder_that_need_not_exist(call, model, tmp_p
     ("other.txt", b"fine\n", "v.npy", "lines.txt: No such file"),
     ("lines.txt", b"fine\n", "v.txt", "v.txt must end in .npy"),
     ("lines.txt", b"fine\n", "folder.npy", "folder.npy is a folder; name a file in it"),
-    ("lines.txt", b"fine\n", "lines.txt/v.npy", "there is a file where a folder belongs"),
+    ("lines.txt", b"fine\n", "lines.txt/v.npy", "a file stands where a folder is expected"),
   ],
 )
 def test_encode_refuses_what_it_cannot_read_or_write(call, model, tmp_path, name, content, out, said):
@@ -47,7 +47,7 @@ def test_encode_refuses_what_it_cannot_read_or_write(call, model, tmp_path, name
 def test_lines_longer_than_the_model_and_words_that_it_does_not_know_are_told(call, model, tmp_path):
   (tmp_path / "lines.txt").write_text("the cat\n" + "cat " * 99 + "\n")
   arguments = (f"--model={model}", f"--input={tmp_path / 'lines.txt'}", f"--out={tmp_path / 'v.npy'}")
-  assert "1 of 2 lines had more than the 38 tokens that the model takes" in call("encode", *arguments)[2]
+  assert "1 of 2 lines exceeded the 38 tokens that the model takes" in call("encode", *arguments)[2]
   (tmp_path / "lines.txt").write_text("猫坐在垫子上\n")
   code, _, err = call("encode", *arguments)
   assert (
@@ -80,7 +80,7 @@ def test_next_sentence_tells_of_what_it_cut(call, model):
   code, shown, err = call("next-sentence", f"--model={model}", "the cat sat.", "on the mat.")
   assert code == 0 and not err and "label 0" in shown
   code, shown, err = call("next-sentence", f"--model={model}", "cat " * 600, "on the mat.")
-  assert code == 0 and "the two have 604 tokens, and the model takes 37" in err
+  assert code == 0 and "the two have 604 tokens and the model takes 37" in err
   code, _, err = call("next-sentence", f"--model={model}", "the cat", " ")
   assert code == 1 and "two sentences that are not empty" in err
 

@@ -163,7 +163,7 @@ def test_a_full_disk_leaves_the_earlier_export_whole(write, tmp_path, monkeypatc
   for place in (safetensors.numpy, "save_file"), (pathlib.Path, "mkdir"), (folder, "write_json"):
     with monkeypatch.context() as patch:
       patch.setattr(*place, full)
-      with pytest.raises(UserError, match="No space left on device.*nothing was changed"):
+      with pytest.raises(UserError, match="No space left on device.*the folder is unchanged"):
         write(out, head="mlm")
     assert folder.read_folder(out)[2] == {"mlm", "nsp", "pooler"}
     assert [file.name for file in tmp_path.iterdir()] == ["out"]

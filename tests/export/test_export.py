@@ -85,7 +85,7 @@ def test_the_card_says_what_the_model_is_what_its_outputs_mean_and_how_to_load_i
   for words in (
     f"| layers | {CONFIG.num_hidden_layers} |",
     "| maximum tokens per text | 100 |",
-    "how that was trained is not known here",
+    "its training is not documented",
     *(f"`{name}`" for name in LABELS["token-classification"].names),
     "AutoModelForTokenClassification",
   ):

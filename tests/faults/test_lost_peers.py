@@ -11,7 +11,7 @@ from bert_jax.errors import EXIT_PEER_LOST
 from tests.faults.processes import SLOW_STEPS, Ended, Processes, events, run, steps_saved
 
 STEPS = ("total_steps=300", "eval_every_steps=1000", "checkpoint.every_steps=5", "cluster.heartbeat_seconds=10")
-KILLED = "its connection closed without a word: it was killed"
+KILLED = "its connection closed without a message: it was killed"
 FROZEN = "it is frozen or cut off from the network"
 
 

@@ -98,7 +98,7 @@ def test_a_checkpoint_directory_that_fills_up_is_one_message_everywhere(folder, 
     ended = processes.ended(90)
   for one in ended:
     assert one.code == 1 and "Traceback" not in one.output, one.output
-    assert "No space left on device" in one.output and "ake room" in one.output, one.output
+    assert "No space left on device" in one.output and "ree some space" in one.output, one.output
 
 
 def test_a_workdir_that_cannot_be_written_is_one_message_everywhere(folder, corpus, small_disk):

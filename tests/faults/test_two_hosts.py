@@ -64,4 +64,4 @@ def test_hosts_whose_names_lead_nowhere_are_told_what_to_look_at(folder, corpus,
     pathlib.Path(f"/etc/netns/bertjax{number}/hosts").write_text(f"127.0.0.1 localhost {socket.gethostname()}\n")
   ended = run(folder, corpus, "names", ("total_steps=30",), code=1, host=ADDRESSES[0], prefix=hosts)
   for one in ended:
-    assert one.output.count("must stand for an address that the others can reach: look at /etc/hosts") == 1, one.output
+    assert one.output.count("must resolve to an address that the others can reach: check /etc/hosts") == 1, one.output

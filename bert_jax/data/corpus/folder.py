@@ -274,7 +274,7 @@ def tokenizer_of(corpus: Corpus) -> Tokenizer:
   if tokenizer.fingerprint != expected:
     raise UserError(
       f"{corpus.folder / 'tokenizer'} is not the tokenizer that made this corpus (fingerprint {tokenizer.fingerprint}, "
-      f"expected {expected}); put that one back, or prepare the corpus anew with this one"
+      f"expected {expected}); restore that one, or prepare the corpus again with this one"
     )
   return tokenizer
 

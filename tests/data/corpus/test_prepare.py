@@ -233,6 +233,6 @@ def test_a_folder_that_is_no_corpus_is_never_touched(source, vocab, tmp_path):
   (tmp_path / "mine").mkdir()
   (tmp_path / "mine" / "thesis.txt").write_text("all my work")
   for overwrite in (False, True):
-    with pytest.raises(UserError, match="no finished corpus folder"):
+    with pytest.raises(UserError, match="not a finished corpus folder"):
       prepare.prepare_corpus([source], tmp_path / "mine", settings(vocab), overwrite=overwrite)
   assert contents(tmp_path / "mine") == {"thesis.txt": b"all my work"}

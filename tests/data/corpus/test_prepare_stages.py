@@ -210,7 +210,7 @@ def test_a_stopped_preparation_goes_on_where_it_stood(source, vocab, tmp_path, s
     progress=lambda phase, num_bytes, total: done.append((phase, num_bytes, total)),
   )
   assert manifest["corpus_id"] == whole["corpus_id"] == open_corpus(tmp_path / "out").manifest["corpus_id"]
-  assert ("going on with" in said) == (stage == "both")
+  assert ("resuming" in said) == (stage == "both")
   assert tokenized.items() <= chunks_made(tmp_path).items()  # no chunk was tokenized twice
   total = manifest["provenance"]["read"]["bytes"]
   assert sum(num_bytes for _, num_bytes, _ in done) == total  # the bar begins where it stood

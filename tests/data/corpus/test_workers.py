@@ -80,7 +80,7 @@ def test_a_worker_that_dies_is_one_clear_message_and_the_same_command_goes_on(so
   def kill_one(phase, num_bytes, total):
     multiprocessing.active_children()[0].kill()
 
-  with pytest.raises(UserError, match="a worker process died.*--workers=1; the same command then goes on"):
+  with pytest.raises(UserError, match="a worker process died.*--workers=1; the same command then resumes"):
     prepare.prepare_corpus([source], tmp_path / "out", settings(vocab, workers=2), progress=kill_one)
   assert not (tmp_path / "out").exists() and not multiprocessing.active_children()
   made = len(list((tmp_path / ".out.partial" / "rows").glob("*/[0-9]*")))
@@ -111,7 +111,7 @@ def test_a_full_disk_is_one_clear_message_and_the_same_command_goes_on(vocab, tm
   assert contents(out) == before  # the corpus that was to be replaced
   assert any(tmp_path.glob("documents-*/*/0*"))
   status, shown, _ = run(options)
-  assert status == 0 and "going on with" in shown
+  assert status == 0 and "resuming" in shown
   whole = prepare.prepare_corpus([source], tmp_path / "whole" / "out", settings(vocab))
   assert open_corpus(out).manifest["corpus_id"] == whole["corpus_id"]
   assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
@@ -231,7 +231,7 @@ def test_ten_kills_at_random_moments_change_nothing(vocab, tmp_path):
       assert not (out.parent / f".{name}.partial" / "manifest.json").exists()
     assert 0 < made() < num_chunks
     status, shown, _ = run(options)
-    assert status == 0 and ("going on with" in shown) == (name == "whole")
+    assert status == 0 and ("resuming" in shown) == (name == "whole")
     assert open_corpus(out).manifest["corpus_id"] == manifest["corpus_id"]
     assert not [path for path in out.parent.rglob("*") if path.name.startswith(".")]
 

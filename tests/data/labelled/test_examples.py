@@ -59,7 +59,7 @@ def test_scores_are_learned_divided_by_the_largest():
       "dev.tsv has labels that do not occur in train.tsv: y; the model could never predict them",
     ),
     ("multi-label", ["x|z", "z"], ["x|y"], "do not occur in train.tsv: y;"),
-    ("regression", ["3", "3.0"], ["1", "2"], "train.tsv: all 2 scores are 3: with nothing to correlate"),
+    ("regression", ["3", "3.0"], ["1", "2"], "train.tsv: all 2 scores are 3: a correlation needs different scores"),
     ("regression", ["1", "2"], ["4", "4"], "dev.tsv: all 2 scores are 4"),
   ],
 )

@@ -165,7 +165,7 @@ def test_what_has_no_value_in_json_is_empty_and_what_is_no_text_is_not_read_as_o
   [(";", "semicolons, not by commas: save the table with commas"), ("\t", "tabs, not by commas: call the file .tsv")],
 )
 def test_columns_of_a_csv_that_stand_apart_otherwise_are_named(file, mark, said):
-  with pytest.raises(UserError, match=f"a.csv:1: columns stand apart by {said}"):
+  with pytest.raises(UserError, match=f"a.csv:1: columns are separated by {said}"):
     read_table(file("a.csv", f"text{mark}label\na, b{mark}1\n"), ["text", "label"])
 
 

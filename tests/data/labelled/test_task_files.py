@@ -115,7 +115,7 @@ def test_answers_that_stand_elsewhere_are_counted_and_named(folder):
   found = load_splits(task="squad2", data=f"{path}/a.json", dev=f"{path}/a.json")
   assert (
     len(found.train.first) == 3
-    and "1 answers do not stand where" in found.train.notes[0]
+    and "1 answers are not at the positions that" in found.train.notes[0]
     and "q2" in found.train.notes[0]
   )
   with pytest.raises(UserError, match=r"at data\[0\].paragraphs\[0\].qas\[0\].*expected the format of SQuAD"):
@@ -252,7 +252,7 @@ def test_texts_with_a_class_of_their_own_are_not_held_out(folder):
   lines = [f"text {number}\t{'often' if number < 150 else f'rare {number}'}" for number in range(200)]
   found = load_splits(data=folder(own__tsv="\n".join(["t\tl", *lines])) + "/own.tsv", text="t", label="l")
   assert set(found.dev.labels) == {"often"} and len(set(found.train.labels)) == 51
-  assert "texts with a rare label are trained on instead" in found.train.notes[0]
+  assert "texts with a rare label stay in the training set instead" in found.train.notes[0]
 
 
 def test_a_folder_whose_one_file_is_to_train_and_to_judge_by_is_held_out_from(folder):
@@ -375,4 +375,4 @@ def test_of_real_files_without_a_second_one_a_tenth_is_held_out(arguments, place
   assert found.held_out and len(found.train.first) + len(found.dev.first) == count
   assert 0.08 < len(found.dev.first) / count < 0.14
   if "cmrc" in arguments.get("task", ""):
-    assert found.train.notes[0].startswith("5 answers do not stand where")
+    assert found.train.notes[0].startswith("5 answers are not at the positions that")

@@ -206,7 +206,7 @@ def test_a_data_set_that_is_not_prepared_is_prepared_once_and_said_to_be(capfd):
 def test_a_preparation_that_fails_says_why(monkeypatch):
   monkeypatch.setattr(NotPreparedInThisTest, "_generate_examples", lambda self: iter([(0, {"wrong": "feature"})]))
   monkeypatch.setenv("TFDS_DATA_DIR", os.environ["TFDS_DATA_DIR"] + "/elsewhere")
-  with pytest.raises(UserError, match="not prepared in .*/elsewhere/.*, and preparing it failed: .*; mend that, or"):
+  with pytest.raises(UserError, match="not prepared in .*/elsewhere/.*, and preparing it failed: .*; fix that, or"):
     read("tfds:not_prepared_in_this_test")
 
 

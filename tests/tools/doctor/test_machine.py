@@ -91,7 +91,7 @@ def test_a_platform_that_jax_cannot_start_is_named_and_the_memory_is_looked_at_a
     raise RuntimeError("Unable to initialize backend 'tpu'. No\nlibtpu; none at all")
 
   monkeypatch.setattr(jax, "devices", no_devices)
-  for environ, remedy in (({"JAX_PLATFORMS": "tpu"}, "unset JAX_PLATFORMS"), ({}, "look at the driver")):
+  for environ, remedy in (({"JAX_PLATFORMS": "tpu"}, "unset JAX_PLATFORMS"), ({}, "check the driver")):
     view = context(tmp_path, corpus, environ=environ)
     (found,) = row.run("devices", checks.devices, view)["devices"]
     assert (
@@ -115,7 +115,7 @@ def test_an_unknown_flag_on_any_process_is_told_before_xla_ends_it(tmp_path, cor
   view.introductions = [{"host": "a"}, {"host": "b", "xla_flags": said}]
   (found,) = row.run("devices", checks.devices, view)["devices"]
   assert (
-    found.status == row.FAIL and found.found.startswith("process 1: XLA_FLAGS") and "take that flag out" in found.remedy
+    found.status == row.FAIL and found.found.startswith("process 1: XLA_FLAGS") and "remove that flag" in found.remedy
   )
 
 
@@ -215,7 +215,7 @@ def test_without_control_groups_the_machine_counts(tmp_path):
 @pytest.mark.parametrize(
   "environ, said",
   [
-    ({"JAX_DISABLE_JIT": "1"}, "every operation is run by itself"),
+    ({"JAX_DISABLE_JIT": "1"}, "every operation runs separately"),
     ({"JAX_DEBUG_NANS": "True"}, "a NaN ends the run"),
     ({"XLA_PYTHON_CLIENT_ALLOCATOR": "platform"}, "very slow"),
   ],

@@ -47,7 +47,7 @@ def test_where_all_is_well_one_process_speaks_for_all():
 def test_what_is_wrong_on_some_processes_names_them_and_what_is_wrong_on_all_does_not():
   low = row.warn("1 GB free", "more memory")
   fine = row.ok("20 GB free")
-  full = row.fail("disk full", "make room")
+  full = row.fail("disk full", "free some space")
   rows = [{"memory": [own], "disk": [full]} for own in (fine, low, fine, low)]
   merged = row.merged(rows, ["a", "b", "b", "c"])
   assert merged["memory"] == [row.warn("processes 1, 3 (b, c): 1 GB free", "more memory")]

@@ -125,7 +125,7 @@ def test_a_read_only_disk_is_one_line(tmp_path, corpus):
     (
       "open",
       lambda real: lambda path, flags, *mode: real(path, flags & ~os.O_EXCL, *mode),
-      "makes the same file twice",
+      "creates the same file twice",
     ),
     ("replace", lambda real: lambda old, new: shutil.copyfile(old, new), "does not replace a file"),
     ("rename", lambda real: lambda old, new: os.makedirs(new), "does not rename a folder"),
@@ -144,7 +144,7 @@ def test_a_file_system_without_the_semantics_of_posix_is_refused(
 def test_what_comes_back_altered_is_refused(tmp_path, corpus, monkeypatch):
   monkeypatch.setattr(type(epath.Path()), "read_bytes", lambda path: b"something else")
   found = storage.checkpoints(context(tmp_path, corpus))
-  assert found.status == row.FAIL and "came back altered" in found.found
+  assert found.status == row.FAIL and "was read back altered" in found.found
 
 
 def test_an_error_without_a_remedy_of_its_own_has_one(tmp_path, corpus, monkeypatch):

@@ -180,7 +180,7 @@ def test_columns_of_the_terminal_stand_beneath_each_other_in_chinese_too():
 @pytest.mark.parametrize(
   "words, settled, said",
   [
-    ("abcc", 2, "likeliest from layer 2 on"),
+    ("abcc", 2, "most likely from layer 2 on"),
     ("cabc", 3, "most likely only in the last layer"),
     ("cccc", 0, "most likely in all layers"),
   ],

@@ -53,7 +53,7 @@ def test_what_does_not_fit_is_said_first_with_the_remedies_and_is_exit_code_1(ca
     (["--topology=v5e:5x5"], "there is no such slice; known: v5e:"),
     (["--topology=h100:3"], "data.batch_size=256 does not divide over 3 devices"),
     (["--topology=h100:8", "--config.mesh.tensor=5"], "does not fit 8 devices"),
-    (["--topology=h100:8", "--config.mesh.fsdp=-1"], "at most one of them is -1"),
+    (["--topology=h100:8", "--config.mesh.fsdp=-1"], "at most one -1"),
     (["--topology=h100:8", "--steps=0"], "--steps=0: expected a number from 1"),
     (["--topology=h100:8", "--sweep", "--compile=0"], "--compile=0: expected a number from 1"),
     (["--topology=h100:8", "--sweep", "--config.data.batch_size=3"], "make data.batch_size a multiple of 8"),

@@ -160,7 +160,7 @@ def test_curves_show_the_steps_that_count_and_where_the_run_went_back_to(tmp_pat
   assert high < 10
   assert loss.count('class="mark"') == 2
   assert (
-    "attempt 1 went on from step 20: the one before was killed without a word" in loss
+    "attempt 1 resumed from step 20: the one before was killed without a word" in loss
     and "rollback from step 30 to 25" in loss
   )
   climb = text[text.index('aria-label="Step over time"') :].split("</svg>")[0]

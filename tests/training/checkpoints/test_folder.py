@@ -90,7 +90,7 @@ def test_only_folders_named_by_a_step_are_checkpoints(step):
 
 
 def test_a_full_disk_and_a_locked_folder_have_a_remedy(tmp_path):
-  assert "Make room" in folders.remedy(str(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))), tmp_path)
+  assert "Free some space" in folders.remedy(str(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))), tmp_path)
   assert "writable" in folders.remedy(str(OSError(errno.EACCES, os.strerror(errno.EACCES))), tmp_path)
   assert folders.remedy("something else", tmp_path) is None
 

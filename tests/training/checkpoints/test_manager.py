@@ -270,7 +270,7 @@ def test_a_failed_background_save_names_step_cause_and_remedy(copy, file_size_li
           c.should_save(4)
           time.sleep(0.05)
 
-  with pytest.raises(UserError, match=r"(?s)checkpoints/4 failed.*File too large.*Make room.*\(1, 2, 3\)"):
+  with pytest.raises(UserError, match=r"(?s)checkpoints/4 failed.*File too large.*Free some space.*\(1, 2, 3\)"):
     run()
   file_size_limit()
   assert steps_on_disk(copy) == [1, 2, 3]
