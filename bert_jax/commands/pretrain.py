@@ -9,7 +9,7 @@ from bert_jax.errors import UserError
 if TYPE_CHECKING:
   from bert_jax.objectives.objective import Shown
 
-HELP = "train a BERT on a corpus; goes on by itself where an earlier call stopped"
+HELP = "train a BERT on a corpus; resumes where an earlier call stopped"
 EXAMPLE = """  python -m bert_jax pretrain --config=configs/quickstart.py --workdir=runs/quickstart
   python -m bert_jax pretrain --config=configs/bert_base.py:phase2 --workdir=runs/base-512 \\
       --config.data.corpus=data/wiki-512 --config.init_from=runs/base-128"""
@@ -97,9 +97,9 @@ def print_result(workdir: str, config, metrics: dict[str, float]) -> None:
   for what, path in there.items():
     print(f"  {what:<19} {path}")
   print("Next:")
-  print(f"  how it went         python -m bert_jax report --workdir={workdir}")
+  print(f"  report              python -m bert_jax report --workdir={workdir}")
   if recipe.use:
-    print(f"  use it              python -m bert_jax {recipe.use.format(workdir=workdir)}")
+    print(f"  try it              python -m bert_jax {recipe.use.format(workdir=workdir)}")
 
 
 def result_of(shown: "Shown", config, metrics: dict[str, float]) -> str:

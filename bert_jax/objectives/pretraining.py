@@ -25,7 +25,7 @@ PAIRS = ("nsp", "sop")  # corpora whose labels of pairs are learned; metrics are
 
 def _shown_of_pairs(name: str) -> tuple[Shown, ...]:
   """The loss and accuracy on pairs, and what always giving the same label would reach."""
-  majority = Baseline(f"{name}_majority", "majority share", "always giving the more frequent label")
+  majority = Baseline(f"{name}_majority", "majority share", "majority baseline")
   return (
     Shown(f"{name}_loss", "{:.3f}", title=f"{name.upper()} loss", unit="nats", better=min),
     Shown(

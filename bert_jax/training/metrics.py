@@ -1,7 +1,7 @@
 """What a run tells in its folder: metrics and events as JSON lines, and TensorBoard scalars.
 
     WORKDIR/metrics/attempt-0000.jsonl            {"step": 100, "time": …, "train/loss": 6.1, …}
-    WORKDIR/metrics/attempt-0000-part-0001.jsonl  goes on where that one has reached 256 KiB
+    WORKDIR/metrics/attempt-0000-part-0001.jsonl  continues where that one has reached 256 KiB
     WORKDIR/events/attempt-0000.jsonl             {"event": "save", "time": …, "step": 100, …}
     WORKDIR/tensorboard/                          the same scalars
 

@@ -57,7 +57,7 @@ def matching_files(pattern: str) -> list[str]:
   if not found and folders:
     raise UserError(f"{pattern}: names only folders ({folders[0]}); name files, as in {os.path.join(pattern, '*')}")
   if not found and has_protocol(pattern):
-    raise UserError(f"{pattern}: no such file, or nothing answers there; check the address")
+    raise UserError(f"{pattern}: no such file, or no answer from the server; check the address")
   if not found:
     raise UserError(
       f"{pattern}: no such file (working folder: {os.getcwd()}); check the path, and quote patterns so that the shell "

@@ -88,8 +88,8 @@ def test_where_there_is_nothing_to_show_the_reason_is_told(run, tmp_path):
   assert "another tokenizer" in samples.draw_samples(elsewhere(**{"data.corpus": str(other)}), 1).reason
   shutil.rmtree(run.workdir / "checkpoints")
   drawn = samples.draw_samples(run, 1)
-  assert drawn.reason == "the run has saved no checkpoint yet"
-  assert samples.samples_summary(drawn) == "samples             none: the run has saved no checkpoint yet"
+  assert drawn.reason == "the run has no checkpoint yet"
+  assert samples.samples_summary(drawn) == "samples             none: the run has no checkpoint yet"
 
 
 def test_a_mixture_shows_sentences_of_its_first_corpus(run):
