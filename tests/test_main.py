@@ -48,10 +48,13 @@ def test_hyphens_in_flags_are_accepted_and_nothing_behind_two_dashes_is_touched(
   "error, said",
   [
     (UserError("this and that"), "error: this and that"),
-    (OSError(errno.ENOSPC, "No space left on device", "runs/x"), "error: runs/x: No space left on device; make room"),
-    (OSError(errno.EACCES, "Permission denied", "runs/x"), "error: runs/x: Permission denied; choose a place"),
-    (OSError(errno.ENOTDIR, "Not a directory", "a/b"), "error: a/b: Not a directory; there is a file where a folder"),
-    (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device; make room"),
+    (
+      OSError(errno.ENOSPC, "No space left on device", "runs/x"),
+      "error: runs/x: No space left on device; free some space",
+    ),
+    (OSError(errno.EACCES, "Permission denied", "runs/x"), "error: runs/x: Permission denied; choose a path"),
+    (OSError(errno.ENOTDIR, "Not a directory", "a/b"), "error: a/b: Not a directory; a file stands where a folder"),
+    (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device; free some space"),
   ],
 )
 def test_a_mistake_or_what_the_disk_refuses_is_one_line_and_exit_code_1(error, said, monkeypatch, capsys):

@@ -100,7 +100,7 @@ def test_a_file_in_the_place_of_the_workdir_is_left_alone(call, tmp_path, corpus
   (tmp_path / "thesis.txt").write_text("years of work")
   for workdir, said in (
     (tmp_path / "thesis.txt", "is a file; a run needs a folder of its own"),
-    (tmp_path / "thesis.txt" / "run", "Not a directory; there is a file where a folder belongs"),
+    (tmp_path / "thesis.txt" / "run", "Not a directory; a file stands where a folder is expected"),
   ):
     code, _, err = call(f"--config.data.corpus={corpus}", workdir=workdir)
     assert code == 1 and said in err and err.count("\n") == 1

@@ -171,7 +171,7 @@ def test_a_model_of_pairs_wants_pairs_and_one_of_texts_wants_texts(model_of):
     ),
     (lambda model: pipelines.answer(model, [("a", "b")]), "not for question-answering"),
     (lambda model: pipelines.classify(model, ["a"], ["b", "c"]), "1 texts and 2 second texts"),
-    (lambda model: pipelines.classify(model._replace(labels=None), ["a"]), "not fine-tuned: it has no labels"),
+    (lambda model: pipelines.classify(model._replace(labels=None), ["a"]), "not fine-tuned and has no labels"),
   ],
 )
 def test_a_model_is_asked_only_for_what_it_learned(model_of, call, words):

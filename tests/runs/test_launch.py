@@ -191,7 +191,7 @@ def test_init_from_something_that_does_not_fit_is_refused_by_name(finished, tmp_
 def test_a_run_that_has_saved_nothing_yet_is_no_model_and_is_called_what_it_is(finished, tmp_path):
   shutil.copytree(finished[1], tmp_path / "begun", ignore=shutil.ignore_patterns("checkpoints"))
   with pytest.raises(
-    UserError, match="begun is a run folder without checkpoints: none was saved before the run was stopped"
+    UserError, match="begun is a run folder without checkpoints: the run stopped before its first checkpoint"
   ):
     inference.load_model(tmp_path / "begun")
 

@@ -79,7 +79,7 @@ def labels_of(splits: Splits) -> Labels:
   if new:
     raise UserError(
       f"{splits.files[-1]} has labels that do not occur in {splits.files[0]}: {', '.join(new[:10])}; the model could "
-      "never say them"
+      "never predict them"
     )
   names = sorted(known, key=lambda name: (0, float(name), name) if is_number(name) else (1, 0.0, name))
   if kind == "token-classification":

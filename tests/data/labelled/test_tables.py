@@ -85,7 +85,7 @@ def test_a_carriage_return_alone_ends_a_line_of_a_csv_and_stays_within_quotes(fi
     (
       "a.csv",
       b"text,label\na, b,1\n",
-      "a.csv:2: 3 columns, the first line has 2 .text, label.; a text with commas stands in quotes",
+      "a.csv:2: 3 columns, the first line has 2 .text, label.; a text with commas needs quotes",
     ),
     ("a.csv", b'text,label\na,1\n"b,1\nc,1\nd,1\n', "a.csv:3: not CSV: a quote is opened that is never closed"),
     ("a.csv", b'text,label\na,1\nb,"', "a.csv:3: not CSV: a quote is opened that is never closed"),

@@ -110,7 +110,7 @@ def test_more_pairs_than_a_batch_in_any_order_give_the_same(exported):
 def test_a_model_to_which_all_texts_are_the_same_is_refused(exported):
   model = inference.load_model(exported / "pretraining")
   flat = model._replace(params=jax.tree.map(np.zeros_like, model.params))
-  with pytest.raises(UserError, match="to this model all of these texts are alike"):
+  with pytest.raises(UserError, match="this model gives all of these texts the same vector"):
     pooling.compare_poolings(flat, pooling.Pairs(FIRST, SECOND, SCORES))
 
 
