@@ -146,7 +146,7 @@ def test_what_differs_is_named_with_the_process(change, said):
   abouts = introductions()
   abouts[2] = copy.deepcopy(abouts[2])
   change(abouts[2])
-  with pytest.raises(UserError, match=f"not started alike:\n  {said}"):
+  with pytest.raises(UserError, match=f"started differently:\n  {said}"):
     rendezvous.check_alike(abouts)
 
 

@@ -108,7 +108,7 @@ def test_unknown_tensors_and_integers_are_errors_that_name_them(config, tensors)
 
 def test_missing_unknown_and_mis_shaped_parameters_are_errors_that_name_them(config, params):
   dense = params["pooler"]["dense"]
-  with pytest.raises(UserError, match="no counterpart in: pooler/dense/scale"):
+  with pytest.raises(UserError, match="no counterpart in Hugging Face BERT: pooler/dense/scale"):
     to_huggingface(params | {"pooler": {"dense": dense | {"scale": np.ones(32)}}}, config)
   with pytest.raises(UserError, match="needs parameter pooler/dense/bias"):
     to_huggingface(params | {"pooler": {"dense": {"kernel": dense["kernel"]}}}, config)

@@ -114,7 +114,7 @@ def test_a_mistake_of_one_process_is_the_same_message_and_exit_code_on_all(folde
   }
   ended = run(folder, corpus, f"mistake-{number}", STEPS, code=1, sabotage=sabotage)
   for one in ended:
-    assert one.output.count("the disk of this host is full; free some space") == 1, one.output
+    assert one.output.count("the disk of this host is full; make room") == 1, one.output
     assert "Traceback" not in one.output
   assert f"error: process {number} on " in ended[1 - number].output
 

@@ -35,7 +35,7 @@ def test_a_coordinator_that_cannot_be_reached_is_named(folder, corpus):
 def test_processes_with_different_configs_are_told_the_key(folder, corpus):
   with Processes(folder, corpus, "configs", STEPS, each={1: ("optimizer.learning_rate=0.5",)}) as processes:
     ended = processes.ended(60)
-  expect_everywhere(ended, "not started alike", "optimizer.learning_rate=0.5, process 0 0.01")
+  expect_everywhere(ended, "started differently", "optimizer.learning_rate=0.5, process 0 0.01")
   assert not (folder / "configs").exists()
 
 

@@ -64,7 +64,7 @@ def test_a_mistake_in_the_text_is_one_message(source, vocab, tmp_path):
 def test_a_mistake_is_found_in_the_traceback_that_other_processes_send(source, vocab, tmp_path, monkeypatch):
   def fail(pipeline, *_):
     raise RuntimeError(
-      "Traceback (most recent call last):\n  File one, in two\nbert_jax.errors.UserError: a.txt:3: is bad; fix it\n\n"
+      "Traceback (most recent call last):\n  File one, in two\nbert_jax.errors.UserError: a.txt:3: is bad; mend it\n\n"
       "During handling …\nbert_jax.errors.UserError: a.txt:3: is bad; mend it [while running 'Map(_make_share)']\n"
     )
 
