@@ -50,7 +50,7 @@ _SIGNS = (
   "CANCELLED",
   "ABORTED",
 )
-_AGAIN = "Start the run again: it goes on from its newest checkpoint"
+_AGAIN = "Start the run again: it resumes from its newest checkpoint"
 _GONE = "another process of this run is gone"
 _GOODBYE = {"goodbye": True}
 
@@ -179,7 +179,7 @@ class Peers:
       if silence > self._silent_seconds and number not in self._named:
         self._named.add(number)
         print_at_once(
-          f"{self._name(number)} has been silent for {silence:.0f} s: it is frozen, or cut off from the network. If "
+          f"{self._name(number)} has been silent for {silence:.0f} s: it is frozen or cut off from the network. If "
           "that lasts, JAX ends this run"
         )
 
@@ -187,8 +187,8 @@ class Peers:
     del self._heard[number]
     if not self._stopped.is_set():
       message = (
-        f"{_GONE}: {self._name(number)}; its connection closed without a word: it was killed, or has crashed, or its "
-        f"machine went down. Look at its log. {_AGAIN}"
+        f"{_GONE}: {self._name(number)}; its connection closed without a message: it was killed, it crashed, or its "
+        f"machine went down. Check its log. {_AGAIN}"
       )
       self._send({"message": message, "code": EXIT_PEER_LOST})
       self._end(message, EXIT_PEER_LOST)

@@ -257,8 +257,7 @@ def _without_copies(
     if tensor is not None and original in tensors and not np.array_equal(tensor, tensors[original]):
       raise UserError(
         f"tensor {copy} differs from {original}; {conversion.name} ties them, and so does this model: an untied "
-        "decoder "
-        "cannot be represented"
+        "decoder cannot be represented"
       )
   for theirs, shown, values in conversion.buffers:
     buffer, expected = tensors.pop(theirs, None), values(config)
