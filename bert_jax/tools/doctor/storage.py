@@ -288,7 +288,7 @@ def _saved(context: Context) -> list[Row]:
   rows += _belongs(context, folders.folder_of(directory, newest), sound[newest])
   if is_finished(context.workdir, context.config):
     return rows or [row.ok(f"{context.workdir} has trained its {last_step(context.config):,} steps")]
-  return rows or [row.ok(f"{context.workdir} goes on from step {newest:,} ({len(sound)} checkpoints)")]
+  return rows or [row.ok(f"{context.workdir} resumes from step {newest:,} ({len(sound)} checkpoints)")]
 
 
 def _belongs(context: Context, path, manifest: folders.Manifest) -> list[Row]:
