@@ -14,11 +14,11 @@ from bert_jax.__main__ import quiet
 
 quiet()
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-from bert_jax.models import attention  # noqa: E402
+from bert_jax.models import attention
 
 HEADS, WIDTH, SLOTS = 12, 64, 12
 LENGTHS = (128, 512)

@@ -19,23 +19,23 @@ from bert_jax.__main__ import quiet
 
 quiet()
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 
-from bert_jax import config as configs  # noqa: E402
-from bert_jax.batch import ModelInputs, model_inputs  # noqa: E402
-from bert_jax.data.loading.input_pipeline import load_batch  # noqa: E402
-from bert_jax.models import attention  # noqa: E402
-from bert_jax.models.dropout import dropout  # noqa: E402
-from bert_jax.models.heads import MlmHead  # noqa: E402
-from bert_jax.models.layers import Embeddings, FeedForward, layer_norm  # noqa: E402
-from bert_jax.objectives import losses  # noqa: E402
-from bert_jax.tools.bench.rows import BenchData, bench_data  # noqa: E402
-from bert_jax.tools.bench.timing import TimedCall, in_turn, repeated, spread  # noqa: E402
-from bert_jax.training import optimizer as optimizers  # noqa: E402
-from bert_jax.training.train_step import prepare_rows  # noqa: E402
+from bert_jax import config as configs
+from bert_jax.batch import ModelInputs, model_inputs
+from bert_jax.data.loading.input_pipeline import load_batch
+from bert_jax.models import attention
+from bert_jax.models.dropout import dropout
+from bert_jax.models.heads import MlmHead
+from bert_jax.models.layers import Embeddings, FeedForward, layer_norm
+from bert_jax.objectives import losses
+from bert_jax.tools.bench.rows import BenchData, bench_data
+from bert_jax.tools.bench.timing import TimedCall, in_turn, repeated, spread
+from bert_jax.training import optimizer as optimizers
+from bert_jax.training.train_step import prepare_rows
 
 
 class Part(NamedTuple):
