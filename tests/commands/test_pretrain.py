@@ -138,7 +138,7 @@ _START = """
 import collections, json, sys, threading
 import jax
 from bert_jax.__main__ import main
-from bert_jax import commands
+from bert_jax.commands import processes as commands
 from bert_jax.training.metrics import MetricsWriter
 counts, imported_by, told = collections.Counter(), [], MetricsWriter.event
 def start_jax():  # as ever, but that programs which compile fast are kept, too: how fast is a matter of the machine

@@ -89,8 +89,8 @@ def test_a_streak_makes_all_processes_go_back_and_on_past_it_and_a_resume_repeat
   kill = (
     bad_rows({6, 7, 8})
     + """
-from bert_jax.training.data_skips import Jumps
-plain_record = Jumps.record
+from bert_jax.training.data_skips import DataSkips
+plain_record = DataSkips.record
 def record(self, jump, *, write):
   plain_record(self, jump, write=write)
   if write:
@@ -98,7 +98,7 @@ def record(self, jump, *, write):
     os.kill(os.getpid(), signal.SIGKILL)
   import time
   time.sleep(60)
-Jumps.record = record
+DataSkips.record = record
 """
   )
   from tests.faults.processes import Processes

@@ -39,7 +39,7 @@ def test_a_process_that_is_alone_saves_too(folder, corpus):
 
 SLOW_EVALUATION = """
 import time
-from bert_jax.runs import pretraining as runs
+from bert_jax.runs import corpus as runs
 plain = runs.validation_batches
 def validation_batches(corpus, config, *more):
   batch = next(iter(plain(corpus, config, *more)))

@@ -83,12 +83,12 @@ def test_a_half_copied_corpus_is_taken_away_and_copied_anew(folder, corpus, coun
   cache, mark = folder / f"{name}-cache", folder / f"{name}-begun"
   keys = (f"data.cache_dir={cache}",)
   endless = """
-from bert_jax.data.corpus import staging
-plain = staging._copy
+from bert_jax.io import storage
+plain = storage.copy_folder
 def slow(source, target):
   plain(source, target)
   endless()
-staging._copy = slow
+storage.copy_folder = slow
 """
   ended, seconds = stopped(
     folder, corpus, name, keys, _ENDLESS.format(mark=str(mark)) + endless, mark, to=0, count=count

@@ -67,7 +67,7 @@ def test_a_config_that_does_not_fit_is_one_message_everywhere(folder, corpus, ov
 
 def test_a_corpus_that_one_host_does_not_see_is_named_with_the_host(folder, corpus):
   blind = """
-  from bert_jax.runs import pretraining as run
+  from bert_jax.runs import corpus as run
   plain = run.open_data
   def open_data(config):
     config.data.corpus = "/not/mounted/here"
