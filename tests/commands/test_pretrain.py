@@ -145,8 +145,10 @@ def start_jax():  # as ever, but that programs which compile fast are kept, too:
   plain_start()
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 plain_start, commands.start_jax = commands.start_jax, start_jax
-is_it = lambda event, of: event == "import" and of[0] == "tensorflow"
-sys.addaudithook(lambda *what: is_it(*what) and imported_by.append(threading.current_thread().name))
+def note(event, of, found=imported_by, thread=threading.current_thread):  # globals are gone at the very end
+  if event == "import" and of[0] == "tensorflow":
+    found.append(thread().name)
+sys.addaudithook(note)
 jax.monitoring.register_event_listener(lambda name, **_: counts.update([name.rpartition("/")[2]]))
 def event(writer, kind, **fields):
   told(writer, kind, **fields)

@@ -219,8 +219,10 @@ def test_a_stream_that_was_open_for_long_is_closed_at_once():
 _IMPORT = """
 import itertools, sys, threading
 imported_by = []
-is_it = lambda event, of: event == "import" and of[0] == "tensorflow"
-sys.addaudithook(lambda *what: is_it(*what) and imported_by.append(threading.current_thread().name))
+def note(event, of, found=imported_by, thread=threading.current_thread):  # globals are gone at the very end
+  if event == "import" and of[0] == "tensorflow":
+    found.append(thread().name)
+sys.addaudithook(note)
 from tests.data.loading.test_input_pipeline import Rows, assert_equal, load_batch, np
 from bert_jax.data.loading.input_pipeline import tensorflow_in_background, train_batches
 stream = train_batches(Rows(37), batch_size=4, seed=3, start=8, steps=10**9, loader="tfdata")
