@@ -19,9 +19,12 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 # Compiling is most of what these tests cost, and their programs run for milliseconds: no optimiser of LLVM's, the
 # emitters that make the least code, and one module for each program. A train step takes 0.8 s of a core so, else 8.
 FAST_COMPILATION = (
-  "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+  "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false "
+  "--xla_cpu_parallel_codegen_split_count=1"
 )
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}"
+# Many tests, and the processes that they start, compile the same tiny programs.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(__file__).resolve().parents[1] / ".pytest_cache/compiled")
 
 import jax
 import pytest
@@ -30,13 +33,8 @@ from bert_jax.internals.orbax import silence_orbax
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Many tests compile the same tiny programs; compiling is most of what they cost.
-jax.config.update(
-  "jax_compilation_cache_dir", str(pathlib.Path(__file__).resolve().parents[1] / ".pytest_cache" / "compiled")
-)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
-pytest_plugins = ["tests.fixtures.corpora", "tests.fixtures.exports", "tests.fixtures.labelled_models"]
+pytest_plugins = [f"tests.fixtures.{name}" for name in ("corpora", "exports", "labelled_models", "runs")]
 
 
 @pytest.fixture(scope="session")
@@ -69,9 +67,7 @@ def what_a_file_leaves_behind_is_not_searched_for_garbage_again():
   gc.freeze()
 
 
-@pytest.fixture
-def fast_compilation():
-  """Programs here run once, on a few numbers: optimising them takes longer than it saves."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(scope="module", autouse=True)
+def small_programs_are_kept_for_other_processes_too():
+  """Commands that run within a test let the cache have large ones only."""
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -3,11 +3,6 @@
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def programs_run_once(fast_compilation):
-  """See there."""
-
-
 @pytest.fixture(scope="session")
 def config(bert_config):
   return bert_config

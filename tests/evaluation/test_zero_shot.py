@@ -11,15 +11,11 @@ from scipy import stats
 from bert_jax.errors import UserError
 from bert_jax.evaluation import zero_shot
 from bert_jax.inference import model as inference
-from bert_jax.runs import pretraining
-from tests.helpers.tiny_runs import tiny_run_config
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, corpus):
-  folder = tmp_path_factory.mktemp("model")
-  pretraining.pretrain_run(tiny_run_config(folder, corpus, "total_steps=6"), folder / "run")
-  return folder / "run"
+def trained(finished):
+  return finished[1]
 
 
 def test_pseudo_perplexity_is_that_of_a_loop_over_transformers_predictions(trained):

@@ -17,8 +17,6 @@ from bert_jax.inference import model as inference
 from bert_jax.models.pooling import pool
 from tests.helpers.labelled_models import LABELS
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 

@@ -15,8 +15,6 @@ from bert_jax.inference import pipelines
 from bert_jax.inference.model import load_model, make_inputs
 from tests.helpers.labelled_models import LABELS
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 TEXTS = ["the cat sat on the mat", "a dog, b 12", "the [MASK]", "x y z " * 12]
 PAIRS = ["the dog", "on a cat", "z", "mat mat mat"]
 

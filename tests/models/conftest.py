@@ -11,11 +11,6 @@ from bert_jax.models.pretraining import PretrainingModel
 from tests.helpers.weights import draw_weights
 
 
-@pytest.fixture(autouse=True)
-def programs_run_once(fast_compilation):
-  """See there."""
-
-
 @pytest.fixture(scope="session")
 def config() -> EncoderConfig:
   return EncoderConfig(

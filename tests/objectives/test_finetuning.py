@@ -20,8 +20,6 @@ from bert_jax.training import train_state
 from bert_jax.training.train_step import make_gradients, make_train_step
 from tests.helpers.weights import draw_weights
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 ENCODER = EncoderConfig(
   vocab_size=60,
   hidden_size=16,

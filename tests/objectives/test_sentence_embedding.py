@@ -16,8 +16,6 @@ from bert_jax.training import collectives, sharding
 from bert_jax.training.train_step import make_gradients
 from tests.helpers.sentence_models import CONFIG, drawn, packed_batch
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 NOT_READ = model_inputs(jnp.zeros((6, 4), jnp.int32), jnp.zeros((6, 1, 3), jnp.int32))
 
 

@@ -99,7 +99,7 @@ def tune(model, workdir, *keys, log=lambda text: None):
 )
 def test_every_kind_learns_what_can_be_learned(model, tmp_path, kind):
   keys, (metric, least) = write(tmp_path, kind)
-  found = tune(model, tmp_path / "run", *keys, "tuning.epochs=8", "tuning.pooling=mean")
+  found = tune(model, tmp_path / "run", *keys, "tuning.epochs=8", "tuning.evaluations=0.25", "tuning.pooling=mean")
   assert found[metric] > least
   used = inference.load_model(tmp_path / "run")
   assert used.labels.kind == kind and used.step == json.loads((tmp_path / "run" / "result.json").read_text())["step"]

@@ -23,14 +23,6 @@ from bert_jax.training.checkpoints import reading
 from tests.helpers.tiny_runs import prepare, tiny_run_config, write_text
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, corpus):
-  """(config, workdir, metrics of the last evaluation) of a run that trained all its steps."""
-  folder = tmp_path_factory.mktemp("run")
-  config = tiny_run_config(folder, corpus)
-  return config, folder / "run", run_pretraining.pretrain_run(config, folder / "run")
-
-
 def test_a_run_trains_evaluates_saves_and_exports(finished):
   config, workdir, last = finished
   steps = metrics.read_metrics(workdir)
@@ -81,8 +73,9 @@ def test_evaluating_the_run_or_its_export_gives_the_metrics_of_training_for_any_
       assert value == pytest.approx(last[f"eval/{name}"], rel=1e-5), name
 
 
-def test_a_second_start_changes_nothing_and_gives_the_same_metrics(finished):
+def test_a_second_start_changes_nothing_and_gives_the_same_metrics(finished, tmp_path):
   config, workdir, last = finished
+  workdir = shutil.copytree(workdir, tmp_path / "run")
   before = {path: path.read_bytes() for path in (workdir / "export").iterdir()}
   saved = sorted(path.name for path in (workdir / "checkpoints").iterdir())
   assert run_pretraining.pretrain_run(config, workdir) == pytest.approx(last)

@@ -13,18 +13,15 @@ from bert_jax.__main__ import main
 from bert_jax.errors import UserError
 from bert_jax.export import export as exporting
 from bert_jax.inference import model as inference
-from bert_jax.runs import finetuning, pretraining, suite
+from bert_jax.runs import finetuning, suite
 from bert_jax.tools.report.suite import plot
-from tests.helpers.tiny_runs import tiny_run_config
 
 FEW = ("tuning.epochs=1", "tuning.max_length=32", "data.batch_size=8", "tuning.pooling=mean")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory, corpus):
-  folder = tmp_path_factory.mktemp("model")
-  pretraining.pretrain_run(tiny_run_config(folder, corpus, "total_steps=2", "optimizer.warmup_steps=0"), folder / "run")
-  return str(folder / "run")
+def model(finished):
+  return str(finished[1])
 
 
 @pytest.fixture
@@ -119,16 +116,16 @@ def test_a_job_is_not_taken_for_one_of_a_model_that_has_trained_on_since(model, 
   suite.run_suite(
     str(tmp_path / "model"), ["rte"], [f"rte={data}/../glue/RTE"], jobs, **same
   )  # where its data lie may be said otherwise
-  (tmp_path / "model" / "checkpoints" / "2").rename(tmp_path / "model" / "checkpoints" / "3")
+  (tmp_path / "model" / "checkpoints" / "24").rename(tmp_path / "model" / "checkpoints" / "25")
   with pytest.raises(
     UserError,
-    match="holds results of the model .*model at step 2, and now .*model at step 3 is given: give another --jobs",
+    match="holds results of the model .*model at step 24, and now .*model at step 25 is given: give another --jobs",
   ):
     suite.run_suite(str(tmp_path / "model"), ["rte"], [data], jobs, **same)
   with pytest.raises(UserError, match="holds results of the model .*, and now .* is given: give another --jobs"):
     suite.run_suite(model, ["rte"], [data], jobs, **same)
   (tmp_path / "jobs" / "results.json").unlink()
-  with pytest.raises(UserError, match=r"init_from: '.*model at step 2' there, '.*model at step 3' now"):
+  with pytest.raises(UserError, match=r"init_from: '.*model at step 24' there, '.*model at step 25' now"):
     suite.run_suite(str(tmp_path / "model"), ["rte"], [data], jobs, **same)
 
 

@@ -13,20 +13,11 @@ from bert_jax.tools.report import samples, summary
 from tests.helpers.tiny_runs import prepare, tiny_run_config
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, corpus):
-  """A run of 24 steps with checkpoints at 18 and 24, on a corpus of its own."""
-  folder = tmp_path_factory.mktemp("samples")
-  shutil.copytree(corpus, folder / "corpus")
-  pretrain_run(tiny_run_config(folder, folder / "corpus"), str(folder / "run"), log=lambda _: None)
-  return folder
-
-
 @pytest.fixture
-def run(trained, tmp_path):
-  """A copy of it, to be spoiled."""
-  shutil.copytree(trained, tmp_path / "copy")
-  folder = tmp_path / "copy" / "run"
+def run(finished, corpus, tmp_path):
+  """A copy of a run of 24 steps with checkpoints at 18 and 24, and of its corpus, to be spoiled."""
+  folder = shutil.copytree(finished[1], tmp_path / "copy" / "run")
+  shutil.copytree(corpus, tmp_path / "copy" / "corpus")
   config = json.loads((folder / "config.json").read_text())
   (folder / "config.json").write_text(json.dumps(config | {"data.corpus": str(tmp_path / "copy" / "corpus")}))
   return summary.read_run(folder)
