@@ -15,3 +15,9 @@ def call(capsys):
     return code, shown.out, shown.err
 
   return call
+
+
+@pytest.fixture
+def model(exported):
+  """A folder of transformers' with all heads, of 40 positions."""
+  return exported / "pretraining"
