@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import xml.etree.ElementTree
 
+import jax
 import pytest
 import safetensors.numpy
 
@@ -22,6 +23,12 @@ FEW = ("tuning.epochs=1", "tuning.max_length=32", "data.batch_size=8", "tuning.p
 @pytest.fixture(scope="module")
 def model(finished):
   return str(finished[1])
+
+
+@pytest.fixture(autouse=True)
+def programs_are_kept_between_jobs(monkeypatch):
+  """A suite gives their memory back; these are small, and every job has the same."""
+  monkeypatch.setattr(jax, "clear_caches", lambda: None)
 
 
 @pytest.fixture
