@@ -52,4 +52,4 @@ def test_lines_longer_than_the_model_and_words_that_it_does_not_know_are_told(ca
 def test_lines_of_a_table_are_noted_to_be_texts(call, model, tmp_path):
   (tmp_path / "x.csv").write_text("text,label\nthe cat,1\n")
   code, _, err = call("encode", f"--model={model}", f"--input={tmp_path / 'x.csv'}", f"--out={tmp_path / 'x.npy'}")
-  assert code == 0 and "x.csv is read as a text" in err
+  assert code == 0 and "x.csv is read as one text" in err

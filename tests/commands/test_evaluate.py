@@ -9,7 +9,7 @@ def test_a_workdir_is_a_run_folder_and_says_so(call, model, tmp_path):
   for command in (("evaluate",), ("export", f"--out={tmp_path / 'out'}")):
     for folder in (model, tmp_path / "nowhere"):
       code, _, err = call(*command, f"--workdir={folder}")
-      assert code == 1 and f"--workdir={folder} is no run folder" in err and "--model" in err
+      assert code == 1 and f"--workdir={folder} is not a run folder" in err and "--model" in err
   assert not (tmp_path / "out").exists()
 
 
