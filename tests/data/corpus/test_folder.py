@@ -177,7 +177,7 @@ def test_a_folder_that_is_not_there_names_the_command_that_makes_it(tmp_path):
 
 def test_a_half_copied_folder_is_told_apart(folder):
   (folder / "manifest.json").unlink()
-  with pytest.raises(UserError, match="manifest.json: .*half-way"):
+  with pytest.raises(UserError, match="manifest.json: .*its copy is incomplete"):
     corpus_lib.open_corpus(folder)
 
 
