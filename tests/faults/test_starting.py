@@ -24,7 +24,7 @@ def endless(*_, **__):
 PREPARING = (
   _ENDLESS
   + """
-from bert_jax.data import {module}
+from bert_jax.data.{package} import {module}
 {module}.{function} = endless
 """
 )
@@ -42,9 +42,11 @@ def stopped(folder, corpus, name, overrides, sabotage, mark, *, to, count=1):
     return processes.ended(60), time.monotonic() - began
 
 
-@pytest.mark.parametrize("module, function", [("vocabulary", "train_wordpiece"), ("workers", "make_shard")])
+@pytest.mark.parametrize(
+  "package, module, function", [("tokenizer", "vocabulary", "train_wordpiece"), ("corpus", "workers", "make_shard")]
+)
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_corpus_in_the_making_is_finished_by_the_next_start(folder, corpus, module, function, count):
+def test_a_corpus_in_the_making_is_finished_by_the_next_start(folder, corpus, package, module, function, count):
   name = f"preparing-{module}-{count}"
   made, mark = folder / f"{name}-corpus", folder / f"{name}-begun"
   keys = (
@@ -61,7 +63,7 @@ def test_a_corpus_in_the_making_is_finished_by_the_next_start(folder, corpus, mo
     corpus,
     name,
     keys,
-    PREPARING.format(mark=str(mark), module=module, function=function),
+    PREPARING.format(package=package, mark=str(mark), module=module, function=function),
     mark,
     to=count - 1,
     count=count,
