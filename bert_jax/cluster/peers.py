@@ -99,6 +99,8 @@ class Peers:
       with self._last_word:
         self._stopped.set()
       self._send(_GOODBYE)
+      if error is not None:  # this process may end without waiting for the others, who need JAX's service until then
+        self._farewell()
     elif isinstance(error, KeyboardInterrupt):
       self.tell("interrupted by Ctrl-C", 130)
     else:
