@@ -14,13 +14,11 @@ class Family(NamedTuple):
 
   Attributes:
     fields: fields of EncoderConfig that every member has at these values; the rest are sizes.
-    tokenizer: the kind of tokenizer, a module of data/tokenizer.
     heads: head -> class of transformers that has it.
     fixed: keys of config.json with the only value that makes a model of this family.
   """
 
   fields: Mapping[str, Any]
-  tokenizer: str
   heads: Mapping[str, str]
   fixed: Mapping[str, Any]
 
@@ -29,7 +27,6 @@ class Family(NamedTuple):
 FAMILIES: dict[str, Family] = {
   "bert": Family(
     fields={},
-    tokenizer="wordpiece",
     heads={
       "pretraining": "BertForPreTraining",
       "mlm": "BertForMaskedLM",
