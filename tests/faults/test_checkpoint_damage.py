@@ -93,7 +93,7 @@ def test_a_failed_background_save_on_one_process_is_an_error_on_all_at_the_next_
   steps = ("total_steps=200", "eval_every_steps=1000", "checkpoint.every_steps=4", "checkpoint.keep_last=3")
   ended = run(folder, corpus, name, steps, code=1, sabotage={1: FAIL_IN_BACKGROUND + SLOW_STEPS})
   for one in ended:
-    assert one.output.count("No space left on device. Make room for ") == 1 and "Traceback" not in one.output, (
+    assert one.output.count("No space left on device. Free some space for ") == 1 and "Traceback" not in one.output, (
       one.output
     )
   assert max(steps_saved(folder / name)) <= 8
