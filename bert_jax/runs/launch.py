@@ -141,7 +141,7 @@ class Run:
     def on_stall(seconds: float) -> None:
       if self._is_first:
         writer.event("stall", seconds=round(seconds, 1), process=jax.process_index())
-      message = f"nothing has happened for {seconds:.0f} s; it was ended, and its stacks are in {stalls}"
+      message = f"no progress for {seconds:.0f} s; it was ended, and its stacks are in {stalls}"
       self._peers.tell(message, EXIT_STALLED)
 
     limits = self._config.watchdog

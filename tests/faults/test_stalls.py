@@ -26,7 +26,7 @@ def test_a_host_that_is_stuck_ends_the_run_with_its_own_exit_code(folder, corpus
   stacks = sorted((folder / "stuck" / "stalls").glob("attempt-0000-process-*.txt"))
   assert stacks and any("stuck_in_the_file_system" in path.read_text() for path in stacks)
   together = ended[0].output + ended[1].output
-  assert "nothing has happened for" in together and "stuck_in_the_file_system" in together
+  assert "no progress for" in together and "stuck_in_the_file_system" in together
   assert not events(folder / "stuck", "finish")
 
 

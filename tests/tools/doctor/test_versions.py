@@ -22,7 +22,7 @@ def test_a_version_below_the_lower_bound_and_a_missing_package_are_named_with_wh
   found = versions.check_versions("tfdata", with_(flax="0.11.0", tokenizers=None))
   assert found.status == row.FAIL
   assert "flax 0.11.0, bert_jax needs <0.13,>=0.12.8" in found.found and "tokenizers is not installed" in found.found
-  assert "'flax<0.13,>=0.12.8'" in found.remedy and "'tokenizers>=0.22'" in found.remedy
+  assert "'flax<0.13,>=0.12.8'" in found.remedy and "'tokenizers<1,>=0.22'" in found.remedy
 
 
 def test_a_python_that_is_too_old_is_named(monkeypatch):
