@@ -29,4 +29,4 @@ def load(path: str | os.PathLike) -> loaded.LoadedModel:
   Raises:
     errors.UserError: neither of the two, or one that is damaged.
   """
-  return loaded.load(path)
+  return loaded.load_model(path)

@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     failure = row.fail(
       f"bert_jax cannot be imported: {type(error).__name__}: {error}", "install what is missing, then run doctor again"
     )
-    rows = row.run("versions", versions.check_versions, "tfdata") | {"import": [failure]}
+    rows = row.run_check("versions", versions.check_versions, "tfdata") | {"import": [failure]}
     print(row.findings_json(rows) if options.json else row.findings_table(rows, _width()))
     return 1
 

@@ -89,7 +89,7 @@ def print_result(workdir: str, config, metrics: dict[str, float]) -> None:
   print("\nOn the validation split:")
   for shown in recipe.shown:
     if shown.short and f"eval/{shown.name}" in metrics:
-      print(f"  eval/{shown.name:<14} {result_of(shown, config, metrics)}")
+      print(f"  eval/{shown.name:<14} {headline_of(shown, config, metrics)}")
   places = {"checkpoints": "checkpoints", "metrics": "metrics", "tensorboard": "TensorBoard", "export": "PyTorch model"}
   root = storage.folder(workdir)
   there = {what: root / name for name, what in places.items() if (root / name).is_dir()}
@@ -102,7 +102,7 @@ def print_result(workdir: str, config, metrics: dict[str, float]) -> None:
     print(f"  try it              python -m bert_jax {recipe.use.format(workdir=workdir)}")
 
 
-def result_of(shown: "Shown", config, metrics: dict[str, float]) -> str:
+def headline_of(shown: "Shown", config, metrics: dict[str, float]) -> str:
   """A metric of the last evaluation in words: over how many it went, and how it compares."""
   from bert_jax.data.corpus.folder import read_corpus_manifest
   from bert_jax.io import storage

@@ -36,7 +36,7 @@ from bert_jax.models.families import FAMILIES, family_of
 # Family -> how its tensors are named.
 CONVERSIONS = {"bert": bert.BERT}
 # What heads are called, whatever the family.
-HEADS = tuple(FAMILIES["bert"].heads)
+EXPORT_HEADS = tuple(FAMILIES["bert"].heads)
 # Kind of labels -> (head, what transformers calls the problem).
 _LABELLED = {
   "classification": ("sequence-classification", "single_label_classification"),
@@ -100,7 +100,7 @@ def write_folder(
     params: the tree of PretrainingModel.
     config: what the parameters belong to.
     tokenizer_dir: a tokenizer folder or vocab.txt; all four tokenizer files are written, whichever it has.
-    head: one of HEADS, see table.to_huggingface. sentence-transformers has no use for MLM and NSP heads, and
+    head: one of EXPORT_HEADS, see table.to_huggingface. sentence-transformers has no use for MLM and NSP heads, and
       lists their weights as unexpected.
     encoding: how sentence-transformers makes one vector of many, pooling 'mean', 'cls' or 'max'; None: a folder for
       transformers alone.
@@ -198,7 +198,7 @@ def read_folder(path: str | pathlib.Path) -> tuple[EncoderConfig, dict[str, Any]
 
 
 def head_of_labels(labels: Labels) -> str:
-  """The head, one of HEADS, that a model with such labels has."""
+  """The head, one of EXPORT_HEADS, that a model with such labels has."""
   return _LABELLED[labels.kind][0]
 
 
@@ -241,7 +241,7 @@ def _about_labels(labels: Labels | None) -> dict[str, Any]:
 
 
 def config_json(config: EncoderConfig, head: str, labels: Labels | None = None) -> dict[str, Any]:
-  """What config.json says of a model with one of HEADS, for any version of transformers."""
+  """What config.json says of a model with one of EXPORT_HEADS, for any version of transformers."""
   name = family_of(config)
   return {
     "architectures": [FAMILIES[name].heads[head]],

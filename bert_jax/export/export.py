@@ -12,7 +12,7 @@ from bert_jax.export import model_card
 from bert_jax.inference import model as inference
 from bert_jax.inference.model import Model
 
-_LABEL_HEADS = frozenset(hf_folder.HEADS) - {"pretraining", "mlm", "encoder"}
+_LABEL_HEADS = frozenset(hf_folder.EXPORT_HEADS) - {"pretraining", "mlm", "encoder"}
 
 
 def export_model(
@@ -30,7 +30,7 @@ def export_model(
     model: what is exported.
     out: the folder to make.
     format: "transformers", or "sentence-transformers" with what that library needs besides.
-    head: one of convert.folder.HEADS; None: what the model was trained with.
+    head: one of convert.folder.EXPORT_HEADS; None: what the model was trained with.
     pooling: how sentence-transformers makes one vector of many; None: as the model was trained to, mean where it was
       not.
     workdir: the run folder that the model comes from, for the card; None: not from one.

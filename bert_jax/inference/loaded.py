@@ -100,7 +100,7 @@ class LoadedModel(model.Model):
     return pipelines.scores_of(self._replace(params=params), inputs)
 
 
-def load(path: str | os.PathLike) -> LoadedModel:
+def load_model(path: str | os.PathLike) -> LoadedModel:
   """Loads a run folder (its newest good checkpoint; its best one after fine-tuning) or a Hugging Face BERT folder.
 
   Raises:

@@ -42,7 +42,7 @@ SHOWN = (
 )
 
 
-class Rows(NamedTuple):
+class TextRows(NamedTuple):
   """A prepared batch.
 
   Attributes:
@@ -60,7 +60,7 @@ class Rows(NamedTuple):
 
 
 def ranking_loss(
-  vectors_BxSxH: jax.Array, rows: Rows, temperature: float, all_gather_rows: AllGatherRows = lambda rows: rows
+  vectors_BxSxH: jax.Array, rows: TextRows, temperature: float, all_gather_rows: AllGatherRows = lambda rows: rows
 ) -> MetricSums:
   """Cross-entropy of the own second text among the second and third texts of the whole batch, by cosine / temperature.
 
@@ -82,7 +82,7 @@ def ranking_loss(
   return losses.cross_entropy(scores_BxSxN.reshape(len(scores_BxSxN), -1), rows.number, rows.weights).sums()
 
 
-def cosine_loss(vectors_BxSxH: jax.Array, rows: Rows) -> MetricSums:
+def cosine_loss(vectors_BxSxH: jax.Array, rows: TextRows) -> MetricSums:
   """Squared error of the cosine of the first two texts."""
   unit_BxSxH = l2_normalize(vectors_BxSxH)
   return {
@@ -90,7 +90,7 @@ def cosine_loss(vectors_BxSxH: jax.Array, rows: Rows) -> MetricSums:
   }
 
 
-def triplet_loss(vectors_BxSxH: jax.Array, rows: Rows, margin: float) -> MetricSums:
+def triplet_loss(vectors_BxSxH: jax.Array, rows: TextRows, margin: float) -> MetricSums:
   """max(0, |a - p| - |a - n| + margin), Euclidean; right where the second text is nearer than the third."""
   squares_BxS = jnp.sum((vectors_BxSxH[:, :1] - vectors_BxSxH[:, 1:]) ** 2, axis=-1)
   distance_BxS = jnp.sqrt(jnp.maximum(squares_BxS, 1e-12))  # the root of 0 has no gradient
@@ -125,13 +125,13 @@ def make_embedding_objective(
   def prepare(batch, keys, step):
     del keys, step  # nothing is drawn
     inputs = model_inputs(batch["tokens"], batch["sequences"])
-    rows = Rows(inputs, batch["labels"], batch["weights"], jnp.arange(len(batch["weights"]), dtype=jnp.int32))
+    rows = TextRows(inputs, batch["labels"], batch["weights"], jnp.arange(len(batch["weights"]), dtype=jnp.int32))
     return rows, {"rows": jnp.sum(rows.weights)}, jnp.sum(inputs.segment_ids > 0).astype(jnp.float32)
 
-  def embed(params, rows: Rows, dropout_keys) -> jax.Array:
+  def embed(params, rows: TextRows, dropout_keys) -> jax.Array:
     return model.apply({"params": params}, rows.inputs, dropout_keys)
 
-  def sums_of(params, rows: Rows, vectors) -> MetricSums:
+  def sums_of(params, rows: TextRows, vectors) -> MetricSums:
     if loss_name in RANKING:
       return ranking_loss(vectors, rows, temperature, all_gather_rows)
     if loss_name == "triplet":
@@ -145,10 +145,10 @@ def make_embedding_objective(
   def mean(sums: MetricSums, global_weights) -> tuple[jax.Array, MetricSums]:
     return sums["loss"][0] / jnp.maximum(global_weights["rows"], 1.0), sums
 
-  def loss(params: Any, rows: Rows, global_weights, dropout_keys) -> tuple[jax.Array, MetricSums]:
+  def loss(params: Any, rows: TextRows, global_weights, dropout_keys) -> tuple[jax.Array, MetricSums]:
     return mean(sums_of(params, rows, embed(params, rows, dropout_keys)), global_weights)
 
-  def loss_of_vectors(rows: Rows, vectors, global_weights) -> tuple[jax.Array, MetricSums]:
+  def loss_of_vectors(rows: TextRows, vectors, global_weights) -> tuple[jax.Array, MetricSums]:
     return mean(sums_of(None, rows, vectors), global_weights)
 
   if loss_name in RANKING:

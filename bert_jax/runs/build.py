@@ -15,7 +15,9 @@ from bert_jax.objectives.objective import CorpusFacts, Objective
 from bert_jax.objectives.registry import recipe_of
 
 
-def resolve(config: ml_collections.ConfigDict, corpus: Corpus, tokenizer: Tokenizer) -> ml_collections.ConfigDict:
+def resolve_pretraining(
+  config: ml_collections.ConfigDict, corpus: Corpus, tokenizer: Tokenizer
+) -> ml_collections.ConfigDict:
   """Fills in what follows from the corpus, and refuses a model that does not fit it. Raises UserError."""
   config = configs.copy_of(config)
   if config.model.vocab_size is None:

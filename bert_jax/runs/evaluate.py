@@ -10,7 +10,7 @@ from bert_jax.inference import run_folder
 from bert_jax.inference.model import load_model
 from bert_jax.io import storage
 from bert_jax.models.pretraining import PretrainingModel
-from bert_jax.runs.build import make_objective, resolve
+from bert_jax.runs.build import make_objective, resolve_pretraining
 from bert_jax.runs.corpus import open_data, validation_batches
 from bert_jax.training import evaluation, sharding
 
@@ -49,7 +49,7 @@ def evaluate_model(path: str, corpus_folder: str | None, *, batch_size: int, row
   config.model.vocab_size = tokenizer.vocab_size
   config.data.batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
   config.eval_rows = rows
-  config = resolve(config, corpus, tokenizer)
+  config = resolve_pretraining(config, corpus, tokenizer)
   objective = make_objective(config, PretrainingModel(model.config, heads=model.heads), corpus, tokenizer)
   mesh = sharding.make_mesh(config)
   return evaluation.make_evaluator(objective, mesh, lambda: validation_batches(corpus, config, mesh))(model.params)

@@ -48,8 +48,8 @@ def finetune_run(
       f"embedding.objective={config.embedding.objective}: labels are what is learned by here; `bert_jax "
       "sentence-embedding` reads that key"
     )
-  kind = tuning.Kind(_load, _prepare, _build)
-  return tuning.tune(kind, config, workdir, cluster=cluster, profile=profile, log=log)
+  stages = tuning.Stages(_load, _prepare, _build)
+  return tuning.tune(stages, config, workdir, cluster=cluster, profile=profile, log=log)
 
 
 def check_same(config: ml_collections.ConfigDict, workdir: str, state: str) -> None:
@@ -64,7 +64,7 @@ def check_same(config: ml_collections.ConfigDict, workdir: str, state: str) -> N
   held = read_run_config(workdir)
 
   def is_resolved(key: str, before, now) -> bool:
-    """Whether the value in the run is what `tuning.resolve` makes of the one that is given."""
+    """Whether the value in the run is what `tuning.resolve_tuning` makes of the one that is given."""
     if key.startswith("model."):
       return now is None
     if key == "tuning.max_length":
@@ -103,7 +103,7 @@ class _Own(NamedTuple):
   chinese: bool  # answers are compared by characters
 
 
-def _prepare(config: ml_collections.ConfigDict, source: Model, splits: Splits) -> tuning.Examples:
+def _prepare(config: ml_collections.ConfigDict, source: Model, splits: Splits) -> tuning.PreparedData:
   """Rows of token ids and their labels. Raises UserError for labels that do not fit what is asked for."""
   settings, labels = config.tuning, labelled.labels_of(splits)
   max_length = tuning.max_length_of(config, source.config.max_position_embeddings, labels.kind)
@@ -129,12 +129,12 @@ def _prepare(config: ml_collections.ConfigDict, source: Model, splits: Splits) -
       "whole texts"
     )
   selection = ModelSelection(f"eval/{metric}", metric not in predictions.LOWER_IS_BETTER, settings.patience)
-  return tuning.Examples(
+  return tuning.PreparedData(
     train.features, max_length, selection, splits.files, splits.held_out, notes, labels=labels, own=_Own(dev, chinese)
   )
 
 
-def _build(config: ml_collections.ConfigDict, mesh: Mesh, examples: tuning.Examples):
+def _build(config: ml_collections.ConfigDict, mesh: Mesh, examples: tuning.PreparedData):
   """(Objective, evaluate) of fine-tuning on examples."""
   labels, own = examples.labels, examples.own
   assert labels

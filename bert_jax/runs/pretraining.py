@@ -20,7 +20,7 @@ from bert_jax.io import storage
 from bert_jax.models.config import EncoderConfig
 from bert_jax.objectives.registry import check_usable
 from bert_jax.runs import corpus as corpora
-from bert_jax.runs.build import make_objective, model_of, resolve
+from bert_jax.runs.build import make_objective, model_of, resolve_pretraining
 from bert_jax.runs.corpus import PrepareProgress
 from bert_jax.runs.launch import Log, Run, launch
 from bert_jax.training import evaluation, loop, metrics, sharding
@@ -81,7 +81,7 @@ def build(config: ml_collections.ConfigDict, run: Run, prepare_progress: Prepare
   agreement.on_first(lambda: corpora.prepare_if_missing(config, run.log, prepare_progress))
   corpus = agreement.together(lambda: corpora.open_data(config))
   tokenizer = agreement.together(lambda: tokenizer_of(corpus))
-  config = resolve(config, corpus, tokenizer)
+  config = resolve_pretraining(config, corpus, tokenizer)
   encoder = configs.encoder_of(config)
   start = _initial_parameters(config, encoder, tokenizer, run.log)
   run.claim(config, corpus.folder / "tokenizer")

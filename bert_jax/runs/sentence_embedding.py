@@ -58,7 +58,7 @@ def sentence_embedding_run(
 ) -> dict[str, float]:
   """Trains the model of config.init_from in `workdir`; arguments, result and errors as of `tuning.tune`."""
   _check(config)
-  return tuning.tune(tuning.Kind(_load, _prepare, _build), config, workdir, cluster=cluster, log=log)
+  return tuning.tune(tuning.Stages(_load, _prepare, _build), config, workdir, cluster=cluster, log=log)
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
@@ -114,7 +114,7 @@ class _Own(NamedTuple):
 
 def _prepare(
   config: ml_collections.ConfigDict, source: Model, loaded: tuple[TextGroups, TextGroups | None]
-) -> tuning.Examples:
+) -> tuning.PreparedData:
   """Rows of packed texts. Raises UserError for what nothing can be learned from."""
   train, dev = loaded
   settings, learned_by = config.tuning, config.embedding.objective
@@ -130,7 +130,7 @@ def _prepare(
   )
   rows = prepare(train)
   patience = settings.patience if dev else 0
-  return tuning.Examples(
+  return tuning.PreparedData(
     rows,
     max_length,
     ModelSelection(f"eval/{settings.metric or METRICS[0]}", True, patience),
@@ -149,7 +149,7 @@ def _dropout_rates(config: ml_collections.ConfigDict, source: Model) -> list[flo
   return [getattr(source.config, name) if rate is None else rate for name, rate in given.items()]
 
 
-def _build(config: ml_collections.ConfigDict, mesh: Mesh, examples: tuning.Examples):
+def _build(config: ml_collections.ConfigDict, mesh: Mesh, examples: tuning.PreparedData):
   """(Objective, evaluate) of learning vectors from examples."""
   wanted, encoder = config.embedding, configs.encoder_of(config)
   model = SentenceModel(

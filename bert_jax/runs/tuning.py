@@ -88,7 +88,7 @@ def max_length_of(config: ml_collections.ConfigDict, positions: int, kind: str =
   return min(wanted, positions)
 
 
-def resolve(
+def resolve_tuning(
   config: ml_collections.ConfigDict, source: Model, examples: int, max_length: int
 ) -> ml_collections.ConfigDict:
   """Fills in what follows from the model and the examples: the encoder's fields, the number of steps, and the length
@@ -116,7 +116,7 @@ def resolve(
   return config
 
 
-class Examples(NamedTuple):
+class PreparedData(NamedTuple):
   """What a run learns from and is evaluated on, as the tokenizer of its source model reads it.
 
   Attributes:
@@ -129,7 +129,7 @@ class Examples(NamedTuple):
     texts: how many texts, each of `max_length`, are packed into a row.
     labels: what the outputs of the model mean; None where it learns vectors.
     evaluate_first: whether the source model is evaluated before it is trained.
-    own: what else the kind of run needs to build its objective and evaluation.
+    own: what else these stages need to build its objective and evaluation.
   """
 
   train: Features
@@ -144,22 +144,22 @@ class Examples(NamedTuple):
   own: Any = None
 
 
-class Kind(NamedTuple):
+class Stages(NamedTuple):
   """What differs between runs that begin with a pretrained model.
 
   Attributes:
     load: (config) -> the examples as files hold them. Raises UserError.
-    prepare: (config, source model, what was loaded) -> Examples. Raises UserError.
-    build: (resolved config, mesh, Examples) -> (Objective, evaluate as of loop.Training).
+    prepare: (config, source model, what was loaded) -> PreparedData. Raises UserError.
+    build: (resolved config, mesh, PreparedData) -> (Objective, evaluate as of loop.Training).
   """
 
   load: Callable[[ml_collections.ConfigDict], Any]
-  prepare: Callable[[ml_collections.ConfigDict, Model, Any], Examples]
+  prepare: Callable[[ml_collections.ConfigDict, Model, Any], PreparedData]
   build: Callable[..., tuple[Objective, Callable]]
 
 
 def tune(
-  kind: Kind,
+  stages: Stages,
   config: ml_collections.ConfigDict,
   workdir: str,
   *,
@@ -170,7 +170,7 @@ def tune(
   """Trains the model of config.init_from in `workdir`, or resumes there; called by every process of the run.
 
   Args:
-    kind: what is learned, and from what.
+    stages: what is learned, and from what.
     config: see `config.KEYS`; not resolved.
     workdir: the run folder; made if missing.
     cluster: see `launch`.
@@ -188,15 +188,15 @@ def tune(
   with launch(config, workdir, cluster=cluster, log=log) as run:
     with run.starting():
       source = _open_source(config, run.root)
-      loaded = agreement.together(lambda: kind.load(config))
-      examples = kind.prepare(config, source, loaded)
-      asked, config = config, resolve(config, source, examples.train.num_rows, examples.max_length)
+      loaded = agreement.together(lambda: stages.load(config))
+      examples = stages.prepare(config, source, loaded)
+      asked, config = config, resolve_tuning(config, source, examples.train.num_rows, examples.max_length)
       mesh = sharding.make_mesh(config)
       run.claim(config, source.tokenizer_folder)
       agreement.on_first(lambda: _record_meaning(run.root, config, source, examples.labels))
       for line in (*examples.notes, *_notes(asked, config, source, examples.train)):
         run.log(line)
-      training = _training(config, mesh, source, examples, *kind.build(config, mesh, examples), run.log)
+      training = _training(config, mesh, source, examples, *stages.build(config, mesh, examples), run.log)
       digests = digests_of(examples.files)
     with run.services(training, profile) as services:
       loop.train(training, services)
@@ -214,7 +214,13 @@ def _open_source(config: ml_collections.ConfigDict, root: epath.Path) -> Model:
 
 
 def _training(
-  config: ml_collections.ConfigDict, mesh, source: Model, examples: Examples, objective: Objective, evaluate, log: Log
+  config: ml_collections.ConfigDict,
+  mesh,
+  source: Model,
+  examples: PreparedData,
+  objective: Objective,
+  evaluate,
+  log: Log,
 ) -> loop.Training:
   """What the loop needs."""
   train, size = examples.train, config.data.batch_size

@@ -11,7 +11,7 @@ from bert_jax.objectives.objective import MetricSums, Objective, add_sums, divid
 from bert_jax.training.train_step import StepReport
 
 # What a second of a run is spent on. `step` is what the others leave.
-KINDS = ("data_wait", "step", "evaluation", "checkpoint")
+TIMED = ("data_wait", "step", "evaluation", "checkpoint")
 
 
 class NonFiniteUpdates(Exception):
@@ -62,11 +62,11 @@ class StepMetrics:
   def restart_clock(self) -> None:
     """Forgets the time so far."""
     self._began, self._device = time.perf_counter(), 0.0
-    self._seconds = dict.fromkeys(KINDS, 0.0)
+    self._seconds = dict.fromkeys(TIMED, 0.0)
 
   @contextlib.contextmanager
   def spending(self, kind: str) -> Iterator[None]:
-    """A context whose time counts as one of KINDS."""
+    """A context whose time counts as one of TIMED."""
     began = time.perf_counter()
     try:
       yield

@@ -37,7 +37,7 @@ NO_USE = {
     EncoderConfig.validate,
   )
 }
-NO_USE_OF_FIELDS = NO_USE | {tuning.resolve.__code__}  # it takes over those of another model, whatever they are
+NO_USE_OF_FIELDS = NO_USE | {tuning.resolve_tuning.__code__}  # it takes over those of another model, whatever they are
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from bert_jax import config as configs
 from bert_jax.batch import model_inputs
 from bert_jax.models.sentence import SentenceModel
 from bert_jax.objectives import sentence_embedding
-from bert_jax.objectives.sentence_embedding import Rows
+from bert_jax.objectives.sentence_embedding import TextRows
 from bert_jax.training import collectives, sharding
 from bert_jax.training.train_step import make_gradients
 from tests.helpers.sentence_models import CONFIG, drawn, packed_batch
@@ -29,7 +29,7 @@ class Given(torch.nn.Module):
 
 
 def rows_of(labels):
-  return Rows(NOT_READ, labels, jnp.ones(6), jnp.arange(6))
+  return TextRows(NOT_READ, labels, jnp.ones(6), jnp.arange(6))
 
 
 def mean(sums):

@@ -24,7 +24,7 @@ def test_a_run_may_stop_at_any_step_of_its_epochs():
 @pytest.mark.parametrize("share, steps", [(0.0, 0), (0.1, 3), (1.0, 37)])
 def test_epochs_set_the_steps_and_the_learning_rate_rises_in_a_share_of_them_but_the_last(model_of, share, steps):
   config = config_of("tuning.epochs=3", f"tuning.warmup_share={share}", "data.batch_size=8")
-  found = tuning.resolve(config, model_of("classification"), 101, 32)
+  found = tuning.resolve_tuning(config, model_of("classification"), 101, 32)
   assert (found.total_steps, found.optimizer.warmup_steps, found.eval_every_steps, found.checkpoint.every_steps) == (
     38,
     steps,

@@ -73,7 +73,7 @@ _HASH_THREADS = 8
 _REMAKE = "copy the folder again, or prepare it again with `python -m bert_jax prepare … --overwrite`"
 
 
-Rows = TypeVar("Rows")
+_Split = TypeVar("_Split")
 
 
 class Split(NamedTuple):
@@ -148,13 +148,13 @@ class Split(NamedTuple):
     ]
 
 
-class Corpus(NamedTuple, Generic[Rows]):
+class Corpus(NamedTuple, Generic[_Split]):
   """An opened corpus folder; its rows are a `Split` each, or of a mixture a `mixture.MixedSplit`."""
 
   folder: pathlib.Path
   manifest: dict[str, Any]
-  train: Rows
-  validation: Rows
+  train: _Split
+  validation: _Split
 
 
 def _take(maps, places, shape, dtype) -> np.ndarray:

@@ -21,7 +21,7 @@ class Labels(NamedTuple):
   """What the outputs of a model mean.
 
   Attributes:
-    kind: one of finetune.KINDS.
+    kind: one of finetuning.KINDS.
     names: of the classes or tags, in the order of the outputs; ("score",) for regression, ("begin", "end") for answers.
     scale: regression: scores are learned divided by it.
     pairs: whether they are labels of pairs of texts; None: not known.

@@ -39,7 +39,7 @@ class Examples(NamedTuple):
     second: the second texts of pairs, else None.
     labels: as they stand in the file: strings; for token-classification lists of tags (IOB2); for question-answering
       empty.
-    kind: one of finetune.KINDS: what the labels are.
+    kind: one of finetuning.KINDS: what the labels are.
     notes: what was counted on the way, for people.
   """
 
@@ -64,7 +64,7 @@ class Splits(NamedTuple):
 
   Attributes:
     train, dev: the examples.
-    kind: one of finetune.KINDS.
+    kind: one of finetuning.KINDS.
     held_out: dev is a part of the training file, for there was no other.
     files: where they come from.
   """

@@ -27,7 +27,7 @@ class TaskRow(NamedTuple):
 
   Attributes:
     suites: of SUITES, those that it belongs to.
-    kind: one of finetune.KINDS.
+    kind: one of finetuning.KINDS.
     metric: what it is scored by, a name that metrics.py gives.
     train, dev: names of files, the first that there is; empty: a part of the training file is held out.
     format: table, conll or squad.

@@ -17,7 +17,7 @@ Another field, column or feature than "text" is named by `text_field`. A GLOB ma
 begin with a protocol, as in gs://bucket/*.jsonl.gz (data/files.py). Files of lines
 that end in .gz, .bz2, .xz or .zst are read through their decompressor. Files come
 in sorted order, so the same source gives the same documents anywhere. A new kind
-is one reader and one line in KINDS.
+is one reader and one line in SOURCE_KINDS.
 """
 
 import collections

@@ -113,7 +113,7 @@ class BenchData:
     Raises UserError where the model does not fit them.
     """
     if self.corpus and self.tokenizer:
-      return build.resolve(config, self.corpus, self.tokenizer)
+      return build.resolve_pretraining(config, self.corpus, self.tokenizer)
     return data_facts.resolved(config, self.facts.data)
 
   def objective(self, config: ml_collections.ConfigDict, platform: str) -> Objective:

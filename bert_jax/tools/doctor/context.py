@@ -27,7 +27,7 @@ from bert_jax.inference.run_folder import read_run_config
 from bert_jax.objectives.masking import default_max_predictions, settings_of
 from bert_jax.objectives.objective import CorpusFacts
 from bert_jax.objectives.registry import recipe_of
-from bert_jax.runs.build import model_of, resolve
+from bert_jax.runs.build import model_of, resolve_pretraining
 from bert_jax.training import optimizer as optimizers
 from bert_jax.training import sharding, train_state
 
@@ -145,7 +145,7 @@ class Context:
   @functools.cached_property
   def resolved(self) -> ml_collections.ConfigDict:
     """The config as the run would save it; of a corpus that is still to be made, what is known beforehand."""
-    return resolve(self.config, self.corpus, self.tokenizer) if self.corpus is not None else self._guessed()
+    return resolve_pretraining(self.config, self.corpus, self.tokenizer) if self.corpus is not None else self._guessed()
 
   def _guessed(self) -> ml_collections.ConfigDict:
     config = configs.copy_of(self.config)

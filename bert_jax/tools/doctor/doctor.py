@@ -84,7 +84,7 @@ def run_checks(
 def _own(context: Context) -> Findings:
   rows: Findings = {}
   for name, check in OWN.items():
-    rows |= row.run(name, check, context)
+    rows |= row.run_check(name, check, context)
   return rows
 
 

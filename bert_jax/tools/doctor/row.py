@@ -62,7 +62,7 @@ def refused(error: UserError) -> Row:
   return fail(found, remedy or "fix that, then run doctor again")
 
 
-def run(name: str, check: Callable[..., Row | list[Row]], *arguments) -> Findings:
+def run_check(name: str, check: Callable[..., Row | list[Row]], *arguments) -> Findings:
   """{name: findings} of a check; one that raises has failed, and its exception is the finding."""
   try:
     found = check(*arguments)

@@ -42,7 +42,7 @@ class Collective(NamedTuple):
   """One collective of a program.
 
   Attributes:
-    kind: one of KINDS.
+    kind: the name of its instruction, one of COLLECTIVES.
     name: of the instruction.
     arrays: ((dtype, shape), …) as one device sees them, whole: the result of an all-gather, the
       operand of a reduce-scatter, what goes in and comes out of the others.

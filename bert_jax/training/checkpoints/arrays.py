@@ -27,7 +27,7 @@ def save_async(path: epath.Path, arrays: dict[str, Any], manifest: dict[str, Any
     return ocp.save_checkpointables_async(path, {"state": folders.nested(arrays), "manifest": manifest})
 
 
-def load(path: epath.Path, abstract: dict[str, Any], partial: bool = False) -> dict[str, Any]:
+def load_arrays(path: epath.Path, abstract: dict[str, Any], partial: bool = False) -> dict[str, Any]:
   """Reads arrays by path, unverified: onto devices for ShapeDtypeStructs, else as NumPy.
 
   Args:

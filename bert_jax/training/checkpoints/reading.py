@@ -54,7 +54,7 @@ def restore_params(directory, step: int | None = None) -> tuple[dict[str, Any], 
     specs = {name: spec for name, spec in _on_host(manifest).items() if name.startswith("params/")}
     if not specs:
       raise UserError(f"{path} holds no params: it is not a checkpoint of a training run")
-    arrays = checkpoint_files.load(path, specs, partial=True)
+    arrays = checkpoint_files.load_arrays(path, specs, partial=True)
     folders.compare_checksums(manifest, {name: numpy_checksum(array) for name, array in arrays.items()})
     return folders.nested(arrays)["params"], manifest.host_values
 
@@ -84,7 +84,7 @@ def read_state(path: epath.Path, abstract_state) -> tuple[Any, dict[str, Any]]:
   manifest = together(lambda: folders.read_manifest(path))
   abstract = folders.by_path(abstract_state)
   folders.check_fits(path, manifest, abstract)
-  arrays = together(lambda: checkpoint_files.load(path, abstract))
+  arrays = together(lambda: checkpoint_files.load_arrays(path, abstract))
   folders.compare_checksums(manifest, {name: fact.checksum for name, fact in array_facts(arrays).items()})
   return jax.tree.unflatten(jax.tree.structure(abstract_state), list(arrays.values())), manifest.host_values
 
@@ -101,7 +101,7 @@ def diagnose(path: epath.Path, error: Exception) -> Damaged:
   """
   try:
     manifest = together(lambda: folders.read_manifest(path))
-    arrays = together(lambda: checkpoint_files.load(path, _on_host(manifest)))
+    arrays = together(lambda: checkpoint_files.load_arrays(path, _on_host(manifest)))
     folders.compare_checksums(manifest, {name: numpy_checksum(array) for name, array in arrays.items()})
   except (UserError, MemoryError):
     raise

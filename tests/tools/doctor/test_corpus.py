@@ -17,7 +17,7 @@ def copy(tmp_path, corpus):
 
 
 def look(view):
-  return row.run("corpus", checks.corpus, view)["corpus"]
+  return row.run_check("corpus", checks.corpus, view)["corpus"]
 
 
 def flip(folder, number=1):

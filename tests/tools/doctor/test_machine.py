@@ -33,7 +33,7 @@ def test_the_mesh_over_the_devices_is_shown(tmp_path, corpus):
   ],
 )
 def test_a_mesh_that_does_not_divide_fails_in_the_words_of_the_run(tmp_path, corpus, overrides, said):
-  (found,) = row.run("devices", checks.devices, context(tmp_path, corpus, *overrides))["devices"]
+  (found,) = row.run_check("devices", checks.devices, context(tmp_path, corpus, *overrides))["devices"]
   assert found.status == row.FAIL and said in found.found and found.remedy
 
 
@@ -93,7 +93,7 @@ def test_a_platform_that_jax_cannot_start_is_named_and_the_memory_is_looked_at_a
   monkeypatch.setattr(jax, "devices", no_devices)
   for environ, remedy in (({"JAX_PLATFORMS": "tpu"}, "unset JAX_PLATFORMS"), ({}, "check the driver")):
     view = context(tmp_path, corpus, environ=environ)
-    (found,) = row.run("devices", checks.devices, view)["devices"]
+    (found,) = row.run_check("devices", checks.devices, view)["devices"]
     assert (
       found.status == row.FAIL
       and "Unable to initialize backend 'tpu'. No libtpu; none at all" in found.found
@@ -113,7 +113,7 @@ def test_an_unknown_flag_on_any_process_is_told_before_xla_ends_it(tmp_path, cor
   assert refused_flags({**os.environ, "XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}) == ""
   view = context(tmp_path, corpus)
   view.introductions = [{"host": "a"}, {"host": "b", "xla_flags": said}]
-  (found,) = row.run("devices", checks.devices, view)["devices"]
+  (found,) = row.run_check("devices", checks.devices, view)["devices"]
   assert (
     found.status == row.FAIL and found.found.startswith("process 1: XLA_FLAGS") and "remove that flag" in found.remedy
   )

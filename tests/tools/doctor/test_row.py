@@ -16,12 +16,12 @@ def failing(error):
 
 
 def test_a_check_that_crashes_is_a_failure_with_its_exception_on_one_line():
-  (found,) = row.run("memory", failing(ZeroDivisionError("one\n  two")))["memory"]
+  (found,) = row.run_check("memory", failing(ZeroDivisionError("one\n  two")))["memory"]
   assert found.status == row.FAIL and found.found == "ZeroDivisionError: one two" and found.remedy
 
 
 def test_a_check_may_find_several_things():
-  assert row.run("x", lambda: [row.ok("a"), row.ok("b")]) == {"x": [row.ok("a"), row.ok("b")]}
+  assert row.run_check("x", lambda: [row.ok("a"), row.ok("b")]) == {"x": [row.ok("a"), row.ok("b")]}
 
 
 @pytest.mark.parametrize(

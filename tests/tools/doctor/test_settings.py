@@ -29,5 +29,5 @@ def test_the_size_of_the_run_is_told(tmp_path, corpus):
   ],
 )
 def test_what_a_run_would_refuse_at_once_is_a_failure(tmp_path, corpus, overrides, said, remedy):
-  (found,) = row.run("config", run_settings, context(tmp_path, corpus, *overrides))["config"]
+  (found,) = row.run_check("config", run_settings, context(tmp_path, corpus, *overrides))["config"]
   assert found.status == row.FAIL and said in found.found and remedy in found.remedy

@@ -25,7 +25,7 @@ from tests.helpers.tiny_runs import tiny_run_config
 def everything(view):
   rows = row.Findings()
   for check in (storage.run_folder, storage.checkpoints, storage.disk_space, storage.file_clock):
-    rows |= row.run(check.__name__, check, view)
+    rows |= row.run_check(check.__name__, check, view)
   return {name: found for name, found in rows.items() if found}
 
 

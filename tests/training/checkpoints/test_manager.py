@@ -476,7 +476,7 @@ def test_a_restore_that_fails_for_another_reason_sets_nothing_aside(copy, monkey
       raise ValueError("RESOURCE_EXHAUSTED: out of memory on the device")
     return load(path, wanted, partial)
 
-  load = arrays.load
+  load = arrays.load_arrays
   monkeypatch.setattr(arrays, "load", fail)
   with pytest.raises(RuntimeError, match="is intact, but restoring it failed.*out of memory on the device"):
     restore(copy)
