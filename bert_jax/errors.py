@@ -4,9 +4,13 @@ import errno
 import sys
 
 # A scheduler starts the same command again after any of these, and the run resumes from its newest checkpoint.
+EXIT_UNKNOWN = 70  # an error that the program does not know, with its traceback; EX_SOFTWARE of sysexits.h
+EXIT_STORAGE = 74  # storage could not be read or written for a while; EX_IOERR of sysexits.h
 EXIT_PREEMPTED = 75  # told to stop (SIGTERM), and the step was saved; EX_TEMPFAIL of sysexits.h
 EXIT_PEER_LOST = 76  # another process of the run has died or gone silent
 EXIT_STALLED = 77  # the watchdog ended a run that made no progress
+# A restart would not help: the run has ended, and what it trained is not finite, or hardly trained at all.
+EXIT_NOT_FINITE = 79
 
 
 class UserError(Exception):
@@ -15,6 +19,14 @@ class UserError(Exception):
   The message is one clear text: which file and line (or key), what was
   expected, what came, and the remedy. The command line prints it without a
   traceback and exits with code 1.
+  """
+
+
+class StorageError(Exception):
+  """Storage that failed while it was read or written, after retries: ESTALE, EIO, a timeout.
+
+  What was not read is not damage: nothing is changed, and the command exits with EXIT_STORAGE, which a launcher
+  restarts. The message names the path and what the system said.
   """
 
 
