@@ -244,7 +244,7 @@ def test_missing_and_damaged_files_are_named(copy, tmp_path):
   with pytest.raises(UserError, match="model.safetensors: not a readable safetensors file"):
     folder.read_folder(tmp_path)
   (tmp_path / "config.json").write_text("{")
-  with pytest.raises(UserError, match="config.json: not readable as JSON"):
+  with pytest.raises(UserError, match="config.json: not JSON"):
     folder.read_folder(tmp_path)
 
 
