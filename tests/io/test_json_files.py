@@ -94,8 +94,7 @@ def test_a_file_below_a_file_is_not_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "text, what",
-  [("[1]", "a list"), ('"a"', "a string"), ("1", "a number"), ("null", "null"), ("true", "true or false")],
+  "text, what", [("[1]", "a list"), ('"a"', "a string"), ("1", "a number"), ("null", "null"), ("true", "true or false")]
 )
 def test_another_value_than_an_object_is_called_by_its_name(text, what, tmp_path):
   (tmp_path / "c.json").write_text(text)
