@@ -10,11 +10,12 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from typing import Any, cast
 
 from bert_jax import __version__
 from bert_jax.cluster.chips import tpu_chips_here
-from bert_jax.errors import UserError, refusal_of_disk
+from bert_jax.errors import ending_of
 from bert_jax.internals.orbax import silence_orbax
 from bert_jax.internals.python import run_exit_functions
 
@@ -43,7 +44,9 @@ RESUMABLE = ("prepare", "pretrain", "finetune", "sentence-embedding")
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs a command. Returns the exit code: 0 done, 1 the user's mistake, 2 usage, 130 interrupted by Ctrl-C."""
+  """Runs a command. Returns the exit code: 0 done, 1 the user's mistake, 2 usage, 130 interrupted by Ctrl-C; others are
+  named in errors.py.
+  """
   arguments = list(sys.argv[1:] if argv is None else argv)
   flags_end = arguments.index("--") if "--" in arguments else len(arguments)
   arguments[:flags_end] = map(with_underscores, arguments[:flags_end])
@@ -63,9 +66,6 @@ def main(argv: list[str] | None = None) -> int:
     code = options.run(options) or 0
     sys.stdout.flush()  # here, where a full disk or a closed pipe can still be answered
     return code
-  except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
   except KeyboardInterrupt:
     print("interrupted" + ("; run the same command again to resume" if name in RESUMABLE else ""), file=sys.stderr)
     if argv is None:
@@ -74,13 +74,11 @@ def main(argv: list[str] | None = None) -> int:
   except BrokenPipeError:  # the reader of our output has gone, as `| head` does
     let_go_of_output()
     return 0
-  except OSError as error:
-    refused = refusal_of_disk(error)
-    if refused is None:
-      raise
+  except Exception as error:
+    code, message = ending_of(error)
     let_go_of_output()
-    print(f"error: {refused}", file=sys.stderr)
-    return 1
+    print(traceback.format_exc() if message is None else f"error: {message}", file=sys.stderr)
+    return code
 
 
 def with_underscores(word: str) -> str:

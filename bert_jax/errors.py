@@ -51,9 +51,56 @@ _DISK_REMEDIES = (
 )
 
 
-def refusal_of_disk(error: Exception) -> str | None:
+def refusal_of_disk(error: BaseException) -> str | None:
   """What a file system refused, and what helps; None for any other error."""
   if not isinstance(error, OSError) or error.errno not in _DISK_REMEDIES:
     return None
+  return f"{_name_in(error)}{error.strerror}; {_DISK_REMEDIES[error.errno]}"
+
+
+# Storage, or the way to it, that did not answer or answered with an error: nobody's mistake, and often gone a minute
+# later. Read by name, because a system may lack some.
+_STORAGE_ERRNOS = {
+  getattr(errno, name)
+  for name in (
+    *("EIO", "ESTALE", "ETIMEDOUT", "EREMOTEIO", "ENOLCK", "ENODEV", "ENXIO", "EUCLEAN", "EBADMSG", "EAGAIN", "EBUSY"),
+    *("ENOTCONN", "ESHUTDOWN", "ENOLINK", "ECOMM", "EPROTO", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH"),
+    *("ENETRESET", "ECONNABORTED", "ECONNRESET", "ECONNREFUSED"),
+  )
+  if hasattr(errno, name)
+}
+
+
+def is_storage_failure(error: BaseException | None) -> bool:
+  """Whether storage failed, be it said by an OSError, a StorageError, or a message that was raised from one of them."""
+  while error is not None:
+    if isinstance(error, (StorageError, TimeoutError)):
+      return True
+    if isinstance(error, OSError) and error.errno in _STORAGE_ERRNOS:
+      return True
+    error = error.__cause__
+  return False
+
+
+def ending_of(error: BaseException) -> tuple[int, str | None]:
+  """How the command ends with an error: its exit code, and the one message, or None where a traceback has to tell.
+
+  Code 1 is only what a person must mend: a launcher does not start that again.
+  """
+  if is_storage_failure(error):
+    plain = isinstance(error, OSError) and error.strerror
+    message = f"{_name_in(error)}{error.strerror}" if plain else str(error) or type(error).__name__
+    return EXIT_STORAGE, message if isinstance(error, UserError) or _AGAIN in message else f"{message}; {_AGAIN}"
+  if isinstance(error, UserError):
+    return 1, str(error)
+  refused = refusal_of_disk(error)
+  return (EXIT_UNKNOWN, None) if refused is None else (1, refused)
+
+
+_AGAIN = "storage failed, not the run: start the same command again"
+
+
+def _name_in(error: OSError) -> str:
+  """The file that an error names, with a colon; empty where it names none."""
   name = error.filename2 or error.filename  # of a copy: the new file
-  return f"{f'{name}: ' if name else ''}{error.strerror}; {_DISK_REMEDIES[error.errno]}"
+  return f"{name}: " if name else ""

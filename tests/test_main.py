@@ -12,7 +12,7 @@ import pytest
 
 from bert_jax import __main__ as command_line
 from bert_jax.commands import report
-from bert_jax.errors import UserError
+from bert_jax.errors import EXIT_STORAGE, EXIT_UNKNOWN, StorageError, UserError
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,44 @@ def test_a_mistake_or_what_the_disk_refuses_is_one_line_and_exit_code_1(error, s
   assert shown.err.startswith(said) and shown.err.count("\n") == 1 and not shown.out
 
 
-def test_other_errors_keep_their_traceback(monkeypatch):
+@pytest.mark.parametrize(
+  "error, said",
+  [
+    (StorageError("runs/x: the server is gone"), "error: runs/x: the server is gone; storage failed"),
+    (OSError(errno.EIO, "Input/output error", "runs/x"), "error: runs/x: Input/output error; storage failed"),
+    (OSError(errno.ESTALE, "Stale file handle", "runs/x"), "error: runs/x: Stale file handle; storage failed"),
+    (TimeoutError("no answer"), "error: no answer; storage failed"),
+  ],
+)
+def test_storage_that_fails_is_one_line_and_an_exit_code_that_is_started_again(error, said, monkeypatch, capsys):
   def fail(options):
-    raise FileNotFoundError(errno.ENOENT, "No such file", "a bug")
+    raise error
+
+  def fail_plainly(options):
+    raise UserError("cannot write runs/x") from error
 
   monkeypatch.setattr(report, "run", fail)
-  with pytest.raises(FileNotFoundError):
-    command_line.main(["report", "--workdir=x"])
+  assert command_line.main(["report", "--workdir=x"]) == EXIT_STORAGE
+  shown = capsys.readouterr()
+  assert shown.err.startswith(said) and shown.err.count("\n") == 1 and not shown.out
+  monkeypatch.setattr(report, "run", fail_plainly)
+  assert command_line.main(["report", "--workdir=x"]) == EXIT_STORAGE
+  assert capsys.readouterr().err == "error: cannot write runs/x\n"
+
+
+@pytest.mark.parametrize(
+  "error", [FileNotFoundError(errno.ENOENT, "No such file", "a bug"), KeyError("a bug"), MemoryError("a bug")]
+)
+def test_what_the_program_does_not_know_is_a_traceback_and_an_exit_code_that_is_started_again(
+  error, monkeypatch, capsys
+):
+  def fail(options):
+    raise error
+
+  monkeypatch.setattr(report, "run", fail)
+  assert command_line.main(["report", "--workdir=x"]) == EXIT_UNKNOWN
+  shown = capsys.readouterr().err
+  assert shown.startswith("Traceback") and "a bug" in shown
 
 
 def test_a_reader_that_has_gone_and_a_full_disk_behind_the_output_leave_no_traceback():

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from bert_jax.cluster import distributed
-from bert_jax.errors import UserError, refusal_of_disk
+from bert_jax.errors import EXIT_STORAGE, StorageError, UserError, ending_of
 from bert_jax.internals.jax import coordination_client
 
 # A hung process that still sends heartbeats would be waited for so long; the watchdog is there before.
@@ -43,6 +43,7 @@ def together(work: Callable[[], Any]) -> Any:
 
   Raises:
     UserError: of this process, or the message of the other one that made a mistake or met a full disk.
+    StorageError: the same where storage failed.
     OtherProcessFailed: another process failed in another way.
     Exception: whatever work() raised here.
   """
@@ -50,14 +51,13 @@ def together(work: Callable[[], Any]) -> Any:
   try:
     result = work()
   except Exception as error:
-    refused = refusal_of_disk(error)
-    failure = error if refused is None or jax.process_count() == 1 else UserError(refused)
+    failure = error if jax.process_count() == 1 else _plainly(error)
   if jax.process_count() > 1:
     others = _failures(failure)
     if failure is None and others:
       number, failed = min(others.items())
       message = f"process {number} on {failed['host']}: {failed['message']}"
-      raise UserError(message) if failed["user"] else OtherProcessFailed(message)
+      raise _KINDS.get(failed["code"], OtherProcessFailed)(message)
   if failure is not None:
     raise failure
   return result
@@ -69,15 +69,22 @@ def on_first(work: Callable[[], Any]) -> Any:
   return from_first(result)
 
 
+# What every process raises alike, by the exit code that it ends with.
+_KINDS: dict[int, type[Exception]] = {1: UserError, EXIT_STORAGE: StorageError}
+
+
+def _plainly(error: Exception) -> Exception:
+  """An error of the disk as what the other processes raise because of it; any other as it is."""
+  code, message = ending_of(error)
+  return error if isinstance(error, tuple(_KINDS.values())) or code not in _KINDS else _KINDS[code](message)
+
+
 def _failures(mine: Exception | None) -> dict[int, dict[str, Any]]:
   """Process number -> what failed there."""
   client, folder = coordination_client(), f"bert_jax/together/{next(_calls)}"
   if mine is not None:
-    record = {
-      "host": distributed.host_name(),
-      "message": str(mine) or type(mine).__name__,
-      "user": isinstance(mine, UserError),
-    }
+    code, message = ending_of(mine)
+    record = {"host": distributed.host_name(), "message": message or str(mine) or type(mine).__name__, "code": code}
     client.key_value_set(f"{folder}/{jax.process_index()}", json.dumps(record))
   client.wait_at_barrier(folder.replace("/", "-"), _TIMEOUT_MS)
   return {int(key.rpartition("/")[2]): json.loads(value) for key, value in client.key_value_dir_get(folder)}

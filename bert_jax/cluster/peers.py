@@ -30,7 +30,7 @@ import jax
 
 from bert_jax.cluster import distributed
 from bert_jax.cluster.preemption import Preempted
-from bert_jax.errors import EXIT_PEER_LOST, UserError, print_at_once
+from bert_jax.errors import EXIT_PEER_LOST, StorageError, UserError, ending_of, print_at_once
 
 _BEAT_SECONDS = 1.0
 # A process that hears why another one ends waits so long for its own verdict: often both have met the same mistake.
@@ -104,7 +104,7 @@ class Peers:
     elif isinstance(error, KeyboardInterrupt):
       self.tell("interrupted by Ctrl-C", 130)
     else:
-      self.tell(str(error) or type(error).__name__, 1)
+      self.tell(str(error) or type(error).__name__, ending_of(error)[0])
     if self._thread.is_alive():
       self._thread.join()
     for connection in self._connections.values():
@@ -124,7 +124,7 @@ class Peers:
     the error.
     """
     if (
-      isinstance(error, (UserError, PeerLost))
+      isinstance(error, (UserError, StorageError, PeerLost))
       or jax.process_count() == 1
       or not any(sign in str(error) for sign in _SIGNS)
     ):

@@ -52,7 +52,7 @@ def outcome_of_run(cluster) -> Iterator[Outcome]:
   """
   from bert_jax.cluster import peers
   from bert_jax.cluster.preemption import Preempted
-  from bert_jax.errors import EXIT_PEER_LOST, EXIT_PREEMPTED, UserError, print_at_once
+  from bert_jax.errors import EXIT_PEER_LOST, EXIT_PREEMPTED, ending_of, print_at_once
 
   outcome = Outcome()
   try:
@@ -67,9 +67,9 @@ def outcome_of_run(cluster) -> Iterator[Outcome]:
   except Exception as error:
     if cluster.num_processes == 1:
       raise
-    lost = isinstance(error, peers.PeerLost)
-    print_at_once(f"error: {error}" if lost or isinstance(error, UserError) else traceback.format_exc())
-    peers.leave(EXIT_PEER_LOST if lost else 1)
+    code, message = (EXIT_PEER_LOST, str(error)) if isinstance(error, peers.PeerLost) else ending_of(error)
+    print_at_once(traceback.format_exc() if message is None else f"error: {message}")
+    peers.leave(code)
 
 
 def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:

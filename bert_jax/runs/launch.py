@@ -25,7 +25,7 @@ from bert_jax.cluster.distributed import Cluster
 from bert_jax.cluster.peers import PeerLost, Peers, leave
 from bert_jax.cluster.preemption import Preempted, Preemption
 from bert_jax.cluster.watchdog import Watchdog
-from bert_jax.errors import EXIT_PEER_LOST, EXIT_PREEMPTED, EXIT_STALLED, UserError
+from bert_jax.errors import EXIT_PEER_LOST, EXIT_PREEMPTED, EXIT_STALLED, UserError, ending_of
 from bert_jax.inference import run_folder
 from bert_jax.io import locks, storage
 from bert_jax.training import loop, metrics, progress
@@ -184,7 +184,7 @@ def launch(
     except Exception as error:
       reason = peers.explain(error)
       if not isinstance(reason, PeerLost):
-        peers.tell(str(reason) or type(reason).__name__, 1)
+        peers.tell(str(reason) or type(reason).__name__, ending_of(reason)[0])
       raise reason from (error if reason is not error else error.__cause__)
 
 

@@ -39,6 +39,7 @@ found = {
     "mistake on 1": told(lambda: agreement.together(fail_on(1, UserError("no corpus here")))),
     "mistake on 0": told(lambda: agreement.together(fail_on(0, UserError("no corpus here")))),
     "defect on 1": told(lambda: agreement.together(fail_on(1, KeyError("x")))),
+    "storage on 1": told(lambda: agreement.together(fail_on(1, OSError(5, "Input/output error", "runs/x")))),
     "on_first": told(lambda: agreement.on_first(lambda: ["made by", number])),
     "on_first that fails": told(lambda: agreement.on_first(fail_on(0, UserError("the disk is full")))),
     "and again": told(lambda: agreement.together(lambda: number)),
@@ -86,6 +87,11 @@ def test_a_mistake_on_one_is_a_mistake_on_both_with_the_host_named_on_the_other(
 
 def test_a_defect_on_one_stops_the_other_too(two):
   assert two[1]["defect on 1"][0] == "KeyError" and two[0]["defect on 1"][0] == "OtherProcessFailed"
+
+
+def test_storage_that_fails_one_is_the_reason_why_both_end(two):
+  assert [found["storage on 1"][0] for found in two] == ["StorageError", "StorageError"]
+  assert two[0]["storage on 1"][1].startswith(f"process 1 on {socket.gethostname()}: runs/x: Input/output error; ")
 
 
 def test_what_the_first_one_cannot_do_fails_everywhere(two):
