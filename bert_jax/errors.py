@@ -88,8 +88,9 @@ def ending_of(error: BaseException) -> tuple[int, str | None]:
   Code 1 is only what a person must mend: a launcher does not start that again.
   """
   if is_storage_failure(error):
-    plain = isinstance(error, OSError) and error.strerror
-    message = f"{_name_in(error)}{error.strerror}" if plain else str(error) or type(error).__name__
+    message = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+      message = f"{_name_in(error)}{error.strerror}"
     return EXIT_STORAGE, message if isinstance(error, UserError) or _AGAIN in message else f"{message}; {_AGAIN}"
   if isinstance(error, UserError):
     return 1, str(error)
