@@ -14,9 +14,10 @@ class Range(NamedTuple):
   below: bool = False
 
   def holds(self, value: float) -> bool:
-    """Whether a number lies in the range; NaN lies in none."""
+    """Whether a number lies in the range; NaN and infinity lie in none."""
     return (
-      self.low <= value <= self.high
+      math.isfinite(value)
+      and self.low <= value <= self.high
       and not (self.above and value == self.low)
       and not (self.below and value == self.high)
     )

@@ -81,8 +81,13 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 
 def from_json(text: str) -> ml_collections.ConfigDict:
   """The inverse of `to_json`, of earlier versions too. Raises UserError for keys that no version knows."""
+  return from_flat(json.loads(text))
+
+
+def from_flat(values: dict[str, Any]) -> ml_collections.ConfigDict:
+  """The inverse of `flatten`, of earlier versions too. Raises UserError for keys that no version knows."""
   config = default_config()
-  for key, value in renamed(json.loads(text)).items():
+  for key, value in renamed(values).items():
     check_key(key)
     set_key(config, key, value)
   return config

@@ -5,10 +5,10 @@ WORKDIR/tokenizer/    a copy, so that a run can be used alone
 WORKDIR/labels.json, source.json, result.json    of a run that began with a model, see runs/tuning.py
 """
 
-import json
 import os
 import pathlib
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -18,6 +18,8 @@ from bert_jax import config as configs
 from bert_jax.data.labelled.examples import Labels
 from bert_jax.errors import UserError
 from bert_jax.io import atomic, storage
+from bert_jax.io.json_files import check_types, read_object
+from bert_jax.objectives.finetuning import KINDS
 from bert_jax.training import metrics
 from bert_jax.training.checkpoints.folder import committed_steps
 from bert_jax.training.optimizer import last_step
@@ -39,10 +41,11 @@ RESULT_FILE = "result.json"
 def read_run_config(folder: str | os.PathLike):
   """The resolved config of a run folder. Raises UserError if the folder holds none."""
   path = storage.folder(folder) / "config.json"
+  if not path.exists():
+    raise UserError(f"{folder} is not a run folder: it has no config.json")
+  content = read_object(path, nan=True)
   try:
-    return configs.from_json(path.read_text(encoding="utf-8"))
-  except FileNotFoundError as error:
-    raise UserError(f"{folder} is not a run folder: it has no config.json") from error
+    return configs.from_flat(content)
   except (ValueError, AttributeError, TypeError) as error:
     raise UserError(f"{path} is not the config of a run: {error}") from error
   except UserError as error:
@@ -59,17 +62,23 @@ def find_run_config(folder: str | os.PathLike):
 
 def read_labels(folder: str | os.PathLike) -> Labels | None:
   """What the outputs of a fine-tuned model mean, from its run folder; None for a run of another kind."""
-  content = _read_json(storage.folder(folder) / LABELS_FILE)
+  path = storage.folder(folder) / LABELS_FILE
+  content = _read(path, {"kind": str, "names": list, "scale": (int, float)})
   if not content:
     return None
-  return Labels(content["kind"], tuple(content["names"]), content["scale"], content.get("pairs"))
+  names, pairs = content["names"], content.get("pairs")
+  if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+    raise UserError(f"{path}: 'names' has to list texts, each once; the file was altered: restore it from a copy")
+  if content["kind"] not in KINDS or not content["scale"] > 0 or pairs not in (None, True, False):
+    raise UserError(f"{path}: a kind, scale or pairs that no run writes; restore it from a copy")
+  return Labels(content["kind"], tuple(names), content["scale"], pairs)
 
 
 def read_source(folder: str | os.PathLike) -> dict[str, str]:
   """The model that a fine-tuning began with: {"model": its folder, "state": see inference.state_of}; empty for a run
   of another kind.
   """
-  return _read_json(storage.folder(folder) / SOURCE_FILE) or {}
+  return _read(storage.folder(folder) / SOURCE_FILE, {"model": str, "state": str}) or {}
 
 
 def result_of(folder: str | os.PathLike) -> dict[str, Any]:
@@ -87,13 +96,17 @@ def read_result(folder: str | os.PathLike) -> dict[str, Any] | None:
   the training file, and "last_step" the newest checkpoint.
   """
   folder = storage.folder(folder)
-  result = _read_json(folder / RESULT_FILE)
+  result = _read(folder / RESULT_FILE, {"step": int, "last_step": int, "metric": str, "metrics": dict})
   newest = max(committed_steps(folder / "checkpoints"), default=0) if result else 0
   return result if result and newest <= result["last_step"] else None
 
 
-def _read_json(path) -> dict[str, Any] | None:
-  return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+def _read(path: epath.Path, types: Mapping[str, Any]) -> dict[str, Any] | None:
+  if not path.exists():
+    return None
+  content = read_object(path, nan=True)
+  check_types(content, str(path), types)
+  return content
 
 
 def is_finished(workdir: str, config: ml_collections.ConfigDict) -> bool:

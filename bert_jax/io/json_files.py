@@ -11,6 +11,7 @@ import math
 import os
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from bert_jax.errors import UserError
@@ -30,6 +31,7 @@ def read_json(
   expected: str = "a Hugging Face model folder with config.json",
   remedy: str = "",
   max_bytes: int = MAX_BYTES,
+  nan: bool = False,
 ) -> Any:
   """The content of a file.
 
@@ -38,6 +40,7 @@ def read_json(
     expected: what the file belongs to, for the message where it is not there.
     remedy: what helps where it is no JSON.
     max_bytes: a larger file is none of this kind.
+    nan: see parse_json.
 
   Raises:
     UserError: naming the file and what is wrong: it is not there, no file, may not be read, is too large, not UTF-8,
@@ -51,7 +54,7 @@ def read_json(
     raise UserError(f"{name}: not there; expected {expected}") from error
   except PermissionError as error:
     raise UserError(f"{name}: may not be read ({error.strerror}); grant this user read access") from error
-  return parse_json(data, name, remedy=remedy)
+  return parse_json(data, name, remedy=remedy, nan=nan)
 
 
 def read_object(path: str | os.PathLike, **options: Any) -> dict[str, Any]:
@@ -60,6 +63,16 @@ def read_object(path: str | os.PathLike, **options: Any) -> dict[str, Any]:
   if not isinstance(value, dict):
     raise UserError(f"{os.fspath(path)}: expected a JSON object, found {json_type(value)}")
   return value
+
+
+def check_types(content: dict[str, Any], where: str, types: Mapping[str, type | tuple[type, ...]]) -> None:
+  """Raises UserError where a key of an object is missing or its value is of another type than the reader relies on."""
+  for key, expected in types.items():
+    if key not in content:
+      raise UserError(f"{where}: {key!r} is missing; the file was altered: restore it from a copy")
+    value = content[key]
+    if not isinstance(value, expected) or isinstance(value, bool) and expected is not bool:
+      raise UserError(f"{where}: {key!r} is {json_type(value)}; the file was altered: restore it from a copy")
 
 
 def parse_json(data: bytes | str, where: str, *, remedy: str = "", nan: bool = False) -> Any:

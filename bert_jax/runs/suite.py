@@ -27,12 +27,14 @@ from bert_jax.errors import UserError
 from bert_jax.inference import model as inference
 from bert_jax.inference.run_folder import read_result, result_of
 from bert_jax.io import atomic, storage
+from bert_jax.io.json_files import check_types, read_object
 from bert_jax.runs import finetuning
 from bert_jax.training import metrics
 
 # What is still to be removed of a job that has finished: called so in one move, for a part of the checkpoints would
 # tell another result.
 _DONE = "checkpoints.done"
+_RESULT_TYPES = {"metric": str, "values": list, "metrics": list, "seconds": (int, float), "held_out": bool}
 _DEPTH = 2  # folders below the one that is given, in which tasks are looked for
 
 
@@ -228,7 +230,11 @@ def _earlier_results(model: str, state: str, jobs: pathlib.Path) -> dict[str, Ta
   path = jobs / "results.json"
   if not path.exists():
     return {}
-  content = json.loads(path.read_text(encoding="utf-8"))
+  content = read_object(path, nan=True)
+  check_types(content, str(path), {"model": str, "tasks": dict})
+  for task, one in content["tasks"].items():
+    check_types({task: one}, str(path), {task: dict})
+    check_types(one, f"{path}, {task}", _RESULT_TYPES)
   if not storage.are_same(content["model"], model) or content.get("state") != state:
     raise UserError(
       f"{jobs} holds results of the model {content['model']} at {content.get('state')}, and now {model} at {state} is "

@@ -19,6 +19,7 @@ from etils import epath
 
 from bert_jax.errors import UserError
 from bert_jax.io import storage
+from bert_jax.io.json_files import read_json
 
 FILE = "jumps.json"
 
@@ -46,12 +47,19 @@ def read_data_skips(workdir: str | os.PathLike) -> list[DataSkip]:
   path = epath.Path(workdir) / FILE
   try:
     with storage.failures(path):
-      return [DataSkip(**record) for record in json.loads(path.read_text())] if path.exists() else []
-  except (OSError, ValueError, TypeError) as error:
+      return [_skip(record) for record in read_json(path)] if path.exists() else []
+  except (OSError, ValueError, TypeError, UserError) as error:
     raise UserError(
       f"{path} cannot be read ({error}); it says where this run left out data. "
       "Repair it, or remove it if the run may see that data again"
     ) from error
+
+
+def _skip(record: dict[str, int]) -> DataSkip:
+  skip = DataSkip(**record)
+  if not all(isinstance(number, int) for number in skip):
+    raise TypeError(f"{record} are not three whole numbers")
+  return skip
 
 
 class DataSkips:

@@ -61,6 +61,7 @@ from bert_jax.data import order
 from bert_jax.data.tokenizer.wordpiece import Tokenizer, load_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.io import atomic
+from bert_jax.io.json_files import MAX_TABLE_BYTES, read_json
 
 CORPUS_FORMAT = "bert_jax corpus"
 FORMAT_VERSION = 2
@@ -217,15 +218,12 @@ def read_corpus_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     raise UserError(
       f"{folder}: there is no such corpus folder; make it with `python -m bert_jax prepare --source=… --out={folder}`"
     )
-  if not path.is_file():
+  if not path.exists():
     raise UserError(
       f"{path}: expected the manifest of a corpus, found no such file; either this is no "
       f"corpus folder, or its copy is incomplete: {_REMAKE}"
     )
-  try:
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-  except (ValueError, UnicodeDecodeError) as error:
-    raise UserError(f"{path}: expected JSON, found {error}; {_REMAKE}") from None
+  manifest = read_json(path, max_bytes=MAX_TABLE_BYTES, remedy=_REMAKE)
   if not isinstance(manifest, dict) or manifest.get("format") != CORPUS_FORMAT:
     raise UserError(f'{path}: expected "format": "{CORPUS_FORMAT}"; this manifest belongs to something else')
   if manifest.get("format_version") != FORMAT_VERSION:

@@ -3,7 +3,6 @@
 Rows are gathered through memory maps, which object stores do not have.
 """
 
-import json
 import os
 import pathlib
 
@@ -11,6 +10,7 @@ from etils import epath
 
 from bert_jax.errors import UserError
 from bert_jax.io import atomic, storage
+from bert_jax.io.json_files import MAX_TABLE_BYTES, read_object
 
 
 def stage(folder: str | os.PathLike, cache_dir: str | os.PathLike) -> pathlib.Path:
@@ -27,8 +27,8 @@ def stage(folder: str | os.PathLike, cache_dir: str | os.PathLike) -> pathlib.Pa
   """
   source = epath.Path(folder)
   try:
-    corpus_id = json.loads((source / "manifest.json").read_text())["corpus_id"]
-  except (FileNotFoundError, KeyError, ValueError) as error:
+    corpus_id = str(read_object(source / "manifest.json", max_bytes=MAX_TABLE_BYTES)["corpus_id"])
+  except (KeyError, UserError) as error:
     raise UserError(f"data.corpus={folder} holds no corpus (no readable manifest.json)") from error
   target = pathlib.Path(cache_dir) / corpus_id[:16]
   if target.exists():

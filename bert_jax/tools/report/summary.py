@@ -7,7 +7,6 @@ The same as a page: report_page.py.
 """
 
 import collections
-import json
 import math
 import os
 import statistics
@@ -21,6 +20,7 @@ from bert_jax import config as configs
 from bert_jax.data.corpus.folder import read_corpus_manifest
 from bert_jax.errors import UserError
 from bert_jax.io import storage
+from bert_jax.io.json_files import read_object
 from bert_jax.io.numbers import duration
 from bert_jax.objectives.objective import Shown
 from bert_jax.objectives.registry import OBJECTIVES
@@ -72,17 +72,15 @@ def read_run(workdir: str | os.PathLike) -> RunRecord:
     UserError: this is no run folder, or the run has not logged anything yet.
   """
   root = storage.folder(workdir)
-  try:
-    config = json.loads((root / "config.json").read_text(encoding="utf-8"))
-  except FileNotFoundError:
+  if not (root / "config.json").exists():
     raise UserError(
       f"{root}: expected a run folder with a config.json, found none; give the --workdir of a `bert_jax pretrain`"
-    ) from None
-  except ValueError as error:
-    raise UserError(f"{root / 'config.json'}: expected a resolved config as JSON, found {error}") from None
-  if not isinstance(config, dict):
-    raise UserError(f"{root / 'config.json'}: expected a resolved config as JSON, found {type(config).__name__}")
-  config = configs.renamed(config)
+    )
+  config = configs.renamed(read_object(root / "config.json", nan=True))
+  try:  # another version may have keys that this one does not know; those that it knows are what it takes them for
+    configs.from_flat({key: value for key, value in config.items() if key in configs.KEYS})
+  except (ValueError, AttributeError, TypeError) as error:
+    raise UserError(f"{root / 'config.json'} is not the config of a run: {error}") from error
   events, lines = read_events(root), read_lines(root)
   if not lines:
     every = config.get("log_every_steps")

@@ -184,7 +184,10 @@ def test_a_half_copied_folder_is_told_apart(folder):
 @pytest.mark.parametrize(
   "text, message",
   [
-    ("{", "expected JSON"),
+    ("{", "manifest.json: not JSON .*prepare it again"),
+    ("[" * 100_000, "manifest.json: JSON nested more than"),
+    ('{"format": "bert_jax corpus", "format_version": 2}', "manifest was altered"),
+    ('{"format": "bert_jax corpus", "format_version": 2, "splits": [1], "sources": 3}', "manifest was altered"),
     ("[]", "belongs to something else"),
     ('{"format": "other"}', "belongs to something else"),
     ('{"format": "bert_jax corpus", "format_version": 1}', "expected format_version 2, found 1"),

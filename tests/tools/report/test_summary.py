@@ -123,7 +123,15 @@ def test_mfu_is_told_where_it_is_known(tmp_path):
 
 
 def test_a_config_that_is_no_config_is_refused(tmp_path):
-  for text in ("[1]", "{", '"x"'):
+  for text in (
+    "[1]",
+    "{",
+    '"x"',
+    "[" * 100_000,
+    '{"seed": 1, "seed": 2}',
+    '{"seed": {"a": 1}}',
+    '{"data.batch_size": []}',
+  ):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UserError, match="expected a resolved config as JSON, found"):
+    with pytest.raises(UserError, match="config.json"):
       summary.read_run(tmp_path)
