@@ -65,7 +65,7 @@ def read_object(path: str | os.PathLike, **options: Any) -> dict[str, Any]:
   return value
 
 
-def check_types(content: dict[str, Any], where: str, types: Mapping[str, type | tuple[type, ...]]) -> None:
+def check_types(content: dict[str, Any], where: str, types: Mapping[str, Any]) -> None:
   """Raises UserError where a key of an object is missing or its value is of another type than the reader relies on."""
   for key, expected in types.items():
     if key not in content:
