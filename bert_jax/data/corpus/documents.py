@@ -31,6 +31,7 @@ import numpy as np
 from bert_jax.data.corpus import npy
 from bert_jax.errors import UserError
 from bert_jax.io import atomic
+from bert_jax.io.json_files import MAX_TABLE_BYTES, read_object
 
 
 class Documents(NamedTuple):
@@ -87,7 +88,7 @@ def read_chunk(folder: str | os.PathLike, split: str, index: int) -> tuple[Docum
   """
   where = chunk_folder(folder, split, index)
   with _readable(where, folder):
-    record = json.loads((where / "chunk.json").read_text(encoding="utf-8"))
+    record = read_object(where / "chunk.json", max_bytes=MAX_TABLE_BYTES)
     found = {name: npy.read(where / f"{name}.npy", digest) for name, digest in record["files"].items()}
     if "word_starts" in found:
       found["word_starts"] = np.unpackbits(found["word_starts"], count=len(found["tokens"]), bitorder="little").astype(
@@ -100,7 +101,7 @@ def chunk_bytes(folder: str | os.PathLike, split: str, index: int) -> int:
   """The bytes of text that a chunk was made of. Raises UserError as `read_chunk` does."""
   where = chunk_folder(folder, split, index)
   with _readable(where, folder):
-    return json.loads((where / "chunk.json").read_text(encoding="utf-8"))["bytes"]
+    return read_object(where / "chunk.json", max_bytes=MAX_TABLE_BYTES)["bytes"]
 
 
 @contextlib.contextmanager
@@ -108,7 +109,7 @@ def _readable(where: pathlib.Path, folder: str | os.PathLike) -> Iterator[None]:
   """Turns whatever a damaged file leads to into one message."""
   try:
     yield
-  except (OSError, ValueError, KeyError, TypeError) as error:
+  except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
     raise UserError(
       f"{where}: cannot be read ({error}); delete {folder} and prepare again, which tokenizes the text again"
     ) from error
@@ -140,7 +141,7 @@ def read_contents(folder: str | os.PathLike) -> Contents | None:
   if not path.exists():
     return None
   with _readable(path, folder):
-    return Contents(**json.loads(path.read_text(encoding="utf-8")))
+    return Contents(**read_object(path, max_bytes=MAX_TABLE_BYTES))
 
 
 def recipe_key(recipe: dict[str, Any]) -> str:

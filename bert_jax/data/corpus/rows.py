@@ -11,6 +11,7 @@ from bert_jax.data.corpus import npy, packing, pairs
 from bert_jax.data.corpus.documents import Documents
 from bert_jax.data.tokenizer.template import Template
 from bert_jax.io import atomic
+from bert_jax.io.json_files import read_object
 
 
 class RowSettings(NamedTuple):
@@ -110,7 +111,7 @@ def shard_folder(folder: str | os.PathLike, split: str, index: int) -> pathlib.P
 
 
 def write_shard(folder: str | os.PathLike, split: str, index: int, rows: dict[str, np.ndarray], counts: Counts) -> None:
-  """Writes a shard in the making, which appears whole. Raises OSError."""
+  """Writes a shard in the making, which appears whole. Raises OSError, UserError."""
   with atomic.new_folder(shard_folder(folder, split, index)) as made:
     record: dict[str, Any] = {"rows": len(rows["tokens"]), "origins_rows": len(rows["origins"])}
     record |= {name: npy.write(made / f"{name}.npy", array) for name, array in rows.items()}
@@ -121,9 +122,9 @@ def write_shard(folder: str | os.PathLike, split: str, index: int, rows: dict[st
 
 
 def read_shard(folder: str | os.PathLike, split: str, index: int) -> tuple[dict[str, Any], Counts]:
-  """The entry in the manifest and the counts of a shard that `write_shard` wrote. Raises OSError."""
+  """The entry in the manifest and the counts of a shard that `write_shard` wrote. Raises OSError, UserError."""
   made = shard_folder(folder, split, index)
-  record = json.loads((made / "record.json").read_text(encoding="utf-8"))
+  record = read_object(made / "record.json")
   tables = {
     name: np.load(made / f"{name}.npy", allow_pickle=False)
     for name in ("label_counts", "length_counts", "unigram_counts")

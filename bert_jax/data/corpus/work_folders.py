@@ -16,6 +16,8 @@ from bert_jax.data.corpus import folder as corpus
 from bert_jax.data.corpus.job import Job
 from bert_jax.errors import UserError
 from bert_jax.io import atomic, locks
+from bert_jax.io.json_files import MAX_BYTES, parse_json
+from bert_jax.io.plain_files import read_bounded
 
 RECIPE = "recipe.json"
 
@@ -123,8 +125,10 @@ def _take_up_documents(job: Job) -> None:
   if found is None and any(not one.name.startswith(f".{RECIPE}.partial-") for one in job.documents.glob("*")):
     raise UserError(f"{job.documents}: is not empty and holds no tokenized documents; choose another --documents")
   if found is not None and found != recipe:
-    before = json.loads(found)
-    changed = [key for key, value in job.documents_recipe.items() if before.get(key) != value]
+    before = parse_json(found, str(path))
+    changed = [
+      key for key, value in job.documents_recipe.items() if not isinstance(before, dict) or before.get(key) != value
+    ]
     raise UserError(
       f"{job.documents}: holds the tokenized documents of another preparation ({', '.join(changed)} "
       "differ); choose another --documents, or delete it"
@@ -136,6 +140,6 @@ def _take_up_documents(job: Job) -> None:
 
 def _text(path: pathlib.Path) -> str | None:
   try:
-    return path.read_text(encoding="utf-8")
+    return read_bounded(path, MAX_BYTES).decode("utf-8", "replace")
   except FileNotFoundError:
     return None
