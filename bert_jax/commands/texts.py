@@ -1,8 +1,10 @@
 """Texts and models that commands are given, and files that they are asked for."""
 
-import pathlib
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+_MAX_LINE_BYTES = 64 * 2**20  # whatever is longer has no lines
 
 
 def read_input_lines(path: str, remedy: str = "") -> list[str]:
@@ -13,12 +15,8 @@ def read_input_lines(path: str, remedy: str = "") -> list[str]:
   from bert_jax.data.labelled.tables import is_table
   from bert_jax.errors import UserError
 
-  try:
-    data = sys.stdin.buffer.read() if path == "-" else pathlib.Path(path).read_bytes()
-  except OSError as error:
-    raise UserError(f"cannot read --input={path}: {error.strerror or error}") from error
-  lines = []
-  for number, line in enumerate(data.splitlines(), 1):
+  lines: list[str] = []
+  for number, line in enumerate(_lines_of(path), 1):
     try:
       lines.append(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:
@@ -31,6 +29,26 @@ def read_input_lines(path: str, remedy: str = "") -> list[str]:
   if is_table(path):
     print(f"note: every line of {path} is read as one text{f'; {remedy}' if remedy else ''}", file=sys.stderr)
   return lines
+
+
+def _lines_of(path: str) -> Iterator[bytes]:
+  """The lines of a file, of standard input for "-", or of a pipe that the shell has opened, `<(zcat FILE)`."""
+  from bert_jax.errors import UserError
+  from bert_jax.io.plain_files import open_plain
+
+  try:
+    is_open = path == "-" or path.startswith("/dev/fd/")
+    with contextlib.ExitStack() as opened:
+      if path == "-":
+        file = sys.stdin.buffer
+      else:
+        file = opened.enter_context(open(path, "rb") if is_open else open_plain(path))
+      while piece := file.readline(_MAX_LINE_BYTES + 1):
+        if len(piece) > _MAX_LINE_BYTES:
+          raise UserError(f"--input={path}: a line longer than {_MAX_LINE_BYTES >> 20} MiB; expected one text per line")
+        yield from piece.splitlines()
+  except OSError as error:
+    raise UserError(f"cannot read --input={path}: {error.strerror or error}") from error
 
 
 def write_for_user(flag: str, path: str, text: str) -> None:

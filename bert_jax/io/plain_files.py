@@ -4,9 +4,10 @@ A pipe without a writer never answers, and a device never ends. Both may stand w
 that was unpacked, or behind a mistyped flag.
 """
 
+import io
 import os
 import stat
-from typing import IO
+from typing import cast
 
 from etils import epath
 
@@ -30,7 +31,7 @@ def check_plain(path: str | os.PathLike) -> None:
     raise UserError(f"{os.fspath(path)}: {what}, expected a file; write what it holds into a file, and name that")
 
 
-def open_plain(path: str | os.PathLike) -> IO[bytes]:
+def open_plain(path: str | os.PathLike) -> io.BufferedReader:
   """A file of this machine or of a store, opened for reading.
 
   Raises:
@@ -38,7 +39,7 @@ def open_plain(path: str | os.PathLike) -> IO[bytes]:
     OSError: as open.
   """
   if storage.is_remote(path):
-    return epath.Path(path).open("rb")
+    return cast(io.BufferedReader, epath.Path(path).open("rb"))
   check_plain(path)
   return open(path, "rb")
 

@@ -5,18 +5,19 @@ is too long is read in windows that overlap; each says for itself where the answ
 there, by pointing at [CLS]; the best window wins, as in Devlin et al. 2018, section 4.2 and 4.3.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bert_jax.data.labelled.features import Features, make_features
+from bert_jax.data.labelled.tables import parse_lines
 from bert_jax.data.text.text_files import read_whole
 from bert_jax.data.tokenizer.template import Template
 from bert_jax.data.tokenizer.vocabulary import CHINESE
 from bert_jax.data.tokenizer.wordpiece import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.io.json_files import parse_json
 
 QUESTION_TOKENS = 64  # of a longer question the end is lost
 BEST = 20  # beginnings and ends that are combined, in each window
@@ -95,15 +96,10 @@ def read_squad(path: str, answered: bool = True) -> list[Question]:
 
 def _json_of(path: str) -> Any:
   """The JSON value of a file; of JSON lines a list of them."""
-  lines = [text for _, text in read_whole(path) if text.strip()]
-  try:
-    return (
-      [json.loads(line) for line in lines]
-      if len(lines) > 1 and lines[0].endswith("}")
-      else json.loads("\n".join(lines))
-    )
-  except ValueError as error:
-    raise UserError(f"{path}: not JSON ({error}); expected a file in the format of SQuAD") from error
+  lines, remedy = [one for one in read_whole(path) if one[1].strip()], "expected a file in the format of SQuAD"
+  if len(lines) > 1 and lines[0][1].endswith("}"):
+    return [parse_json(text, f"{path}:{number}", remedy=remedy) for number, text in lines]
+  return parse_lines(path, lines, remedy=remedy, nan=False)
 
 
 def _question(asked: dict, context: Any, answered: bool) -> Question:

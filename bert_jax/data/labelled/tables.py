@@ -18,11 +18,13 @@ from typing import Any, NamedTuple
 from bert_jax.data.text.files import compression
 from bert_jax.data.text.text_files import MAX_RECORD_BYTES, read_whole
 from bert_jax.errors import UserError
+from bert_jax.io.json_files import parse_json
 
 # Lines with too few or too many columns are left out and counted, as long as they are no more than this share: QQP has
 # some.
 RAGGED_SHARE = 0.01
 _NO_TEXT = (".parquet", ".xlsx", ".xls", ".ods", ".feather", ".arrow", ".pkl", ".npy")
+_AS_RECORDS = "expected one object per line, or one array of objects"
 _END = ["end"]  # a line of ours behind the last one of a CSV: a quote that is never closed swallows it
 
 
@@ -168,13 +170,11 @@ def read_records(path: str) -> list[tuple[int, dict[str, Any]]]:
   records: list[tuple[int, Any]] = []
   for number, text in lines:
     try:
-      records.append((number, json.loads(text)))
-    except (ValueError, RecursionError) as error:
-      if records:
-        raise UserError(
-          f"{path}:{number}: not JSON ({error}); expected one object per line, or one array of objects"
-        ) from error
-      records = [(number, _one_value(path, lines))]
+      records.append((number, parse_json(text, f"{path}:{number}", remedy=_AS_RECORDS, nan=True)))
+    except UserError as error:
+      if records or not isinstance(error.__cause__, json.JSONDecodeError):
+        raise
+      records = [(number, parse_lines(path, lines, remedy=_AS_RECORDS, nan=True))]
       break
   if len(records) == 1:
     value = records[0][1]
@@ -198,15 +198,14 @@ def _read_json(path: str) -> Table:
   return Table(path, columns, rows, [number for number, _ in records], 0, nested)
 
 
-def _one_value(path: str, lines: list[tuple[int, str]]) -> Any:
-  """The JSON value that a whole file is."""
+def parse_lines(path: str, lines: list[tuple[int, str]], *, remedy: str, nan: bool) -> Any:
+  """The one JSON value that numbered lines are. Raises UserError naming the line, as json_files.parse_json."""
   try:
-    return json.loads("\n".join(text for _, text in lines))
-  except (ValueError, RecursionError) as error:
-    number = lines[min(getattr(error, "lineno", 1), len(lines)) - 1][0]
-    raise UserError(
-      f"{path}:{number}: not JSON ({error}); expected one object per line, or one array of objects"
-    ) from error
+    return parse_json("\n".join(text for _, text in lines), path, remedy=remedy, nan=nan)
+  except UserError as error:
+    line = getattr(error.__cause__, "lineno", 1)
+    where = f":{lines[min(line, len(lines)) - 1][0]}" if lines else ""
+    raise UserError(f"{path}{where}{str(error).removeprefix(path)}") from error
 
 
 def _cell(value: Any) -> str:

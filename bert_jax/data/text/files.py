@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bert_jax.errors import UserError
+from bert_jax.io.plain_files import open_plain
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _ARCHIVES = (".tar", ".tgz", ".tbz2", ".txz", ".zip", ".7z", ".rar")
@@ -87,10 +88,10 @@ def compression(path: str) -> str:
 def open_file(path: str, *, seekable: bool = False) -> io.BufferedReader:
   """The bytes of a file as they are stored, as a buffered stream, read from front to back or, if `seekable`, anywhere.
 
-  Use it within `reading`.
+  Use it within `reading`. Raises UserError for a pipe, a socket or a device in the place of a file.
   """
   if not has_protocol(path):
-    return open(path, "rb")
+    return open_plain(path)
   system, inside = _file_system(path)
   # A web server need not know about parts of files; a stream asks it for none.
   options = {"block_size": 0} if path.startswith(_WEB) and not seekable else {}

@@ -173,6 +173,23 @@ def test_a_flat_question_that_lacks_something_is_named(tmp_path):
     questions.read_squad(str(tmp_path / "x.jsonl"))
 
 
+@pytest.mark.parametrize(
+  "content, message",
+  [
+    ("[" * 100_000, "a.json:1: JSON nested more than"),
+    ('{"data": [{"paragraphs": [{"context": "\\ud83d", "qas": []}]}]}', "a.json:1: 'data' holds half of a surrogate"),
+    ('{"data": [],\n"data": []}', "a.json:1: .*the key 'data' stands twice"),
+    ('{"data": 3}', "a.json, at data: TypeError"),
+    ('{"id": "1", "question": "a", "context": "b"}\n{"id": NaN}', "a.json:2: .*NaN"),
+    ('{"data": [\n{"paragraphs": [}]}', "a.json:2: not JSON"),
+  ],
+)
+def test_what_is_no_json_is_named_with_its_line(tmp_path, content, message):
+  (tmp_path / "a.json").write_text(content)
+  with pytest.raises(UserError, match=message):
+    questions.read_squad(str(tmp_path / "a.json"))
+
+
 @pytest.mark.parametrize("field", ["question", "context"])
 def test_what_is_no_text_is_an_error_that_says_where(tmp_path, field):
   qa = {"id": "1", "question": "who", "answers": []}

@@ -99,6 +99,16 @@ def test_a_file_that_goes_away_is_named(memory):
     read("/nowhere/gone.txt")
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.zst"])
+def test_a_pipe_and_a_device_in_the_place_of_a_file_are_refused_at_once(tmp_path, name):
+  os.mkfifo(tmp_path / name)
+  with pytest.raises(UserError, match=f"{name}: a named pipe, expected a file"):
+    read(str(tmp_path / name))
+  (tmp_path / "zero").symlink_to("/dev/zero")
+  with pytest.raises(UserError, match="zero: a device, expected a file"):
+    read(str(tmp_path / "zero"))
+
+
 @pytest.mark.parametrize(
   "address, package",
   [("gs://bucket/a.txt", "gcsfs"), ("s3://bucket/*.txt", "s3fs"), ("https://example.org/a.txt", "aiohttp")],
