@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
+from bert_jax.errors import UserError
+
 ABSENT = -1  # no token's id
 
 
@@ -44,18 +46,21 @@ class Template(NamedTuple):
 
   Attributes:
     special: the roles.
-    single, pair: the parts of a framed text and of a framed pair, in their order.
+    single, pair: the parts of a framed text and of a framed pair, in their order; pair is empty where a model is not
+      told B from A, so that it cannot be given pairs.
+    extra: ids of special tokens that have no role and may stand in a text, such as marks around an entity.
   """
 
   special: SpecialIds
   single: tuple[Part, ...]
   pair: tuple[Part, ...]
+  extra: tuple[int, ...] = ()
 
   @property
   def never_predicted(self) -> tuple[int, ...]:
     """Ids that are no target of a prediction and no random replacement, ascending: special tokens, [UNK] included."""
-    framing = (token for part in self.pair for token in part.ids)
-    return tuple(sorted({*framing, *self.special} - {ABSENT}))
+    framing = (token for part in (*self.single, *self.pair) for token in part.ids)
+    return tuple(sorted({*framing, *self.special, *self.extra} - {ABSENT}))
 
   @property
   def offset(self) -> int:
@@ -130,6 +135,12 @@ class Template(NamedTuple):
     return first, second, cut
 
   def _parts(self, pair: bool) -> tuple[Part, ...]:
+    if pair and not self.pair:
+      raise UserError(
+        "pairs of texts: transformers 5 gives B the token types of A with this tokenizer, and version 4 may not. If "
+        'the model was trained with types of their own, write "model_input_names": ["input_ids", "token_type_ids", '
+        '"attention_mask"] into its tokenizer_config.json'
+      )
     return self.pair if pair else self.single
 
   def _gaps(self, pair: bool) -> list[int]:
@@ -143,14 +154,14 @@ class Template(NamedTuple):
     return gaps
 
 
-def read_template(backend: tokenizers.Tokenizer, special: SpecialIds) -> Template:
+def read_template(backend: tokenizers.Tokenizer, special: SpecialIds, extra: tuple[int, ...] = ()) -> Template:
   """The template of a tokenizer, seen in what its post-processor makes of a text and of a pair.
 
   Args:
     backend: makes at least one token of the letter "a".
-    special: the roles, which its post-processor does not tell.
+    special, extra: see Template; its post-processor does not tell them.
   """
-  return Template(special, _parts_of(backend.encode("a")), _parts_of(backend.encode("a", "a")))
+  return Template(special, _parts_of(backend.encode("a")), _parts_of(backend.encode("a", "a")), extra)
 
 
 def _parts_of(encoding: tokenizers.Encoding) -> tuple[Part, ...]:

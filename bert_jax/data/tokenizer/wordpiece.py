@@ -14,35 +14,17 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
+from bert_jax.data.tokenizer import casing, files
+from bert_jax.data.tokenizer.files import CONTINUES, MAX_WORD_CHARACTERS, SPECIAL_TOKENS
 from bert_jax.data.tokenizer.template import SpecialIds, Template, read_template
 from bert_jax.errors import UserError
-
-
-class SpecialTokens(NamedTuple):
-  """What the roles of SpecialIds are called."""
-
-  pad: str
-  unk: str
-  cls: str
-  sep: str
-  mask: str
-
-
-SPECIAL_TOKENS = SpecialTokens("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-CONTINUES = "##"  # in front of a token that goes on with a word: "##ing"
-_MAX_WORD_CHARACTERS = 100  # Longer words become [UNK], as in BERT.
-_REMEDY = "give a BERT folder or a vocab.txt, or train a vocabulary with --vocab_size"
-
-# A vocabulary where fewer tokens than this hold a capital letter is lower-cased: BERT uncased and Chinese
-# have 2 of 30,522 and 21,128 (ℝ; <S>, <T>), BERT cased 8,368 of 28,996.
-_CASED_SHARE = 0.02
 
 
 class Tokenizer(NamedTuple):
@@ -51,11 +33,11 @@ class Tokenizer(NamedTuple):
   Attributes:
     backend: recognises special tokens in a text, and adds [CLS] and [SEP] where asked to;
       saved as tokenizer.json.
-    plain: the same without: special tokens in a text are ordinary characters.
+    plain: the same without BERT's five: "[SEP]" in a text is ordinary characters. Added tokens are found by both.
     template: how it frames texts, and the roles of special tokens.
     vocab_size: number of tokens.
     lowercase: whether text is lower-cased.
-    fingerprint: SHA-256 (hex) of what decides its ids: vocabulary and normalisation; not
+    fingerprint: SHA-256 (hex) of what decides its ids: vocabulary, normalisation and added tokens; not
       of files, paths or versions.
     normalisation: {'lowercase', 'strip_accents', 'handle_chinese_chars'}, all bool.
   """
@@ -107,6 +89,9 @@ def build_tokenizer(
   lowercase: bool,
   strip_accents: bool | None = None,
   handle_chinese_chars: bool = True,
+  added: Sequence[tokenizers.AddedToken] = (),
+  extra: Collection[str] = (),
+  pairs: bool = True,
   name: str = "vocabulary",
 ) -> Tokenizer:
   """Makes a tokenizer from the tokens in id order.
@@ -116,6 +101,10 @@ def build_tokenizer(
     lowercase: lower-case the text.
     strip_accents: drop accents; None follows `lowercase`, as in BERT.
     handle_chinese_chars: make every Chinese character a word of its own.
+    added: tokens that are found in a text before it is split into words; those that the vocabulary lacks get the ids
+      after it, in this order.
+    extra: those of them that are special tokens, see Template.extra.
+    pairs: whether A and B of a pair have token types of their own.
     name: what to call the vocabulary in messages.
 
   Raises:
@@ -129,7 +118,9 @@ def build_tokenizer(
     "handle_chinese_chars": bool(handle_chinese_chars),
   }
   backend = build_backend(ids, **normalisation)
-  backend.add_special_tokens(list(SPECIAL_TOKENS))
+  names = {token.content for token in added}
+  backend.add_special_tokens([token for token in SPECIAL_TOKENS if token not in names])
+  backend.add_tokens(list(added))
   backend.post_processor = processors.TemplateProcessing(
     single="[CLS]:0 $A:0 [SEP]:0",
     pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
@@ -138,16 +129,27 @@ def build_tokenizer(
   backend.decoder = decoders.WordPiece(prefix=CONTINUES)
   decisive = {
     "model": "WordPiece",
-    "max_word_characters": _MAX_WORD_CHARACTERS,
+    "max_word_characters": MAX_WORD_CHARACTERS,
     **normalisation,
     "vocabulary": list(vocabulary),
   }
+  extra_ids = tuple(
+    number
+    for number, token in sorted(backend.get_added_tokens_decoder().items())
+    if token.content in extra and number not in special
+  )
+  template = read_template(backend, special, extra_ids)
+  plain = build_backend(ids, **normalisation)
+  if added:
+    plain.add_tokens([token for token in added if token.content not in SPECIAL_TOKENS])
+    if later := [_flags_of(token) for token in _beyond_bert(backend)]:
+      decisive["added_tokens"] = later
   canonical = json.dumps(decisive, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
   return Tokenizer(
     backend=backend,
-    plain=build_backend(ids, **normalisation),
-    template=read_template(backend, special),
-    vocab_size=len(ids),
+    plain=plain,
+    template=template if pairs else template._replace(pair=()),
+    vocab_size=backend.get_vocab_size(),
     lowercase=normalisation["lowercase"],
     fingerprint=hashlib.sha256(canonical.encode()).hexdigest(),
     normalisation=normalisation,
@@ -159,7 +161,7 @@ def build_backend(
 ) -> tokenizers.Tokenizer:
   """BERT's normaliser, pre-tokenizer and WordPiece over {token: id}; unchecked, no token is special."""
   backend = tokenizers.Tokenizer(
-    models.WordPiece(dict(ids), unk_token=SPECIAL_TOKENS.unk, max_input_chars_per_word=_MAX_WORD_CHARACTERS)
+    models.WordPiece(dict(ids), unk_token=SPECIAL_TOKENS.unk, max_input_chars_per_word=MAX_WORD_CHARACTERS)
   )
   backend.normalizer = normalizers.BertNormalizer(
     clean_text=True,
@@ -180,148 +182,89 @@ def check_vocabulary(vocabulary: Sequence[str], name: str) -> dict[str, int]:
     if token in ids:
       raise UserError(
         f"{name}: token {token!r} stands in line {ids[token] + 1} and again in line "
-        f"{number + 1}; every token must have one id: remove or rename one of them"
+        f"{number + 1}; every token must have one id: rename the later one, as in [unused{number}] (a line that is "
+        "taken out would move the ids of all that follow)"
       )
     ids[token] = number
   missing = [token for token in SPECIAL_TOKENS if token not in ids]
   if missing:
     raise UserError(
       f"{name}: no {' and no '.join(missing)} in it; BERT's pretraining needs {' '.join(SPECIAL_TOKENS)}: "
-      "put the missing ones in place of unused tokens such as [unused0], or train a vocabulary with "
-      "--vocab_size"
+      "append the missing ones as last lines, so that no other id moves (a model that exists needs as many rows more), "
+      "or train a vocabulary with --vocab_size"
     )
   return ids
 
 
-def load_tokenizer(path: str | os.PathLike, *, lowercase: bool | None = None) -> Tokenizer:
+def load_tokenizer(
+  path: str | os.PathLike, *, lowercase: bool | None = None, strip_accents: bool | None = None
+) -> Tokenizer:
   """Loads a BERT WordPiece tokenizer.
 
   Args:
-    path: a vocabulary file (one token per line), or a folder with tokenizer.json
-      (which decides where it exists) or vocab.txt, as Hugging Face writes them.
-    lowercase: overrides what the files say. None: tokenizer.json or
-      tokenizer_config.json (beside vocab.txt) decides, else the vocabulary itself: cased
-      ones hold capital letters. True for such a vocabulary is refused.
+    path: a vocabulary file (one token per line), a tokenizer.json, or a folder with them, which is read as
+      AutoTokenizer reads it, see `files`.
+    lowercase: overrides what the files say. None: they decide, else the vocabulary itself: cased ones hold capital
+      letters. True for such a vocabulary is refused.
+    strip_accents: the same of marks: é, が and 한 fall apart into letters and marks, and the marks are dropped. None:
+      the files decide, else the vocabulary, which holds such tokens or does not.
 
   Raises:
-    UserError: nothing there, another kind of tokenizer (named), or a vocabulary that
+    UserError: nothing there, another kind of tokenizer (named), files that contradict each other, or a vocabulary that
       `build_tokenizer` refuses.
   """
   path = pathlib.Path(path)
   if not path.exists():
     raise UserError(f"{path}: no such tokenizer; expected a vocab.txt or a folder with tokenizer.json or vocab.txt")
-  folder = path if path.is_dir() else path.parent
-  config = _read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
-  normalisation = _settings(config, "do_lower_case", "strip_accents", "tokenize_chinese_chars")
-  if path.is_dir():
-    kind = str(config.get("tokenizer_class") or "BertTokenizer")
-    if kind.removesuffix("Fast") not in ("BertTokenizer", "PreTrainedTokenizer", "TokenizersBackend"):
-      raise UserError(f"{path}: a {kind}; only BERT's WordPiece is supported (BertTokenizer): {_REMEDY}")
-    if (path / "tokenizer.json").exists():
-      vocabulary, normalisation = _read_tokenizer_json(path / "tokenizer.json")
-      path = path / "tokenizer.json"
-    elif (path / "vocab.txt").exists():
-      path = path / "vocab.txt"
-      vocabulary = _read_vocabulary(path)
-    else:
-      raise UserError(f"{path}: no tokenizer.json and no vocab.txt in this folder; BERT's WordPiece has one of them")
-  elif path.suffix == ".json":
-    vocabulary, normalisation = _read_tokenizer_json(path)
-  else:
-    vocabulary = _read_vocabulary(path)
-  capitals = _num_capitals(vocabulary)
-  cased = capitals > _CASED_SHARE * len(vocabulary)
-  if lowercase and cased:
-    raise UserError(
-      f"{path}: {capitals:,} of its {len(vocabulary):,} tokens hold capital letters, which "
-      "lower-cased text never has; keep the capitals with --cased (prepare.lowercase=False)"
-    )
+  said = files.read_folder(path) if path.is_dir() else files.read_file(path)
+  guessed, strips, _ = casing.decided_by(said.vocabulary)
+  for wanted, can, found, what, remedy in (
+    (lowercase, guessed, casing.with_capitals, "capital letters, which lower-cased text", "--cased (prepare.lowercase"),
+    (strip_accents, strips, casing.with_marks, "marks, which stripped text", "--keep_accents (prepare.strip_accents"),
+  ):
+    if wanted and not can and found(said.vocabulary):
+      raise UserError(
+        f"{said.name}: {len(found(said.vocabulary)):,} of its {len(said.vocabulary):,} tokens hold {what} never has; "
+        f"keep them with {remedy}=False)"
+      )
   if lowercase is None:
-    lowercase = normalisation["lowercase"]
-  if lowercase is None:
-    lowercase = not cased
-  chinese = normalisation["handle_chinese_chars"]
-  return build_tokenizer(
-    vocabulary,
+    lowercase = guessed if said.lowercase is None else said.lowercase
+  if strip_accents is None:
+    strip_accents = said.strip_accents
+  if strip_accents is None:  # files that speak of lower-casing alone say that marks go with it
+    strip_accents = lowercase and (strips if said.lowercase is None else True)
+  tokenizer = build_tokenizer(
+    said.vocabulary,
     lowercase=lowercase,
-    strip_accents=normalisation["strip_accents"],
-    handle_chinese_chars=True if chinese is None else chinese,
-    name=str(path),
+    strip_accents=strip_accents,
+    handle_chinese_chars=said.handle_chinese_chars is not False,
+    added=said.added,
+    extra=said.special,
+    pairs=said.pairs,
+    name=said.name,
   )
-
-
-def _settings(values: dict[str, Any], lowercase: str, accents: str, chinese: str) -> dict[str, bool | None]:
-  return {
-    "lowercase": values.get(lowercase),
-    "strip_accents": values.get(accents),
-    "handle_chinese_chars": values.get(chinese),
-  }
-
-
-def _num_capitals(vocabulary: Sequence[str]) -> int:
-  """How many tokens hold a capital letter, not counting the likes of [MASK]."""
-  return sum(token != token.lower() for token in vocabulary if not (token.startswith("[") and token.endswith("]")))
-
-
-def _read_vocabulary(path: pathlib.Path) -> list[str]:
-  try:
-    # Only "\n" separates lines: BERT's Chinese vocabulary has other separators as tokens.
-    lines = path.read_bytes().decode("utf-8-sig").split("\n")
-  except UnicodeDecodeError as error:
-    raise UserError(
-      f"{path}: not a vocabulary in UTF-8 (byte 0x{error.object[error.start]:02x} at "
-      f"{error.start}); expected one token per line"
-    ) from error
-  except OSError as error:
-    raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-  if lines[-1] == "":
-    lines.pop()
-  return [line.removesuffix("\r") for line in lines]
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    value = json.loads(path.read_bytes().decode("utf-8"))
-  except ValueError as error:
-    raise UserError(f"{path}: not JSON ({error}); restore the file, or give its vocab.txt alone") from error
-  if not isinstance(value, dict):
-    raise UserError(f"{path}: expected a JSON object, found a {type(value).__name__}")
-  return value
-
-
-def _read_tokenizer_json(path: pathlib.Path) -> tuple[list[str], dict[str, bool | None]]:
-  """Vocabulary and normalisation of a tokenizer.json, if it is BERT's WordPiece and nothing else."""
-  value = _read_json(path)
-  parts = [("model", "WordPiece"), ("normalizer", "BertNormalizer"), ("pre_tokenizer", "BertPreTokenizer")]
-  for part, expected in parts:
-    kind = (value.get(part) or {}).get("type", "none")
-    if kind != expected:
+  for file, token, number in said.stated:
+    found = tokenizer.backend.token_to_id(token)
+    if found != number:
+      what = "does not read it there" if found is None else f"gives it {found}"
       raise UserError(
-        f"{path}: its {part} is {kind}; only BERT's WordPiece is supported ({part} {expected}): {_REMEDY}"
+        f"{file}: the added token {token!r} has the id {number}, and transformers {what}: added tokens follow the "
+        f"{len(said.vocabulary):,} of the vocabulary in id order, without gaps, and stand in added_tokens_decoder of "
+        "tokenizer_config.json if there is one: number them so, and let the rows of the model follow"
       )
-  model, normalizer = value["model"], value["normalizer"]
-  settings = [
-    ("max_input_chars_per_word", model, _MAX_WORD_CHARACTERS),
-    ("continuing_subword_prefix", model, CONTINUES),
-    ("unk_token", model, SPECIAL_TOKENS.unk),
-    ("clean_text", normalizer, True),
-  ]
-  for key, holder, expected in settings:
-    if holder.get(key, expected) != expected:
-      raise UserError(
-        f"{path}: {key} is {holder[key]!r}; BERT's WordPiece has {expected!r}, and only that is supported"
-      )
-  ids = model["vocab"]
-  beyond = [token["content"] for token in value.get("added_tokens") or () if token["content"] not in ids]
-  if beyond:
-    raise UserError(
-      f"{path}: added tokens outside of the WordPiece vocabulary ({', '.join(beyond[:5])}); "
-      "put them into vocab.txt in place of unused tokens and give that file"
-    )
-  vocabulary = sorted(ids, key=ids.get)
-  if [ids[token] for token in vocabulary] != list(range(len(ids))):
-    raise UserError(f"{path}: the ids of its vocabulary do not run from 0 to {len(ids) - 1}, each once")
-  return vocabulary, _settings(normalizer, "lowercase", "strip_accents", "handle_chinese_chars")
+  return tokenizer
+
+
+def _flags_of(token: tokenizers.AddedToken) -> dict[str, str | bool]:
+  """An added token as tokenizer_config.json writes it."""
+  names = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
+  return {name: getattr(token, name) for name in names}
+
+
+def _beyond_bert(backend: tokenizers.Tokenizer) -> list[tokenizers.AddedToken]:
+  """Added tokens in id order: those that are none of BERT's five as BERT has them."""
+  plain = [tokenizers.AddedToken(token, special=True) for token in SPECIAL_TOKENS]
+  return [token for _, token in sorted(backend.get_added_tokens_decoder().items()) if token not in plain]
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike, *, max_length: int):
@@ -337,8 +280,8 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike, *, max_lengt
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  tokens = {f"{field}_token": token for field, token in SPECIAL_TOKENS._asdict().items()}
-  ids = tokenizer.plain.get_vocab()
+  tokens: dict[str, Any] = {f"{field}_token": token for field, token in SPECIAL_TOKENS._asdict().items()}
+  ids = tokenizer.plain.get_vocab(with_added_tokens=False)
   strip_accents = tokenizer.normalisation["strip_accents"]
   config = {
     "tokenizer_class": "BertTokenizer",
@@ -350,6 +293,13 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike, *, max_lengt
     "clean_up_tokenization_spaces": True,
     **tokens,
   }
+  if not tokenizer.template.pair:
+    config["model_input_names"] = ["input_ids", "attention_mask"]
+  if _beyond_bert(tokenizer.backend):
+    every = dict(sorted(tokenizer.backend.get_added_tokens_decoder().items()))
+    config["added_tokens_decoder"] = {str(number): _flags_of(token) for number, token in every.items()}
+    if extra := [every[number].content for number in tokenizer.template.extra]:
+      config["additional_special_tokens"] = tokens["additional_special_tokens"] = extra
   vocabulary = "".join(f"{token}\n" for token in sorted(ids, key=ids.__getitem__))
   (folder / "vocab.txt").write_bytes(vocabulary.encode("utf-8"))
   (folder / "tokenizer.json").write_bytes(tokenizer.backend.to_str(pretty=True).encode("utf-8"))

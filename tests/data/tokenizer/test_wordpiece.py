@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 import transformers
 
-from bert_jax.data.tokenizer import wordpiece as tokenizer_lib
+from bert_jax.data.tokenizer.files import read_vocabulary
 from bert_jax.data.tokenizer.template import SpecialIds
 from bert_jax.data.tokenizer.wordpiece import (
   SPECIAL_TOKENS,
@@ -213,8 +213,7 @@ def test_a_tokenizer_json_that_differs_from_bert_in_a_detail_is_refused(tmp_path
       load_tokenizer(tmp_path)
   added = {**whole["added_tokens"][0], "id": len(_SMALL), "content": "<new>"}
   path.write_text(json.dumps({**whole, "added_tokens": [*whole["added_tokens"], added]}), encoding="utf-8")
-  with pytest.raises(UserError, match="<new>"):
-    load_tokenizer(tmp_path)
+  assert load_tokenizer(tmp_path).vocab_size == len(_SMALL) + 1
   holes = {**whole["model"], "vocab": {**whole["model"]["vocab"], "far": 99}}
   path.write_text(json.dumps({**whole, "model": holes}), encoding="utf-8")
   with pytest.raises(UserError, match="do not run from 0 to"):
@@ -398,7 +397,7 @@ def test_every_case_of_the_public_test_suites_agrees(shared_data, bert):
   cases = json.loads((folder / "tokenization_cases.json").read_text(encoding="utf-8"))["cases"]
 
   def vocab(name):
-    return tokenizer_lib._read_vocabulary(folder / f"bert-base-{name}-vocab.txt")
+    return read_vocabulary(folder / f"bert-base-{name}-vocab.txt")
 
   run = []
   for case in cases:
