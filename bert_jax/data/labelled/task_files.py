@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from bert_jax.data.labelled.questions import Question, answers_stand, answers_with_text, read_squad
 from bert_jax.data.labelled.tables import Table, is_table, read_records, read_table
+from bert_jax.data.labelled.tagged_words import check_tag, iob2, read_conll
 from bert_jax.data.labelled.tasks import TASKS, TaskRow
 from bert_jax.data.text import tfds_texts
-from bert_jax.data.text.text_files import read_whole
 from bert_jax.errors import UserError
 
 _NO_AGREEMENT = "-"  # SNLI, MNLI, OCNLI; in somebody's own file it is a label like any other
@@ -154,7 +154,7 @@ def _from_tfds(task: str, dev: str) -> Splits:
 def _of_rows(rows: list[dict], row: TaskRow, name: str) -> Examples:
   """Examples from the features of TensorFlow Datasets."""
   if row.format == "conll":
-    return Examples([one["tokens"] for one in rows], None, [_iob2(one["ner"]) for one in rows], row.kind)
+    return Examples([one["tokens"] for one in rows], None, [iob2(one["ner"]) for one in rows], row.kind)
   if row.format == "squad":
     answers = lambda one: answers_with_text(zip(one["answers"]["text"], one["answers"]["answer_start"]))
     return Examples(
@@ -205,7 +205,7 @@ def find_file(folder: str, names: tuple[str, ...], task: str, needed: bool = Tru
 def read_examples(path: str, row: TaskRow) -> Examples:
   """The examples of one file, its format and columns as those of a task. Raises UserError."""
   if row.format == "conll":
-    return _read_tagged(path, row) if is_table(path, (".json", ".jsonl")) else _read_conll(path, row.kind)
+    return _read_tagged(path, row) if is_table(path, (".json", ".jsonl")) else _read_conll(path, row)
   if row.format == "squad":
     questions = read_squad(path)
     wrong = [one.name for one in questions if not answers_stand(one)]
@@ -329,31 +329,10 @@ def _kind_of(labels: list[str], path: str) -> str:
   return "classification"
 
 
-def _read_conll(path: str, kind: str) -> Examples:
-  """Words and tags, the first and the last column, sentences separated by empty lines; tags become IOB2.
-
-  Weibo's files number the characters of a word after each of them ("口0"), recognised by a digit after every one.
-  """
-  sentences: list[tuple[list[str], list[str]]] = [([], [])]
-  for number, line in read_whole(path):
-    # Of spaces only the plain one separates: the word may be a wide one, as in Chinese texts.
-    cells = line.split("\t") if "\t" in line else [cell for cell in line.split(" ") if cell]
-    if not line.strip() or cells[0] == "-DOCSTART-":
-      if sentences[-1][0]:
-        sentences.append(([], []))
-      continue
-    if len(cells) < 2:
-      raise UserError(f"{path}:{number}: {line!r}: expected a word and its tag, separated by a tab or a space")
-    tag = cells[-1].strip()
-    _check_tag(tag, f"{path}:{number}")
-    sentences[-1][0].append(cells[0])
-    sentences[-1][1].append(tag)
-  sentences = [sentence for sentence in sentences if sentence[0]]
-  if not sentences:
-    raise UserError(f"{path} holds no words")
-  if all(len(word) >= 2 and word[-1].isdigit() for words, _ in sentences for word in words):
-    sentences = [([word[:-1] for word in words], tags) for words, tags in sentences]
-  return Examples([words for words, _ in sentences], None, [_iob2(tags) for _, tags in sentences], kind)
+def _read_conll(path: str, row: TaskRow) -> Examples:
+  named = lambda names, usual: "" if names in ((), usual) else str(names[0])
+  found = read_conll(path, named(row.text, _WORDS), named(row.label, _TAGS))
+  return Examples(found.words, None, found.tags, row.kind, found.notes)
 
 
 def _read_tagged(path: str, row: TaskRow) -> Examples:
@@ -375,32 +354,13 @@ def _read_tagged(path: str, row: TaskRow) -> Examples:
         "that are numbers write the names, as B-PER"
       )
     for tag in own[1]:
-      _check_tag(tag, f"{path}:{line}")
+      check_tag(tag, f"{path}:{line}")
     if own[0]:
       words.append(own[0])
-      tags.append(_iob2(own[1]))
+      tags.append(iob2(own[1]))
   if not words:
     raise UserError(f"{path} holds no words")
   return Examples(words, None, tags, row.kind)
-
-
-def _check_tag(tag: str, where: str) -> None:
-  if tag != "O" and (tag[:2] not in ("B-", "I-", "E-", "S-", "M-") or len(tag) < 3):
-    raise UserError(f"{where}: the tag {tag!r}: expected O, or B, I, M, E or S with a type, as B-PER")
-
-
-def _iob2(tags: list[str]) -> list[str]:
-  """Tags in which every entity begins with B and continues with I."""
-  result, before = [], "O"
-  for tag in tags:
-    letter, _, kind = tag.partition("-")
-    if letter != "O":
-      goes_on = letter in ("I", "M", "E") and before[2:] == kind and before[0] not in ("E", "S", "O")
-      result.append(f"{'I' if goes_on else 'B'}-{kind}")
-    else:
-      result.append("O")
-    before = tag
-  return result
 
 
 def names_in(label, kind: str) -> list[str]:
