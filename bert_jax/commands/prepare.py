@@ -62,7 +62,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     dest="lowercase",
     action="store_false",
     default=defaults.lowercase,
-    help="keep capitals and accents; by default texts are lowercased and accents stripped, as in BERT uncased",
+    help="keep capitals; by default texts are lowercased, as in BERT uncased",
+  )
+  accents = parser.add_mutually_exclusive_group()
+  accents.add_argument(
+    "--strip_accents",
+    action="store_true",
+    default=defaults.strip_accents,
+    help="strip accents and other marks; by default so where texts are lowercased, unless the vocabulary that is given "
+    "holds marks, or more than one word in a hundred of the text does",
+  )
+  accents.add_argument(
+    "--keep_accents", dest="strip_accents", action="store_false", default=defaults.strip_accents, help="keep them"
   )
   for name in _KEYS:
     choices = configs.KEYS[f"prepare.{name}"].options

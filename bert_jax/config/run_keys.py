@@ -89,7 +89,15 @@ ROWS = [
     "prepare.tokenizer", "", "vocab.txt or tokenizer folder that is used; empty: a vocabulary is trained.", free=True
   ),
   Key("prepare.vocab_size", 30522, "Entries of a trained vocabulary, the five special tokens included.", free=True),
-  Key("prepare.lowercase", True, "Lowercases and strips accents, as BERT uncased.", free=True),
+  Key("prepare.lowercase", True, "Lowercases, as BERT uncased; a tokenizer folder says it itself.", free=True),
+  Key(
+    "prepare.strip_accents",
+    None,
+    "Strips accents and other marks, as BERT uncased; None: where the texts are lowercased, and neither a given "
+    "vocabulary nor more than one word in a hundred of the text holds any.",
+    free=True,
+    derived=bool,
+  ),
   Key("prepare.seq_length", 128, "Tokens in a row, [CLS] and [SEP] included.", free=True),
   Key(
     "prepare.objective",

@@ -75,7 +75,7 @@ def _metadata(head: str, encoding: Encoding | None) -> str:
 
 
 def _model_table(model: Model) -> str:
-  config = model.config
+  config, strips = model.config, model.tokenizer.normalisation["strip_accents"]
   rows = {
     "layers": config.num_hidden_layers,
     "width": config.hidden_size,
@@ -83,7 +83,8 @@ def _model_table(model: Model) -> str:
     "positions": config.max_position_embeddings,
     "maximum tokens per text": model.max_length,
     "vocabulary": f"{config.vocab_size:,}",
-    "text": "lower-cased" if model.tokenizer.lowercase else "cased",
+    "text": ("lower-cased" if model.tokenizer.lowercase else "cased")
+    + ("" if strips == model.tokenizer.lowercase else ", accents stripped" if strips else ", accents kept"),
   }
   return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
 

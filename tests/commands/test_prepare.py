@@ -34,6 +34,7 @@ def test_every_flag_reaches_the_settings():
       "--out=y",
       "--vocab_size=99",
       "--cased",
+      "--keep_accents",
       "--seq_length=64",
       "--objective=none",
       "--max_sequences=2",
@@ -49,7 +50,7 @@ def test_every_flag_reaches_the_settings():
     ]
   )
   got = PrepareSettings(**{name: getattr(options, name) for name in PrepareSettings._fields})
-  assert got == PrepareSettings("", 99, False, 64, "none", 2, 0.5, 0.3, 9, 7, True, "body", True, 3, "jieba")
+  assert got == PrepareSettings("", 99, False, 64, "none", 2, 0.5, 0.3, 9, 7, True, "body", True, 3, "jieba", False)
   assert options.source == ["a:b", "c:d"]
 
 

@@ -67,6 +67,7 @@ def _manifest(counts, shards, tokenizer: Tokenizer, settings: PrepareSettings) -
   records = {
     split: statistics.describe_split(counts[split], tokenizer) | {"shards": shards[split]} for split in corpus.SPLITS
   }
+  strips = tokenizer.normalisation["strip_accents"]
   return {
     "objective": settings.objective,
     "seq_length": settings.seq_length,
@@ -80,6 +81,7 @@ def _manifest(counts, shards, tokenizer: Tokenizer, settings: PrepareSettings) -
     "word_segmenter": settings.word_segmenter,
     "vocab_size": tokenizer.vocab_size,
     "lowercase": tokenizer.lowercase,
+    **({} if strips == tokenizer.lowercase else {"strip_accents": strips}),
     "tokenizer_fingerprint": tokenizer.fingerprint,
     "special_ids": tokenizer.special._asdict(),
     "unigram_entropy": records[splits.TRAIN]["unigram_entropy"],

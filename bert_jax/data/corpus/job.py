@@ -19,7 +19,7 @@ class PrepareSettings(NamedTuple):
   Attributes:
     tokenizer: a vocab.txt or tokenizer folder; empty: train a vocabulary.
     vocab_size: entries of a vocabulary trained here.
-    lowercase: lowercase and strip accents; for a trained vocabulary or a vocab.txt (a folder says it itself).
+    lowercase: for a trained vocabulary or a vocab.txt (a folder says it itself).
     seq_length: tokens in a row.
     objective: a key of `pairs.PAIRINGS`.
     max_sequences: sequences in a row at most.
@@ -32,6 +32,7 @@ class PrepareSettings(NamedTuple):
     deduplicate: drop exact copies of a document.
     min_characters: drop shorter documents.
     word_segmenter: a key of `words.SEGMENTERS`, to store where words begin; empty: none.
+    strip_accents: of accents and other marks; None: where lowercase, and vocabulary or text can do without.
   """
 
   tokenizer: str
@@ -49,6 +50,7 @@ class PrepareSettings(NamedTuple):
   deduplicate: bool
   min_characters: int
   word_segmenter: str
+  strip_accents: bool | None
 
 
 class Job(NamedTuple):
@@ -90,6 +92,8 @@ def plan(
     vocabulary = {"fingerprint": given_tokenizer(settings).fingerprint}
   else:
     vocabulary = {"vocab_size": settings.vocab_size, "lowercase": settings.lowercase}
+    if settings.strip_accents is not None:
+      vocabulary["strip_accents"] = settings.strip_accents
   shapes_text = ("text_field", "skip_bad", "deduplicate", "min_characters", "word_segmenter", "validation_fraction")
   documents_recipe = {
     "sources": list(sources),
@@ -137,5 +141,13 @@ def num_cores() -> int:
 
 def given_tokenizer(settings: PrepareSettings) -> Tokenizer:
   """The tokenizer that `settings.tokenizer` names. Raises UserError."""
-  is_folder = os.path.isdir(settings.tokenizer)
-  return load_tokenizer(settings.tokenizer, lowercase=None if is_folder else settings.lowercase)
+  if not os.path.isdir(settings.tokenizer):
+    return load_tokenizer(settings.tokenizer, lowercase=settings.lowercase, strip_accents=settings.strip_accents)
+  tokenizer = load_tokenizer(settings.tokenizer)
+  if settings.strip_accents not in (None, tokenizer.normalisation["strip_accents"]):
+    its = "kept" if settings.strip_accents else "stripped"
+    raise UserError(
+      f"{settings.tokenizer}: says itself that accents are {its}: leave out "
+      "--strip_accents and --keep_accents (prepare.strip_accents), or give its vocab.txt"
+    )
+  return tokenizer

@@ -36,6 +36,7 @@ from bert_jax.data.corpus.job import Job, PrepareSettings, Share, given_tokenize
 from bert_jax.data.text import cleaning
 from bert_jax.data.text.files import compression
 from bert_jax.data.text.sources import Document, parse_source, read_documents, source_versions
+from bert_jax.data.tokenizer import casing
 from bert_jax.data.tokenizer.vocabulary import sample_documents, train_wordpiece
 from bert_jax.data.tokenizer.wordpiece import Tokenizer, load_tokenizer, save_tokenizer
 from bert_jax.io import atomic
@@ -100,10 +101,10 @@ def prepare_corpus(
       elif any(job.documents.glob("*/[0-9]*")):
         log(f"Tokenized documents: resuming {job.documents}")
       if run_shares:
-        _tokenizer(job, progress)
+        _tokenizer(job, progress, log)
         run_shares(job, num_workers(settings))
       else:
-        make_share(job, share, progress)
+        make_share(job, share, progress, log)
     provenance = {
       "sources": list(sources),
       "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -127,22 +128,24 @@ def prepare_corpus(
         return None
       if not job.partial.exists():  # a job that ended in the same moment finished it
         return work_folders.made_by(job, job.out)
-      tokenizer, _ = _tokenizer(job, None)
+      tokenizer, _ = _tokenizer(job)
       return assemble.assemble_corpus(job, tokenizer, provenance)
 
 
-def make_share(job: Job, share: Share, progress: ProgressCallback | None = None) -> None:
+def make_share(
+  job: Job, share: Share, progress: ProgressCallback | None = None, log: Callable[[str], None] = lambda line: None
+) -> None:
   """Makes the shards of one share, those that are not there yet.
 
   Args:
     job: from `plan`.
     share: which shards.
-    progress: see `prepare_corpus`.
+    progress, log: see `prepare_corpus`.
 
   Raises:
     UserError: for mistakes in the text, and for a full disk.
   """
-  tokenizer, kept = _tokenizer(job, progress)
+  tokenizer, kept = _tokenizer(job, progress, log)
   work = workers.Work(
     str(job.documents),
     str(job.partial),
@@ -250,14 +253,19 @@ class _Kept(NamedTuple):
   counts: Counter
 
 
-def _tokenizer(job: Job, progress: ProgressCallback | None) -> tuple[Tokenizer, _Kept | None]:
-  """The tokenizer: as given, as trained before, or trained now.
+def _tokenizer(
+  job: Job, progress: ProgressCallback | None = None, log: Callable[[str], None] | None = None
+) -> tuple[Tokenizer, _Kept | None]:
+  """The tokenizer: as given, as trained before, or trained now. What its normalisation changes is said to `log`.
 
   Training takes a pass over the sources. The documents of a corpus that fits into
   the sample are returned from that pass; a larger one is read a second time.
   """
   if job.settings.tokenizer:
-    return given_tokenizer(job.settings), None
+    tokenizer = given_tokenizer(job.settings)
+    if log is not None and documents_lib.read_contents(job.documents) is None:
+      _say_stripping(casing.stripping_of(document.text for document in _read(job, Counter())), tokenizer, log)
+    return tokenizer, None
   folder = job.documents / "tokenizer"
   if folder.is_dir():
     return load_tokenizer(folder), None
@@ -278,10 +286,21 @@ def _tokenizer(job: Job, progress: ProgressCallback | None) -> tuple[Tokenizer, 
         kept = None
 
   sample = sample_documents(texts(), max_bytes=_VOCABULARY_SAMPLE_BYTES, seed=_VOCABULARY_SEED)
-  tokenizer = train_wordpiece(sample, job.settings.vocab_size, lowercase=job.settings.lowercase)
+  lowercase, strips, stripping = job.settings.lowercase, job.settings.strip_accents, casing.stripping_of(sample)
+  if strips is None:
+    strips = lowercase and stripping.share <= casing.KEPT_ABOVE
+  tokenizer = train_wordpiece(sample, job.settings.vocab_size, lowercase=lowercase, strip_accents=strips)
+  _say_stripping(stripping, tokenizer, log or (lambda line: None))
   with atomic.new_folder(folder) as made:
     save_tokenizer(tokenizer, made, max_length=job.settings.seq_length)
   return tokenizer, _Kept(kept, counts) if kept is not None else None
+
+
+def _say_stripping(found: casing.Stripping, tokenizer: Tokenizer, log: Callable[[str], None]) -> None:
+  strips = tokenizer.normalisation["strip_accents"]
+  note = casing.note_of_stripping(found, stripped=strips)
+  if note and (strips or tokenizer.lowercase):  # cased texts keep their marks, as everybody expects
+    log(note)
 
 
 def _missing(job: Job) -> int:

@@ -38,7 +38,12 @@ CHINESE = re.compile(
 
 
 def train_wordpiece(
-  texts: Iterable[str], vocab_size: int, *, lowercase: bool = True, report: dict | None = None
+  texts: Iterable[str],
+  vocab_size: int,
+  *,
+  lowercase: bool = True,
+  strip_accents: bool | None = None,
+  report: dict | None = None,
 ) -> Tokenizer:
   """Trains a vocabulary: the five special tokens, characters, "##" characters, then merges.
 
@@ -48,7 +53,8 @@ def train_wordpiece(
   Args:
     texts: the sample.
     vocab_size: number of tokens, at most: a small text yields fewer.
-    lowercase: lower-case and strip accents.
+    lowercase: lower-case.
+    strip_accents: drop accents and other marks; None follows `lowercase`, as in BERT.
     report: receives 'characters' (distinct), 'characters_kept' and 'coverage' (share of the
       text's characters kept).
 
@@ -57,8 +63,9 @@ def train_wordpiece(
   """
   if vocab_size < MIN_VOCAB_SIZE:
     raise UserError(f"vocab_size is {vocab_size}; expected at least {MIN_VOCAB_SIZE} (BERT has 30,522)")
+  strip_accents = lowercase if strip_accents is None else strip_accents
   normalizer = normalizers.BertNormalizer(
-    clean_text=True, handle_chinese_chars=True, strip_accents=lowercase, lowercase=lowercase
+    clean_text=True, handle_chinese_chars=True, strip_accents=strip_accents, lowercase=lowercase
   )
   normalised = [normalizer.normalize_str(text) for text in texts]
   counts: collections.Counter[str] = collections.Counter()
@@ -98,7 +105,8 @@ def train_wordpiece(
   )
   ids = model.get_vocab(with_added_tokens=True)
   trained = [token for token in sorted(ids, key=ids.__getitem__) if token not in SPECIAL_TOKENS]
-  return build_tokenizer([*SPECIAL_TOKENS, *trained], lowercase=lowercase, name="the trained vocabulary")
+  vocabulary = [*SPECIAL_TOKENS, *trained]
+  return build_tokenizer(vocabulary, lowercase=lowercase, strip_accents=strip_accents, name="the trained vocabulary")
 
 
 def _alphabet(counts: collections.Counter, vocab_size: int) -> tuple[list[str], set[str]]:

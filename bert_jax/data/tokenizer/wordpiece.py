@@ -218,14 +218,21 @@ def load_tokenizer(
     raise UserError(f"{path}: no such tokenizer; expected a vocab.txt or a folder with tokenizer.json or vocab.txt")
   said = files.read_folder(path) if path.is_dir() else files.read_file(path)
   guessed, strips, _ = casing.decided_by(said.vocabulary)
-  for wanted, can, found, what, remedy in (
-    (lowercase, guessed, casing.with_capitals, "capital letters, which lower-cased text", "--cased (prepare.lowercase"),
-    (strip_accents, strips, casing.with_marks, "marks, which stripped text", "--keep_accents (prepare.strip_accents"),
+  if lowercase and said.lowercase is False:
+    raise UserError(
+      f"{said.name}: made for cased texts (do_lower_case is false); keep the capitals with --cased "
+      "(prepare.lowercase=False)"
+    )
+  holds_marks = casing.hold_marks(said.vocabulary)
+  for refused, tokens_with, what, remedy in (
+    (lowercase and not guessed, casing.with_capitals, "capital letters, which lower-cased text", "cased lowercase"),
+    (strip_accents and holds_marks, casing.with_marks, "marks, which stripped text", "keep_accents strip_accents"),
   ):
-    if wanted and not can and found(said.vocabulary):
+    if refused and (found := tokens_with(said.vocabulary)):
+      flag, _, key = remedy.partition(" ")
       raise UserError(
-        f"{said.name}: {len(found(said.vocabulary)):,} of its {len(said.vocabulary):,} tokens hold {what} never has; "
-        f"keep them with {remedy}=False)"
+        f"{said.name}: {len(found):,} of its {len(said.vocabulary):,} tokens hold {what} never has; keep them with "
+        f"--{flag} (prepare.{key}=False)"
       )
   if lowercase is None:
     lowercase = guessed if said.lowercase is None else said.lowercase

@@ -43,6 +43,8 @@ def corpus_summary(folder: str | os.PathLike, manifest: dict[str, Any]) -> str:
   """What a person judges a corpus by, as aligned lines."""
   splits = manifest["splits"]
   provenance = manifest[corpus_lib.PROVENANCE]
+  # Said where it does not follow from casing, as in BERT.
+  marks = {None: "", False: ", accents kept", True: ", accents stripped"}[manifest.get("strip_accents")]
   lines = [
     ("corpus", str(folder)),
     ("corpus_id", manifest["corpus_id"]),
@@ -53,7 +55,7 @@ def corpus_summary(folder: str | os.PathLike, manifest: dict[str, Any]) -> str:
       f"{manifest['seq_length']} tokens, at most {manifest['max_sequences']} sequences; "
       f"objective {manifest['objective']}",
     ),
-    ("vocabulary", f"{manifest['vocab_size']:,} entries, {'lowercase' if manifest['lowercase'] else 'cased'}"),
+    ("vocabulary", f"{manifest['vocab_size']:,} entries, {'lowercase' if manifest['lowercase'] else 'cased'}{marks}"),
   ]
   head = [f"{name:<20}{value}" for name, value in lines if value]
   table = [("", *corpus_lib.SPLITS)]
