@@ -9,8 +9,9 @@ import numpy as np
 
 from bert_jax.data.labelled import features, questions
 from bert_jax.data.labelled.features import Features
+from bert_jax.data.labelled.label_cells import names_in
 from bert_jax.data.labelled.questions import Windows
-from bert_jax.data.labelled.task_files import Examples, Splits, is_number, names_in
+from bert_jax.data.labelled.task_files import Examples, Splits, is_number
 from bert_jax.data.tokenizer.wordpiece import Tokenizer
 from bert_jax.errors import UserError
 

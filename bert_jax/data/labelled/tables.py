@@ -37,7 +37,7 @@ class Table(NamedTuple):
     rows: each with a cell for every column; cells behind them are empty.
     lines: the line that each row begins in, from 1; for one JSON value its number.
     ragged: how many lines had too few columns or too many, and are not among `rows`.
-    nested: columns of JSON that hold lists or objects.
+    nested: columns of JSON that hold lists or objects, as JSON.
   """
 
   path: str
@@ -211,6 +211,4 @@ def parse_lines(path: str, lines: list[tuple[int, str]], *, remedy: str, nan: bo
 def _cell(value: Any) -> str:
   if value is None or value != value:  # NaN: what pandas has for a cell without a value
     return ""
-  if isinstance(value, list):
-    return "|".join(map(str, value))
   return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from bert_jax.data.labelled.label_cells import check_spelling
 from bert_jax.data.text.text_files import read_whole
 from bert_jax.errors import UserError
 
@@ -56,6 +57,7 @@ def read_conll(path: str, text: str = "", label: str = "") -> Tagged:
   tag_column = _number(path, label, "--label", width) if label else _find_tags(path, rows, width)
   for number, cells in rows:
     check_tag(cells[tag_column], f"{path}:{number}")
+  check_spelling([cells[tag_column][2:] for _, cells in rows], [number for number, _ in rows], path)
   word_column = _number(path, text, "--text", width) if text else _find_words(path, sentences, tag_column)
   nameless = next((number for number, cells in rows if not cells[word_column]), None)
   if nameless is not None:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from bert_jax.data.labelled.label_cells import SEPARATOR, check_spelling, names_in, read_cells
 from bert_jax.data.labelled.questions import Question, answers_stand, answers_with_text, read_squad
 from bert_jax.data.labelled.tables import Table, is_table, read_records, read_table
 from bert_jax.data.labelled.tagged_words import check_tag, iob2, read_conll
@@ -20,7 +21,6 @@ from bert_jax.data.text import tfds_texts
 from bert_jax.errors import UserError
 
 _NO_AGREEMENT = "-"  # SNLI, MNLI, OCNLI; in somebody's own file it is a label like any other
-SEPARATOR = "|"  # between the labels of a text that has several
 HELD_OUT = 0.1  # share of the training examples that the model is judged by where there is no dev file
 _WHOLE_FLOAT = re.compile(r"^(-?\d+)\.0+$")
 _WORDS, _TAGS = ("tokens", "words"), ("ner_tags", "tags", "ner", "labels")  # what lists of them are called in JSON
@@ -113,7 +113,11 @@ def load_splits(
   if not dev_path or (not dev and dev_path == train_path):  # CMRC's trial file is both where it is alone
     return Splits(*_hold_out(train), train.kind, True, (train_path,))
   return Splits(
-    train, read_examples(dev_path, row._replace(kind=train.kind)), train.kind, False, (train_path, dev_path)
+    train,
+    read_examples(dev_path, row._replace(kind=train.kind), asked=False),
+    train.kind,
+    False,
+    (train_path, dev_path),
   )
 
 
@@ -202,8 +206,12 @@ def find_file(folder: str, names: tuple[str, ...], task: str, needed: bool = Tru
   )
 
 
-def read_examples(path: str, row: TaskRow) -> Examples:
-  """The examples of one file, its format and columns as those of a task. Raises UserError."""
+def read_examples(path: str, row: TaskRow, *, asked: bool = True) -> Examples:
+  """The examples of one file, its format and columns as those of a task. Raises UserError.
+
+  `asked`: labels that read as several are asked about; of a file to evaluate on they have to be those of the training
+  file.
+  """
   if row.format == "conll":
     return _read_tagged(path, row) if is_table(path, (".json", ".jsonl")) else _read_conll(path, row)
   if row.format == "squad":
@@ -214,19 +222,17 @@ def read_examples(path: str, row: TaskRow) -> Examples:
       f"{', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}; left out of training"
     )
     return Examples(questions, None, [], row.kind, (named,) if wrong else ())
-  return _read_texts(path, row)
+  table = read_table(path, [str(name) for name in (*row.text, *row.text_pair, *row.label)])
+  return _from_table(table, row, asked=asked)
 
 
-def _read_texts(path: str, row: TaskRow) -> Examples:
-  return _from_table(read_table(path, [str(name) for name in (*row.text, *row.text_pair, *row.label)]), row)
-
-
-def _from_table(table: Table, row: TaskRow) -> Examples:
+def _from_table(table: Table, row: TaskRow, *, asked: bool = False) -> Examples:
   path = table.path
   first, label = table.texts(_column(table, row.text)), table.column(_column(table, row.label))
   second = table.texts(_column(table, row.text_pair)) if row.text_pair else None
   no_label = {"", _NO_AGREEMENT} if row.suites else {""}
-  kind = row.kind or _kind_of([one for one in label if one.strip() not in no_label], path)
+  label, kind, notes = read_cells(label, table.lines, path, row.kind, asked=asked and not row.suites)
+  kind = kind or _kind_of([one for one in label if one.strip() not in no_label], path)
   if kind == "multi-label":  # a text may have none of several labels
     no_label -= {""}
   kept = [
@@ -236,7 +242,7 @@ def _from_table(table: Table, row: TaskRow) -> Examples:
   ]
   unlabelled = sum(one.strip() in no_label for one in label)
   empty = len(first) - len(kept) - unlabelled
-  notes = notes_of(path, ragged=table.ragged, unlabelled=unlabelled, empty=empty)
+  notes += notes_of(path, ragged=table.ragged, unlabelled=unlabelled, empty=empty)
   if not kept:
     raise UserError(f"{path}: none of its {len(first):,} lines has a text and a label; are the columns right?")
   all_of_them = Examples(
@@ -251,6 +257,9 @@ def _from_table(table: Table, row: TaskRow) -> Examples:
       "by their names then",
     )
   examples = all_of_them.subset(kept)._replace(notes=notes)
+  if kind in ("classification", "multi-label") and not row.suites:
+    named = [(name, table.lines[i]) for i in kept for name in names_in(all_of_them.labels[i], kind)]
+    check_spelling([name for name, _ in named], [line for _, line in named], path)
   if kind == "regression":
     _check_scores(examples.labels, path, [table.lines[i] for i in kept])
   return examples
@@ -361,13 +370,6 @@ def _read_tagged(path: str, row: TaskRow) -> Examples:
   if not words:
     raise UserError(f"{path} holds no words")
   return Examples(words, None, tags, row.kind)
-
-
-def names_in(label, kind: str) -> list[str]:
-  """The classes or tags that the label of one example names."""
-  if kind == "multi-label":
-    return [name.strip() for name in label.split(SEPARATOR) if name.strip()]
-  return label if kind == "token-classification" else [label]
 
 
 def _hold_out(examples: Examples) -> tuple[Examples, Examples]:

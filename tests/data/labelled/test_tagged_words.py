@@ -154,6 +154,7 @@ def test_every_scheme_becomes_iob2(tags, given):
     ("a\tO\n\tB-X\n", "x.conll:2: column 0, where the word stands, is empty"),
     ("a O\nb o\nc O\n", "x.conll:2: the tag 'o'"),
     ("a O\nb B_PER\nc O\n", "x.conll:2: the tag 'B_PER'"),
+    ("a O\nb B-PER\nc B-per\n", "x.conll:3: the labels 'PER' and 'per' differ only"),
     ("a O\nb B-\nc O\n", "x.conll:2: the tag 'B-'"),
     ("a,O\nb,B-X\n", "x.conll:1: 'a,O': expected a word and its tag, separated by a tab or a space"),
     ("# only\n\n", "holds no words"),
