@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from bert_jax import __version__
 from bert_jax.cluster.chips import tpu_chips_here
-from bert_jax.errors import ending_of
+from bert_jax.errors import ending_of, printable
 from bert_jax.internals.orbax import silence_orbax
 from bert_jax.internals.python import run_exit_functions
 
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
   except Exception as error:
     code, message = ending_of(error)
     let_go_of_output()
-    print(traceback.format_exc() if message is None else f"error: {message}", file=sys.stderr)
+    print(traceback.format_exc() if message is None else f"error: {printable(message)}", file=sys.stderr)
     return code
 
 

@@ -30,11 +30,21 @@ class StorageError(Exception):
   """
 
 
+def printable(text: str) -> str:
+  """A text that may hold what others have written, for a terminal: control characters, which could move its cursor or
+  hide lines, as escapes.
+  """
+  if text.isprintable():
+    return text
+  is_shown = lambda one: one.isprintable() or one in "\n\t"
+  return "".join(one if is_shown(one) else one.encode("unicode_escape").decode() for one in text)
+
+
 def print_at_once(message: str) -> None:
   """Writes a message to standard error in one piece: print() may write the newline separately, after a line of JAX's
   log.
   """
-  sys.stderr.write(message + "\n")
+  sys.stderr.write(printable(message) + "\n")
   sys.stderr.flush()
 
 

@@ -17,6 +17,7 @@ command again after an interruption: training goes on from the newest checkpoint
   BERT_JAX_COORDINATOR       HOST:PORT of process 0     \  all three or none; none on one machine,
   BERT_JAX_NUM_PROCESSES     processes of the run        > under srun and on a TPU pod, where
   BERT_JAX_PROCESS_ID        which of them this is      /  JAX finds out by itself
+  BERT_JAX_TOKEN             a word that all processes of the run are given, and nobody else   default: Slurm's job id, JobSet's name
   JAX_COMPILATION_CACHE_DIR  compiled programs, best kept where the next start finds them
 
 Flags given here are passed on after BERT_JAX_FLAGS. launch/README.md has the rest.

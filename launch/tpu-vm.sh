@@ -26,7 +26,7 @@ usage: launch/tpu-vm.sh COMMAND
   TPU_PROJECT       Google Cloud project                                           default: gcloud's own
   TPU_POLL_SECONDS  pause between two looks at the state                           default 30
   BERT_JAX_CONFIG, BERT_JAX_WORKDIR (below /mnt/bert_jax), BERT_JAX_FLAGS, BERT_JAX_DOCTOR, BERT_JAX_MAX_RESTARTS,
-  JAX_COMPILATION_CACHE_DIR, XLA_FLAGS and LIBTPU_INIT_ARGS are handed to the run: see launch/entrypoint.sh --help
+  BERT_JAX_TOKEN, JAX_COMPILATION_CACHE_DIR, XLA_FLAGS and LIBTPU_INIT_ARGS are handed to the run: see launch/entrypoint.sh --help
 TEXT
 }
 
@@ -113,7 +113,7 @@ run() {
   [[ "$BERT_JAX_WORKDIR" == /mnt/bert_jax/?* ]] ||
     fail "BERT_JAX_WORKDIR=$BERT_JAX_WORKDIR must lie below /mnt/bert_jax, the share of all hosts: every host writes its part of a checkpoint, and the disk of a spot TPU goes with it"
   local name settings=''
-  for name in BERT_JAX_CONFIG BERT_JAX_WORKDIR BERT_JAX_FLAGS BERT_JAX_DOCTOR BERT_JAX_MAX_RESTARTS \
+  for name in BERT_JAX_CONFIG BERT_JAX_WORKDIR BERT_JAX_FLAGS BERT_JAX_DOCTOR BERT_JAX_MAX_RESTARTS BERT_JAX_TOKEN \
     JAX_COMPILATION_CACHE_DIR XLA_FLAGS LIBTPU_INIT_ARGS; do
     if [[ -n "${!name:-}" ]]; then settings+=" $(printf %q "$name=${!name}")"; fi
   done

@@ -7,6 +7,7 @@ it is what notices a SIGTERM (preemption.py).
 """
 
 import contextlib
+import ipaddress
 import os
 import socket
 import sys
@@ -15,11 +16,14 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, printable
 from bert_jax.internals import jax as jax_internals
 
 VARIABLES = ("BERT_JAX_COORDINATOR", "BERT_JAX_NUM_PROCESSES", "BERT_JAX_PROCESS_ID")
 LOOPBACK = "127.0.0.1"
+# What the processes of a job share and a stranger at its port does not know: given, or the name that its launcher has
+# for the job.
+TOKENS = ("BERT_JAX_TOKEN", "SLURM_JOB_ID", "JOBSET_NAME")
 
 
 class Cluster(NamedTuple):
@@ -61,6 +65,34 @@ def detect(
   return _scheduled() or Cluster(f"{LOOPBACK}:{_free_port()}", 1, 0, "alone")
 
 
+def job_token(environ: Mapping[str, str] = os.environ) -> str:
+  """The token of this job, the first of TOKENS; empty where there is none."""
+  return next((environ[name] for name in TOKENS if environ.get(name)), "")
+
+
+def listening_host(coordinator: str) -> str:
+  """The address of this machine that process 0 listens at: the one that `coordinator` names.
+
+  Empty, for all addresses, where the name has none here that the others could mean: it belongs to something that
+  passes connections on, or is this machine's loopback address here alone (/etc/hosts of Debian).
+  """
+  host = coordinator.rpartition(":")[0].strip("[]")
+  if host in (LOOPBACK, "localhost"):
+    return LOOPBACK
+  try:
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+  except OSError:
+    return ""
+  for family, kind, _, _, where in found:
+    address = str(where[0])
+    if host != address and ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+      continue
+    with socket.socket(family, kind) as probe, contextlib.suppress(OSError):
+      probe.bind((address, 0))
+      return address
+  return ""
+
+
 def initialize(cluster: Cluster, *, connect_seconds: int, heartbeat_seconds: int) -> None:
   """Starts JAX's coordination service among the processes; to be called before JAX's first use.
 
@@ -77,6 +109,9 @@ def initialize(cluster: Cluster, *, connect_seconds: int, heartbeat_seconds: int
     # Gloo, which connects processes on CPU, would also stand between the virtual devices of this one: 20 times slower.
     jax.config.update("jax_cpu_collectives_implementation", None)
     where = {"coordinator_bind_address": cluster.coordinator, "cluster_detection_method": "deactivate"}
+  elif cluster.process_id == 0 and (host := listening_host(cluster.coordinator)):
+    port = cluster.coordinator.rpartition(":")[2]
+    where = {"coordinator_bind_address": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"}
   already_used = contextlib.nullcontext() if cluster.num_processes > 1 else contextlib.suppress(RuntimeError)
   with already_used:
     jax.distributed.initialize(
@@ -103,7 +138,7 @@ def keep_stdout_for_python() -> None:
 
 def host_name() -> str:
   """This machine's name, for messages."""
-  return socket.gethostname()
+  return printable(socket.gethostname())
 
 
 def _checked(coordinator, num_processes, process_id, source: str, names: tuple[str, ...]) -> Cluster:

@@ -37,6 +37,7 @@ _BEAT_SECONDS = 1.0
 _OWN_VERDICT_SECONDS = 1.0
 # Process 0 holds JAX's service: it stays until the others have heard. And others wait so long for its word.
 _FAREWELL_SECONDS = 5.0
+_MAX_WORD = 2**20
 _EVENT_SECONDS = 2.0  # a file system may hang, too
 # How the loss of a peer reads in an error of the runtime: Gloo on CPU, NCCL on GPU, gRPC for the rest.
 _SIGNS = (
@@ -163,7 +164,8 @@ class Peers:
       received = b""
     self._heard[number] = time.monotonic()
     self._named.discard(number)
-    *lines, self._unfinished[number] = (self._unfinished[number] + received).split(b"\n")
+    *lines, rest = (self._unfinished[number] + received).split(b"\n")
+    self._unfinished[number] = rest[:_MAX_WORD]  # no message is longer, and whatever is does not fill the memory
     for message in filter(None, map(_word, lines)):
       if message == _GOODBYE:
         del self._heard[number]
@@ -247,7 +249,7 @@ def _word(line: bytes) -> dict[str, Any] | None:
       if message == _GOODBYE or (isinstance(message["message"], str) and isinstance(message["code"], int))
       else None
     )
-  except (ValueError, LookupError, TypeError):
+  except (ValueError, LookupError, TypeError, RecursionError):
     return None
 
 

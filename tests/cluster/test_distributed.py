@@ -1,5 +1,7 @@
 """distributed.py: who takes part, from arguments, variables, schedulers, or alone."""
 
+import socket
+
 import pytest
 
 from bert_jax.cluster import distributed
@@ -86,3 +88,56 @@ def test_a_scheduler_that_cannot_be_asked_is_named_with_the_way_round_it(monkeyp
     monkeypatch.setenv(name, value)
   with pytest.raises(UserError, match="looks like slurm, but asking it .*say it yourself: BERT_JAX_COORDINATOR"):
     distributed.detect(environ={})
+
+
+@pytest.mark.parametrize(
+  "environ, token",
+  [
+    ({}, ""),
+    ({"SLURM_JOB_ID": "4242"}, "4242"),
+    ({"JOBSET_NAME": "bert-jax"}, "bert-jax"),
+    ({"BERT_JAX_TOKEN": "secret", "SLURM_JOB_ID": "4242"}, "secret"),
+    ({"BERT_JAX_TOKEN": "", "SLURM_JOB_ID": "4242"}, "4242"),
+  ],
+)
+def test_the_token_of_a_job_is_given_or_what_its_launcher_calls_it(environ, token):
+  assert distributed.job_token(environ) == token
+
+
+@pytest.mark.parametrize(
+  "coordinator, listens",
+  [
+    ("127.0.0.1:8476", "127.0.0.1"),
+    ("localhost:8476", "127.0.0.1"),
+    ("127.0.0.2:8476", "127.0.0.2"),
+    ("192.0.2.1:8476", ""),  # of another machine, or of what passes connections on
+    ("balancer:8476", ""),
+    ("unknown:8476", ""),
+    ("debian:8476", ""),  # /etc/hosts has 127.0.1.1 for the machine's own name, and the others another address
+    ("0.0.0.0:8476", "0.0.0.0"),
+  ],
+)
+def test_process_0_listens_where_the_coordinator_is_said_to_be(coordinator, listens, monkeypatch):
+  real = socket.getaddrinfo
+
+  def lookup(host, *rest, **options):
+    known = {"balancer": "192.0.2.1", "debian": "127.0.1.1"}
+    if host == "unknown":
+      raise socket.gaierror(-2, "Name or service not known")
+    return real(known.get(host, host), *rest, **options)
+
+  monkeypatch.setattr(socket, "getaddrinfo", lookup)
+  assert distributed.listening_host(coordinator) == listens
+
+
+@pytest.mark.parametrize(
+  "number, address, bind",
+  [(0, "127.0.0.1", "127.0.0.1:8476"), (0, "::1", "[::1]:8476"), (0, "", None), (1, "127.0.0.1", None)],
+)
+def test_the_service_of_jax_is_told_where_to_listen(number, address, bind, monkeypatch):
+  told = {}
+  monkeypatch.setattr(distributed, "listening_host", lambda coordinator: address)
+  monkeypatch.setattr(distributed.jax.distributed, "initialize", lambda *where, **how: told.update(how))
+  cluster = distributed.Cluster("node-0:8476", 2, number, "arguments")
+  distributed.initialize(cluster, connect_seconds=1, heartbeat_seconds=1)
+  assert told.get("coordinator_bind_address") == bind

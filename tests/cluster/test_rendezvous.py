@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import copy
+import hashlib
+import json
 import socket
 import threading
 import time
@@ -24,12 +26,12 @@ def address():
     return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def meet(address, number, count, seconds=5.0, delay=0.0, about=None):
+def meet(address, number, count, seconds=5.0, delay=0.0, about=None, token=""):
   """What process `number` gets, or the message that it ends with."""
   time.sleep(delay)
   try:
     return rendezvous.meet(
-      Cluster(address, count, number, "arguments"), about or {"host": f"host-{number}"}, seconds=seconds
+      Cluster(address, count, number, "arguments"), about or {"host": f"host-{number}"}, seconds=seconds, token=token
     )
   except UserError as error:
     return str(error)
@@ -72,23 +74,110 @@ def test_a_name_that_nobody_knows_is_a_message_too():
   assert "at no-such-host.invalid:1234: " in meet("no-such-host.invalid:1234", 1, 2, seconds=0.5)
 
 
-def test_strangers_at_the_port_are_not_counted(address):
-  def knock():
-    for words in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01", b"[]\n", b""):
-      deadline = time.monotonic() + 3
-      while time.monotonic() < deadline:
-        try:
-          with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=1) as stranger:
-            stranger.sendall(words)
-          break
-        except OSError:
-          time.sleep(0.02)
+def introduction(job, **other):
+  digest = hashlib.sha256(job.encode()).hexdigest()
+  return json.dumps({"token": digest, "process": 1, "processes": 2, "about": {"host": "x"}} | other).encode() + b"\n"
 
-  stranger = threading.Thread(target=knock)
+
+STRANGERS = {
+  "http": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+  "tls": b"\x16\x03\x01",
+  "nothing": b"",
+  "a list": b"[]\n",
+  "zeros": b"\0" * 100_000,
+  "not utf-8": b'{"\xff": 1}\n',
+  "nested": b'{"a":' * 100_000 + b"\n",
+  "huge": b'{"a": "' + b"x" * 2**21,
+  "another token": introduction("job 8"),
+  "no token": introduction("job 7", token=None),
+  "the token itself": introduction("job 7", token="job 7"),
+  "a token of another type": introduction("job 7", token=["job 7"]),
+  "a process too many": introduction("job 7", process=2),
+  "a process that is no number": introduction("job 7", process="1"),
+  "true": introduction("job 7", process=True, processes=9),
+  "not a number": introduction("job 7", process=float("nan")),
+  "no host": introduction("job 7", about={}),
+  "no object": introduction("job 7", about=[1]),
+  "half a line": introduction("job 7")[:-1],
+}
+
+
+def knock(address, words, hold=0.0):
+  """Says something to process 0, as soon as it listens."""
+  deadline = time.monotonic() + 5
+  while time.monotonic() < deadline:
+    try:
+      with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=2) as stranger:
+        stranger.sendall(words)
+        time.sleep(hold)
+      return
+    except OSError:
+      time.sleep(0.02)
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_strangers_at_the_port_are_sent_away_and_end_nothing(address, name):
+  stranger = threading.Thread(target=knock, args=(address, STRANGERS[name], 0.3))
   stranger.start()
-  found = together(((address, 0, 2), {}), ((address, 1, 2), {"delay": 0.5}))
+  found = together(((address, 0, 2), {"token": "job 7"}), ((address, 1, 2), {"delay": 0.2, "token": "job 7"}))
   stranger.join()
   assert found == [[{"host": "host-0"}, {"host": "host-1"}]] * 2
+
+
+def test_strangers_that_say_nothing_for_long_are_sent_away_and_more_than_may_wait_do_not_shut_ours_out(
+  address, monkeypatch
+):
+  monkeypatch.setattr(rendezvous, "_STRANGERS", 4)
+  monkeypatch.setattr(rendezvous, "_INTRODUCTION_SECONDS", 0.1)
+  strangers = [threading.Thread(target=knock, args=(address, b"{", 1.0)) for _ in range(30)]
+  for stranger in strangers:
+    stranger.start()
+  found = together(((address, 0, 2), {"token": "7"}), ((address, 1, 2), {"delay": 0.5, "token": "7"}))
+  for stranger in strangers:
+    stranger.join()
+  assert found == [[{"host": "host-0"}, {"host": "host-1"}]] * 2
+
+
+def test_a_process_with_another_token_is_none_of_the_job_and_both_sides_say_so(address):
+  found = together(((address, 0, 2), {"seconds": 1.5, "token": "7"}), ((address, 1, 2), {"seconds": 1.0, "token": "8"}))
+  assert (
+    "for process 1 of 2" in found[0] and "other connections, the last from 127.0.0.1, were none of this job" in found[0]
+  )
+  assert "knows another token of the job (BERT_JAX_TOKEN, SLURM_JOB_ID, JOBSET_NAME)" in found[1]
+
+
+@pytest.mark.parametrize(
+  "answer",
+  [b"HTTP/1.1 400 Bad Request\r\n\r\n", b'{"about": [1, 2]}\n', b'{"refusal": "no"}\n', b"[" * 100_000 + b"\n", b""],
+)
+def test_what_answers_in_the_place_of_process_0_is_not_believed(address, answer):
+  def serve(listener):
+    listener.settimeout(5)
+    while True:
+      try:
+        connection, _ = listener.accept()
+      except OSError:
+        return
+      with connection:
+        connection.recv(65536)
+        connection.sendall(answer)
+
+  with socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))) as listener:
+    server = threading.Thread(target=serve, args=(listener,))
+    server.start()
+    said = meet(address, 1, 2, seconds=0.5)
+    listener.shutdown(socket.SHUT_RDWR)
+    server.join()
+  assert "whatever answers there is not a process of this run" in said
+
+
+def test_names_cannot_move_the_cursor_of_a_terminal(address):
+  found = together(
+    ((address, 0, 3), {}),
+    ((address, 1, 3), {"about": {"host": "a\x1b[2J"}}),
+    ((address, 1, 3), {"about": {"host": "b\r\u202e"}, "delay": 0.2}),
+  )
+  assert r"both a\x1b[2J and b\r\u202e are process 1" in found[0]
 
 
 def test_two_with_one_number_are_refused_and_named(address):
