@@ -24,6 +24,7 @@ import safetensors.numpy
 from etils import epath
 
 from bert_jax.convert import bert, table
+from bert_jax.convert.model_config import LABELLED, check_names, read_config
 from bert_jax.convert.sentence_folder import POOLING_MODES, Encoding, write_modules
 from bert_jax.data.labelled.examples import Labels
 from bert_jax.data.tokenizer.wordpiece import load_tokenizer, save_tokenizer
@@ -37,20 +38,14 @@ from bert_jax.models.families import FAMILIES, family_of
 CONVERSIONS = {"bert": bert.BERT}
 # What heads are called, whatever the family.
 EXPORT_HEADS = tuple(FAMILIES["bert"].heads)
-# Kind of labels -> (head, what transformers calls the problem).
-_LABELLED = {
-  "classification": ("sequence-classification", "single_label_classification"),
-  "multi-label": ("sequence-classification", "multi_label_classification"),
-  "regression": ("sequence-classification", "regression"),
-  "token-classification": ("token-classification", None),
-  "question-answering": ("question-answering", None),
-}
 
 # The mark in model.safetensors by which an earlier export is known, and the files that one may hold.
 # Anything else in the folder was put there by somebody, who would not thank us for replacing it.
 # transformers asks for format "pt". One entry only: safetensors writes several in a random order, and equal weights
 # should be equal files.
 _METADATA = {"format": "pt"}
+# What a CrossEncoder would not make of the outputs by itself: a probability of each, or the score that it is.
+_ACTIVATIONS = {"multi-label": "torch.nn.modules.activation.Sigmoid", "regression": "torch.nn.modules.linear.Identity"}
 _MOVE_IT = "choose another folder, or move this one away"
 _PRODUCER = "bert_jax"  # in config.json: tells our exports from folders that must not be replaced
 _OWN_FILES = frozenset(
@@ -188,8 +183,9 @@ def read_folder(path: str | pathlib.Path) -> tuple[EncoderConfig, dict[str, Any]
   path = pathlib.Path(path)
   if not path.is_dir():
     raise UserError(f"{path}: no such folder; expected a Hugging Face model folder with config.json")
-  config = _read_config(path / "config.json")
+  config, _ = read_config(path)
   tensors = _read_tensors(path)
+  check_names(path, tensors.keys(), config)
   try:
     params, heads = from_huggingface(tensors, config)
   except UserError as error:
@@ -199,23 +195,7 @@ def read_folder(path: str | pathlib.Path) -> tuple[EncoderConfig, dict[str, Any]
 
 def head_of_labels(labels: Labels) -> str:
   """The head, one of EXPORT_HEADS, that a model with such labels has."""
-  return _LABELLED[labels.kind][0]
-
-
-def read_hf_labels(path: str | pathlib.Path) -> Labels | None:
-  """What the outputs of a model in a Hugging Face folder mean; None where they are not labels."""
-  content = read_json(pathlib.Path(path) / "config.json")
-  heads = FAMILIES[content["model_type"]].heads
-  head = next((head for head, name in heads.items() if name in (content.get("architectures") or ())), "")
-  if head == "question-answering":
-    return Labels("question-answering", ("begin", "end"))
-  if head not in ("sequence-classification", "token-classification"):
-    return None
-  names = content.get("id2label") or {str(number): f"LABEL_{number}" for number in range(content.get("num_labels", 2))}
-  names = tuple(names[number] for number in sorted(names, key=int))
-  problem = content.get("problem_type") or ("regression" if len(names) == 1 else "single_label_classification")
-  kind = next(kind for kind, (its, called) in _LABELLED.items() if its == head and called in (problem, None))
-  return Labels(kind, names)
+  return LABELLED[labels.kind][0]
 
 
 def _with_scale(params: Mapping[str, Any], labels: Labels | None) -> Mapping[str, Any]:
@@ -232,11 +212,13 @@ def _about_labels(labels: Labels | None) -> dict[str, Any]:
   if labels is None or labels.kind == "question-answering":
     return {}
   names = dict(enumerate(labels.names))
-  problem = _LABELLED[labels.kind][1]
+  problem = LABELLED[labels.kind][1]
+  activation = _ACTIVATIONS.get(labels.kind)
   return {
     "id2label": {str(number): name for number, name in names.items()},
     "label2id": {name: number for number, name in names.items()},
     **({"problem_type": problem} if problem else {}),
+    **({"sentence_transformers": {"activation_fn": activation}} if activation else {}),
   }
 
 
@@ -254,27 +236,6 @@ def config_json(config: EncoderConfig, head: str, labels: Labels | None = None) 
     "dtype": "float32",  # transformers 5
     "torch_dtype": "float32",  # transformers 4
   }
-
-
-def _read_config(file: pathlib.Path) -> EncoderConfig:
-  """Fields that a file leaves out have the value of Hugging Face's BertConfig, which EncoderConfig's are."""
-  content = read_json(file)
-  if not isinstance(content, dict) or "model_type" not in content:
-    raise UserError(f'{file}: expected a JSON object with "model_type": "bert"; is this a model folder?')
-  family = FAMILIES.get(content["model_type"])
-  if family is None:
-    known = ", ".join(map(json.dumps, FAMILIES))
-    raise UserError(f"{file}: model_type is {json.dumps(content['model_type'])}, this model has only {known}")
-  for name, expected in family.fixed.items():
-    value = content.get(name)
-    if value is not None and value != expected:
-      raise UserError(f"{file}: {name} is {json.dumps(value)}, this model has only {json.dumps(expected)}")
-  known = {field.name for field in dataclasses.fields(EncoderConfig)}
-  given = {name: value for name, value in content.items() if name in known and value is not None}
-  try:
-    return EncoderConfig(**given).validate()
-  except UserError as error:
-    raise UserError(f"{file}: {error}") from error
 
 
 def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:

@@ -6,10 +6,12 @@ sentence_bert_config.json     how many tokens of a text are read
 """
 
 import pathlib
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+from bert_jax.convert.model_config import find_model, read_modules
 from bert_jax.errors import UserError
-from bert_jax.io.json_files import read_json, write_json
+from bert_jax.io.json_files import read_object, write_json
 from bert_jax.models import pooling
 from bert_jax.models.config import EncoderConfig
 
@@ -76,17 +78,20 @@ def read_encoding(path: str | pathlib.Path, *, lowercase: bool) -> Encoding | No
       tokenizer gets it.
   """
   path = pathlib.Path(path)
-  if not (path / "modules.json").is_file():
+  settings = _read_if_there(path / _SETTINGS)
+  if not (path / "modules.json").is_file() or settings.get("model_type") == "CrossEncoder":
     return None
-  folders = {module["type"].rpartition(".")[2]: path / module["path"] for module in read_json(path / "modules.json")}
+  modules = read_modules(path)
+  folders = {kind: path / inside for kind, inside in modules}
   unknown = sorted(set(folders) - {"Transformer", "Pooling", "Normalize"})
-  if unknown or "Pooling" not in folders:
+  if unknown or "Pooling" not in folders or len(folders) < len(modules):
     raise UserError(
-      f"{path}/modules.json: expected Transformer, Pooling and maybe Normalize; it has {', '.join(folders)}, which "
-      "this model does not support. To use the encoder alone, copy the folder without modules.json"
+      f"{path}/modules.json: expected Transformer, Pooling and maybe Normalize; it has "
+      f"{', '.join(kind for kind, _ in modules)}, which this model does not support. To use the encoder alone, copy "
+      "the folder without modules.json"
     )
-  _check_texts_are_plain(path, lowercase)
-  pooling = read_json(folders["Pooling"] / "config.json")
+  _check_texts_are_plain(path, settings, find_model(path), lowercase)
+  pooling = read_object(folders["Pooling"] / "config.json")
   chosen = (
     [pooling["pooling_mode"]]
     if "pooling_mode" in pooling
@@ -104,26 +109,36 @@ def read_encoding(path: str | pathlib.Path, *, lowercase: bool) -> Encoding | No
   return Encoding(chosen[0], "Normalize" in folders)
 
 
-def _check_texts_are_plain(path: pathlib.Path, lowercase: bool) -> None:
+def _check_texts_are_plain(
+  path: pathlib.Path, settings: Mapping[str, Any], transformer: pathlib.Path, lowercase: bool
+) -> None:
   """Raises UserError where sentence-transformers would put words in front of a text, or make its letters small."""
-  settings, transformer = (
-    read_json(path / name) if (path / name).is_file() else {} for name in (_SETTINGS, _TRANSFORMER)
-  )
-  prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name") or "")
-  if prompt:
+  prompts, name = settings.get("prompts") or {}, settings.get("default_prompt_name") or ""
+  if not isinstance(prompts, dict) or not isinstance(name, str):
+    raise UserError(f"{path}/{_SETTINGS}: expected prompts as an object, and the name of one as default_prompt_name")
+  if prompt := prompts.get(name):
     raise UserError(
       f"{path}/{_SETTINGS}: every text gets the prompt {prompt!r} (default_prompt_name), which is not supported "
       "here: prepend it to your texts yourself, and set default_prompt_name to null in a copy of the folder"
     )
-  if transformer.get("do_lower_case") and not lowercase:
+  if _read_if_there(transformer / _TRANSFORMER).get("do_lower_case") and not lowercase:
     raise UserError(
-      f"{path}/{_TRANSFORMER}: do_lower_case is set, and the tokenizer is a cased one: set it to false in a copy of "
-      "the folder, and lowercase your texts"
+      f"{transformer}/{_TRANSFORMER}: do_lower_case is set, and the tokenizer is a cased one: set it to false in a "
+      "copy of the folder, and lowercase your texts"
     )
 
 
 def read_limit(path: str | pathlib.Path, config: EncoderConfig) -> int:
-  """Tokens of a text that the model in a Hugging Face folder is to read, [CLS] and [SEP] included."""
-  files = [(pathlib.Path(path, file), key) for file, key in _LIMITS]
-  limits = [read_json(file).get(key) for file, key in files if file.is_file()]
-  return int(min([config.max_position_embeddings, *filter(None, limits)]))
+  """Tokens of a text that the model in a Hugging Face folder is to read, [CLS] and [SEP] included. Raises UserError."""
+  limits: list[float] = [config.max_position_embeddings]
+  for name, key in _LIMITS:
+    file = pathlib.Path(path, name)
+    value = _read_if_there(file).get(key)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 1):
+      raise UserError(f"{file}: {key} is {value!r:.40}; expected a number of tokens, 1 or more")
+    limits.append(value or limits[0])
+  return int(min(limits))
+
+
+def _read_if_there(file: pathlib.Path) -> dict[str, Any]:
+  return read_object(file) if file.is_file() else {}

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 from bert_jax import config as configs
 from bert_jax.batch import ModelInputs
 from bert_jax.convert import folder as hf_folder
+from bert_jax.convert.model_config import find_model, read_outputs
 from bert_jax.convert.sentence_folder import Encoding, read_encoding, read_limit
 from bert_jax.data.labelled.examples import Labels
 from bert_jax.data.tokenizer.wordpiece import Tokenizer, encode_batch, load_tokenizer
@@ -99,13 +100,14 @@ def load_model(path: str | os.PathLike) -> Model:
       f"{path} is a run folder without checkpoints: the run stopped before its first checkpoint, or they were removed"
     )
   folder = storage.fetch(folder)
-  config, params, heads = hf_folder.read_folder(folder)
-  tokenizer = load_tokenizer(folder)
+  where = find_model(folder)
+  config, params, heads = hf_folder.read_folder(where)
+  tokenizer = load_tokenizer(where)
   if tokenizer.vocab_size > config.vocab_size:
     raise UserError(f"{path}: the tokenizer has {tokenizer.vocab_size} entries, the model only {config.vocab_size}")
-  limit = read_limit(folder, config)
-  labels, encoding = hf_folder.read_hf_labels(folder), read_encoding(folder, lowercase=tokenizer.lowercase)
-  return Model(config, params, tokenizer, heads & HEADS, str(path), limit, folder, labels, encoding=encoding)
+  limit = read_limit(where, config)
+  labels, encoding = read_outputs(where, params), read_encoding(folder, lowercase=tokenizer.lowercase)
+  return Model(config, params, tokenizer, heads & HEADS, str(path), limit, where, labels, encoding=encoding)
 
 
 def load_checkpoint(path: str | os.PathLike) -> Model:
@@ -159,7 +161,7 @@ def state_of(path: str | os.PathLike, step: int | None = None) -> str:
   if step is not None:
     return f"step {step:,}"
   digest = hashlib.sha256()
-  for file in sorted(folder.glob("*.safetensors"), key=lambda file: file.name):
+  for file in sorted(find_model(folder).glob("*.safetensors"), key=lambda file: file.name):
     with file.open("rb") as content:
       while block := content.read(1 << 24):
         digest.update(block)

@@ -8,6 +8,7 @@ WORKDIR/labels.json, source.json, result.json    of a run that began with a mode
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from etils import epath
 
 from bert_jax import config as configs
 from bert_jax.data.labelled.examples import Labels
+from bert_jax.data.tokenizer.files import TOKENIZER_FILES
+from bert_jax.data.tokenizer.wordpiece import load_tokenizer, save_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.io import atomic, storage
 from bert_jax.io.json_files import check_types, read_object
@@ -151,8 +154,21 @@ def claim_workdir(root: epath.Path, config: ml_collections.ConfigDict, tokenizer
     storage.write_text(path, configs.to_json(config))
   if storage.is_remote(root):
     if not (root / "tokenizer" / TOKENIZER_FILE).exists():
-      storage.send(tokenizer_folder, root / "tokenizer", last=TOKENIZER_FILE)
+      with tempfile.TemporaryDirectory() as made_in:
+        _copy_tokenizer(tokenizer_folder, pathlib.Path(made_in), config)
+        storage.send(pathlib.Path(made_in), root / "tokenizer", last=TOKENIZER_FILE)
   elif not (root / "tokenizer").exists():
     with atomic.new_folder(root / "tokenizer") as partial:
-      for file in tokenizer_folder.iterdir():
-        shutil.copyfile(file, partial / file.name)
+      _copy_tokenizer(tokenizer_folder, partial, config)
+
+
+def _copy_tokenizer(source: pathlib.Path, target: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+  """The files of a tokenizer, and nothing else that lies beside them. Those of a model folder are written anew: what
+  they leave unsaid, its config.json may say.
+  """
+  if (source / TOKENIZER_FILE).is_file() and not (source / "config.json").exists():
+    for name in TOKENIZER_FILES:
+      if (source / name).is_file():
+        shutil.copyfile(source / name, target / name)
+  else:
+    save_tokenizer(load_tokenizer(source), target, max_length=configs.encoder_of(config).max_position_embeddings)

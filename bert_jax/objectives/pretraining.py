@@ -67,7 +67,7 @@ def make_pretraining_objective(model: PretrainingModel, config, facts: CorpusFac
     settings=settings,
     mask_id=facts.mask_id,
     never_predicted=facts.never_predicted,
-    vocab_size=model.config.vocab_size,
+    vocab_size=len(facts.continuation),
   )
   pairs = facts.pairs if facts.pairs in PAIRS and "nsp" in model.heads else ""
 

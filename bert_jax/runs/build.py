@@ -22,7 +22,7 @@ def resolve_pretraining(
   config = configs.copy_of(config)
   if config.model.vocab_size is None:
     config.model.vocab_size = tokenizer.vocab_size
-  if config.model.vocab_size != tokenizer.vocab_size:
+  if config.model.vocab_size < tokenizer.vocab_size:  # others round it up
     raise UserError(
       f"model.vocab_size={config.model.vocab_size}, but the tokenizer of {corpus.folder} has {tokenizer.vocab_size} "
       "entries; leave model.vocab_size out, or prepare the corpus with the model's own tokenizer"

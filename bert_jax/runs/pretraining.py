@@ -133,11 +133,10 @@ def _initial_parameters(config: ml_collections.ConfigDict, encoder: EncoderConfi
       state, host = reading.restore_state(storage.folder(config.init_from) / "checkpoints", abstract)
       log(f"Starting from {config.init_from}: parameters, moments and step {host['step']}")
       return state
-    missing = sorted(set(fresh.params) - set(source.params))
+    taken = {name: source.params[name] for name in fresh.params if name in source.params}
+    missing = sorted(set(fresh.params) - set(taken))
     log(f"Starting from the parameters of {config.init_from}" + (f"; new: {', '.join(missing)}" if missing else ""))
-    return fresh._replace(
-      params=jax.device_put(fresh.params | source.params, jax.tree.map(lambda x: x.sharding, fresh.params))
-    )
+    return fresh._replace(params=jax.device_put(fresh.params | taken, jax.tree.map(lambda x: x.sharding, fresh.params)))
 
   return start
 
@@ -160,7 +159,7 @@ def _check_fits(source: Model, encoder: EncoderConfig, tokenizer: Tokenizer) -> 
     if theirs != ours:
       remedy = (
         f"prepare the corpus with --tokenizer={source.tokenizer_folder}"
-        if name == "vocab_size"
+        if name == "vocab_size" and theirs == source.tokenizer.vocab_size
         else f"set model.{name}={theirs}"
       )
       raise UserError(f"init_from={source.origin} has {name}={theirs}, this run {ours}; {remedy}")

@@ -203,7 +203,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(write, config, 
   "changes, message",
   [
     ({"model_type": "roberta"}, 'model_type is "roberta", this model has only "bert"'),
-    ({"model_type": ...}, 'expected a JSON object with "model_type": "bert"'),
+    ({"model_type": ..., "architectures": ["RobertaModel"]}, 'expected a JSON object with "model_type": "bert"'),
     ({"hidden_act": "gelu_new"}, "hidden_act: expected 'gelu'.*got 'gelu_new'"),
     ({"position_embedding_type": "relative_key"}, 'position_embedding_type is "relative_key"'),
     ({"is_decoder": True}, "is_decoder is true"),
