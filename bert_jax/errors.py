@@ -1,6 +1,7 @@
 """How the command ends: the one exception that a user should ever see, and the exit codes that schedulers act on."""
 
 import errno
+import re
 import sys
 
 # A scheduler starts the same command again after any of these, and the run resumes from its newest checkpoint.
@@ -11,6 +12,10 @@ EXIT_PEER_LOST = 76  # another process of the run has died or gone silent
 EXIT_STALLED = 77  # the watchdog ended a run that made no progress
 # A restart would not help: the run has ended, and what it trained is not finite, or hardly trained at all.
 EXIT_NOT_FINITE = 79
+
+
+# Control characters but line ends and tabs, line separators, marks of direction, and halves of surrogate pairs.
+_COMMANDING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class UserError(Exception):
@@ -31,13 +36,15 @@ class StorageError(Exception):
 
 
 def printable(text: str) -> str:
-  """A text that may hold what others have written, for a terminal: control characters, which could move its cursor or
-  hide lines, as escapes.
+  """A text that may hold what others have written, for a terminal: characters that could move its cursor, hide lines or
+  turn their direction, as escapes. JSON stays JSON, since there only those above ASCII are left.
   """
-  if text.isprintable():
-    return text
-  is_shown = lambda one: one.isprintable() or one in "\n\t"
-  return "".join(one if is_shown(one) else one.encode("unicode_escape").decode() for one in text)
+  return _COMMANDING.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+  one = found[0]
+  return f"\\u{ord(one):04x}" if ord(one) >= 0x7F else one.encode("unicode_escape").decode()
 
 
 def print_at_once(message: str) -> None:

@@ -5,6 +5,8 @@ import json
 import os
 import sys
 
+from bert_jax.commands.printing import show
+
 HELP = (
   "measure the training step on this machine: tokens/s, MFU, memory, where the time goes; compare with other "
   "settings or with transformers"
@@ -76,6 +78,6 @@ def run(options: argparse.Namespace) -> int:
   }
   start_jax()
   asked = measure.Asked(config, against, bool(options.compare), options.rounds, options.seconds, options.sequences)
-  found = measure.measure(asked, lambda line: print(line, file=sys.stderr, flush=True))
-  print(json.dumps(page.bench_json(found)) if options.json else page.bench_text(found))
+  found = measure.measure(asked, lambda line: show(line, file=sys.stderr, flush=True))
+  show(json.dumps(page.bench_json(found)) if options.json else page.bench_text(found))
   return 1 if any(result.agrees is False for result in found.results) else 0

@@ -6,6 +6,7 @@ import shutil
 import sys
 
 from bert_jax.commands.pretrain import check_source_is_meant
+from bert_jax.commands.printing import show
 from bert_jax.commands.processes import add_cluster_arguments
 from bert_jax.errors import UserError
 
@@ -38,13 +39,13 @@ def run(options: argparse.Namespace) -> int:
       f"bert_jax cannot be imported: {type(error).__name__}: {error}", "install what is missing, then run doctor again"
     )
     rows = row.run_check("versions", versions.check_versions, "tfdata") | {"import": [failure]}
-    print(row.findings_json(rows) if options.json else row.findings_table(rows, _width()))
+    show(row.findings_json(rows) if options.json else row.findings_table(rows, _width()))
     return 1
 
   config = configs.load_config(options.config, options.overrides)
   taking_part = distributed.detect(options.coordinator, options.num_processes, options.process_id)
   if taking_part.num_processes > 1:
-    print(
+    show(
       f"process {taking_part.process_id} of {taking_part.num_processes} waits up to {config.cluster.connect_seconds} s "
       f"for the others at {taking_part.coordinator}",
       file=sys.stderr,
@@ -56,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
   except UserError as error:  # what pretrain says before it looks at anything
     rows, status = rows and rows | {"corpus": [row.refused(error)]}, row.FAIL
   if rows:  # one process speaks for all
-    print(row.findings_json(rows) if options.json else row.findings_table(rows, _width()))
+    show(row.findings_json(rows) if options.json else row.findings_table(rows, _width()))
   return 1 if status == row.FAIL else 0
 
 

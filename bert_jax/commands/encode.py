@@ -5,6 +5,8 @@ import json
 import pathlib
 import sys
 
+from bert_jax.commands.printing import show
+
 HELP = "turn each line of a text file into a vector"
 EXAMPLE = """  python -m bert_jax encode --model=runs/quickstart --pooling=mean --input=lines.txt --out=vectors.npy"""
 
@@ -64,11 +66,11 @@ def run(options: argparse.Namespace) -> None:
     raise UserError(
       f"cannot write {out}: {error.strerror or error}; choose another --out, or free some space"
     ) from error
-  print(f"{out}: float32 {list(encoded.vectors.shape)}, pooling {encoded.pooling}")
+  show(f"{out}: float32 {list(encoded.vectors.shape)}, pooling {encoded.pooling}")
   if encoded.tokens is not None:
-    print(f"{names}: the tokens of each line")
+    show(f"{names}: the tokens of each line")
   if encoded.truncated:
-    print(
+    show(
       f"note: {encoded.truncated:,} of {len(lines):,} lines exceeded the {model.max_length - 2} tokens that the "
       "model takes and were truncated",
       file=sys.stderr,

@@ -6,6 +6,8 @@ import argparse
 import json
 import sys
 
+from bert_jax.commands.printing import show
+
 HELP = (
   "MLM and NSP metrics on a validation split; fine-tuning on a suite of tasks; similarity and likelihood of sentences"
 )
@@ -119,11 +121,11 @@ def evaluate_split(options: argparse.Namespace, folder: str) -> None:
 
   metrics = evaluate_model(folder, options.corpus, batch_size=options.batch_size or 64, rows=options.rows or 0)
   if options.json:
-    print(json.dumps(metrics))
+    show(json.dumps(metrics))
     return
   counts = {shown.over for recipe in OBJECTIVES.values() for shown in recipe.shown}
   for name, value in metrics.items():
-    print(f"eval/{name:<16} {value:,.0f}" if name in counts else f"eval/{name:<16} {value:.4f}")
+    show(f"eval/{name:<16} {value:,.0f}" if name in counts else f"eval/{name:<16} {value:.4f}")
 
 
 def evaluate_suite(options: argparse.Namespace, folder: str) -> None:
@@ -141,7 +143,7 @@ def evaluate_suite(options: argparse.Namespace, folder: str) -> None:
       "--suite needs --data=DIR, the folder in which the tasks lie, and --jobs=DIR, the folder for its results"
     )
   seeds, jobs = options.seeds or 5, pathlib.Path(options.jobs)
-  log = lambda text: print(text, flush=True)
+  log = lambda text: show(text, flush=True)
   with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):  # the progress of training too
     results = suite.run_suite(
       folder,
@@ -154,9 +156,9 @@ def evaluate_suite(options: argparse.Namespace, folder: str) -> None:
       on_results=lambda results: atomic.write_text(jobs / "results.svg", plot(results, folder)),
     )
   if options.json:
-    print((jobs / "results.json").read_text(encoding="utf-8"), end="")
+    show((jobs / "results.json").read_text(encoding="utf-8"), end="")
     return
-  print(
+  show(
     "\n"
     f"{suite.table(results)}\n"
     f"mean ± standard error over the seeds, in percent; {options.jobs}/results.json, results.md, results.svg"
@@ -183,7 +185,7 @@ def evaluate_zero_shot(options: argparse.Namespace, folder: str) -> None:
     dev, file = read_dev(task, found.data, found.dev)
     if options.rows:
       dev = dev.subset(range(min(options.rows, len(dev.first))))
-    print(f"{task}: {len(dev.first):,} pairs of {file}", file=sys.stderr)
+    show(f"{task}: {len(dev.first):,} pairs of {file}", file=sys.stderr)
     second = dev.second or []
     both = [*dev.first, *second]
     note_unknown_words(model, both[:1000])
@@ -198,10 +200,10 @@ def evaluate_zero_shot(options: argparse.Namespace, folder: str) -> None:
   if not figures:
     raise UserError(f"no STS-B in {', '.join(options.data)}; say where it lies: --data=stsb=FOLDER")
   if options.json:
-    print(json.dumps(figures))
+    show(json.dumps(figures))
     return
   for name, value in figures.items():
-    print(f"{name:<34} {value:.4f}")
+    show(f"{name:<34} {value:.4f}")
 
 
 def evaluate_sentences(options: argparse.Namespace, folder: str) -> None:
@@ -218,6 +220,6 @@ def evaluate_sentences(options: argparse.Namespace, folder: str) -> None:
   for line, value in zip(lines, map(float, zero_shot.pseudo_perplexity(model, lines))):
     known = not math.isnan(value)
     if options.json:
-      print(json.dumps({"text": line, "pseudo_perplexity": value if known else None}, ensure_ascii=False))
+      show(json.dumps({"text": line, "pseudo_perplexity": value if known else None}, ensure_ascii=False))
     else:
-      print(f"{f'{value:,.2f}' if known else 'no known word':>13}    {line}")
+      show(f"{f'{value:,.2f}' if known else 'no known word':>13}    {line}")

@@ -2,6 +2,8 @@
 
 import argparse
 
+from bert_jax.commands.printing import show
+
 HELP = "write a trained model as a folder for transformers or sentence-transformers"
 EXAMPLE = """  python -m bert_jax export --workdir=runs/quickstart --out=my-bert
   python -m bert_jax export --workdir=runs/quickstart --out=my-sbert --format=sentence-transformers"""
@@ -60,4 +62,4 @@ def run(options: argparse.Namespace) -> None:
   head = export.export_model(
     model, options.out, format=format, head=options.head, pooling=options.pooling, workdir=workdir
   )
-  print(f"{options.out}: {head} weights of {model.origin}, for {format}")
+  show(f"{options.out}: {head} weights of {model.origin}, for {format}")

@@ -3,6 +3,8 @@
 import argparse
 import json
 
+from bert_jax.commands.printing import show
+
 HELP = "the most likely tokens at each [MASK] of a text"
 EXAMPLE = """  python -m bert_jax fill-mask --model=runs/quickstart "returns the [MASK] of the array." """
 
@@ -28,9 +30,9 @@ def run(options: argparse.Namespace) -> None:
     masks = inference.fill_mask(model, text, options.top_k)
     note_unknown_words(model, [text])
     if options.json:
-      print(json.dumps({"text": text, "masks": [[c._asdict() for c in mask] for mask in masks]}, ensure_ascii=False))
+      show(json.dumps({"text": text, "masks": [[c._asdict() for c in mask] for mask in masks]}, ensure_ascii=False))
       continue
-    print(text)
+    show(text)
     for number, mask in enumerate(masks, 1):
       listed = "  ".join(f"{c.token} {c.probability:.1%}" for c in mask)
-      print(f"  [MASK]{f' {number}' if len(masks) > 1 else ''}: {listed}")
+      show(f"  [MASK]{f' {number}' if len(masks) > 1 else ''}: {listed}")

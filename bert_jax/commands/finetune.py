@@ -3,6 +3,7 @@
 import argparse
 
 from bert_jax.commands.key_flags import add_key_flags, train_by_flags
+from bert_jax.commands.printing import show
 
 HELP = "train a pretrained BERT on labelled texts: classes, scores, tags of words, answers"
 EXAMPLE = """  python -m bert_jax finetune --model=runs/base --task=sst2 --data=glue/SST-2 --workdir=runs/sst2
@@ -61,6 +62,6 @@ def list_tasks() -> None:
 
   for name, row in TASKS.items():
     published = f"BERT-base {100 * row.published.value:.1f} ({row.published.split})" if row.published else ""
-    print(
+    show(
       f"{name:<18} {','.join(row.suites):<8} {row.kind:<21} {row.metric:<9} {published:<23} {', '.join(row.train[:2])}"
     )

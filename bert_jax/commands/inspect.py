@@ -2,6 +2,8 @@
 
 import argparse
 
+from bert_jax.commands.printing import show
+
 HELP = "show what a corpus holds: statistics, and rows as text with sentence A, sentence B and label"
 EXAMPLE = """  python -m bert_jax inspect --corpus=data/wiki
   python -m bert_jax inspect --corpus=data/wiki --split=validation --row=17 --masks"""
@@ -51,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
     shown = [inspect.show_row(corpus, tokenizer, options.split, row, own) for row, own in zip(rows, marks)]
   if not options.row:
     shown.insert(0, inspect.corpus_summary(options.corpus, corpus.manifest))
-  print("\n\n".join(shown))
+  show("\n\n".join(shown))
 
 
 def _marks(options: argparse.Namespace, corpus, tokenizer, rows: list[int]):

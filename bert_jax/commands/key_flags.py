@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 
+from bert_jax.commands.printing import show
 from bert_jax.commands.processes import add_cluster_arguments, outcome_of_run, start_cluster
 
 
@@ -68,11 +69,11 @@ def train_by_flags(
 
 def print_best(workdir: str, result: dict) -> None:
   """The last lines of a run: how good its best checkpoint is, and where it lies."""
-  print(
+  show(
     f"\nBest by {result['metric']}: step {result['step']:,}"
     if result["metrics"]
     else f"\nThe newest checkpoint, step {result['step']:,}: there were no evaluation examples"
   )
   for name, value in result["metrics"].items():
-    print(f"  {name:<14} {value:.4f}")
-  print(f"In {workdir}: checkpoints, metrics, result.json")
+    show(f"  {name:<14} {value:.4f}")
+  show(f"In {workdir}: checkpoints, metrics, result.json")

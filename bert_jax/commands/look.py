@@ -3,6 +3,8 @@
 import argparse
 import json
 
+from bert_jax.commands.printing import show
+
 HELP = "what every layer would predict at [MASK], how its confidence grows, and which tokens matter"
 EXAMPLE = """  python -m bert_jax look --model=runs/quickstart "returns the [MASK] of the array." --html=look.html"""
 
@@ -33,11 +35,11 @@ def run(options: argparse.Namespace) -> None:
       "--html", options.html, logit_lens_page.logit_lens_page(found, options.model, model.config.vocab_size)
     )
   if options.json:
-    print("\n".join(json.dumps(logit_lens_json(one), ensure_ascii=False) for one in found))
+    show("\n".join(json.dumps(logit_lens_json(one), ensure_ascii=False) for one in found))
     return
-  print("\n\n".join(map(logit_lens_page.lines, found)), logit_lens_page.logit_lens_legend(), sep="\n\n")
+  show("\n\n".join(map(logit_lens_page.lines, found)), logit_lens_page.logit_lens_legend(), sep="\n\n")
   if options.html:
-    print(f"\npage: {options.html}")
+    show(f"\npage: {options.html}")
 
 
 def logit_lens_json(found) -> dict:

@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from bert_jax.commands.printing import show
+
 HELP = "the probability that sentence B follows sentence A"
 EXAMPLE = (
   """  python -m bert_jax next-sentence --model=runs/quickstart "It opens a file." "It returns a file object." """
@@ -24,12 +26,12 @@ def run(options: argparse.Namespace) -> None:
   start_jax()
   model = inference.load_model(options.model)
   follows = float(inference.next_sentence(model, [(options.first, options.second)])[0])
-  print(f"B follows A (label 0): {follows:.3f}")
-  print(f"B is random (label 1): {1 - follows:.3f}")
+  show(f"B follows A (label 0): {follows:.3f}")
+  show(f"B is random (label 1): {1 - follows:.3f}")
   note_unknown_words(model, [options.first, options.second])
   count = sum(map(len, encode_batch(model.tokenizer, [options.first, options.second])))
   limit = model.max_length - model.tokenizer.template.room(pair=True)
   if count > limit:
-    print(
+    show(
       f"note: the two have {count:,} tokens and the model takes {limit}: the longer one was truncated", file=sys.stderr
     )

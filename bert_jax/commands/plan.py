@@ -3,6 +3,8 @@
 import argparse
 import json
 
+from bert_jax.commands.printing import show
+
 HELP = (
   "compile the training step for a TPU pod on a machine without one: does it fit, what bounds it, what does the run "
   "take"
@@ -42,8 +44,8 @@ def run(options: argparse.Namespace) -> int:
   topology = parse_topology(options.topology)
   if options.sweep:
     tried = plan.sweep(config, topology, compiled=options.compile, steps=options.steps)
-    print(json.dumps([plan.plan_json(one) for one in tried.plans]) if options.json else plan.sweep_text(tried))
+    show(json.dumps([plan.plan_json(one) for one in tried.plans]) if options.json else plan.sweep_text(tried))
     return 0 if tried.plans[0].fits else 1
   found = plan.make_plan(config, topology, steps=options.steps)
-  print(json.dumps(plan.plan_json(found)) if options.json else plan.plan_text(found))
+  show(json.dumps(plan.plan_json(found)) if options.json else plan.plan_text(found))
   return 0 if found.fits else 1

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from bert_jax.commands.printing import show
+
 HELP = "labels, scores, entities or answers from a fine-tuned model"
 EXAMPLE = """  python -m bert_jax predict --model=runs/sst2 "a film to remember" "two hours of my life"
   python -m bert_jax predict --model=runs/rte "A dog runs." --text_pair="An animal moves."
@@ -80,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
   asked = _read(options, kind)
   found, line_of = _ask(model, kind, asked)
   for told, shown, one in zip(asked.told, asked.shown, found):
-    print(json.dumps(told | {"found": one}, ensure_ascii=False) if options.json else f"{line_of(one)}    {shown}")
+    show(json.dumps(told | {"found": one}, ensure_ascii=False) if options.json else f"{line_of(one)}    {shown}")
 
 
 def _read(options: argparse.Namespace, kind: str) -> _Asked:
@@ -108,7 +110,7 @@ def _read(options: argparse.Namespace, kind: str) -> _Asked:
       raise UserError("--text_pair is one column of the table that --text is a column of")
     table = read_table(options.input, [options.text, *(pairs or ())])
     for note in notes_of(table.path, ragged=table.ragged):
-      print(f"note: {note}, and are left out", file=sys.stderr)
+      show(f"note: {note}, and are left out", file=sys.stderr)
     texts, pairs = table.texts(options.text), table.texts(pairs[0]) if pairs else None
     told = [{"line": line, "text": text} for line, text in zip(table.lines, texts)]
   else:

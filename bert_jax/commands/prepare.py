@@ -4,6 +4,8 @@ import argparse
 import contextlib
 import sys
 
+from bert_jax.commands.printing import show
+
 HELP = "raw text to a corpus folder: sentences, vocabulary, pairs, packed rows"
 EXAMPLE = """  python -m bert_jax prepare --source=docstrings: --out=data/docstrings --vocab_size=8192
   python -m bert_jax prepare --source='wikiextractor:wiki/*.bz2' --out=data/wiki --tokenizer=vocab.txt
@@ -144,8 +146,8 @@ def run(options: argparse.Namespace) -> None:
     )
   if manifest is None:
     return
-  print(corpus_summary(options.out, manifest))
-  print(f"\nread rows:  python -m bert_jax inspect --corpus={options.out}")
+  show(corpus_summary(options.out, manifest))
+  show(f"\nread rows:  python -m bert_jax inspect --corpus={options.out}")
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from bert_jax.commands.printing import show
 from bert_jax.commands.processes import add_cluster_arguments, outcome_of_run, start_cluster
 from bert_jax.errors import UserError
 
@@ -86,20 +87,20 @@ def print_result(workdir: str, config, metrics: dict[str, float]) -> None:
   from bert_jax.objectives.registry import recipe_of
 
   recipe = recipe_of(config.objective)
-  print("\nOn the validation split:")
+  show("\nOn the validation split:")
   for shown in recipe.shown:
     if shown.short and f"eval/{shown.name}" in metrics:
-      print(f"  eval/{shown.name:<14} {headline_of(shown, config, metrics)}")
+      show(f"  eval/{shown.name:<14} {headline_of(shown, config, metrics)}")
   places = {"checkpoints": "checkpoints", "metrics": "metrics", "tensorboard": "TensorBoard", "export": "PyTorch model"}
   root = storage.folder(workdir)
   there = {what: root / name for name, what in places.items() if (root / name).is_dir()}
-  print("In the run folder:")
+  show("In the run folder:")
   for what, path in there.items():
-    print(f"  {what:<19} {path}")
-  print("Next:")
-  print(f"  report              python -m bert_jax report --workdir={workdir}")
+    show(f"  {what:<19} {path}")
+  show("Next:")
+  show(f"  report              python -m bert_jax report --workdir={workdir}")
   if recipe.use:
-    print(f"  try it              python -m bert_jax {recipe.use.format(workdir=workdir)}")
+    show(f"  try it              python -m bert_jax {recipe.use.format(workdir=workdir)}")
 
 
 def headline_of(shown: "Shown", config, metrics: dict[str, float]) -> str:

@@ -4,6 +4,8 @@ import argparse
 import json
 import sys
 
+from bert_jax.commands.printing import show
+
 HELP = (
   "which layer and pooling measures similarity best: Spearman of the cosine on scored pairs, as a table and a heat map"
 )
@@ -55,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
       "model takes and were truncated"
     )
   for note in notes:
-    print(f"note: {note}", file=sys.stderr)
+    show(f"note: {note}", file=sys.stderr)
   note_unknown_words(model, pairs.first[:1000])
   if options.out:
     write_for_user("--out", options.out, probe.heat_map(found, options.model, options.pairs))
@@ -63,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     rows = {
       pooling: [None if value != value else round(value, 6) for value in row] for pooling, row in found.spearman.items()
     }
-    print(
+    show(
       json.dumps(
         {
           "model": options.model,
@@ -77,9 +79,9 @@ def run(options: argparse.Namespace) -> None:
       )
     )
     return
-  print(
+  show(
     f"Spearman of cosine and score, {found.pairs:,} "
     f"pairs\n\n{probe.cosine_table(found)}\n{probe.NO_VECTOR}\n\n{probe.verdict(found)}"
   )
   if options.out:
-    print(f"heat map: {options.out}")
+    show(f"heat map: {options.out}")

@@ -2,6 +2,8 @@
 
 import argparse
 
+from bert_jax.commands.printing import show
+
 HELP = "report on a run: one HTML page with curves, goodput, restarts and samples, and a short text version"
 EXAMPLE = """  python -m bert_jax report --workdir=runs/quickstart
   python -m bert_jax report --workdir=runs/quickstart --html=quickstart.html --plot=curves.svg"""
@@ -33,14 +35,14 @@ def run(options: argparse.Namespace) -> None:
   if options.plot:
     figures.check_name(options.plot)
   record = summary.read_run(options.workdir)
-  print(summary.run_summary(record), flush=True)
+  show(summary.run_summary(record), flush=True)
   start_jax()
   jax.config.update("jax_platforms", "cpu")  # the accelerators may be the run's
   drawn = samples.draw_samples(record, options.samples)
-  print(f"\n{samples.samples_summary(drawn)}\n")
+  show(f"\n{samples.samples_summary(drawn)}\n")
   if options.plot:
     write_for_user("--plot", options.plot, figures.curves(record))
-    print(summary.row("picture", options.plot))
+    show(summary.row("picture", options.plot))
   path = options.html or str(record.workdir / page.FILE_NAME)
   write_for_user("--html", path, page.report_page(record, drawn))
-  print(summary.row("page", path))
+  show(summary.row("page", path))

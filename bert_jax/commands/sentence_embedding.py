@@ -5,6 +5,7 @@ itself.
 import argparse
 
 from bert_jax.commands.key_flags import add_key_flags, train_by_flags
+from bert_jax.commands.printing import show
 
 HELP = "train a pretrained BERT to give similar texts similar vectors, for sentence-transformers"
 EXAMPLE = """  python -m bert_jax sentence-embedding --model=runs/base --objective=simcse --data=lines.txt \\
@@ -58,6 +59,6 @@ def run(options: argparse.Namespace) -> int:
 
   def finished(config) -> None:
     if config.export.format:
-      print(f"{options.workdir}/export: that checkpoint, for {config.export.format}")
+      show(f"{options.workdir}/export: that checkpoint, for {config.export.format}")
 
   return train_by_flags(options, FLAGS, runs.sentence_embedding_config, runs.sentence_embedding_run, finished)

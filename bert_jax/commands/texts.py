@@ -4,6 +4,8 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 
+from bert_jax.commands.printing import show
+
 _MAX_LINE_BYTES = 64 * 2**20  # whatever is longer has no lines
 
 
@@ -27,7 +29,7 @@ def read_input_lines(path: str, remedy: str = "") -> list[str]:
   if not lines:
     raise UserError(f"--input={path} is empty: expected one text per line")
   if is_table(path):
-    print(f"note: every line of {path} is read as one text{f'; {remedy}' if remedy else ''}", file=sys.stderr)
+    show(f"note: every line of {path} is read as one text{f'; {remedy}' if remedy else ''}", file=sys.stderr)
   return lines
 
 
@@ -82,7 +84,7 @@ def note_cut(model, texts: Sequence[str], pairs: Sequence[str] | None = None) ->
 
   cut = pipelines.count_cut(model, texts, pairs)
   if cut:
-    print(
+    show(
       f"note: {cut:,} of {len(texts):,} {'pairs' if pairs else 'texts'} are longer than the {model.max_length} tokens "
       "that the model takes, [CLS] and [SEP] included, and were truncated",
       file=sys.stderr,
@@ -96,7 +98,7 @@ def note_unknown_words(model, texts: Sequence[str]) -> None:
   ids = [token for text in encode_batch(model.tokenizer, list(texts)) for token in text]
   unknown = ids.count(model.tokenizer.special.unk)
   if 2 * unknown > len(ids):
-    print(
+    show(
       f"note: {unknown / len(ids):.0%} of the tokens are [UNK]: the vocabulary of this model does not cover this text",
       file=sys.stderr,
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import tqdm
 
+from bert_jax.errors import printable
 from bert_jax.io.numbers import count, duration
 from bert_jax.objectives.objective import Shown
 
@@ -86,6 +87,7 @@ class Progress:
     """Prints a line, above the bar where there is one."""
     if not self._active:
       return
+    text = printable(text)  # it may hold names out of files
     if self._bar is not None:
       self._bar.write(text, file=self._stream)
     else:

@@ -170,8 +170,9 @@ class Context:
       config = self.resolved
     except UserError:  # the corpus row says why
       config = self._guessed()
-    facts = CorpusFacts(0, (), None, "none")  # they decide no shape
-    objective = recipe_of(config.objective).make(model_of(config, configs.encoder_of(config)), config, facts)
+    encoder = configs.encoder_of(config)
+    facts = CorpusFacts(0, (), [False] * encoder.vocab_size, "none")  # they decide no shape of the state
+    objective = recipe_of(config.objective).make(model_of(config, encoder), config, facts)
     optimizer = optimizers.make_optimizer(config)
     return jax.eval_shape(lambda: train_state.create(objective.init(jax.random.key(0)), optimizer))
 
