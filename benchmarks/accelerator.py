@@ -20,12 +20,12 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # What a device is measured by: a config and the rows of a step. Only "cpu" is small, to see that the jobs run.
-STEPS = {
+STEPS: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
   "gpu": {"base": ("configs/bert_base.py:phase2", (64, 128, 256)), "large": ("configs/bert_large.py:phase2", (32, 64))},
   "tpu": {"base": ("configs/bert_base.py:phase2", (32, 64)), "large": ("configs/bert_large.py:phase2", (16, 32))},
   "cpu": {"base": ("configs/bert_base.py:local", (2,))},
 }
-KERNELS = {"gpu": ("cudnn", "tokamax"), "tpu": ("splash",), "cpu": ()}
+KERNELS: dict[str, tuple[str, ...]] = {"gpu": ("cudnn", "tokamax"), "tpu": ("splash",), "cpu": ()}
 CURVE_STEPS = 600
 
 
@@ -93,7 +93,7 @@ def jobs(platform: str, corpus: str, out: pathlib.Path, more: tuple[str, ...] = 
 
 def _curves(platform: str) -> dict[str, tuple[str, ...]]:
   """Settings whose loss curves are to lie on each other; the first is plain float32."""
-  found = {
+  found: dict[str, tuple[str, ...]] = {
     "float32": ("model.dtype=float32", "model.attention=xla"),
     "bfloat16": ("model.dtype=bfloat16", "model.attention=xla"),
   }

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import NamedTuple
 
 from bert_jax.data.corpus.folder import Corpus, Split, open_corpus
@@ -135,7 +135,7 @@ def _time_to_first_batch(split: Split, options: argparse.Namespace, loader: str,
   return seconds
 
 
-def _stream(split: Split, options: argparse.Namespace, loader: str, step: int) -> Iterator[HostBatch]:
+def _stream(split: Split, options: argparse.Namespace, loader: str, step: int) -> Generator[HostBatch]:
   start = step * options.batch_size
   return train_batches(split, batch_size=options.batch_size, seed=0, start=start, steps=10**9, loader=loader)
 

@@ -86,9 +86,9 @@ def _parse_arguments() -> tuple[argparse.Namespace, list[str]]:
 def _parts(config, data: BenchData) -> dict[str, Part]:
   """Name -> part, in the order of a step."""
   encoder, batch = configs.encoder_of(config), data.first(config, 1)[0]
-  inputs = jax.tree.map(jnp.asarray, model_inputs(batch["tokens"], batch["sequences"]))
+  inputs = model_inputs(jnp.asarray(batch["tokens"]), jnp.asarray(batch["sequences"]))
   dtypes = {name: jnp.dtype(config.model[name]) for name in ("dtype", "param_dtype")}
-  rows, length, hidden = *inputs.input_ids.shape, encoder.hidden_size
+  (rows, length), hidden = inputs.input_ids.shape, encoder.hidden_size
   x = jax.random.normal(jax.random.key(0), (rows, length, hidden), dtypes["dtype"])
   parts = {
     "loader: one batch": Part(repeated(lambda: load_batch(data.rows, np.arange(rows), seed=0))),
@@ -122,11 +122,11 @@ def _attention(encoder, inputs: ModelInputs, dtype, config) -> dict[str, Part]:
   shape = (rows, length, encoder.num_attention_heads, encoder.head_dim)
   operands = tuple(jax.random.normal(key, shape, dtype) for key in jax.random.split(jax.random.key(1), 3))
   use = attention.Use(jax.default_backend(), length, encoder.head_dim, config.model.dtype)
-  parts = {}
+  parts: dict[str, Part] = {}
   for name in attention.IMPLEMENTATIONS:
     if not attention.obstacle(name, use):
       attend = lambda qkv, name=name: attention.dot_product_attention(
-        *qkv, inputs.segment_ids, inputs.sequence_lengths, implementation=name
+        qkv[0], qkv[1], qkv[2], inputs.segment_ids, inputs.sequence_lengths, implementation=name
       )
       parts |= _both_ways(f"attention, {name}", attend, operands, 4 * rows * length**2 * encoder.hidden_size)
   return parts
@@ -160,16 +160,16 @@ def _both_ways(name: str, fn: Callable[[Any], jax.Array], operands: Any, flops: 
 
 def _prepare(config, data: BenchData, batch) -> TimedCall:
   """What is done to rows on the device before the model sees them."""
-  task = data.task(config, jax.default_backend())
+  objective = data.objective(config, jax.default_backend())
   return repeated(
-    functools.partial(jax.jit(lambda batch: prepare_rows(task, config.seed, batch, 0)[0]), jax.device_put(batch))
+    functools.partial(jax.jit(lambda batch: prepare_rows(objective, config.seed, batch, 0)[0]), jax.device_put(batch))
   )
 
 
 def _optimizer(config, data: BenchData) -> TimedCall:
   """An update of all parameters, in place as in a step."""
-  task, optimizer = data.task(config, jax.default_backend()), optimizers.make_optimizer(config)
-  params = jax.jit(task.init)(jax.random.key(0))
+  objective, optimizer = data.objective(config, jax.default_backend()), optimizers.make_optimizer(config)
+  params = jax.jit(objective.init)(jax.random.key(0))
   gradients = jax.tree.map(lambda x: jnp.full(x.shape, 1e-3, x.dtype), params)
 
   def step(params, moments, gradients):

@@ -168,7 +168,8 @@ def _encode(source: str, tokenizer: str, index: int, count: int, threads: int, b
   os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
   os.environ["RAYON_NUM_THREADS"] = str(threads)
   backend = load_tokenizer(tokenizer).plain
-  calls, num_bytes, room = [[]], 0, 0
+  calls: list[list[str]] = [[]]
+  num_bytes, room = 0, 0
   for text in itertools.islice(_texts(source), index, None, count):
     if room <= 0:
       calls.append([])
@@ -211,7 +212,7 @@ def _prepare(
     time.sleep(_POLL_SECONDS)
   measured = Measured(megabytes, time.monotonic() - began, _cpu_seconds_of_children() - cpu_seconds)
   if process.returncode:
-    sys.exit(process.stderr.read())
+    sys.exit(process.stderr.read() if process.stderr else process.returncode)
   for folder in (out, f"{out}-documents"):
     shutil.rmtree(folder)
   return measured, peaks

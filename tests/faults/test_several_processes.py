@@ -87,7 +87,8 @@ def test_a_checkpoint_of_four_processes_is_gone_on_from_by_one_and_by_two_on_oth
 
 def test_a_slow_host_is_named(folder, corpus):
   run(folder, corpus, "slow", (*STEPS, "log_every_steps=5"), sabotage={1: SLOW_STEPS.replace("0.1", "0.5")})
-  found = events(folder / "slow", "slow_host")
+  # The first interval holds each host's start, in which any of them may be the slow one.
+  found = [event for event in events(folder / "slow", "slow_host") if event["step"] > 5]
   # Of the half second, what passes beside a step is not the host's own time.
   assert found and {event["process"] for event in found} == {1} and found[-1]["seconds"] > 0.25
   assert all(event["seconds"] > 2 * event["median"] for event in found)
