@@ -46,7 +46,7 @@ def read_run_config(folder: str | os.PathLike):
   path = storage.folder(folder) / "config.json"
   if not path.exists():
     raise UserError(f"{folder} is not a run folder: it has no config.json")
-  content = read_object(path, nan=True)
+  content = read_object(path, nan=True, halves=True)
   try:
     return configs.from_flat(content)
   except (ValueError, AttributeError, TypeError) as error:

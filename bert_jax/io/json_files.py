@@ -32,6 +32,7 @@ def read_json(
   remedy: str = "",
   max_bytes: int = MAX_BYTES,
   nan: bool = False,
+  halves: bool = False,
 ) -> Any:
   """The content of a file.
 
@@ -40,7 +41,7 @@ def read_json(
     expected: what the file belongs to, for the message where it is not there.
     remedy: what helps where it is no JSON.
     max_bytes: a larger file is none of this kind.
-    nan: see parse_json.
+    nan, halves: see parse_json.
 
   Raises:
     UserError: naming the file and what is wrong: it is not there, no file, may not be read, is too large, not UTF-8,
@@ -54,7 +55,7 @@ def read_json(
     raise UserError(f"{name}: not there; expected {expected}") from error
   except PermissionError as error:
     raise UserError(f"{name}: may not be read ({error.strerror}); grant this user read access") from error
-  return parse_json(data, name, remedy=remedy, nan=nan)
+  return parse_json(data, name, remedy=remedy, nan=nan, halves=halves)
 
 
 def read_object(path: str | os.PathLike, **options: Any) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def check_types(content: dict[str, Any], where: str, types: Mapping[str, Any]) -
       raise UserError(f"{where}: {key!r} is {json_type(value)}; the file was altered: restore it from a copy")
 
 
-def parse_json(data: bytes | str, where: str, *, remedy: str = "", nan: bool = False) -> Any:
+def parse_json(data: bytes | str, where: str, *, remedy: str = "", nan: bool = False, halves: bool = False) -> Any:
   """The value of a JSON text.
 
   Args:
@@ -83,6 +84,7 @@ def parse_json(data: bytes | str, where: str, *, remedy: str = "", nan: bool = F
     where: the file, or file and line.
     remedy: what helps where it is no JSON.
     nan: NaN and Infinity are read, which JSON does not have and pandas writes for a cell without a value.
+    halves: of surrogate pairs are read: Python has them in the names of files that are not UTF-8.
 
   Raises:
     UserError: naming `where`: not UTF-8; not JSON; an object with two values for one key; more than MAX_DEPTH levels;
@@ -106,7 +108,7 @@ def parse_json(data: bytes | str, where: str, *, remedy: str = "", nan: bool = F
     raise refuse(f"not JSON ({error})") from error
   if _is_deeper(value, MAX_DEPTH):
     raise refuse(f"JSON nested more than {MAX_DEPTH} levels deep")
-  if _SURROGATE.search(text) and not _is_text(value):
+  if not halves and _SURROGATE.search(text) and not _is_text(value):
     key = next((repr(key) for key in value if not _is_text({key: value[key]})), "") if isinstance(value, dict) else ""
     raise refuse(f"{key}{' ' if key else ''}holds half of a surrogate pair, which is not a character")
   return value

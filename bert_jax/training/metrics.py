@@ -19,6 +19,7 @@ import math
 import os
 import pathlib
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -129,11 +130,11 @@ def read_metrics(workdir: str | os.PathLike) -> dict[int, dict[str, float]]:
   return dict(sorted(steps.items()))
 
 
-def read_lines(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-  """The metrics as they were written, attempt by attempt: [{"attempt": 0, "step": 100, "time": …, …}, …]; None stands
-  for NaN.
+def read_lines(workdir: str | os.PathLike) -> Iterator[dict[str, Any]]:
+  """The metrics as they were written, attempt by attempt: {"attempt": 0, "step": 100, "time": …, …}, …; None stands for
+  NaN. One after the other, for there may be millions.
   """
-  return list(_read(epath.Path(workdir) / "metrics"))
+  return _read(epath.Path(workdir) / "metrics")
 
 
 def read_events(workdir: str | os.PathLike) -> list[dict[str, Any]]:
@@ -143,10 +144,16 @@ def read_events(workdir: str | os.PathLike) -> list[dict[str, Any]]:
 
 def _read(folder: epath.Path) -> Iterator[dict[str, Any]]:
   for attempt, _, path in _files(folder):
-    for line in path.read_text().splitlines():
-      # A part is written as a whole, but a copy of a run folder may have been cut off anywhere.
-      with contextlib.suppress(json.JSONDecodeError):
-        yield json.loads(line) | {"attempt": attempt}
+    with path.open("rb") as file:
+      for line in file:
+        # A part is written as a whole, but a copy of a run folder may have been cut off anywhere.
+        with contextlib.suppress(ValueError):
+          yield json.loads(line, object_pairs_hook=_record) | {"attempt": attempt}
+
+
+def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """The same names in every line are one text in memory."""
+  return {sys.intern(name): value for name, value in pairs}
 
 
 def _files(folder: epath.Path) -> list[tuple[int, int, epath.Path]]:

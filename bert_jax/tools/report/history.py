@@ -11,11 +11,66 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+MOST_LINES = 20_000  # that a report keeps in memory; a chart is 1,000 pixels wide
 LINE = "line"  # the kind that a line of metrics gets among the events
 REWINDS = ("restore", "fresh", "rollback")
 TELL_THE_STEP = (*REWINDS, LINE, "first_step", "save", "preempt", "finish")
 # At equal times: what begins an attempt, then its metrics, then what follows from them.
 _RANK = {"start": 0, "verify": 0, "restore": 0, "jump": 0, "first_step": 0, LINE: 1}
+
+
+def thinned(lines: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+  """Lines of metrics, no more than some MOST_LINES, and how many there were.
+
+  Of more, neighbours become one line: the later one, which of training takes over the time and the steps of the earlier
+  one. The least and the greatest value of every metric of an evaluation stay.
+  """
+  kept: list[dict[str, Any]] = []
+  count, full = 0, 2 * MOST_LINES
+  for line in lines:
+    kept.append(line)
+    count += 1
+    if len(kept) >= full:
+      kept = _halved(kept)
+      full *= 1 + (len(kept) > 0.75 * full)  # where few have a neighbour of their kind
+  return kept, count
+
+
+def _halved(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Every line that has a neighbour of its attempt and kind is put together with it."""
+  extreme: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+  for line in lines:
+    for name in line:
+      if name.startswith("eval/") and (value := number_in(line, name)) is not None:
+        least, most = extreme.get(name, (line, line))
+        extreme[name] = (line if value < least[name] else least, line if value > most[name] else most)
+  keep = {id(line) for both in extreme.values() for line in both}
+  earlier: dict[bool, dict[str, Any]] = {}  # by whether it is of an evaluation
+  gone: set[int] = set()
+  result = []
+  for line in lines:
+    evaluation = is_evaluation(line)
+    before = earlier.pop(evaluation, None)
+    if before is None or before["attempt"] != line["attempt"] or not before["step"] < line["step"]:
+      earlier[evaluation] = line
+      result.append(line)
+    elif id(before) in keep:
+      result.append(line)
+    else:
+      gone.add(id(before))
+      result.append(line if evaluation else _together(before, line))
+  return [line for line in result if id(line) not in gone]
+
+
+def _together(before: dict[str, Any], line: dict[str, Any]) -> dict[str, Any]:
+  """Two windows of training as one."""
+  added = [name for name in before if name == "window_steps" or name.startswith("seconds/")]
+  return line | {name: (number_in(before, name) or 0.0) + (number_in(line, name) or 0.0) for name in added}
+
+
+def is_evaluation(record: dict[str, Any]) -> bool:
+  """Whether a line holds metrics of an evaluation."""
+  return any(name.startswith("eval/") for name in record)
 
 
 def by_attempt(events: list[dict[str, Any]], lines: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
@@ -53,7 +108,7 @@ def _before(record: dict[str, Any]) -> int:
 
 def is_training(record: dict[str, Any]) -> bool:
   """A line of training metrics, not of an evaluation."""
-  return record["event"] == LINE and not any(name.startswith("eval/") for name in record)
+  return record["event"] == LINE and not is_evaluation(record)
 
 
 def number_in(record: dict[str, Any], name: str) -> float | None:

@@ -18,7 +18,7 @@ from etils import epath
 
 from bert_jax import config as configs
 from bert_jax.data.corpus.folder import read_corpus_manifest
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, printable
 from bert_jax.io import storage
 from bert_jax.io.json_files import read_object
 from bert_jax.io.numbers import duration
@@ -49,10 +49,11 @@ class RunRecord(NamedTuple):
     workdir: the folder.
     config: its resolved config, flat: {"data.batch_size": 256, …}.
     metrics: of the steps that led to the newest parameters, see history.lineage.
-    events, lines: see read_events and read_lines.
+    events, lines: see read_events and history.thinned.
     account: where its time went, or None where the events are gone.
     manifest: of the corpus, or None where that is gone.
     read_at: Unix seconds.
+    logged: how many lines of metrics there are.
   """
 
   workdir: epath.Path
@@ -63,6 +64,7 @@ class RunRecord(NamedTuple):
   account: goodput.Goodput | None
   manifest: dict[str, Any] | None
   read_at: float
+  logged: int
 
 
 def read_run(workdir: str | os.PathLike) -> RunRecord:
@@ -76,12 +78,12 @@ def read_run(workdir: str | os.PathLike) -> RunRecord:
     raise UserError(
       f"{root}: expected a run folder with a config.json, found none; give the --workdir of a `bert_jax pretrain`"
     )
-  config = configs.renamed(read_object(root / "config.json", nan=True))
+  config = configs.renamed(read_object(root / "config.json", nan=True, halves=True))
   try:  # another version may have keys that this one does not know; those that it knows are what it takes them for
     configs.from_flat({key: value for key, value in config.items() if key in configs.KEYS})
   except (ValueError, AttributeError, TypeError) as error:
     raise UserError(f"{root / 'config.json'} is not the config of a run: {error}") from error
-  events, lines = read_events(root), read_lines(root)
+  events, (lines, logged) = read_events(root), history.thinned(read_lines(root))
   if not lines:
     every = config.get("log_every_steps")
     raise UserError(f"{root}: the run has not logged a step yet; it does so every {every} steps")
@@ -90,7 +92,15 @@ def read_run(workdir: str | os.PathLike) -> RunRecord:
   except UserError:
     manifest = None
   return RunRecord(
-    root, config, history.lineage(events, lines), events, lines, goodput.account(events, lines), manifest, time.time()
+    root,
+    config,
+    history.lineage(events, lines),
+    events,
+    lines,
+    goodput.account(events, lines),
+    manifest,
+    time.time(),
+    logged,
   )
 
 
@@ -109,7 +119,7 @@ def run_summary(run: RunRecord) -> str:
     settings_lines(run),
     [row(name, value) for name, value in _places(run)],
   ]
-  return "\n\n".join("\n".join(block) for block in blocks if block)
+  return printable("\n\n".join("\n".join(block) for block in blocks if block))
 
 
 def row(name: str, value: str) -> str:
@@ -128,6 +138,12 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
     ("devices", _devices(run)),
     ("steps", f"{last:,} of {end_step(run):,}{state(run)}"),
     ("tokens seen", _tokens_seen(run, last)),
+    (
+      "logged lines",
+      f"{run.logged:,}; curves and medians are of {len(run.lines):,}, which neighbours were put together to"
+      if run.logged > len(run.lines)
+      else "",
+    ),
     ("speed", speed + (f", MFU {statistics.median(mfu):.1%}" if mfu else "")),
   ]
 

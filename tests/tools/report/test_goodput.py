@@ -268,7 +268,7 @@ def test_a_real_run_is_accounted_for(corpus, tmp_path):
       str(tmp_path / "run"),
       log=lambda _: None,
     )
-  account = goodput.account(read_events(tmp_path / "run"), read_lines(tmp_path / "run"))
+  account = goodput.account(read_events(tmp_path / "run"), list(read_lines(tmp_path / "run")))
   check_whole(account)
   assert [(attempt.first, attempt.last, attempt.ended) for attempt in account.attempts] == [
     (0, 12, "finished"),

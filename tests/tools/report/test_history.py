@@ -1,8 +1,11 @@
 """One history out of the files of many attempts: what was done in vain is not in its curves."""
 
 import math
+import tracemalloc
 
-from bert_jax.tools.report import history
+import pytest
+
+from bert_jax.tools.report import goodput, history
 from tests.helpers.run_history import Log, begun, killed_between_saves
 
 
@@ -41,3 +44,56 @@ def test_a_clock_that_was_set_back_does_not_mix_up_the_order():
 def test_the_climb_of_the_steps_tells_which_of_them_count():
   climbs = [([step for _, step in points], last) for points, last in history.climbs(*killed_between_saves().records)]
   assert climbs == [([0, 1, 20, 20, 30], 20), ([20, 21, 30], 30)]
+
+
+def windows(count):
+  """Training every 10 steps, an evaluation every 50, after which the loss is lowest in the middle of the run."""
+  for number in range(1, count + 1):
+    step, time = 10 * number, 1000.0 + 3 * number
+    train = {"attempt": 0, "step": step, "time": time, "train/loss": float(number), "window_steps": 10}
+    yield train | {"seconds/step": 2.0, "seconds/data_wait": 1.0}
+    if number % 5 == 0:
+      yield {"attempt": 0, "step": step, "time": time, "eval/loss": abs(number - count / 2), "eval/accuracy": None}
+
+
+def test_few_lines_stay_as_they_are(monkeypatch):
+  monkeypatch.setattr(history, "MOST_LINES", 100)
+  lines = list(windows(100))
+  assert history.thinned(iter(lines)) == (lines, len(lines))
+
+
+def test_of_many_lines_neighbours_become_one_and_nothing_of_the_time_is_lost(monkeypatch):
+  monkeypatch.setattr(history, "MOST_LINES", 100)
+  every = list(windows(10_000))
+  kept, count = history.thinned(iter(every))
+  assert count == len(every) == 12_000 and len(kept) <= 200
+  assert kept[-1] == every[-1] and [line["time"] for line in kept] == sorted(line["time"] for line in kept)
+  trained = [line for line in kept if "train/loss" in line]
+  assert sum(line["window_steps"] for line in trained) == 100_000 and trained[-1]["step"] == 100_000
+  assert sum(line["seconds/data_wait"] for line in trained) == 10_000.0
+  judged = [line["eval/loss"] for line in kept if "eval/loss" in line]
+  assert min(judged) == 0.0 and max(judged) == 5000.0 and judged[-1] == 5000.0 and len(judged) > 10
+  events = [
+    {"attempt": 0, "event": "start", "time": 1000.0},
+    {"attempt": 0, "event": "first_step", "time": 1000.0, "step": 1},
+  ]
+  whole, part = (goodput.account(events, lines) for lines in (every, kept))
+  assert part.seconds == pytest.approx(whole.seconds) and part.wall == whole.wall
+
+
+def test_lines_without_a_neighbour_of_their_kind_stay(monkeypatch):
+  """As of a run that goes back again and again."""
+  monkeypatch.setattr(history, "MOST_LINES", 10)
+  lines = [{"attempt": number, "step": 1, "time": float(number), "train/loss": 1.0} for number in range(500)]
+  assert history.thinned(iter(lines)) == (lines, 500)
+
+
+def test_the_memory_for_lines_does_not_grow_with_their_number(monkeypatch):
+  monkeypatch.setattr(history, "MOST_LINES", 1000)
+  tracemalloc.start()
+  try:
+    kept, count = history.thinned(windows(20_000))
+    peak = tracemalloc.get_traced_memory()[1]
+  finally:
+    tracemalloc.stop()
+  assert count == 24_000 and len(kept) <= 2000 and peak < 5e6  # all of them take 17 MB

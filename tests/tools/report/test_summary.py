@@ -135,3 +135,22 @@ def test_a_config_that_is_no_config_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match="config.json"):
       summary.read_run(tmp_path)
+
+
+def test_of_many_lines_it_is_said_that_neighbours_were_put_together(tmp_path, monkeypatch):
+  monkeypatch.setattr(summary.history, "MOST_LINES", 10)
+  log = Log()
+  begun(log)
+  for step in range(10, 1010, 10):
+    log.window(1, step, step=1)
+  told = told_of(log, tmp_path)
+  assert told["logged lines"].startswith("100; curves and medians are of ") and "1,000 of 400" in told["steps"]
+
+
+def test_names_of_hosts_cannot_move_the_cursor_of_a_terminal(tmp_path):
+  log = Log()
+  begun(log)
+  log(1, "train", 10, **{"hosts/slowest": 1, "hosts/slowest_seconds": 2.0, "hosts/median_seconds": 1.0})
+  log(1, "slow_host", 10, process=1, host="a\x1b[2Jb", seconds=2.0, median=1.0)
+  text = summary.run_summary(summary.read_run(log.write(tmp_path)))
+  assert "\x1b" not in text and r"process 1 (a\x1b[2Jb)" in text
