@@ -15,7 +15,8 @@ from typing import Any, cast
 
 from bert_jax import __version__
 from bert_jax.cluster.chips import tpu_chips_here
-from bert_jax.errors import ending_of, printable
+from bert_jax.cluster.termination import Terminated, listen
+from bert_jax.errors import EXIT_PREEMPTED, ending_of, printable
 from bert_jax.internals.orbax import silence_orbax
 from bert_jax.internals.python import run_exit_functions
 
@@ -44,9 +45,10 @@ RESUMABLE = ("prepare", "pretrain", "finetune", "sentence-embedding")
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs a command. Returns the exit code: 0 done, 1 the user's mistake, 2 usage, 130 interrupted by Ctrl-C; others are
-  named in errors.py.
+  """Runs a command. Returns the exit code: 0 done, 1 the user's mistake, 2 usage, 75 told to stop, 130 interrupted by
+  Ctrl-C; others are named in errors.py.
   """
+  listen()
   arguments = list(sys.argv[1:] if argv is None else argv)
   flags_end = arguments.index("--") if "--" in arguments else len(arguments)
   arguments[:flags_end] = map(with_underscores, arguments[:flags_end])
@@ -66,11 +68,13 @@ def main(argv: list[str] | None = None) -> int:
     code = options.run(options) or 0
     sys.stdout.flush()  # here, where a full disk or a closed pipe can still be answered
     return code
-  except KeyboardInterrupt:
-    print("interrupted" + ("; run the same command again to resume" if name in RESUMABLE else ""), file=sys.stderr)
+  except KeyboardInterrupt as stop:
+    told, code = ("stopped by a SIGTERM", EXIT_PREEMPTED) if isinstance(stop, Terminated) else ("interrupted", 130)
+    again = "; run the same command again to resume" if name in RESUMABLE else ""
+    print(told + (f": {stop}" if str(stop) else "") + again, file=sys.stderr)
     if argv is None:
-      leave(130)
-    return 130
+      leave(code)
+    return code
   except BrokenPipeError:  # the reader of our output has gone, as `| head` does
     let_go_of_output()
     return 0
@@ -121,15 +125,16 @@ def keep_interrupts() -> None:
   """
   show = sys.unraisablehook
 
-  def again(begun: threading.Event) -> None:
+  def again(begun: threading.Event, number: int) -> None:
     begun.wait()
     time.sleep(0.02)
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    signal.pthread_kill(threading.main_thread().ident or 0, number)
 
   def hook(unraisable) -> None:
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
       begun = threading.Event()  # the start of a thread may take long; an interrupt within would be lost here, too
-      threading.Thread(target=again, args=(begun,), daemon=True).start()
+      number = signal.SIGTERM if issubclass(unraisable.exc_type, Terminated) else signal.SIGINT
+      threading.Thread(target=again, args=(begun, number), daemon=True).start()
       begun.set()
     else:
       show(unraisable)

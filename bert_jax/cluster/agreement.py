@@ -69,6 +69,17 @@ def on_first(work: Callable[[], Any]) -> Any:
   return from_first(result)
 
 
+def on_any(flag: bool) -> bool:
+  """Whether it is true on any process, on every process."""
+  if jax.process_count() == 1:
+    return flag
+  client, folder = coordination_client(), f"bert_jax/any/{next(_calls)}"
+  if flag:
+    client.key_value_set(f"{folder}/{jax.process_index()}", "true")
+  client.wait_at_barrier(folder.replace("/", "-"), _TIMEOUT_MS)
+  return bool(client.key_value_dir_get(folder))
+
+
 # What every process raises alike, by the exit code that it ends with.
 _KINDS: dict[int, type[Exception]] = {1: UserError, EXIT_STORAGE: StorageError}
 

@@ -24,6 +24,7 @@ LOOPBACK = "127.0.0.1"
 # What the processes of a job share and a stranger at its port does not know: given, or the name that its launcher has
 # for the job.
 TOKENS = ("BERT_JAX_TOKEN", "SLURM_JOB_ID", "JOBSET_NAME")
+_ALONE_SECONDS = 10**8  # three years
 
 
 class Cluster(NamedTuple):
@@ -105,9 +106,12 @@ def initialize(cluster: Cluster, *, connect_seconds: int, heartbeat_seconds: int
     heartbeat_seconds: silence after which a process counts as lost. JAX ends the others with exit code 134.
   """
   where: dict[str, Any] = {}
+  shutdown_seconds = heartbeat_seconds
   if cluster.num_processes == 1:
     # Gloo, which connects processes on CPU, would also stand between the virtual devices of this one: 20 times slower.
     jax.config.update("jax_cpu_collectives_implementation", None)
+    # Nobody waits for its heartbeats, and a machine that sleeps, or a Ctrl-Z, must not end it.
+    heartbeat_seconds = _ALONE_SECONDS
     where = {"coordinator_bind_address": cluster.coordinator, "cluster_detection_method": "deactivate"}
   elif cluster.process_id == 0 and (host := listening_host(cluster.coordinator)):
     port = cluster.coordinator.rpartition(":")[2]
@@ -121,7 +125,7 @@ def initialize(cluster: Cluster, *, connect_seconds: int, heartbeat_seconds: int
       local_device_ids=cluster.local_device_ids,
       initialization_timeout=connect_seconds,
       heartbeat_timeout_seconds=heartbeat_seconds,
-      shutdown_timeout_seconds=heartbeat_seconds,
+      shutdown_timeout_seconds=shutdown_seconds,
       **where,
     )
 

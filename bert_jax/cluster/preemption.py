@@ -8,16 +8,23 @@ it off without a word, so there must be none.
 A moment is a tick: every step and every batch of an evaluation is one, in the same
 order on every process, so that a long evaluation does not use up the time that is
 left for a last checkpoint. Before training there are no steps: there the ticks come by the clock.
+
+A Ctrl-C while a run trains is the same wish, of a person: it saves, too, and the command is not started again.
 """
 
 import concurrent.futures
 import contextlib
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 
+import jax
 from jax.experimental import multihost_utils
+
+from bert_jax.cluster import agreement, termination
+from bert_jax.errors import print_at_once
 
 TICK_SECONDS = 1.0  # before training
 # A moment is a number that every process has to pass: so many ticks, then, are before training, be they ticked or not.
@@ -35,7 +42,7 @@ class Preempted(Exception):
   """
 
   def __init__(self, step: int):
-    super().__init__(f"stopped at step {step}")
+    super().__init__(f"step {step:,} is saved" if step else "nothing was trained yet")
     self.step = step
 
 
@@ -43,7 +50,7 @@ class Preemption:
   """Whether the processes have been told to stop. One object per run."""
 
   def __init__(self):
-    self._ticks, self._noticed = 0, False
+    self._ticks, self._noticed, self._interrupted = 0, False, False
 
   @contextlib.contextmanager
   def while_starting(self, leave: Callable[[], None]) -> Iterator[None]:
@@ -82,6 +89,52 @@ class Preemption:
       raise Preempted(0)
     while self._ticks < _TICKS_BEFORE_TRAINING:
       self.poll()
+
+  @contextlib.contextmanager
+  def while_training(self, leave: Callable[[], None]) -> Iterator[None]:
+    """A Ctrl-C in this block stops the processes as a SIGTERM does; a second one ends this process at once.
+
+    A thread hears of them: the main one may be compiling for minutes.
+
+    Args:
+      leave: called in that thread at the second Ctrl-C; has to end the process.
+
+    Raises:
+      Preempted: raised in the block.
+      KeyboardInterrupt: the same where a Ctrl-C was the reason, on every process; its text says what was saved.
+    """
+    with contextlib.ExitStack() as stack:
+      # One that is ignored, as in the background of a shell, or is answered by somebody else stays what it is.
+      if termination.is_plain_ctrl_c():
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        listening = threading.Thread(target=self._listen, args=(reader, leave), name="bert_jax-interrupts", daemon=True)
+        listening.start()
+        before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        plain = signal.signal(signal.SIGINT, lambda number, frame: None)
+        for end in (os.close, reader), (listening.join,), (os.close, writer), (signal.set_wakeup_fd, before):
+          stack.callback(*end)
+        stack.callback(signal.signal, signal.SIGINT, plain)
+      try:
+        yield
+      except Preempted as stop:
+        if agreement.on_any(self._interrupted):
+          raise KeyboardInterrupt(str(stop)) from stop
+        raise
+      if self._interrupted:
+        raise KeyboardInterrupt
+
+  def _listen(self, reader: int, leave: Callable[[], None]) -> None:
+    for number in iter(lambda: os.read(reader, 1), b""):
+      if number[0] == signal.SIGINT and self._interrupted:
+        leave()
+      elif number[0] == signal.SIGINT:
+        self._interrupted = True
+        print_at_once("interrupted: this step is saved, then the run ends; another Ctrl-C ends it at once")
+        if jax.process_count() == 1:
+          self._noticed = True
+        else:
+          os.kill(os.getpid(), signal.SIGTERM)
 
   def _tick(self, ended: threading.Event, leave: Callable[[], None]) -> None:
     while self._ticks < _TICKS_BEFORE_TRAINING and not ended.wait(TICK_SECONDS):

@@ -2,13 +2,15 @@
 
 A collective whose peer hangs, a file system that does not answer, a driver that
 is stuck: none of these raises anything, and a pod that waits for ever costs as much as
-one that works. The loop says when something has been done; a thread watches the clock.
+one that works. The loop says when something has been done; a thread watches the clock. Time in which the process was
+stopped from outside (Ctrl-Z, SIGSTOP, a machine that slept) does not count: then nothing could be done.
 """
 
 import contextlib
 import faulthandler
 import os
 import pathlib
+import subprocess
 import sys
 import threading
 import time
@@ -19,9 +21,28 @@ from bert_jax.errors import EXIT_STALLED, print_at_once
 
 # A step may take so many times as long as the slowest so far before it counts as stuck.
 PATIENCE = 10
-# The thread needs Python's lock. Where native code holds it for ever, C code ends the process, so much later and with
-# exit code 1.
+# The thread needs Python's lock. Where native code holds it for ever, a process that does nothing else ends this one, so
+# much later. It is told how long to wait; it does not count what a stopped process cannot use either, and leaves with us.
 _LAST_RESORT_SECONDS = 60.0
+_LAST_RESORT = """
+import os, select, signal
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+  signal.signal(number, signal.SIG_IGN)
+parent, left, unread = os.getppid(), float("inf"), b""
+while os.getppid() == parent:
+  if select.select([0], [], [], 0.5)[0]:
+    unread += (read := os.read(0, 4096))
+    if not read:
+      break
+    *lines, unread = unread.split(b"\\n")
+    left = float(lines[-1]) if lines else left
+    continue
+  with open(f"/proc/{parent}/stat") as file:
+    left -= 0.5 * (file.read().rpartition(")")[2].split()[0] not in "Tt")
+  if left < 0:
+    os.kill(parent, signal.SIGABRT)
+    break
+"""
 
 
 def _stderr() -> TextIO:
@@ -58,41 +79,66 @@ class Watchdog:
     """
     self._limit, self._step_seconds = start_seconds, step_seconds
     self._dump, self._on_stall, self._end = pathlib.Path(dump), on_stall, end
-    self._last, self._longest, self._armed = time.monotonic(), 0.0, 0.0
+    self._clock = 0.0, time.monotonic()  # seconds that count, and when they were counted last
+    self._last, self._longest = 0.0, 0.0
+    self._last_resort: subprocess.Popen | None = None
     self._stopped = threading.Event()
     self._thread = threading.Thread(target=self._watch, name="bert_jax-watchdog", daemon=True)
 
   def beat(self) -> None:
     """Something has been done."""
-    now = time.monotonic()
+    now = self._now()
     self._longest = max(self._longest, now - self._last)
     self._last, self._limit = now, max(self._step_seconds, PATIENCE * self._longest)
-    if now - self._armed > 1.0:  # arming starts a thread; once a second is enough
-      self._arm(now)
 
   def __enter__(self) -> "Watchdog":
-    self._last = time.monotonic()
-    self._arm(self._last)
+    self._clock, self._last = (0.0, time.monotonic()), 0.0
+    with contextlib.suppress(ValueError, AttributeError, OSError):  # a standard error may have no file behind it
+      if not faulthandler.is_enabled():
+        faulthandler.enable(_stderr())  # the last resort is a SIGABRT, which then shows all stacks
+    with contextlib.suppress(OSError):  # where no process can be started, there is no last resort
+      # A session of its own: a Ctrl-C or a hang-up of the terminal is not meant for it.
+      self._last_resort = subprocess.Popen(
+        [sys.executable, "-S", "-E", "-c", _LAST_RESORT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+      )
+    self._put_off_last_resort(self._limit)
     self._thread.start()
     return self
 
   def __exit__(self, *_) -> None:
     self._stopped.set()
-    faulthandler.cancel_dump_traceback_later()
     self._thread.join()
+    if self._last_resort is not None:
+      self._last_resort.kill()
+      self._last_resort.communicate()
 
-  def _arm(self, now: float) -> None:
-    self._armed = now
-    # A standard error may be missing, or have no file behind it.
-    with contextlib.suppress(ValueError, AttributeError, OSError):
-      faulthandler.dump_traceback_later(self._limit + _LAST_RESORT_SECONDS, exit=True, file=_stderr())
+  @property
+  def _poll_seconds(self) -> float:
+    return min(1.0, self._limit / 10)
+
+  def _now(self) -> float:
+    """Seconds that count: the thread looks often, so a long time between two looks is one in which nothing ran."""
+    counted, when = self._clock
+    return counted + min(time.monotonic() - when, 3 * self._poll_seconds)
 
   def _watch(self) -> None:
-    while not self._stopped.wait(min(1.0, self._limit / 10)):
-      silence = time.monotonic() - self._last
+    while not self._stopped.wait(self._poll_seconds):
+      self._clock = self._now(), time.monotonic()
+      silence = self._clock[0] - self._last
       if silence > self._limit:
         self._stall(silence)
         return
+      self._put_off_last_resort(self._limit - silence)
+
+  def _put_off_last_resort(self, seconds: float) -> None:
+    if self._last_resort is not None and self._last_resort.stdin is not None:
+      with contextlib.suppress(OSError):
+        self._last_resort.stdin.write(b"%f\n" % (seconds + _LAST_RESORT_SECONDS))
+        self._last_resort.stdin.flush()
 
   def _stall(self, silence: float) -> None:
     print_at_once(

@@ -61,8 +61,7 @@ def outcome_of_run(cluster) -> Iterator[Outcome]:
     yield outcome
   except Preempted as stop:
     if cluster.process_id == 0:
-      saved = f"step {stop.step:,} is saved" if stop.step else "nothing was trained yet"
-      show(f"stopped by a SIGTERM: {saved}, and the same command resumes from there", file=sys.stderr)
+      show(f"stopped by a SIGTERM: {stop}, and the same command resumes from there", file=sys.stderr)
     if cluster.num_processes > 1 and not stop.step:
       peers.leave(EXIT_PREEMPTED)  # some were interrupted where the end of the interpreter would wait for them
     outcome.code = EXIT_PREEMPTED

@@ -122,8 +122,14 @@ class Run:
         data_skips=DataSkips(root, agreement.on_first(lambda: read_data_skips(root))),
         profile=Profile(profile, root / "profile" / name),
       )
+
+      def end() -> None:
+        self._peers.tell("interrupted by Ctrl-C", 130)
+        leave(130)
+
       try:
-        yield services
+        with self._preemption.while_training(end):
+          yield services
       except Preempted:
         raise
       except Exception as error:

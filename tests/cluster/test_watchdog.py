@@ -1,5 +1,6 @@
 """watchdog.py: a run that stands still is ended with its stacks; one that works is left alone."""
 
+import signal
 import subprocess
 import sys
 import textwrap
@@ -90,5 +91,29 @@ def test_native_code_that_never_gives_back_the_lock_is_ended_too(tmp_path):
   """)
   began = time.monotonic()
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
-  assert done.returncode == 1 and time.monotonic() - began < 30
-  assert "Timeout" in done.stderr and "<string>" in done.stderr
+  assert done.returncode == -signal.SIGABRT and time.monotonic() - began < 30, "as a crash, which is started again"
+  assert "Aborted" in done.stderr and "<string>" in done.stderr
+
+
+def test_time_in_which_the_process_was_stopped_does_not_count(tmp_path):
+  """Neither for the watchdog nor for its last resort: a stopped process has done nothing wrong."""
+  code = textwrap.dedent(f"""
+      import pathlib, time
+      from bert_jax.cluster import watchdog
+      watchdog._LAST_RESORT_SECONDS = 1.0
+      with watchdog.Watchdog(start_seconds=2.0, step_seconds=2.0, dump=pathlib.Path({str(tmp_path)!r}) / "x") as dog:
+        dog.beat()
+        print("begun", flush=True)
+        for _ in range(8):
+          time.sleep(0.1)
+          dog.beat()
+        time.sleep(0.5)
+      print("limit", dog._limit)
+  """)
+  with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(6)
+    process.send_signal(signal.SIGCONT)
+    rest, _ = process.communicate(timeout=30)
+  assert process.returncode == 0 and float(rest.split()[1]) < 60, "ten times a step, not ten times the stop"
