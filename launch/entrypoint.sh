@@ -35,6 +35,10 @@ esac
 [[ -n "${BERT_JAX_CONFIG:-}" ]] || fail 'BERT_JAX_CONFIG is not set: give a config file, e.g. BERT_JAX_CONFIG=configs/bert_base.py:phase1 (--help lists all variables)'
 [[ -n "${BERT_JAX_WORKDIR:-}" ]] || fail 'BERT_JAX_WORKDIR is not set: give the run folder, e.g. BERT_JAX_WORKDIR=/runs/base-128 (--help lists all variables)'
 
+for name in BERT_JAX_NUM_PROCESSES BERT_JAX_PROCESS_ID; do
+  [[ "${!name:-0}" =~ ^(0|[1-9][0-9]{0,8})$ ]] || fail "$name=${!name} must be a whole number"
+done
+
 python="${BERT_JAX_PYTHON:-python3}"
 command -v "$python" >/dev/null || fail "BERT_JAX_PYTHON=$python is not there: give the Python that bert_jax is installed for"
 run=(--config="$BERT_JAX_CONFIG" --workdir="$BERT_JAX_WORKDIR")

@@ -7,10 +7,11 @@ usage() {
 usage: launch/supervise.sh COMMAND [ARGUMENT ...]      e.g. launch/supervise.sh launch/entrypoint.sh
 
 Starts COMMAND again until it is done (0), fails for a reason that a restart does not mend
-(1 the user's mistake, 2 usage, 126 and 127 no such command, 130 Ctrl-C), or was started
-too often. Everything else is a machine that failed: 75 preempted, 76 or JAX's 134 another
-process was lost, 77 stood still, 137 and 139 killed. After SIGTERM or Ctrl-C COMMAND gets
-SIGTERM, saves, and is not started again. The exit code is that of the last start.
+(1 a person has to mend it, 2 usage, 79 what was trained is not finite, 126 and 127 no such
+command, 130 Ctrl-C), or was started too often. Everything else is a machine that failed:
+70 an unknown error, 74 storage, 75 preempted, 76 or JAX's 134 another process was lost, 77
+stood still, 137 and 139 killed. After SIGTERM, SIGHUP or Ctrl-C COMMAND gets SIGTERM, saves,
+and is not started again. The exit code is that of the last start.
 
   BERT_JAX_MAX_RESTARTS      restarts at most                                   default 50
   BERT_JAX_RESTART_SECONDS   pause before a restart                             default 10
@@ -26,7 +27,7 @@ esac
 max_restarts="${BERT_JAX_MAX_RESTARTS:-50}"
 pause="${BERT_JAX_RESTART_SECONDS:-10}"
 for setting in "BERT_JAX_MAX_RESTARTS=$max_restarts" "BERT_JAX_RESTART_SECONDS=$pause"; do
-  if [[ ! "$setting" =~ =(0|[1-9][0-9]*)$ ]]; then
+  if [[ ! "$setting" =~ =(0|[1-9][0-9]{0,8})$ ]]; then
     printf 'error: %s must be a whole number\n' "$setting" >&2
     exit 2
   fi
@@ -40,6 +41,7 @@ stop() {
 }
 trap 'stop SIGTERM' TERM
 trap 'stop SIGINT' INT
+trap 'stop SIGHUP' HUP # under nohup it is ignored, and stays so
 
 finish() {
   if [[ -n "${BERT_JAX_EXIT_FILE:-}" ]]; then printf '%d\n' "$1" >"$BERT_JAX_EXIT_FILE"; fi
@@ -68,7 +70,7 @@ while true; do
   child=''
   case "$code" in
     0) finish 0 ;;
-    1 | 2 | 126 | 127 | 130)
+    1 | 2 | 79 | 126 | 127 | 130)
       printf 'supervise: exit code %d is final\n' "$code" >&2
       finish "$code"
       ;;

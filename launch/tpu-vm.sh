@@ -64,11 +64,7 @@ create() {
   need TPU_TYPE
   local version spot=()
   version="${TPU_VERSION:-$(software_version "$TPU_TYPE")}"
-  case "${TPU_SPOT:-1}" in
-    1) spot=(--spot) ;;
-    0) ;;
-    *) fail "TPU_SPOT=$TPU_SPOT must be 0 or 1" ;;
-  esac
+  if [[ "${TPU_SPOT:-1}" == 1 ]]; then spot=(--spot); fi
   tpus queued-resources create "$TPU_NAME" --node-id="$TPU_NAME" --accelerator-type="$TPU_TYPE" \
     --runtime-version="$version" ${spot[@]+"${spot[@]}"}
 }
@@ -137,7 +133,7 @@ keep() {
         case "$outcome" in
           active | activating | deactivating) ;;
           0) say "training is done: launch/tpu-vm.sh fetch DIR, then delete" && return ;;
-          1 | 2 | 126 | 127 | 130) say "exit code $outcome is final: launch/tpu-vm.sh logs says what to mend" && return 1 ;;
+          1 | 2 | 79 | 126 | 127 | 130) say "exit code $outcome is final: launch/tpu-vm.sh logs says what to mend" && return 1 ;;
           *) # a new TPU, or a run that was interrupted
             attempts=$((attempts + 1))
             if ! { install && run; }; then say "could not start; trying again"; fi
@@ -166,6 +162,12 @@ case "${1:-}" in
   create | wait | install | run | keep | status | logs | stop | fetch | delete) need TPU_NAME TPU_ZONE ;;
   *) usage >&2 && exit 2 ;;
 esac
+[[ "${BERT_JAX_MAX_RESTARTS:-50}" =~ ^(0|[1-9][0-9]{0,8})$ ]] ||
+  fail "BERT_JAX_MAX_RESTARTS=$BERT_JAX_MAX_RESTARTS must be a whole number"
+[[ "${TPU_POLL_SECONDS:-30}" =~ ^[0-9]{1,8}([.][0-9]+)?$ ]] ||
+  fail "TPU_POLL_SECONDS=$TPU_POLL_SECONDS must be a number of seconds"
+[[ "${TPU_SPOT:-1}" =~ ^[01]$ ]] || fail "TPU_SPOT=$TPU_SPOT must be 0 or 1"
+[[ "${BERT_JAX_DOCTOR:-0}" =~ ^[01]$ ]] || fail "BERT_JAX_DOCTOR=$BERT_JAX_DOCTOR must be 0 or 1"
 case "$1" in
   wait) wait_for ;;
   status)

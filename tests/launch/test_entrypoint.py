@@ -52,7 +52,7 @@ def test_pattern_characters_in_flags_are_not_expanded(programs):
   assert programs.calls()[0]["argv"][-2:] == ["--config.data.source=text:*.txt", "*"]
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 75, 76, 77, 134])
+@pytest.mark.parametrize("code", [0, 1, 2, 70, 74, 75, 76, 77, 79, 130, 134])
 def test_exit_codes_pass_through(programs, code):
   assert programs.run(ENTRYPOINT, STAND_IN_PLAN=f"[{code}]", **RUN).returncode == code
 
@@ -107,3 +107,6 @@ def test_a_python_that_is_not_there_and_a_wrong_switch_are_said_in_one_line(prog
   assert result.returncode == 2 and "BERT_JAX_PYTHON=/no/python is not there" in result.stderr
   result = programs.run(ENTRYPOINT, BERT_JAX_DOCTOR="yes", **RUN)
   assert result.returncode == 2 and result.stderr == "error: BERT_JAX_DOCTOR=yes must be 0 or 1\n"
+  for name in ("BERT_JAX_NUM_PROCESSES", "BERT_JAX_PROCESS_ID"):
+    result = programs.run(ENTRYPOINT, **RUN | {name: "two"})
+    assert result.returncode == 2 and result.stderr == f"error: {name}=two must be a whole number\n"

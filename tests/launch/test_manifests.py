@@ -40,6 +40,17 @@ def test_the_storage_fits_its_schema():
     kubernetes_validate.validate(document, KUBERNETES, strict=True)
 
 
+def test_no_container_has_more_powers_than_it_needs():
+  (pod,) = [
+    one
+    for one in yaml.safe_load_all((LAUNCH / "gke-storage.yaml").read_text(encoding="utf-8"))
+    if one["kind"] == "Pod"
+  ]
+  for container in (*pod["spec"]["containers"], *(container_of(name) for name in JOBSETS)):
+    context = container["securityContext"]
+    assert context["allowPrivilegeEscalation"] is False and context["capabilities"]["drop"] == ["ALL"]
+
+
 def action_for(name, code=None, disrupted=False):
   """What JobSet does when a pod ends so: the Job's first rule that matches, then JobSet's, by the Job controller's
   messages (kubernetes/kubernetes, pkg/controller/job/pod_failure_policy.go)."""
@@ -91,7 +102,7 @@ def test_pods_find_process_0_and_know_how_many_they_are(name):
 def test_skypilot_restarts_the_same_codes_and_its_commands_run(name, programs):
   task = load(name)
   recovery = task["resources"]["job_recovery"]
-  assert recovery["recover_on_exit_codes"] == list(AGAIN) and recovery["max_restarts_on_errors"] == 0
+  assert recovery["recover_on_exit_codes"] == sorted(AGAIN) and recovery["max_restarts_on_errors"] == 0
   (programs.folder / "launch").symlink_to(LAUNCH)
   (programs.folder / ".venv" / "bin").mkdir(parents=True)
   (programs.folder / ".venv" / "bin" / "python").symlink_to(programs.python)

@@ -136,3 +136,9 @@ def test_outside_of_a_job_it_prints_usage(programs):
 def test_a_missing_variable_ends_the_job_with_its_name(slurm, missing):
   assert slurm.sbatch(SCRIPT, **{name: value for name, value in RUN.items() if name != missing}) == 2
   assert f"{missing} is not set" in slurm.log()
+
+
+@pytest.mark.parametrize("value", ["fifty", "-1", "1.5", "08", "9" * 20])
+def test_a_number_of_restarts_that_is_none_ends_the_job_before_it_trains(slurm, value):
+  assert slurm.sbatch(SCRIPT, **RUN, BERT_JAX_MAX_RESTARTS=value) == 2
+  assert f"BERT_JAX_MAX_RESTARTS={value} must be a whole number" in slurm.log()

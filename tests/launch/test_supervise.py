@@ -11,8 +11,11 @@ from tests.launch.programs import LAUNCH, wait_until
 pytestmark = pytest.mark.alone
 
 SUPERVISE = LAUNCH / "supervise.sh"
-FINAL = (0, 1, 2, 126, 127, 130)
-AGAIN = (errors.EXIT_PREEMPTED, errors.EXIT_PEER_LOST, errors.EXIT_STALLED, 134, 135, 137, 139, 143)
+FINAL = (0, 1, 2, errors.EXIT_NOT_FINITE, 126, 127, 130)
+AGAIN = (
+  *(errors.EXIT_UNKNOWN, errors.EXIT_STORAGE, errors.EXIT_PREEMPTED, errors.EXIT_PEER_LOST, errors.EXIT_STALLED),
+  *(129, 134, 135, 136, 137, 139, 143),
+)
 
 
 def supervise(programs, plan, **environ):
@@ -46,7 +49,7 @@ def test_arguments_arrive_as_they_are(programs):
   assert programs.calls()[0]["argv"] == ["a b", "", "*"]
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_lets_the_command_save_and_ends_both(programs, sent):
   process = programs.start(SUPERVISE, programs.python, STAND_IN_PLAN='["train"]', BERT_JAX_EXIT_FILE="code")
   programs.wait_for("training")
@@ -89,6 +92,8 @@ def children(pid: int) -> list[tuple[str, str]]:
 def test_no_command_and_no_number_are_usage(programs):
   result = programs.run(SUPERVISE)
   assert result.returncode == 2 and result.stderr.startswith("usage: launch/supervise.sh COMMAND")
-  result = supervise(programs, [0], BERT_JAX_MAX_RESTARTS="many")
-  assert result.returncode == 2 and result.stderr == "error: BERT_JAX_MAX_RESTARTS=many must be a whole number\n"
+  for name in ("BERT_JAX_MAX_RESTARTS", "BERT_JAX_RESTART_SECONDS"):
+    for value in ("many", "-1", "1.5", "08", "9" * 20):
+      result = supervise(programs, [0], **{name: value})
+      assert result.returncode == 2 and result.stderr == f"error: {name}={value} must be a whole number\n"
   assert not programs.calls()

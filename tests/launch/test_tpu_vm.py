@@ -234,6 +234,24 @@ def test_missing_variables_are_named(programs, cloud):
   assert programs.run(host).returncode == 2
 
 
+@pytest.mark.parametrize(
+  "name, value, expected",
+  [
+    ("BERT_JAX_MAX_RESTARTS", "fifty", "a whole number"),
+    ("BERT_JAX_MAX_RESTARTS", "1.5", "a whole number"),
+    ("TPU_POLL_SECONDS", "soon", "a number of seconds"),
+    ("TPU_SPOT", "yes", "0 or 1"),
+    ("BERT_JAX_DOCTOR", "yes", "0 or 1"),
+  ],
+)
+@pytest.mark.parametrize("command", ["keep", "run", "wait"])
+def test_a_variable_that_is_no_number_is_refused_before_anything_is_asked_for(
+  programs, cloud, command, name, value, expected
+):
+  result = call(programs, command, **{name: value})
+  assert result.returncode == 2 and result.stderr == f"error: {name}={value} must be {expected}\n"
+
+
 def test_flags_that_gcloud_does_not_have_are_refused_by_the_stand_in():
   with pytest.raises(ValueError, match="unrecognized arguments: --worker"):
     fake_gcloud.check(["compute", "tpus", "queued-resources", "create", "bert", "--worker=all"])
