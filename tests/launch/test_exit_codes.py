@@ -62,5 +62,7 @@ def test_the_tables_of_the_launchers_have_every_code_where_it_belongs(page):
 def test_what_can_go_wrong_is_listed_with_every_code_of_the_program(page):
   listed = set().union(*map(numbers, re.findall(r"^\| .* \| ([^|]*) \|$", read(page), re.M)))
   assert {value for name, value in vars(errors).items() if name.startswith("EXIT_")} | {1, 130} <= listed
-  final = re.findall(r"(?:^Final are |^)(0[,、] ?1[,、] ?2[^.:。：]+?)(?:are final|不再启动|: a second)", read(page), re.M)
+  final = re.findall(
+    r"(?:^Final are |^)(0[,、] ?1[,、] ?2[^.:。：]+?)(?:are final|不再启动|: a second)", read(page), re.M
+  )
   assert final and all(numbers(codes) == set(FINAL) for codes in final)

@@ -42,9 +42,7 @@ def test_the_storage_fits_its_schema():
 
 def test_containers_that_touch_no_tpu_have_no_more_powers_than_they_need():
   (pod,) = [
-    one
-    for one in yaml.safe_load_all((LAUNCH / "gke-storage.yaml").read_text(encoding="utf-8"))
-    if one["kind"] == "Pod"
+    one for one in yaml.safe_load_all((LAUNCH / "gke-storage.yaml").read_text(encoding="utf-8")) if one["kind"] == "Pod"
   ]
   for container in (*pod["spec"]["containers"], container_of("gke-gpu.yaml")):
     context = container["securityContext"]
