@@ -21,8 +21,8 @@ from bert_jax.errors import EXIT_STALLED, print_at_once
 
 # A step may take so many times as long as the slowest so far before it counts as stuck.
 PATIENCE = 10
-# The thread needs Python's lock. Where native code holds it for ever, a process that does nothing else ends this one, so
-# much later. It is told how long to wait; it does not count what a stopped process cannot use either, and leaves with us.
+# The thread needs Python's lock. Where native code holds it for ever, a process that does nothing else ends this one,
+# so much later. It is told how long to wait, does not count the time of a stopped process either, and leaves with us.
 _LAST_RESORT_SECONDS = 60.0
 _LAST_RESORT = """
 import os, select, signal
