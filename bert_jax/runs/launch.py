@@ -123,12 +123,12 @@ class Run:
         profile=Profile(profile, root / "profile" / name),
       )
 
-      def end() -> None:
+      def leave_at_once() -> None:
         self._peers.tell("interrupted by Ctrl-C", 130)
         leave(130)
 
       try:
-        with self._preemption.while_training(end):
+        with self._preemption.while_training(leave_at_once):
           yield services
       except Preempted:
         raise
