@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
   except Exception as error:
     code, message = ending_of(error)
     let_go_of_output()
-    print(traceback.format_exc() if message is None else f"error: {printable(message)}", file=sys.stderr)
+    print(printable(traceback.format_exc() if message is None else f"error: {message}"), file=sys.stderr)
     return code
 
 

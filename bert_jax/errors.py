@@ -3,6 +3,7 @@
 import errno
 import re
 import sys
+from typing import IO
 
 # A scheduler starts the same command again after any of these, and the run resumes from its newest checkpoint.
 EXIT_UNKNOWN = 70  # an error that the program does not know, with its traceback; EX_SOFTWARE of sysexits.h
@@ -45,6 +46,13 @@ def printable(text: str) -> str:
 def _escaped(found: re.Match[str]) -> str:
   one = found[0]
   return f"\\u{ord(one):04x}" if ord(one) >= 0x7F else one.encode("unicode_escape").decode()
+
+
+def show(
+  text: str, *more: str, file: IO[str] | None = None, sep: str = " ", end: str = "\n", flush: bool = False
+) -> None:
+  """As print, of text that is `printable`: whatever is printed may hold tokens, labels, names of files and of hosts."""
+  print(printable(sep.join((text, *more))), file=file or sys.stdout, end=end, flush=flush)
 
 
 def print_at_once(message: str) -> None:

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 
-from bert_jax.commands.printing import show
+from bert_jax.errors import show
 
 HELP = (
   "measure the training step on this machine: tokens/s, MFU, memory, where the time goes; compare with other "

@@ -6,9 +6,8 @@ import shutil
 import sys
 
 from bert_jax.commands.pretrain import check_source_is_meant
-from bert_jax.commands.printing import show
 from bert_jax.commands.processes import add_cluster_arguments
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, show
 
 HELP = "check that everything is ready for a run: devices, processes, clocks, memory, disk, corpus; changes nothing"
 EXAMPLE = """  python -m bert_jax doctor --config=configs/quickstart.py --workdir=runs/quickstart

@@ -5,7 +5,7 @@ import json
 import pathlib
 import sys
 
-from bert_jax.commands.printing import show
+from bert_jax.errors import show
 
 HELP = "turn each line of a text file into a vector"
 EXAMPLE = """  python -m bert_jax encode --model=runs/quickstart --pooling=mean --input=lines.txt --out=vectors.npy"""

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from bert_jax.commands.printing import show
+from bert_jax.errors import show
 
 HELP = (
   "MLM and NSP metrics on a validation split; fine-tuning on a suite of tasks; similarity and likelihood of sentences"

@@ -2,7 +2,7 @@
 
 import argparse
 
-from bert_jax.commands.printing import show
+from bert_jax.errors import show
 
 HELP = "write a trained model as a folder for transformers or sentence-transformers"
 EXAMPLE = """  python -m bert_jax export --workdir=runs/quickstart --out=my-bert

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from bert_jax.commands.printing import show
+from bert_jax.errors import show
 
 HELP = "the most likely tokens at each [MASK] of a text"
 EXAMPLE = """  python -m bert_jax fill-mask --model=runs/quickstart "returns the [MASK] of the array." """

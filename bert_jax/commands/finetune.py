@@ -3,7 +3,7 @@
 import argparse
 
 from bert_jax.commands.key_flags import add_key_flags, train_by_flags
-from bert_jax.commands.printing import show
+from bert_jax.errors import show
 
 HELP = "train a pretrained BERT on labelled texts: classes, scores, tags of words, answers"
 EXAMPLE = """  python -m bert_jax finetune --model=runs/base --task=sst2 --data=glue/SST-2 --workdir=runs/sst2

@@ -2,7 +2,7 @@
 
 import argparse
 
-from bert_jax.commands.printing import show
+from bert_jax.errors import show
 
 HELP = "show what a corpus holds: statistics, and rows as text with sentence A, sentence B and label"
 EXAMPLE = """  python -m bert_jax inspect --corpus=data/wiki

@@ -3,8 +3,8 @@
 import argparse
 from collections.abc import Callable
 
-from bert_jax.commands.printing import show
 from bert_jax.commands.processes import add_cluster_arguments, outcome_of_run, start_cluster
+from bert_jax.errors import show
 
 
 def add_key_flags(

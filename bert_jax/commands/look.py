@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from bert_jax.commands.printing import show
+from bert_jax.errors import show
 
 HELP = "what every layer would predict at [MASK], how its confidence grows, and which tokens matter"
 EXAMPLE = """  python -m bert_jax look --model=runs/quickstart "returns the [MASK] of the array." --html=look.html"""

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from bert_jax.commands.printing import show
+from bert_jax.errors import show
 
 HELP = "the probability that sentence B follows sentence A"
 EXAMPLE = (

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from bert_jax.commands.printing import show
+from bert_jax.errors import show
 
 HELP = (
   "compile the training step for a TPU pod on a machine without one: does it fit, what bounds it, what does the run "

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from bert_jax.commands.printing import show
+from bert_jax.errors import show
 
 HELP = "labels, scores, entities or answers from a fine-tuned model"
 EXAMPLE = """  python -m bert_jax predict --model=runs/sst2 "a film to remember" "two hours of my life"

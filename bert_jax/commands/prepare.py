@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import sys
 
-from bert_jax.commands.printing import show
+from bert_jax.errors import show
 
 HELP = "raw text to a corpus folder: sentences, vocabulary, pairs, packed rows"
 EXAMPLE = """  python -m bert_jax prepare --source=docstrings: --out=data/docstrings --vocab_size=8192
@@ -142,7 +142,7 @@ def run(options: argparse.Namespace) -> None:
       share=Share(*options.shard),
       run_shares=run_shares,
       progress=progress,
-      log=print,
+      log=show,
     )
   if manifest is None:
     return

@@ -3,9 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from bert_jax.commands.printing import show
 from bert_jax.commands.processes import add_cluster_arguments, outcome_of_run, start_cluster
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, show
 
 if TYPE_CHECKING:
   from bert_jax.objectives.objective import Shown

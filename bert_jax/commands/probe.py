@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from bert_jax.commands.printing import show
+from bert_jax.errors import show
 
 HELP = (
   "which layer and pooling measures similarity best: Spearman of the cosine on scored pairs, as a table and a heat map"

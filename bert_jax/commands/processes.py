@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 
-from bert_jax.commands.printing import show
+from bert_jax.errors import show
 
 
 def start_jax() -> None:

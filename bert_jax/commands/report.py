@@ -2,7 +2,7 @@
 
 import argparse
 
-from bert_jax.commands.printing import show
+from bert_jax.errors import show
 
 HELP = "report on a run: one HTML page with curves, goodput, restarts and samples, and a short text version"
 EXAMPLE = """  python -m bert_jax report --workdir=runs/quickstart

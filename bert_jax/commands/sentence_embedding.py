@@ -5,7 +5,7 @@ itself.
 import argparse
 
 from bert_jax.commands.key_flags import add_key_flags, train_by_flags
-from bert_jax.commands.printing import show
+from bert_jax.errors import show
 
 HELP = "train a pretrained BERT to give similar texts similar vectors, for sentence-transformers"
 EXAMPLE = """  python -m bert_jax sentence-embedding --model=runs/base --objective=simcse --data=lines.txt \\

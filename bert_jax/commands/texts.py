@@ -4,7 +4,7 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 
-from bert_jax.commands.printing import show
+from bert_jax.errors import show
 
 _MAX_LINE_BYTES = 64 * 2**20  # whatever is longer has no lines
 

@@ -15,7 +15,7 @@ from bert_jax.data.labelled import questions
 from bert_jax.data.labelled.examples import Labelled, Labels
 from bert_jax.data.labelled.task_files import Splits, load_splits
 from bert_jax.data.labelled.tasks import TASKS
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, show
 from bert_jax.evaluation import predictions
 from bert_jax.export import export
 from bert_jax.inference.model import Model
@@ -40,7 +40,7 @@ def finetune_run(
   *,
   cluster: Cluster | None = None,
   profile: tuple[int, int] | None = None,
-  log: Log = print,
+  log: Log = show,
 ) -> dict[str, float]:
   """Fine-tunes the model of config.init_from in `workdir`; arguments, result and errors as of `tuning.tune`."""
   if config.embedding.objective:

@@ -25,7 +25,7 @@ from bert_jax.cluster.distributed import Cluster
 from bert_jax.cluster.peers import PeerLost, Peers, leave
 from bert_jax.cluster.preemption import Preempted, Preemption
 from bert_jax.cluster.watchdog import Watchdog
-from bert_jax.errors import EXIT_PEER_LOST, EXIT_PREEMPTED, EXIT_STALLED, UserError, ending_of
+from bert_jax.errors import EXIT_PEER_LOST, EXIT_PREEMPTED, EXIT_STALLED, UserError, ending_of, show
 from bert_jax.inference import run_folder
 from bert_jax.io import locks, storage
 from bert_jax.training import loop, metrics, progress
@@ -161,7 +161,7 @@ class Run:
 
 @contextlib.contextmanager
 def launch(
-  config: ml_collections.ConfigDict, workdir: str, *, cluster: Cluster | None = None, log: Log = print
+  config: ml_collections.ConfigDict, workdir: str, *, cluster: Cluster | None = None, log: Log = show
 ) -> Iterator[Run]:
   """The processes of a run meet, and whatever ends one of them in this context ends the others with the same reason.
 

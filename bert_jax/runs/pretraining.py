@@ -12,7 +12,7 @@ from bert_jax.cluster import agreement, chips
 from bert_jax.cluster.distributed import Cluster
 from bert_jax.data.corpus.folder import tokenizer_of
 from bert_jax.data.tokenizer.wordpiece import Tokenizer
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, show
 from bert_jax.export import export
 from bert_jax.inference import run_folder
 from bert_jax.inference.model import Model, load_model
@@ -37,7 +37,7 @@ def pretrain_run(
   *,
   cluster: Cluster | None = None,
   profile: tuple[int, int] | None = None,
-  log: Log = print,
+  log: Log = show,
   prepare_progress: PrepareProgress = contextlib.nullcontext,
 ) -> dict[str, float]:
   """Pretrains in `workdir`, or resumes there; called by every process of the run.

@@ -25,7 +25,7 @@ from bert_jax.convert.sentence_folder import POOLING_MODES
 from bert_jax.data.labelled import features, text_groups
 from bert_jax.data.labelled.features import Features
 from bert_jax.data.labelled.text_groups import TextGroups, Where
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, show
 from bert_jax.evaluation import metrics, predictions
 from bert_jax.inference.model import Model
 from bert_jax.models.sentence import SentenceModel, l2_normalize
@@ -54,7 +54,7 @@ def sentence_embedding_config(overrides: Sequence[str] = ()) -> ml_collections.C
 
 
 def sentence_embedding_run(
-  config: ml_collections.ConfigDict, workdir: str, *, cluster: Cluster | None = None, log: Log = print
+  config: ml_collections.ConfigDict, workdir: str, *, cluster: Cluster | None = None, log: Log = show
 ) -> dict[str, float]:
   """Trains the model of config.init_from in `workdir`; arguments, result and errors as of `tuning.tune`."""
   _check(config)

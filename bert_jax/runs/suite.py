@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 
 from bert_jax.data.labelled.tasks import SUITES, TASKS, Published
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, show
 from bert_jax.inference import model as inference
 from bert_jax.inference.run_folder import read_result, result_of
 from bert_jax.io import atomic, storage
@@ -149,7 +149,7 @@ def run_suite(
   *,
   seeds: int,
   overrides: Sequence[str] = (),
-  log: Callable[[str], None] = print,
+  log: Callable[[str], None] = show,
   on_results: Callable[[list[TaskResult]], None] = lambda results: None,
 ) -> list[TaskResult]:
   """Fine-tunes a model on tasks under seeds 0, 1, …, and writes what came out into `jobs` after every task.

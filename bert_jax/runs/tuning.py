@@ -23,7 +23,7 @@ from bert_jax.cluster.distributed import Cluster
 from bert_jax.data.labelled import features
 from bert_jax.data.labelled.examples import Labels, fingerprint
 from bert_jax.data.labelled.features import Features
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, show
 from bert_jax.export import export
 from bert_jax.inference import run_folder
 from bert_jax.inference.model import Model, load_model, state_of
@@ -165,7 +165,7 @@ def tune(
   *,
   cluster: Cluster | None = None,
   profile: tuple[int, int] | None = None,
-  log: Log = print,
+  log: Log = show,
 ) -> dict[str, float]:
   """Trains the model of config.init_from in `workdir`, or resumes there; called by every process of the run.
 

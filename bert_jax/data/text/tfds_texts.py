@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bert_jax.data.text.files import note_bad
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, show
 
 # NAME[/CONFIG][:VERSION][:SPLIT] or FOLDER[:SPLIT]. A version begins with a digit; a slice may hold a colon.
 _ARGUMENT = re.compile(r"(?P<name>.+?)(?::(?P<split>[A-Za-z_]\w*(?:\[[^\]]*\])?(?:\+.+)?))?")
@@ -300,7 +300,7 @@ def _prepare(examples: DatasetSplit) -> None:
       raise UserError(
         f"{missing}, and {host}, where it comes from, cannot be reached from here ({error.strerror}); {elsewhere}"
       ) from error
-  print(f"{missing}: downloading and preparing it now, once (Ctrl-C stops it)", file=sys.stderr, flush=True)
+  show(f"{missing}: downloading and preparing it now, once (Ctrl-C stops it)", file=sys.stderr, flush=True)
   try:
     with contextlib.redirect_stdout(sys.stderr):
       builder.download_and_prepare()

@@ -14,7 +14,7 @@ from etils import epath
 
 from bert_jax.cluster import rendezvous
 from bert_jax.cluster.distributed import Cluster, host_name
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, show
 from bert_jax.tools.doctor import row, storage
 from bert_jax.tools.doctor.context import Accelerators, Context
 from bert_jax.tools.doctor.row import Row
@@ -254,7 +254,7 @@ class Exchange:
     try:
       return json.loads(self._client.blocking_key_value_get(f"bert_jax/doctor/{key}", _TELL_MS))
     except Exception:  # jaxlib's own, DEADLINE_EXCEEDED; whatever else it is comes again
-      print(f"still waiting for {row.name_processes([number], self._context.hosts)}", file=sys.stderr, flush=True)
+      show(f"still waiting for {row.name_processes([number], self._context.hosts)}", file=sys.stderr, flush=True)
       return self._hear(key)
 
   def from_first(self, name: str, value: Any) -> Any:

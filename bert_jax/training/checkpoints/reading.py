@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from bert_jax.cluster.agreement import together
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, show
 from bert_jax.io import storage
 from bert_jax.training.checkpoints import arrays as checkpoint_files
 from bert_jax.training.checkpoints import folder as folders
@@ -126,7 +126,7 @@ def checkpoints_folder(directory) -> epath.Path:
 def log(text: str) -> None:
   """A line about checkpoints for the user, on standard error; the first process speaks for all."""
   if jax.process_index() == 0:
-    print(text, file=sys.stderr, flush=True)
+    show(text, file=sys.stderr, flush=True)
 
 
 def _newest_sound(directory: epath.Path, step: int | None, read):
