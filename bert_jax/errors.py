@@ -36,6 +36,13 @@ class StorageError(Exception):
   """
 
 
+class NotFiniteError(Exception):
+  """A run has come to its end, and what it trained is no result: NaN, infinite, or hardly trained at all.
+
+  The command prints the message and exits with EXIT_NOT_FINITE.
+  """
+
+
 def printable(text: str) -> str:
   """A text that may hold what others have written, for a terminal: characters that could move its cursor, hide lines or
   turn their direction, as escapes. JSON stays JSON, since there only those above ASCII are left.
@@ -119,6 +126,8 @@ def ending_of(error: BaseException) -> tuple[int, str | None]:
     return EXIT_STORAGE, message if isinstance(error, UserError) or _AGAIN in message else f"{message}; {_AGAIN}"
   if isinstance(error, UserError):
     return 1, str(error)
+  if isinstance(error, NotFiniteError):
+    return EXIT_NOT_FINITE, str(error)
   refused = refusal_of_disk(error)
   return (EXIT_UNKNOWN, None) if refused is None else (1, refused)
 

@@ -30,7 +30,7 @@ import jax
 
 from bert_jax.cluster import distributed
 from bert_jax.cluster.preemption import Preempted
-from bert_jax.errors import EXIT_PEER_LOST, StorageError, UserError, ending_of, print_at_once
+from bert_jax.errors import EXIT_PEER_LOST, NotFiniteError, StorageError, UserError, ending_of, print_at_once
 
 _BEAT_SECONDS = 1.0
 # A process that hears why another one ends waits so long for its own verdict: often both have met the same mistake.
@@ -125,7 +125,7 @@ class Peers:
     the error.
     """
     if (
-      isinstance(error, (UserError, StorageError, PeerLost))
+      isinstance(error, (UserError, StorageError, NotFiniteError, PeerLost))
       or jax.process_count() == 1
       or not any(sign in str(error) for sign in _SIGNS)
     ):

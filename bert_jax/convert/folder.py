@@ -31,6 +31,7 @@ from bert_jax.data.tokenizer.wordpiece import load_tokenizer, save_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.io import atomic, storage
 from bert_jax.io.json_files import read_json, write_json
+from bert_jax.io.numbers import check_finite
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.families import FAMILIES, family_of
 
@@ -276,9 +277,11 @@ def _read_shards(index: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _load(file: pathlib.Path) -> dict[str, np.ndarray]:
   try:
-    return safetensors.numpy.load_file(file)
+    tensors = safetensors.numpy.load_file(file)
   except (safetensors.SafetensorError, OSError) as error:
     raise UserError(f"{file}: not a readable safetensors file ({error}); copy it again") from error
+  check_finite(tensors, str(file))
+  return tensors
 
 
 def _check_replaceable(out: pathlib.Path) -> None:

@@ -58,10 +58,12 @@ def multilabel(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 def regression(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
   """pearson, spearman, and mse. float [N] each.
 
-  A constant prediction correlates with nothing, and so does one score alone: 0.
+  A constant prediction correlates with nothing, and so does one score alone: 0. Predictions that are not finite: NaN.
   """
   from scipy import stats
 
+  if not np.all(np.isfinite(predicted)):
+    return dict.fromkeys(("pearson", "spearman", "mse"), float("nan"))
   mse = float(np.mean((gold - predicted) ** 2))
   if len(gold) < 2:
     return {"pearson": 0.0, "spearman": 0.0, "mse": mse}

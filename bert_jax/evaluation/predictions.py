@@ -85,8 +85,12 @@ def for_each_example(fn: Callable, mesh: Mesh) -> Callable:
 
 
 def score(labels: Labels, examples: Labelled, scores: list[np.ndarray], *, chinese: bool = False) -> dict[str, float]:
-  """Metrics of predictions on labelled examples, see metrics.py."""
+  """Metrics of predictions on labelled examples, see metrics.py; NaN where a prediction is not finite, which has no
+  class.
+  """
   kind, gold = labels.kind, examples.gold
+  if not all(np.all(np.isfinite(one)) for one in scores):
+    return dict.fromkeys(metrics_of(labels), np.nan)
   if kind == "classification":
     return metrics.classification(gold, np.argmax(scores, axis=-1), count=len(labels.names))
   if kind == "multi-label":

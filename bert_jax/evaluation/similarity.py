@@ -33,9 +33,9 @@ def cosines_of_pairs(model: Model, first: Sequence[str], second: Sequence[str]) 
   for members, filled in inference.batches_by_length([max(len(ids) for ids, _ in pair) for pair in both], _BATCH):
     inputs = inference.make_inputs(model, [both[i][0] for i in filled] + [both[i][1] for i in filled])
     for name, found in _cosines(model.config, heads, model.params, inputs).items():
-      cosines.setdefault(name, np.zeros((len(found), count), np.float32))[:, members] = np.asarray(found)[
-        :, : len(members)
-      ]
+      cosines.setdefault(name, np.zeros((len(found), count), np.float32))[:, members] = inference.finite(
+        model, found, "the cosines"
+      )[:, : len(members)]
   return {name: cosines[name] for name in filter(cosines.__contains__, POOLINGS)}, sum(was_cut for _, _, was_cut in cut)
 
 

@@ -44,6 +44,7 @@ def pseudo_perplexity(model: Model, texts: Sequence[str]) -> np.ndarray:
     log_probabilities = np.asarray(jax.nn.log_softmax(logits[:, 0], axis=-1))
     for (number, place), row in zip((hidden[i] for i in members), log_probabilities):
       surprise[number] -= row[ids[number][place]]
+  inference.finite(model, surprise, "the log-probabilities")
   with np.errstate(invalid="ignore"):
     return np.exp(surprise / np.array([sum(token != special.unk for token in one) or np.nan for one in ids]))
 

@@ -185,6 +185,31 @@ def prediction_logits(model: Model, inputs: ModelInputs, masked_positions: Array
   return logits
 
 
+def finite(model: Model, values: ArrayLike, what: str) -> np.ndarray:
+  """What a model computed, on the host.
+
+  Raises:
+    UserError: NaN or infinity in it. Weights are checked when they are loaded, so that it has overflowed.
+  """
+  values = np.asarray(values)
+  if not np.all(np.isfinite(values)):
+    raise UserError(
+      f"{model.origin}: {what} came out as NaN or infinite, so there is no result. All weights are finite: some are "
+      "too large, as after a training that has diverged; take another checkpoint or copy"
+    )
+  return values
+
+
+def check_takes_pairs(model: Model) -> None:
+  """Raises UserError for a model that cannot tell the second text of a pair from the first."""
+  types = model.config.type_vocab_size
+  if types < 2:
+    raise UserError(
+      f"{model.origin} has {types} token type (type_vocab_size={types}); pairs of texts, and questions with their "
+      "texts, need two. Give single texts, or a model with two"
+    )
+
+
 def make_inputs(model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> ModelInputs:
   """Token ids of (A, B) to inputs, framed by the tokenizer, A alone where B is empty; one sequence per row, padded.
 
@@ -197,6 +222,8 @@ def make_inputs(model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[
   """
   template = model.tokenizer.template
   rows, types = zip(*(template.frame(first, second or None) for first, second in sequences))
+  if max(map(max, types)) >= model.config.type_vocab_size:
+    check_takes_pairs(model)
   longest = max(len(row) for row in rows)
   length = min(-(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, max(longest, model.config.max_position_embeddings))
   pad = lambda lists, value: np.array([[*x, *[value] * (length - len(x))] for x in lists], np.int32)
@@ -268,7 +295,7 @@ def fill_mask(model: Model, text: str, top_k: int = 5) -> list[list[Completion]]
   """
   ids, places = find_masks(model, text, "fill-mask")
   logits = prediction_logits(model, make_inputs(model, [(ids, [])]), np.array([places], np.int32))
-  probabilities = np.asarray(jax.nn.softmax(logits[0], axis=-1))
+  probabilities = finite(model, jax.nn.softmax(logits[0], axis=-1), "the probabilities")
   return [likeliest(model, row, top_k) for row in probabilities]
 
 
@@ -290,7 +317,7 @@ def next_sentence(model: Model, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
   cut = encode_texts(model, [a for a, _ in pairs], [b for _, b in pairs])
   logits = apply(model, make_inputs(model, [(a, b) for a, b, _ in cut])).nsp_logits
   assert logits is not None
-  return np.asarray(jax.nn.softmax(logits[:, 0], axis=-1))[:, 0]  # label 0: B follows A
+  return finite(model, jax.nn.softmax(logits[:, 0], axis=-1), "the probabilities")[:, 0]  # label 0: B follows A
 
 
 def batches_by_length(lengths: Sequence[int], size: int) -> Iterator[tuple[list[int], list[int]]]:
@@ -367,15 +394,14 @@ def encode(
       vectors[i] = vector
   truncated = sum(was_cut for _, _, was_cut in cut)
   if pooling != "tokens":
-    return Encoded(
-      np.stack(vectors) if vectors else np.zeros((0, model.config.hidden_size), np.float32), None, truncated, pooling
-    )
+    stacked = np.stack(vectors) if vectors else np.zeros((0, model.config.hidden_size), np.float32)
+    return Encoded(finite(model, stacked, "the vectors"), None, truncated, pooling)
   tokens = [list(map(model.tokenizer.token, model.tokenizer.template.frame(first)[0])) for first, _, _ in cut]
   longest = max(map(len, tokens), default=0)
   padded = np.zeros((len(cut), longest, model.config.hidden_size), np.float32)
   for row, vector, names in zip(padded, vectors, tokens):
     row[: len(names)] = vector[: len(names)]
-  return Encoded(padded, tokens, truncated, pooling)
+  return Encoded(finite(model, padded, "the vectors"), tokens, truncated, pooling)
 
 
 def _require_head(model: Model, head: str, need: str) -> None:

@@ -18,7 +18,7 @@ from bert_jax.data.labelled import questions
 from bert_jax.data.labelled.questions import Answer, Question
 from bert_jax.data.labelled.tags import spans_of
 from bert_jax.errors import UserError
-from bert_jax.inference.model import Model, batches_by_length, encode_texts, list_of, make_inputs
+from bert_jax.inference.model import Model, batches_by_length, encode_texts, finite, list_of, make_inputs
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.finetuning import FinetuningModel
 from bert_jax.objectives import finetuning
@@ -179,7 +179,9 @@ def _in_batches(model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[
   for members, filled in batches_by_length(
     [len(a) + len(b) for a, b in sequences], min(_BATCH, max(len(sequences), 1))
   ):
-    scores = np.asarray(scores_of(model, make_inputs(model, [sequences[i] for i in filled])), np.float32)
-    for i, one in zip(members, scores):
+    inputs = make_inputs(model, [sequences[i] for i in filled])
+    scores = np.asarray(scores_of(model, inputs), np.float32)
+    for i, one, length in zip(members, scores, inputs.sequence_lengths[:, 0]):
+      finite(model, one[:length] if one.ndim > 1 else one, "the scores")
       found[i] = one
   return found

@@ -1,4 +1,38 @@
-"""Numbers as people read them, on the terminal, in messages and on charts."""
+"""Numbers as people read them, on the terminal, in messages and on charts; and those that are none."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bert_jax.errors import UserError
+
+
+def check_finite(arrays: Mapping[str, Any], where: str) -> None:
+  """Checks weights once, where they are read. Costs a sum: as little as reading them from memory.
+
+  Args:
+    arrays: name -> NumPy array of any dtype.
+    where: they come from, for the message.
+
+  Raises:
+    UserError: NaN or infinity in one of them; it is named.
+  """
+  for name, array in arrays.items():
+    array = np.asarray(array)
+    if array.dtype.kind in "biuSU":
+      continue
+    with np.errstate(over="ignore", invalid="ignore"):
+      # Whatever is not finite makes the sum so. A sum of large numbers may overflow: only then all are looked at.
+      total = np.sum(array, dtype=np.float32 if array.dtype.itemsize < 4 else None)
+    if np.isfinite(total):
+      continue
+    bad = int(np.sum(~np.isfinite(array.astype(np.float64))))
+    if bad:
+      raise UserError(
+        f"{where}: {name} holds {bad:,} numbers of {array.size:,} that are NaN or infinite: nothing that is computed "
+        "with it means anything. Take another copy of these weights, or an earlier checkpoint"
+      )
 
 
 def duration(seconds: float) -> str:

@@ -27,6 +27,12 @@ def resolve_pretraining(
       f"model.vocab_size={config.model.vocab_size}, but the tokenizer of {corpus.folder} has {tokenizer.vocab_size} "
       "entries; leave model.vocab_size out, or prepare the corpus with the model's own tokenizer"
     )
+  types, pairs = configs.encoder_of(config).type_vocab_size, corpus.manifest["objective"]
+  if types < 2 and pairs != "none":
+    raise UserError(
+      f"{corpus.folder} holds pairs of sentences (--objective={pairs}), but model.type_vocab_size={types}: a pair needs "
+      "two token types. Set model.type_vocab_size=2, or prepare a corpus with --objective=none"
+    )
   length = corpus.train.seq_length
   if config.masking.max_predictions is None:
     config.masking.max_predictions = default_max_predictions(settings_of(config.masking).highest_rate, length)

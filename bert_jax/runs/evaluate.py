@@ -7,7 +7,7 @@ from bert_jax import config as configs
 from bert_jax.data.corpus.folder import open_corpus, tokenizer_of
 from bert_jax.errors import UserError
 from bert_jax.inference import run_folder
-from bert_jax.inference.model import load_model
+from bert_jax.inference.model import finite, load_model
 from bert_jax.io import storage
 from bert_jax.models.pretraining import PretrainingModel
 from bert_jax.runs.build import make_objective, resolve_pretraining
@@ -52,4 +52,6 @@ def evaluate_model(path: str, corpus_folder: str | None, *, batch_size: int, row
   config = resolve_pretraining(config, corpus, tokenizer)
   objective = make_objective(config, PretrainingModel(model.config, heads=model.heads), corpus, tokenizer)
   mesh = sharding.make_mesh(config)
-  return evaluation.make_evaluator(objective, mesh, lambda: validation_batches(corpus, config, mesh))(model.params)
+  found = evaluation.make_evaluator(objective, mesh, lambda: validation_batches(corpus, config, mesh))(model.params)
+  finite(model, list(found.values()), ", ".join(found))
+  return found

@@ -18,7 +18,7 @@ from bert_jax.data.labelled.tasks import TASKS
 from bert_jax.errors import UserError, show
 from bert_jax.evaluation import predictions
 from bert_jax.export import export
-from bert_jax.inference.model import Model
+from bert_jax.inference.model import Model, check_takes_pairs
 from bert_jax.inference.run_folder import read_labels, read_run_config, read_source, result_of
 from bert_jax.io import storage
 from bert_jax.models.finetuning import SEQUENCE, FinetuningModel
@@ -106,6 +106,8 @@ class _Own(NamedTuple):
 def _prepare(config: ml_collections.ConfigDict, source: Model, splits: Splits) -> tuning.PreparedData:
   """Rows of token ids and their labels. Raises UserError for labels that do not fit what is asked for."""
   settings, labels = config.tuning, labelled.labels_of(splits)
+  if splits.train.second is not None or labels.kind == "question-answering":
+    check_takes_pairs(source)
   max_length = tuning.max_length_of(config, source.config.max_position_embeddings, labels.kind)
   prepare = lambda examples, training: labelled.prepare(
     examples, labels, source.tokenizer, max_length=max_length, stride=config.finetune.stride, training=training

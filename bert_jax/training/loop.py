@@ -11,6 +11,7 @@ row were void: the run goes back to its newest good checkpoint and on past the
 bad data (data_skips.py). Nothing happens at all: the watchdog ends the process.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from jax.sharding import Mesh
 from bert_jax.cluster import chips
 from bert_jax.cluster.preemption import Preempted, Preemption
 from bert_jax.cluster.watchdog import Watchdog
-from bert_jax.errors import UserError
+from bert_jax.errors import NotFiniteError, UserError
 from bert_jax.objectives.objective import Objective
 from bert_jax.training import sharding, train_state
 from bert_jax.training.checkpoints.manager import Checkpoints
@@ -94,6 +95,7 @@ def train(run: Training, services: Services) -> tuple[Any, dict[str, float]]:
 
   Raises:
     Preempted: the processes were told to stop; the step is saved.
+    NotFiniteError: the last step is saved, but what was trained is no result.
     UserError: the checkpoints belong to other data; the run went back to one checkpoint too often.
   """
   trainer = _Trainer(run, services)
@@ -120,6 +122,7 @@ def train(run: Training, services: Services) -> tuple[Any, dict[str, float]]:
   finally:
     trainer.close()
   services.writer.event("finish", step=trainer.step, **({"stopped_early": True} if trainer.step < trainer.end else {}))
+  trainer.check_result(trainer.evaluation)
   return trainer.state.params, trainer.evaluation
 
 
@@ -239,6 +242,7 @@ class _Trainer:
       began = time.perf_counter()
       with self._window.spending("checkpoint"):
         host = self._run.identity | {"position": self.position, "bad_in_a_row": self._window.bad_in_a_row}
+        host |= {"skipped_updates": self._window.skipped_in_run}
         host |= self._early.host_values() | {
           "owes_evaluation": self._stopping and self.evaluation is None and self._evaluation_is_due
         }
@@ -279,6 +283,22 @@ class _Trainer:
     self._go_on_from(state, step, bad.position, 0)
     self._services.watchdog.beat()
 
+  def check_result(self, evaluation: dict[str, float]) -> None:
+    """Raises NotFiniteError where the last evaluation is not finite, or most of the updates were void."""
+    bad = [name for name, value in evaluation.items() if not math.isfinite(value)]
+    advice = "Train again in another --workdir, with a lower optimizer.learning_rate or a longer optimizer.warmup_steps"
+    if bad:
+      raise NotFiniteError(
+        f"the run has ended at step {self.step:,}, and {bad[0]} of its last evaluation is {evaluation[bad[0]]}: it has "
+        f"no result. {advice}"
+      )
+    skipped = self._window.skipped_in_run
+    if 2 * skipped > self.step:
+      raise NotFiniteError(
+        f"the run has ended at step {self.step:,}, but {skipped:,} of its updates were skipped, because loss or "
+        f"gradients were not finite: what is left is hardly trained. {advice}"
+      )
+
   def close(self) -> None:
     """Ends what runs beside the loop."""
     self._services.profile.close()
@@ -313,6 +333,7 @@ class _Trainer:
     began, run, writer = time.perf_counter(), self._run, self._services.writer
     with jax.transfer_guard("allow"):
       restored = self._services.checkpoints.restore_latest(self._program.state)
+      self._window.skipped_in_run = int(restored.host.get("skipped_updates", 0)) if restored is not None else 0
       if restored is None:
         state = train_state.fresh(run.objective.init, self._program.optimizer, self._program.state, run.config.seed)
         if run.start is not None:

@@ -49,11 +49,11 @@ class StepMetrics:
     """
     self._objective, self._max_bad_steps, self._on_event = objective, max_bad_steps, on_event
     self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
-    self.bad_in_a_row = 0
+    self.bad_in_a_row = self.skipped_in_run = 0
     self.begin()
 
   def begin(self) -> None:
-    """Forgets everything so far, but for the void updates in a row."""
+    """Forgets everything so far, but for the void updates in a row and in the whole run."""
     self._sums: MetricSums = {}
     self._tokens, self._skipped, self._steps = 0.0, 0, 0
     self._grad_norm = self._learning_rate = 0.0
@@ -87,6 +87,7 @@ class StepMetrics:
     self._learning_rate = float(report.learning_rate)
     if report.skipped:
       self._skipped += 1
+      self.skipped_in_run += 1
       self.bad_in_a_row += 1
       self._on_event("skip", step=step, in_a_row=self.bad_in_a_row)
       if self.bad_in_a_row >= self._max_bad_steps:

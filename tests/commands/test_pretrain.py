@@ -189,3 +189,10 @@ def test_a_second_start_compiles_nothing_anew_and_imports_tensorflow_behind_the_
   assert second["tensorflow_before_first_step"] == 0
   assert second["imported_by"] and all(name.startswith("bert_jax-tensorflow") for name in second["imported_by"])
   assert without_tensorflow["imported_by"] == []
+
+
+def test_a_corpus_of_pairs_is_not_given_to_a_model_with_one_token_type(tmp_path, corpus, capsys):
+  words = ["pretrain", f"--config={write_config(tmp_path)}", f"--workdir={tmp_path / 'run'}"]
+  assert main([*words, f"--config.data.corpus={corpus}", "--config.model.type_vocab_size=1"]) == 1
+  assert "a pair needs two token types. Set model.type_vocab_size=2" in capsys.readouterr().err
+  assert not (tmp_path / "run").exists()

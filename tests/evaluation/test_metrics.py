@@ -199,3 +199,9 @@ def test_answers_in_english(gold, found, exact, f1):
 )
 def test_answers_in_chinese(gold, found, exact, f1):
   assert metrics.squad([gold], [found], chinese=True) == pytest.approx({"exact_match": exact, "f1": f1})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_prediction_that_is_not_finite_has_no_correlation_rather_than_0(value):
+  found = metrics.regression(np.array([1.0, 2.0, 3.0]), np.array([1.0, value, 3.0]))
+  assert all(np.isnan(one) for one in found.values())

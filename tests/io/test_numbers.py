@@ -2,9 +2,12 @@
 
 import math
 
+import ml_dtypes
+import numpy as np
 import pytest
 
-from bert_jax.io.numbers import count, duration
+from bert_jax.errors import UserError
+from bert_jax.io.numbers import check_finite, count, duration
 
 
 @pytest.mark.parametrize(
@@ -31,3 +34,19 @@ def test_a_count_has_three_digits_and_a_unit_from_ten_thousand_on(value, text):
 )
 def test_a_duration_has_hours_minutes_and_seconds(seconds, text):
   assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_an_array_that_holds_a_number_that_is_none_is_named(dtype, value):
+  arrays = {"ids": np.arange(3), "fine": np.ones((2, 2), dtype), "bad": np.zeros((3, 4), dtype)}
+  check_finite(arrays | {"bad": arrays["fine"]}, "model.safetensors")
+  arrays["bad"][1, 2] = value
+  with pytest.raises(UserError, match=r"model.safetensors: bad holds 1 numbers of 12 that are NaN or infinite"):
+    check_finite(arrays, "model.safetensors")
+
+
+def test_infinities_that_cancel_are_found_and_large_numbers_are_no_mistake():
+  check_finite({"large": np.full(1000, 3e38, np.float32), "half": np.full(1000, 6e4, np.float16)}, "x")
+  with pytest.raises(UserError, match="holds 2 numbers"):
+    check_finite({"both": np.array([math.inf, -math.inf, 1.0], np.float32)}, "x")

@@ -15,7 +15,7 @@ from etils import epath
 
 from bert_jax.cluster.preemption import Preempted, Preemption
 from bert_jax.cluster.watchdog import Watchdog
-from bert_jax.errors import UserError
+from bert_jax.errors import NotFiniteError, UserError
 from bert_jax.objectives.objective import Objective
 from bert_jax.training import loop, sharding
 from bert_jax.training import optimizer as optimizers
@@ -365,3 +365,27 @@ def test_a_stop_where_an_evaluation_is_due_changes_neither_the_end_of_the_run_no
   resumed = train(tmp_path / "stopped", evaluate=evaluate, **settings)
   assert known(tmp_path / "stopped") == known(tmp_path / "straight")
   jax.tree.map(np.testing.assert_array_equal, straight, resumed)
+
+
+def test_a_run_most_of_whose_updates_were_skipped_has_no_result_also_when_it_was_interrupted(tmp_path):
+  bad = {"bad": (1, 2, 4, 6, 7), "max_bad_steps": 3}
+  with pytest.raises(NotFiniteError, match="ended at step 8, but 5 of its updates were skipped"):
+    train(tmp_path / "straight", **bad)
+  assert saved(tmp_path / "straight") == [8], "what there is, is kept"
+  with pytest.raises(Preempted):
+    train(tmp_path / "resumed", preemption=StopAt(4), **bad)
+  with pytest.raises(NotFiniteError, match="5 of its updates"):
+    train(tmp_path / "resumed", **bad)
+  with pytest.raises(NotFiniteError, match="5 of its updates"):  # and again, when nothing is left to train
+    train(tmp_path / "resumed", **bad)
+  train(tmp_path / "half", bad=(1, 2, 4, 6), max_bad_steps=3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_run_whose_last_evaluation_is_not_finite_has_no_result(tmp_path, value):
+  values = iter([value, 1.0, 1.0, value])
+  found = lambda params, after_batch: {"loss": next(values), "rows": 3.0}
+  train(tmp_path / "recovered", evaluate=found, eval_every_steps=4)  # an earlier one may be
+  with pytest.raises(NotFiniteError, match=f"eval/loss of its last evaluation is {value}"):
+    train(tmp_path / "not", evaluate=found, eval_every_steps=4)
+  assert saved(tmp_path / "not") == [8]

@@ -86,7 +86,9 @@ def logit_lens(model: Model, text: str, top_k: int = 3) -> LogitLens:
   inputs = inference.make_inputs(model, [(ids, [])])
   states, attention = _encode(model.config, model.params, inputs)
   lens = _read(model.config, model.params, states[:, 0, np.array(places)])
-  log_p, vectors = (np.asarray(one) for one in lens)  # [layers, K, V], [layers, K, H]
+  log_p, vectors = (
+    inference.finite(model, one, "the log-probabilities") for one in lens
+  )  # [layers, K, V], [layers, K, H]
   words = np.argmax(log_p[-1], axis=-1).tolist()
   left_out = _leave_one_out(model, ids, places, words, log_p[-1])
   shares = rollout(np.asarray(attention)[:, 0])[:, : len(tokens)]

@@ -15,6 +15,7 @@ from etils import epath
 from bert_jax.cluster.agreement import together
 from bert_jax.errors import UserError, show
 from bert_jax.io import storage
+from bert_jax.io.numbers import check_finite
 from bert_jax.training.checkpoints import arrays as checkpoint_files
 from bert_jax.training.checkpoints import folder as folders
 from bert_jax.training.checkpoints.checksums import array_facts, numpy_checksum
@@ -56,6 +57,7 @@ def restore_params(directory, step: int | None = None) -> tuple[dict[str, Any], 
       raise UserError(f"{path} holds no params: it is not a checkpoint of a training run")
     arrays = checkpoint_files.load_arrays(path, specs, partial=True)
     folders.compare_checksums(manifest, {name: numpy_checksum(array) for name, array in arrays.items()})
+    check_finite(arrays, str(path))
     return folders.nested(arrays)["params"], manifest.host_values
 
   return _newest_sound(checkpoints_folder(directory), step, read)
@@ -85,7 +87,11 @@ def read_state(path: epath.Path, abstract_state) -> tuple[Any, dict[str, Any]]:
   abstract = folders.by_path(abstract_state)
   folders.check_fits(path, manifest, abstract)
   arrays = together(lambda: checkpoint_files.load_arrays(path, abstract))
-  folders.compare_checksums(manifest, {name: fact.checksum for name, fact in array_facts(arrays).items()})
+  facts = array_facts(arrays)
+  folders.compare_checksums(manifest, {name: fact.checksum for name, fact in facts.items()})
+  bad = next((name for name, fact in facts.items() if not fact.finite), None)
+  if bad:
+    raise UserError(f"{path}: {bad} holds NaN or infinity: nothing can go on from there. Take an earlier checkpoint")
   return jax.tree.unflatten(jax.tree.structure(abstract_state), list(arrays.values())), manifest.host_values
 
 
