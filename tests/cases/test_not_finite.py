@@ -62,7 +62,15 @@ def test_a_tensor_that_holds_nan_is_named_and_nothing_is_written(folders, texts,
 @pytest.mark.parametrize(
   "words",
   [
-    ("finetune", "--model={types1}", "--data=pairs.csv", "--text=text", "--text_pair=other", "--label=label", "--workdir=run"),
+    (
+      "finetune",
+      "--model={types1}",
+      "--data=pairs.csv",
+      "--text=text",
+      "--text_pair=other",
+      "--label=label",
+      "--workdir=run",
+    ),
     ("predict", "--model={types1_cls}", "--input=pairs.csv", "--text=text", "--text_pair=other"),
     ("next-sentence", "--model={types1}", "one", "two"),
   ],
