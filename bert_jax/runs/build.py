@@ -30,8 +30,8 @@ def resolve_pretraining(
   types, pairs = configs.encoder_of(config).type_vocab_size, corpus.manifest["objective"]
   if types < 2 and pairs != "none":
     raise UserError(
-      f"{corpus.folder} holds pairs of sentences (--objective={pairs}), but model.type_vocab_size={types}: a pair needs "
-      "two token types. Set model.type_vocab_size=2, or prepare a corpus with --objective=none"
+      f"{corpus.folder} holds pairs of sentences (--objective={pairs}), but model.type_vocab_size={types}: a pair "
+      "needs two token types. Set model.type_vocab_size=2, or prepare a corpus with --objective=none"
     )
   length = corpus.train.seq_length
   if config.masking.max_predictions is None:
