@@ -190,7 +190,7 @@ def test_a_store_that_is_not_reached_sets_nothing_aside(stored, monkeypatch, sai
   def refuse(*_, **__):
     raise ValueError(said)
 
-  monkeypatch.setattr(reading.checkpoint_files, "load", refuse)
+  monkeypatch.setattr(reading.checkpoint_files, "load_arrays", refuse)
   if is_damage:
     assert reading.diagnose(directory / "3", ValueError(said)).reason == "unreadable"
   else:

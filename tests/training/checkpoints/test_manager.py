@@ -477,7 +477,7 @@ def test_a_restore_that_fails_for_another_reason_sets_nothing_aside(copy, monkey
     return load(path, wanted, partial)
 
   load = arrays.load_arrays
-  monkeypatch.setattr(arrays, "load", fail)
+  monkeypatch.setattr(arrays, "load_arrays", fail)
   with pytest.raises(RuntimeError, match="is intact, but restoring it failed.*out of memory on the device"):
     restore(copy)
   assert set_aside(copy) == []
