@@ -14,7 +14,7 @@ import numpy as np
 
 from bert_jax.data.labelled.examples import Labels
 from bert_jax.errors import UserError
-from bert_jax.io.json_files import json_type, read_json, read_object
+from bert_jax.io.json_files import json_type, read_if_there, read_json, read_object
 from bert_jax.models.config import EncoderConfig
 from bert_jax.models.families import FAMILIES
 
@@ -47,7 +47,7 @@ def find_model(folder: pathlib.Path) -> pathlib.Path:
     return folder
   modules = folder / "modules.json"
   where = folder / _TRANSFORMER
-  if modules.is_file():
+  if modules.exists():
     first = next((path for kind, path in read_modules(folder) if kind == "Transformer"), None)
     where = folder if first is None else folder / first
   if (where / _CONFIG).exists():
@@ -226,7 +226,7 @@ def _kind(folder: pathlib.Path, content: Mapping[str, Any], outputs: int) -> str
 def _activation(folder: pathlib.Path, content: Mapping[str, Any]) -> tuple[str | None, pathlib.Path]:
   """(the class that a CrossEncoder applies to its outputs, the file that names it); None where none is named."""
   settings = folder / "config_sentence_transformers.json"
-  own = read_object(settings) if settings.is_file() else {}
+  own = read_if_there(settings)
   if own.get("model_type") != "CrossEncoder":
     own = {}
   later = content.get("sentence_transformers")

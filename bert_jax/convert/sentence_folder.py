@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from bert_jax.convert.model_config import find_model, read_modules
 from bert_jax.errors import UserError
-from bert_jax.io.json_files import read_object, write_json
+from bert_jax.io.json_files import read_if_there, read_object, write_json
 from bert_jax.models import pooling
 from bert_jax.models.config import EncoderConfig
 
@@ -78,8 +78,9 @@ def read_encoding(path: str | pathlib.Path, *, lowercase: bool) -> Encoding | No
       tokenizer gets it.
   """
   path = pathlib.Path(path)
-  settings = _read_if_there(path / _SETTINGS)
-  if not (path / "modules.json").is_file() or settings.get("model_type") == "CrossEncoder":
+  settings = read_if_there(path / _SETTINGS)
+  modules_file = path / "modules.json"
+  if not (modules_file.exists() or modules_file.is_symlink()) or settings.get("model_type") == "CrossEncoder":
     return None
   modules = read_modules(path)
   folders = {kind: path / inside for kind, inside in modules}
@@ -121,7 +122,7 @@ def _check_texts_are_plain(
       f"{path}/{_SETTINGS}: every text gets the prompt {prompt!r} (default_prompt_name), which is not supported "
       "here: prepend it to your texts yourself, and set default_prompt_name to null in a copy of the folder"
     )
-  if _read_if_there(transformer / _TRANSFORMER).get("do_lower_case") and not lowercase:
+  if read_if_there(transformer / _TRANSFORMER).get("do_lower_case") and not lowercase:
     raise UserError(
       f"{transformer}/{_TRANSFORMER}: do_lower_case is set, and the tokenizer is a cased one: set it to false in a "
       "copy of the folder, and lowercase your texts"
@@ -133,12 +134,8 @@ def read_limit(path: str | pathlib.Path, config: EncoderConfig) -> int:
   limits: list[float] = [config.max_position_embeddings]
   for name, key in _LIMITS:
     file = pathlib.Path(path, name)
-    value = _read_if_there(file).get(key)
+    value = read_if_there(file).get(key)
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 1):
       raise UserError(f"{file}: {key} is {value!r:.40}; expected a number of tokens, 1 or more")
     limits.append(value or limits[0])
   return int(min(limits))
-
-
-def _read_if_there(file: pathlib.Path) -> dict[str, Any]:
-  return read_object(file) if file.is_file() else {}

@@ -204,14 +204,14 @@ def from_huggingface(
   unknown = sorted(set(tensors) - {entry.theirs for entry in table})
   if unknown:
     raise UserError(
-      f"unknown tensors: {', '.join(unknown)}; expected those of {conversion.classes}, or a head for labels, with "
+      f"unknown tensors: {_listed(unknown)}; expected those of {conversion.classes}, or a head for labels, with "
       f"{config.num_hidden_layers} layers"
     )
   present = {"encoder"} | {entry.part for entry in table if entry.theirs in tensors}
   present |= {needed for part, needed in conversion.implied.items() if part in present}
   missing = [entry.theirs for entry in table if entry.part in present and entry.theirs not in tensors]
   if missing:
-    raise UserError(f"missing tensors: {', '.join(missing)}")
+    raise UserError(f"missing tensors: {_listed(missing)}")
 
   flat = {}
   for entry in table:
@@ -267,6 +267,10 @@ def _without_copies(
         "this model numbers its tokens differently"
       )
   return tensors
+
+
+def _listed(names: list[str]) -> str:
+  return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def _check_shape(what: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:

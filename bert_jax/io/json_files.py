@@ -76,6 +76,14 @@ def check_types(content: dict[str, Any], where: str, types: Mapping[str, Any]) -
       raise UserError(f"{where}: {key!r} is {json_type(value)}; the file was altered: restore it from a copy")
 
 
+def read_if_there(path: pathlib.Path, **options: Any) -> dict[str, Any]:
+  """The object that a file of this machine holds, see read_object; empty where nothing has that name.
+
+  A link to nothing is something: caches of models consist of links, and a file that was lost is not one that never was.
+  """
+  return read_object(path, **options) if path.exists() or path.is_symlink() else {}
+
+
 def parse_json(data: bytes | str, where: str, *, remedy: str = "", nan: bool = False, halves: bool = False) -> Any:
   """The value of a JSON text.
 

@@ -1,6 +1,7 @@
 """What folders of others say of their models is believed where it can be true, and answered with a remedy where not."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -155,6 +156,23 @@ def test_files_that_are_no_settings_are_named(labelled, name, content, message):
   folder = labelled()
   (folder / name).write_text(content)
   with pytest.raises(UserError, match=f"{name}.*{message}"):
+    inference.load_model(folder)
+
+
+_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"]
+
+
+@pytest.mark.parametrize("name", [*_FILES, "modules.json", "sentence_bert_config.json", "vocab.txt"])
+@pytest.mark.parametrize(
+  "made", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to("x")]
+)
+def test_what_is_no_file_is_neither_waited_for_nor_taken_for_none(labelled, name, made):
+  folder = labelled()
+  (folder / name).unlink(missing_ok=True)
+  if name == "vocab.txt":
+    (folder / "tokenizer.json").unlink()
+  made(folder / name)
+  with pytest.raises(UserError, match=f"{name}: (a named pipe|a device|not there|cannot be read)"):
     inference.load_model(folder)
 
 

@@ -6,7 +6,6 @@ added later from `added_tokens_decoder` there, else from special_tokens_map.json
 What version 4 would read otherwise is refused, since nobody could say which of the two a model was trained with.
 """
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,22 +13,11 @@ from typing import Any, NamedTuple
 import tokenizers
 
 from bert_jax.data.tokenizer.casing import decided_by
+from bert_jax.data.tokenizer.template import SPECIAL_TOKENS
 from bert_jax.errors import UserError
-from bert_jax.io.json_files import MAX_TABLE_BYTES, json_type, read_object
+from bert_jax.io.json_files import MAX_TABLE_BYTES, json_type, read_if_there, read_object
 from bert_jax.io.plain_files import read_bounded
 
-
-class SpecialTokens(NamedTuple):
-  """What the roles of SpecialIds are called."""
-
-  pad: str
-  unk: str
-  cls: str
-  sep: str
-  mask: str
-
-
-SPECIAL_TOKENS = SpecialTokens("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUES = "##"  # in front of a token that goes on with a word: "##ing"
 MAX_WORD_CHARACTERS = 100  # Longer words become [UNK], as in BERT.
 # What transformers reads of a tokenizer, in any of its versions.
@@ -110,10 +98,11 @@ def read_folder(folder: pathlib.Path) -> TokenizerFiles:
     if config.get(key, value) != value:
       raise UserError(f"{config_file}: {key} is {config[key]!r}, and only {value!r} is supported: set it in a copy")
   content = None
-  if (folder / "tokenizer.json").is_file():
+  has = lambda name: (folder / name).exists() or (folder / name).is_symlink()
+  if has("tokenizer.json"):
     content = _read_tokenizer_json(folder / "tokenizer.json")
     name, vocabulary = folder / "tokenizer.json", content.vocabulary
-  elif (folder / "vocab.txt").is_file() and kind in _BERT_CLASSES:
+  elif has("vocab.txt") and kind in _BERT_CLASSES:
     name, vocabulary = folder / "vocab.txt", read_vocabulary(folder / "vocab.txt")
   else:
     wanted = "no tokenizer.json and no vocab.txt" if kind in _BERT_CLASSES else f"a {kind} without tokenizer.json"
@@ -128,6 +117,8 @@ def read_folder(folder: pathlib.Path) -> TokenizerFiles:
   added = _added_tokens(folder, config, content, starts_from_file=kind in _PLAIN_CLASSES)
   # Version 4 had types for any class. Where 5 has none, pairs are refused when they come.
   inputs = config.get("model_input_names", ["token_type_ids"] if kind in _BERT_CLASSES else [])
+  if not isinstance(inputs, list):
+    raise UserError(f"{config_file}: model_input_names is {json_type(inputs)}; expected a list of names")
   return TokenizerFiles(str(name), vocabulary, *settings, *added, "token_type_ids" in inputs)
 
 
@@ -141,7 +132,7 @@ def read_vocabulary(path: pathlib.Path) -> list[str]:
       f"{path}: not a vocabulary in UTF-8 (byte 0x{error.object[error.start]:02x} at "
       f"{error.start}); expected one token per line"
     ) from error
-  except OSError as error:
+  except (FileNotFoundError, PermissionError) as error:
     raise UserError(f"{path}: cannot be read: {error.strerror}") from error
   if lines[-1] == "":
     lines.pop()
@@ -158,9 +149,7 @@ class _TokenizerJson(NamedTuple):
 
 
 def _read_if_there(path: pathlib.Path) -> dict[str, Any]:
-  if not path.exists():
-    return {}
-  return read_object(path, remedy="restore the file, or give its vocab.txt alone", max_bytes=MAX_TABLE_BYTES)
+  return read_if_there(path, remedy="restore the file, or give its vocab.txt alone", max_bytes=MAX_TABLE_BYTES)
 
 
 def _settings(
@@ -250,25 +239,38 @@ def _check_frame(path: pathlib.Path, value: Mapping[str, Any], ids: Mapping[str,
 
   transformers 5 puts BERT's in its place and version 4 does not, unless the class is no BertTokenizer: then neither.
   """
-  if any(token not in ids for token in SPECIAL_TOKENS):
+  cls, sep = ids.get(SPECIAL_TOKENS.cls), ids.get(SPECIAL_TOKENS.sep)
+  if cls is None or sep is None:
     return  # which has a message of its own
-  few = {token: ids[token] for token in SPECIAL_TOKENS}
+  single = [(cls, 0), ("A", 0), (sep, 0)]
   try:
-    made = tokenizers.Tokenizer.from_str(_without_vocabulary(value, few))
-    found = [(one.ids, one.type_ids) for one in (made.encode("a"), made.encode("a", "a"))]
-  except Exception as error:  # `tokenizers` raises nothing narrower
-    raise UserError(f"{path}: not a tokenizer that `tokenizers` reads ({error})") from error
-  cls, sep, unk = few[SPECIAL_TOKENS.cls], few[SPECIAL_TOKENS.sep], few[SPECIAL_TOKENS.unk]
-  if found != [([cls, unk, sep], [0, 0, 0]), ([cls, unk, sep, unk, sep], [0, 0, 0, 1, 1])]:
+    found = _frames(value["post_processor"])
+  except (AttributeError, KeyError, TypeError, ValueError):
+    found = None
+  if found != (single, [*single, ("B", 1), (sep, 1)]):
     raise UserError(
       f"{path}: its post_processor does not frame texts as BERT does, [CLS] A [SEP] B [SEP] with types 0 and 1, "
       "and only that is supported"
     )
 
 
-def _without_vocabulary(value: Mapping[str, Any], vocabulary: Mapping[str, int]) -> str:
-  small = {**value, "model": {**value["model"], "vocab": vocabulary}, "added_tokens": []}
-  return json.dumps({**small, "truncation": None, "padding": None})
+def _frames(processor: Mapping[str, Any]) -> tuple[list[tuple[Any, int]], list[tuple[Any, int]]] | None:
+  """(parts of a text, parts of a pair), each an id or the name of a text, and its type; None for other processors."""
+  if processor["type"] == "BertProcessing":
+    (_, cls), (_, sep) = processor["cls"], processor["sep"]
+    single = [(cls, 0), ("A", 0), (sep, 0)]
+    return single, [*single, ("B", 1), (sep, 1)]
+  if processor["type"] != "TemplateProcessing":
+    return None
+
+  def parts(template: list[dict[str, Any]]) -> list[tuple[Any, int]]:
+    found: list[tuple[Any, int]] = []
+    for ((kind, part),) in (piece.items() for piece in template):
+      special = processor["special_tokens"][part["id"]]["ids"] if kind == "SpecialToken" else [part["id"]]
+      found += [(one, part["type_id"]) for one in special]
+    return found
+
+  return parts(processor["single"]), parts(processor["pair"])
 
 
 def _added_tokens(
@@ -296,7 +298,7 @@ def _added_tokens(
       raise UserError(
         f"{config_file}: added_tokens_decoder is {json_type(decoder)}; expected an object of id and token"
       )
-    listed = {_id(number, config_file): _token(token, config_file) for number, token in decoder.items()}
+    listed = {_id(number, config_file, is_key=True): _token(token, config_file) for number, token in decoder.items()}
     stated += [(config_file, token.content, number) for number, token in listed.items()]
   else:
     mapped = _read_if_there(pathlib.Path(map_file))
@@ -382,8 +384,9 @@ def _token(value: Any, where: str) -> tokenizers.AddedToken:
   return tokenizers.AddedToken(value["content"], **{"special": False} | flags)
 
 
-def _id(value: Any, where: str) -> int:
-  if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+def _id(value: Any, where: str, *, is_key: bool = False) -> int:
+  """An id, which is a key where tokens are listed by it."""
+  if is_key and value.isascii() and value.isdigit() and len(value) < 10:
     value = int(value)
   if type(value) is not int or not 0 <= value < 2**31:
     raise UserError(f"{where}: {value!r:.40} is no id of an added token; expected a whole number")

@@ -27,6 +27,19 @@ class SpecialIds(NamedTuple):
   mask: int
 
 
+class SpecialTokens(NamedTuple):
+  """What the roles of SpecialIds are called."""
+
+  pad: str
+  unk: str
+  cls: str
+  sep: str
+  mask: str
+
+
+SPECIAL_TOKENS = SpecialTokens("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
 class Part(NamedTuple):
   """A part of a framed sequence.
 

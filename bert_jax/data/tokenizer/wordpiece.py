@@ -22,8 +22,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from bert_jax.data.tokenizer import casing, files
-from bert_jax.data.tokenizer.files import CONTINUES, MAX_WORD_CHARACTERS, SPECIAL_TOKENS
-from bert_jax.data.tokenizer.template import SpecialIds, Template, read_template
+from bert_jax.data.tokenizer.files import CONTINUES, MAX_WORD_CHARACTERS
+from bert_jax.data.tokenizer.template import SPECIAL_TOKENS, SpecialIds, Template, read_template
 from bert_jax.errors import UserError
 
 

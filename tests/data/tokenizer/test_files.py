@@ -6,7 +6,7 @@ import pytest
 import transformers
 
 from bert_jax.data.tokenizer.casing import decided_by
-from bert_jax.data.tokenizer.files import SPECIAL_TOKENS
+from bert_jax.data.tokenizer.template import SPECIAL_TOKENS
 from bert_jax.data.tokenizer.wordpiece import load_tokenizer, save_tokenizer
 from bert_jax.errors import UserError
 from tests.helpers.hard_texts import assert_as_transformers, hard_texts
