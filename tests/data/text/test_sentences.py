@@ -1,10 +1,11 @@
-"""Where sentences end, in English and Chinese."""
+"""Where sentences end, in English, Chinese and scripts with stops of their own."""
 
 import random
 import time
 
 import pytest
 
+from bert_jax.data.text import sentences
 from bert_jax.data.text.sentences import split_sentences
 
 # One string per case; " | " marks the boundaries that are expected.
@@ -37,6 +38,21 @@ _CHINESE = [
 ]
 
 
+_OTHER_SCRIPTS = [
+  "मैं घर गया। |वह आई।|क्या हुआ? |डॉ. शर्मा आए। |३।१४ सही है।",
+  "धर्मक्षेत्रे कुरुक्षेत्रे।। १ ।। |सञ्जय उवाच॥ २ ॥ |अन्त॥",
+  "ذهبت إلى البيت. |ماذا تقرأ؟ |«أين الكتاب؟» |لماذا؟! |نعم، هنا؟، قال.",
+  "وہ گھر گیا۔ |بچے کھیل رہے ہیں۔|python اچھی ہے۔ |ختم",
+  "ልጁ መጣ። |ውሃ ጠጣ።|ምን ሆነ፧ |አለቀ፨",
+  "Նա եկավ։ |Ժամը 10։30 է։ |Վերջ։",
+  "သူ လာသည်။ |စာ ဖတ်သည်။|ပြီးပြီ။",
+  "គាត់មក។ |ផ្លែឈើ បន្លែ ។ល។ ច្រើន។ |ចប់៕",
+  "བོད་ཡིག །|དེབ་ཀློག །",
+  "春である．|次に３．１４と書く。|終わり",
+  "Really‽ |Yes. |No⁈ It goes".replace("It", "it"),
+]
+
+
 def normal(text):
   return "".join(text.split())
 
@@ -49,6 +65,23 @@ def test_english_sentences_end_where_a_reader_would_end_them(marked):
 @pytest.mark.parametrize("marked", _CHINESE)
 def test_chinese_and_mixed_sentences_end_at_their_stops(marked):
   assert split_sentences(marked.replace("|", "")) == [part.strip() for part in marked.split("|")]
+
+
+@pytest.mark.parametrize("marked", _OTHER_SCRIPTS)
+def test_sentences_of_other_scripts_end_at_their_own_stops(marked):
+  assert split_sentences(marked.replace("|", "")) == [part.strip() for part in marked.split("|")]
+
+
+def test_every_sentence_terminal_of_unicode_is_known_but_for_dots_that_stand_in_names():
+  regex = pytest.importorskip("regex", reason="has Unicode's property Sentence_Terminal")
+  known = sentences.ALL_STOPS
+  terminals = {chr(point) for point in range(0x110000) if regex.match(r"\p{Sentence_Terminal}", chr(point))}
+  assert terminals - known == {"\u2024", "\ufe52"}
+
+
+def test_a_stop_of_another_script_elsewhere_in_a_text_changes_nothing_else():
+  text = "\n".join(marked.replace("| ", "") for marked in _ENGLISH) + "\n" + "".join(_CHINESE).replace("|", "")
+  assert split_sentences(text + "\n।") == [*split_sentences(text), "।"]
 
 
 def test_a_newline_is_always_a_boundary():
@@ -75,6 +108,7 @@ def test_nothing_is_lost_whatever_the_text():
     " The ",
     "……",
     "\u3000",
+    *"।؟۔។．१«»،",
   ]
   for seed in range(3000):
     rng = random.Random(seed)
@@ -96,7 +130,30 @@ def test_splitting_a_sentence_again_changes_nothing_for_plain_prose():
 
 
 @pytest.mark.parametrize(
-  "unit", ["word ", "中", ".", ". ", "A. ", "。”", '"。', "! a", "1.2.", ")", "。，", ".。", '…"', "No. 1", "?)"]
+  "unit",
+  [
+    "word ",
+    "中",
+    ".",
+    ". ",
+    "A. ",
+    "。”",
+    '"。',
+    "! a",
+    "1.2.",
+    ")",
+    "。，",
+    ".。",
+    '…"',
+    "No. 1",
+    "?)",
+    "।",
+    "। ",
+    "।1 ",
+    "। 1",
+    "؟،",
+    "．",
+  ],
 )
 def test_long_and_odd_texts_take_linear_time(unit):
   """Eight times the text takes eight times as long, not sixty-four; the best of three, for the machine is shared."""
