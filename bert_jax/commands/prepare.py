@@ -118,6 +118,7 @@ def _help(meaning: str, default) -> str:
 
 
 def run(options: argparse.Namespace) -> None:
+  from bert_jax.data.corpus import suitability
   from bert_jax.data.corpus.prepare import PrepareSettings, Share, prepare_corpus
   from bert_jax.errors import UserError
   from bert_jax.tools.explore.corpus import corpus_summary
@@ -147,7 +148,11 @@ def run(options: argparse.Namespace) -> None:
   if manifest is None:
     return
   show(corpus_summary(options.out, manifest))
-  show(f"\nread rows:  python -m bert_jax inspect --corpus={options.out}")
+  for finding in suitability.findings(manifest):
+    show(f"
+WARNING: {finding}")
+  show(f"
+read rows:  python -m bert_jax inspect --corpus={options.out}")
 
 
 @contextlib.contextmanager

@@ -54,4 +54,9 @@ def evaluate_model(path: str, corpus_folder: str | None, *, batch_size: int, row
   mesh = sharding.make_mesh(config)
   found = evaluation.make_evaluator(objective, mesh, lambda: validation_batches(corpus, config, mesh))(model.params)
   finite(model, list(found.values()), ", ".join(found))
+  if objective.shown[0].name not in found:
+    raise UserError(
+      f"{corpus.folder}: its validation split has no token that could be predicted, so there is nothing to evaluate; "
+      "prepare a corpus of text that the vocabulary of the model knows"
+    )
   return found

@@ -10,7 +10,8 @@ import ml_collections
 from bert_jax import config as configs
 from bert_jax.cluster import agreement, chips
 from bert_jax.cluster.distributed import Cluster
-from bert_jax.data.corpus.folder import tokenizer_of
+from bert_jax.data.corpus import suitability
+from bert_jax.data.corpus.folder import Corpus, tokenizer_of
 from bert_jax.data.tokenizer.wordpiece import Tokenizer
 from bert_jax.errors import UserError, show
 from bert_jax.export import export
@@ -81,6 +82,7 @@ def build(config: ml_collections.ConfigDict, run: Run, prepare_progress: Prepare
   agreement.on_first(lambda: corpora.prepare_if_missing(config, run.log, prepare_progress))
   corpus = agreement.together(lambda: corpora.open_data(config))
   tokenizer = agreement.together(lambda: tokenizer_of(corpus))
+  _check_suitable(corpus, config, run)
   config = resolve_pretraining(config, corpus, tokenizer)
   encoder = configs.encoder_of(config)
   start = _initial_parameters(config, encoder, tokenizer, run.log)
@@ -105,6 +107,14 @@ def build(config: ml_collections.ConfigDict, run: Run, prepare_progress: Prepare
     start=start,
     flops_per_token=corpora.flops_per_token(encoder, config, corpus),
   )
+
+
+def _check_suitable(corpus: Corpus, config: ml_collections.ConfigDict, run: Run) -> None:
+  """Says what is odd about a corpus. Raises UserError where nothing can be learned from it, unless the run has begun."""
+  name = config.data.corpus or config.data.mixture
+  judge = suitability.findings if metrics.next_attempt(run.root) else lambda manifest: suitability.check(manifest, name)
+  for finding in judge(corpus.manifest):
+    run.log(f"WARNING: {name}: {finding}")
 
 
 def _describe(config: ml_collections.ConfigDict, run: Run) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from bert_jax.data.corpus import chunk as chunks
 from bert_jax.data.corpus import documents as documents_lib
 from bert_jax.data.corpus import folder as corpus
-from bert_jax.data.corpus import pairs, rows, splits, statistics, work_folders
+from bert_jax.data.corpus import pairs, rows, splits, statistics, suitability, work_folders
 from bert_jax.data.corpus.job import Job, PrepareSettings
 from bert_jax.data.tokenizer.wordpiece import Tokenizer, save_tokenizer
 from bert_jax.errors import UserError
@@ -51,6 +51,11 @@ def _assemble(job: Job, tokenizer: Tokenizer, provenance: dict[str, Any]) -> dic
       if total.documents < pairs.PAIRINGS[job.settings.objective].min_documents:
         splits.check_count(sum(one.documents for one in counts_of.values()), job.settings.objective)
       raise UserError(f"the {split} split came out empty: its documents contain only control characters")
+  manifest = _manifest(counts_of, shards, tokenizer, job.settings)
+  # Not a part of what `corpus_id` covers: corpora made before this was counted keep theirs.
+  unused = {split: total.unused for split, total in counts_of.items()}
+  manifest[corpus.PROVENANCE] = provenance | {"read": contents.read, "unused_tokens": unused}
+  suitability.check(manifest, f"{', '.join(job.sources)}: no corpus is made")
   for split, records in shards.items():
     (job.partial / split).mkdir(exist_ok=True)
     for index in range(len(records)):
@@ -59,8 +64,7 @@ def _assemble(job: Job, tokenizer: Tokenizer, provenance: dict[str, Any]) -> dic
           path.rename(job.partial / split / corpus.shard_name(path.stem, index, len(records)))
   save_tokenizer(tokenizer, job.partial / "tokenizer", max_length=job.settings.seq_length)
   shutil.copyfile(job.documents / "files.txt", job.partial / "files.txt")
-  manifest = _manifest(counts_of, shards, tokenizer, job.settings)
-  return corpus.write_manifest(job.partial, manifest | {corpus.PROVENANCE: provenance | {"read": contents.read}})
+  return corpus.write_manifest(job.partial, manifest)
 
 
 def _manifest(counts, shards, tokenizer: Tokenizer, settings: PrepareSettings) -> dict[str, Any]:

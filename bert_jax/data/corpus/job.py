@@ -13,6 +13,11 @@ from bert_jax.data.tokenizer.wordpiece import Tokenizer, load_tokenizer
 from bert_jax.errors import UserError
 
 
+# What another version of this code began is not gone on with: counted up when other sentences or splits, or other rows,
+# come out of the same text and settings.
+_TEXT_VERSION, _ROWS_VERSION = 2, 2
+
+
 class PrepareSettings(NamedTuple):
   """What shapes a corpus. Defaults stand in `bert_jax.config`, group `prepare`.
 
@@ -100,10 +105,11 @@ def plan(
     "files": [list(map(str, entry)) for entry in source_files(parsed, text_field=settings.text_field)],
     "tokenizer": vocabulary,
     "chunk_bytes": splits.CHUNK_BYTES,
+    "version": _TEXT_VERSION,
     **{name: getattr(settings, name) for name in shapes_text},
   }
   key = documents_lib.recipe_key(documents_recipe)
-  rows_recipe = {"documents": key, **rows.row_settings(settings)._asdict()}
+  rows_recipe = {"documents": key, "version": _ROWS_VERSION, **rows.row_settings(settings)._asdict()}
   where = pathlib.Path(os.path.realpath(documents)) if documents else out.with_name(f"documents-{key}")
   return Job(tuple(sources), settings, out, where, out.with_name(f".{out.name}.partial"), documents_recipe, rows_recipe)
 

@@ -28,7 +28,8 @@ FOLLOWS, RANDOM = 0, 1  # NSP labels, as in BERT and Hugging Face
 IN_ORDER, SWAPPED = 0, 1  # SOP labels, as in ALBERT and Hugging Face
 MIN_SEQ_LENGTH, MAX_SEQ_LENGTH = 8, 2**16 - 1  # the corpus stores lengths in 16 bits
 
-_EMPTY_SHARE = 16  # of a plain sequence 1/16 may stay empty before a sentence is cut
+_EMPTY_SHARE = 16  # of a run of sentences 1/16 may stay empty before a sentence is cut
+_MOST_UNUSED = 1 / 3  # of a chunk's tokens in no sequence, before its sentences go on in the next one
 
 TokenRange = tuple[int, int]
 
@@ -67,25 +68,36 @@ class Pairing(NamedTuple):
   Attributes:
     cut: (chunk, index of the document, room in tokens, short_probability, draw) -> sequences.
     pair: whether sequences have a B.
-    min_documents: how many documents a chunk needs.
+    min_documents: how many different documents a chunk needs.
+    cut_running: as `cut`, for text whose sentences are too long for it: nothing is shortened, and what is left of a
+      sentence begins the next sequence. None where `cut` does that anyway.
   """
 
   cut: Callable[["_Chunk", int, int, float, Callable[[], float]], Iterator[_Found]]
   pair: bool
   min_documents: int
+  cut_running: Callable[["_Chunk", int, int, float, Callable[[], float]], Iterator[_Found]] | None = None
 
 
 class _Chunk(NamedTuple):
-  """Starts as Python lists: these loops read single numbers, which lists give several times faster."""
+  """Lists: these loops read single numbers, which lists give several times faster. Parts of one document, held apart
+
+  by what validates, have one number.
+  """
 
   sentence_starts: list[int]
   document_starts: list[int]
+  numbers: list[int]
 
 
 def make_sequences(
   documents: Documents, objective: str, *, template: Template, seq_length: int, short_probability: float, seed: int
 ) -> Sequences:
   """Cuts every document of a chunk into sequences.
+
+  As BERT and ALBERT do it, what is too long for a row is shortened. Where that would
+  leave more than a third of the chunk's tokens in no sequence (lines of hundreds of
+  words without a stop, say), sentences are cut instead and go on in the next sequence.
 
   Args:
     documents: the chunk; see `Pairing.min_documents` for how many it needs. None at all give no sequences.
@@ -102,20 +114,36 @@ def make_sequences(
     UserError: unknown objective, unusable seq_length, or too few documents.
   """
   kind = pairing_of(objective, seq_length)
-  if 0 < len(documents.numbers) < kind.min_documents:
+  if 0 < len(set(documents.numbers.tolist())) < kind.min_documents:
     raise UserError(
       f"objective {objective} takes a random B from another document: expected at least "
       f"{kind.min_documents} documents, found {len(documents.numbers)}; give more documents, "
       "or use --objective=none"
     )
-  chunk = _Chunk(documents.sentence_starts.tolist(), documents.document_starts.tolist())
   special_tokens = template.room(kind.pair)
-  room = seq_length - special_tokens
+  cut = lambda how: _sequences(documents, how, seq_length - special_tokens, special_tokens, short_probability, seed)
+  sequences = cut(kind.cut)
+  if kind.cut_running and unused_tokens(documents, sequences) > _MOST_UNUSED * len(documents.tokens):
+    return cut(kind.cut_running)
+  return sequences
+
+
+def unused_tokens(documents: Documents, sequences: Sequences) -> int:
+  """How many tokens of a chunk are in no sequence."""
+  size = len(documents.tokens) + 1
+  begins, ends = np.concatenate([sequences.a, sequences.b]).T
+  covered = np.cumsum(np.bincount(begins, minlength=size) - np.bincount(ends, minlength=size))
+  return int(np.count_nonzero(covered[:-1] == 0))
+
+
+def _sequences(documents, cut, room, special_tokens, short_probability, seed) -> Sequences:
+  numbers = documents.numbers.tolist()
+  chunk = _Chunk(documents.sentence_starts.tolist(), documents.document_starts.tolist(), numbers)
   found, owners, generator = [], [], np.random.Philox()
-  for document, number in enumerate(documents.numbers.tolist()):
-    cut = list(kind.cut(chunk, document, room, short_probability, random_numbers(seed, number, generator)))
-    found += cut
-    owners += [document] * len(cut)
+  for document, number in enumerate(numbers):
+    own = list(cut(chunk, document, room, short_probability, random_numbers(seed, number, generator)))
+    found += own
+    owners += [document] * len(own)
   a, b = (np.array([getattr(one, side) for one in found], np.int64).reshape(-1, 2) for side in "ab")
   sources = np.array([owners, [one.document_b for one in found]], np.int64).T
   return Sequences(
@@ -182,7 +210,7 @@ def _sentence_pairs(chunk, document, room, short_probability, draw) -> Iterator[
   over the corpus ten times; we go over it once and draw for every pair, or else
   one book in ten would come out in crumbs.
   """
-  starts, documents = chunk
+  starts, documents, _ = chunk
   position, end_of_document = documents[document], documents[document + 1]
   while position < end_of_document:
     # A short target now and then: the model will also be used on short input.
@@ -191,8 +219,7 @@ def _sentence_pairs(chunk, document, room, short_probability, draw) -> Iterator[
     a_end = position + 1 + (_below(end - position - 1, draw) if end - position > 1 else 0)
     a = starts[position], starts[a_end]
     if end - position == 1 or draw() < 0.5:
-      label, other = RANDOM, _below(len(documents) - 2, draw)
-      other += other >= document
+      label, other = RANDOM, _other_document(chunk, document, draw)
       first = documents[other] + _below(documents[other + 1] - documents[other], draw)
       b = starts[first], starts[_run(starts, first, documents[other + 1], target - (a[1] - a[0]))]
       position = a_end
@@ -203,6 +230,53 @@ def _sentence_pairs(chunk, document, room, short_probability, draw) -> Iterator[
     yield _Found(*_truncate(a, b, room, draw), label, other)
 
 
+def _running_pairs(chunk, document, room, short_probability, draw) -> Iterator[_Found]:
+  """Pairs as those of `_sentence_pairs` but for three things, by which no token is lost.
+
+  A run is the sentences that fit, not those that overflow; one that does not fit is
+  cut, and goes on in the next run. A run without a sentence boundary is split between
+  any two tokens, unless it is a whole sentence. And a random B ends where it is full.
+  """
+  starts, documents, _ = chunk
+  position, end_of_document = (starts[documents[at]] for at in (document, document + 1))
+  while position < end_of_document:
+    target = room if draw() >= short_probability else 2 + _below(room - 1, draw)
+    end = _full_run(chunk, document, position, target)
+    middle = _middle(chunk, document, position, end, draw)
+    sentence = bisect.bisect_left(starts, position)
+    if end - position < target and starts[sentence] == position and starts[sentence + 1] == end:
+      middle = end
+    if middle == end or draw() < 0.5:
+      other = _other_document(chunk, document, draw)
+      begin = _random_place(chunk, other, target, draw)
+      yield _Found(
+        (position, middle), (begin, _full_run(chunk, other, begin, target - (middle - position))), RANDOM, other
+      )
+      position = middle
+    else:
+      yield _Found((position, middle), (middle, end), FOLLOWS, document)
+      position = end
+
+
+def _other_document(chunk: _Chunk, document: int, draw: Callable[[], float]) -> int:
+  """A random document of the chunk other than `document`, and no part of it."""
+  count = len(chunk.numbers)
+  other = _below(count - 1, draw)
+  other += other >= document
+  while chunk.numbers[other] == chunk.numbers[document]:
+    other = (other + 1) % count
+  return other
+
+
+def _random_place(chunk: _Chunk, document: int, near: int, draw: Callable[[], float]) -> int:
+  """Where a random B begins: as what follows an A does, at a sentence if one begins `near`, else anywhere."""
+  starts, documents, _ = chunk
+  first, last = documents[document], documents[document + 1]
+  place = starts[first] + _below(starts[last] - starts[first], draw)
+  sentence = starts[bisect.bisect_left(starts, place, first, last)]
+  return sentence if place <= sentence <= place + near and sentence < starts[last] else place
+
+
 def _ordered_pairs(chunk, document, room, short_probability, draw) -> Iterator[_Found]:
   """Two runs of text that follow each other, swapped half of the time: ALBERT (Lan et al. 2019, arXiv:1909.11942).
 
@@ -211,7 +285,7 @@ def _ordered_pairs(chunk, document, room, short_probability, draw) -> Iterator[_
   sentence is cut at a random token here, so that the label is about order alone; a
   document's last token left alone makes no pair.
   """
-  starts, documents = chunk
+  starts, documents, _ = chunk
   position, end_of_document = documents[document], documents[document + 1]
   while position < end_of_document:
     target = room if draw() >= short_probability else 2 + _below(room - 1, draw)
@@ -225,6 +299,42 @@ def _ordered_pairs(chunk, document, room, short_probability, draw) -> Iterator[_
     if middle < last:
       a, b = _truncate((first, middle), (middle, last), room, draw)
       yield _Found(b, a, SWAPPED, document) if draw() < 0.5 else _Found(a, b, IN_ORDER, document)
+
+
+def _running_ordered_pairs(chunk, document, room, short_probability, draw) -> Iterator[_Found]:
+  """Pairs as those of `_ordered_pairs`, in runs that are never too long; see `_running_pairs`."""
+  starts, documents, _ = chunk
+  position, end_of_document = (starts[documents[at]] for at in (document, document + 1))
+  while position < end_of_document:
+    target = room if draw() >= short_probability else 2 + _below(room - 1, draw)
+    end = _full_run(chunk, document, position, target)
+    middle = _middle(chunk, document, position, end, draw)
+    a, b = (position, middle), (middle, end)
+    position = end
+    if middle < end:
+      yield _Found(b, a, SWAPPED, document) if draw() < 0.5 else _Found(a, b, IN_ORDER, document)
+
+
+def _middle(chunk: _Chunk, document: int, begin: int, end: int, draw: Callable[[], float]) -> int:
+  """A random sentence boundary between two tokens, or where there is none any place; `end` if there is no place."""
+  starts, documents, _ = chunk
+  low = bisect.bisect_right(starts, begin, documents[document], documents[document + 1])
+  high = bisect.bisect_left(starts, end, low, documents[document + 1])
+  if low < high:
+    return starts[low + _below(high - low, draw)]
+  return begin + 1 + _below(max(end - begin - 1, 1), draw)
+
+
+def _full_run(chunk: _Chunk, document: int, position: int, room: int) -> int:
+  """End of the longest run of whole sentences from `position` that has `room`; where more than a sixteenth of it would
+
+  stay empty, the next sentence is cut.
+  """
+  starts, documents, _ = chunk
+  first, last = documents[document], documents[document + 1]
+  full = min(position + room, starts[last])
+  end = starts[bisect.bisect_right(starts, full, first, last + 1) - 1]
+  return full if end <= position or full - end > room // _EMPTY_SHARE else end
 
 
 def _run(starts: Sequence[int], first: int, limit: int, target: int) -> int:
@@ -265,20 +375,16 @@ def _plain_sequences(chunk, document, room, short_probability, draw) -> Iterator
   room empty, the next one is cut, and its rest begins the next run: else a tenth of a row of 128 tokens is padding.
   """
   del short_probability, draw  # no pairs, so nothing to draw
-  starts, documents = chunk
-  first, last = documents[document], documents[document + 1]
-  position, end_of_document = starts[first], starts[last]
+  starts, documents, _ = chunk
+  position, end_of_document = (starts[documents[at]] for at in (document, document + 1))
   while position < end_of_document:
-    full = min(position + room, end_of_document)
-    end = starts[bisect.bisect_right(starts, full, first, last + 1) - 1]
-    if end <= position or full - end > room // _EMPTY_SHARE:
-      end = full
+    end = _full_run(chunk, document, position, room)
     yield _Found((position, end), (end, end), 0, document)
     position = end
 
 
 PAIRINGS = {
-  "nsp": Pairing(_sentence_pairs, pair=True, min_documents=2),
-  "sop": Pairing(_ordered_pairs, pair=True, min_documents=1),
+  "nsp": Pairing(_sentence_pairs, pair=True, min_documents=2, cut_running=_running_pairs),
+  "sop": Pairing(_ordered_pairs, pair=True, min_documents=1, cut_running=_running_ordered_pairs),
   "none": Pairing(_plain_sequences, pair=False, min_documents=1),
 }

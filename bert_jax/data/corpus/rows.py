@@ -40,6 +40,7 @@ class Counts(NamedTuple):
   Attributes:
     documents, sentences, tokens: of the text, without empty ones.
     rows: of the shard.
+    unused: tokens of the text that are in no row.
     label_counts: int64 [2], sequences with label 0 and 1.
     length_counts: int64 [seq_length + 1], sequences by length.
     unigram_counts: int64 [vocab_size], tokens in the rows by id, padding left out.
@@ -49,6 +50,7 @@ class Counts(NamedTuple):
   sentences: int
   tokens: int
   rows: int
+  unused: int
   label_counts: np.ndarray
   length_counts: np.ndarray
   unigram_counts: np.ndarray
@@ -68,9 +70,9 @@ def make_rows(
   Returns:
     The arrays of a shard, as `corpus` describes them, and what was counted.
   """
-  counts = len(documents.numbers), len(documents.sentence_starts) - 1, len(documents.tokens)
+  counts = len(np.unique(documents.numbers)), len(documents.sentence_starts) - 1, len(documents.tokens)
   usable = documents
-  if len(documents.numbers) < pairs.PAIRINGS[settings.objective].min_documents:
+  if len(np.unique(documents.numbers)) < pairs.PAIRINGS[settings.objective].min_documents:
     # All others of the chunk were empty after tokenization (nothing but control characters, say).
     nothing = np.zeros(1, np.int64)
     usable = documents._replace(sentence_starts=nothing, document_starts=nothing, numbers=documents.numbers[:0])
@@ -96,6 +98,7 @@ def make_rows(
   return rows, Counts(
     *counts,
     len(rows["tokens"]),
+    pairs.unused_tokens(usable, sequences) if usable is documents else len(documents.tokens),
     np.bincount(sequences.labels, minlength=2),
     np.bincount(sequences.lengths, minlength=settings.seq_length + 1),
     unigram_counts,
@@ -117,7 +120,7 @@ def write_shard(folder: str | os.PathLike, split: str, index: int, rows: dict[st
     record |= {name: npy.write(made / f"{name}.npy", array) for name, array in rows.items()}
     for name in ("label_counts", "length_counts", "unigram_counts"):
       npy.write(made / f"{name}.npy", getattr(counts, name))
-    numbers = {name: getattr(counts, name) for name in ("documents", "sentences", "tokens", "rows")}
+    numbers = {name: getattr(counts, name) for name in ("documents", "sentences", "tokens", "rows", "unused")}
     atomic.write_text(made / "record.json", json.dumps({"shard": record, "counts": numbers}))
 
 

@@ -20,7 +20,7 @@ _MOST_FREQUENT = 20
 
 def zero_counts(vocab_size: int, seq_length: int) -> Counts:
   """The counts of no chunk at all."""
-  return Counts(0, 0, 0, 0, *(np.zeros(size, np.int64) for size in (2, seq_length + 1, vocab_size)))
+  return Counts(0, 0, 0, 0, 0, *(np.zeros(size, np.int64) for size in (2, seq_length + 1, vocab_size)))
 
 
 def add(left: Counts, right: Counts) -> Counts:

@@ -113,7 +113,7 @@ def open_mixture(weights: dict[str, float], *, verify: bool = True) -> Corpus[Mi
 
   Returns:
     A corpus whose splits are `MixedSplit`s. Its folder is that of the first corpus; its manifest has the keys that
-    all corpora share, the counts of all together, and no `unigram_entropy`: that of a mixture is not known.
+    all corpora share, the counts of all together, the manifests of its `parts`, and no `unigram_entropy`: that of a mixture is not known.
 
   Raises:
     UserError: a corpus that cannot be opened, corpora that do not fit together, or a weight of under one in a thousand.
@@ -137,6 +137,7 @@ def open_mixture(weights: dict[str, float], *, verify: bool = True) -> Corpus[Mi
   del counts["packing_efficiency"]
   ids = [[one.manifest["corpus_id"], int(share)] for one, share in zip(corpora.values(), places)]
   corpus_id = hashlib.sha256(json.dumps(ids).encode("ascii")).hexdigest()
+  manifest["parts"] = {folder: one.manifest for folder, one in corpora.items()}
   manifest |= {"corpus_id": corpus_id, "counts": counts, "unigram_entropy": None}
   train, validation = (_mixed([getattr(one, split) for one in corpora.values()], places) for split in SPLITS)
   return Corpus(pathlib.Path(first.folder), manifest, train, validation)

@@ -2,6 +2,7 @@
 
 from etils import epath
 
+from bert_jax.data.corpus import suitability
 from bert_jax.data.corpus.folder import open_corpus
 from bert_jax.data.loading import mixture
 from bert_jax.errors import UserError
@@ -28,19 +29,21 @@ def corpus(context: Context) -> Row | list[Row]:
   if verify:
     for folder in mixture.parse(data.mixture) if data.mixture else [data.corpus]:
       open_corpus(folder, verify=True)
-  manifest = opened.manifest
+  manifest, name = opened.manifest, data.corpus or data.mixture
+  found = suitability.check(manifest, name)
   total_steps = context.resolved.total_steps  # resolving refuses a model that does not fit
   rows, size = opened.train.num_rows, data.batch_size
   if size > rows:
-    return row.warn(
+    batch = row.warn(
       f"a batch of {size:,} rows holds the {rows:,} rows of the corpus more than once",
       "prepare more text, or lower data.batch_size",
     )
+    return [batch, *(row.warn(finding.found, finding.remedy) for finding in found)]
   epochs = total_steps * size / rows
   looked = "SHA-256 of every shard verified" if verify else "sizes verified, contents not read"
   shown = f"{epochs:.1f}" if epochs >= 1 else f"{epochs:.2g}"
-  name = data.corpus or data.mixture
-  return row.ok(f"{name}: {rows:,} rows, {shown} epochs in this run; {looked}; corpus_id {manifest['corpus_id'][:12]}")
+  told = f"{name}: {rows:,} rows, {shown} epochs in this run; {looked}; corpus_id {manifest['corpus_id'][:12]}"
+  return [row.ok(told), *(row.warn(finding.found, finding.remedy) for finding in found)]
 
 
 def _remote(folders: list[str], cache_dir: str) -> Row:

@@ -63,6 +63,8 @@ def corpus_summary(folder: str | os.PathLike, manifest: dict[str, Any]) -> str:
   for name in ("documents", "sentences", "tokens", "sequences", "rows"):
     row(name, lambda one: f"{one['counts'][name]:,}")
   row("tokens in rows", lambda one: f"{one['counts']['row_tokens']:,}")
+  if unused := provenance.get("unused_tokens"):
+    table.append(("tokens in no row", *(f"{unused[split]:,}" for split in corpus_lib.SPLITS)))
   row("packing efficiency", lambda one: f"{one['counts']['packing_efficiency']:.1%}")
   row("tokens per word", lambda one: f"{one['tokens_per_word']:.3f}")
   row("unknown tokens", lambda one: f"{one['unknown_rate']:.3%}")

@@ -293,3 +293,53 @@ def test_an_unusable_length_is_refused(seq_length):
 def test_an_unknown_objective_names_the_known_ones():
   with pytest.raises(UserError, match="unknown objective 'sop2'; known are nsp, sop, none"):
     pairs.pairing_of("sop2", 128)
+
+
+def uses(documents, made) -> np.ndarray:
+  """How many sequences hold each token as a part of A, or as B of the same document."""
+  used = np.zeros(len(documents.tokens), int)
+  own = made.documents[:, 0] == made.documents[:, 1]
+  for begin, end in made.a.tolist() + made.b[own].tolist():
+    used[begin:end] += 1
+  return used
+
+
+@pytest.mark.parametrize("objective", ["nsp", "sop"])
+@pytest.mark.parametrize("lengths", [[[1000, 1300]] * 5, [[3000]] * 4, [[120] * 30] * 4, [[5] * 10 + [2000], [3] * 40]])
+def test_a_sentence_longer_than_a_row_goes_on_in_the_next_pair_and_nothing_is_lost(objective, lengths):
+  documents = make_documents(lengths)
+  made = cut(documents, objective)
+  assert uses(documents, made).max() == 1
+  # A last token alone makes no pair whose order could be asked for.
+  assert pairs.unused_tokens(documents, made) <= (0 if objective == "nsp" else len(lengths))
+  assert (made.lengths <= 64).all() and (made.b[:, 1] > made.b[:, 0]).all()
+  assert 0.3 < made.labels.mean() < 0.7
+
+
+def test_labels_tell_the_truth_where_sentences_are_cut():
+  documents = make_documents([[400] * 30] * 6)
+  made = cut(documents)
+  follows = made.labels == pairs.FOLLOWS
+  assert (made.a[follows, 1] == made.b[follows, 0]).all()
+  a, b = document_of(documents, made.a[:, 0]), document_of(documents, made.b[:, 0])
+  assert (a[follows] == b[follows]).all() and (a[~follows] != b[~follows]).all()
+  # As often as a B that follows, a random one begins inside a sentence, or its place would tell.
+  inside = ~np.isin(made.b[:, 0], documents.sentence_starts)
+  assert abs(inside[follows].mean() - inside[~follows].mean()) < 0.1
+
+
+def test_short_single_sentences_stay_whole_beside_long_ones():
+  documents = make_documents([[2000], [10], [12]])
+  made = cut(documents, short_probability=0.0)
+  short = made.documents[:, 0] > 0
+  assert (made.a[short, 1] - made.a[short, 0]).tolist() == [10, 12] and (made.labels[short] == pairs.RANDOM).all()
+
+
+@pytest.mark.parametrize("lengths", [[[30] * 40] * 5, [[200] * 40] * 5])
+def test_a_random_b_never_comes_from_another_part_of_the_same_document(lengths):
+  documents = make_documents(lengths, numbers=[3, 3, 4, 4, 5])
+  made = cut(documents)
+  is_random = made.labels == pairs.RANDOM
+  assert is_random.sum() > 20 and (made.documents[is_random, 0] != made.documents[is_random, 1]).all()
+  with pytest.raises(UserError, match="at least 2 documents"):
+    cut(make_documents(lengths, numbers=[3] * 5))

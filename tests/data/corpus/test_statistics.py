@@ -16,7 +16,7 @@ TOKENIZER = build_tokenizer(VOCABULARY, lowercase=True)
 def counts(unigrams=(0, 2, 10, 20, 0, 6, 3, 3), labels=(4, 6), rows=2):
   lengths = np.zeros(33, np.int64)
   lengths[[4, 5, 32]] = (1, 2, 7)
-  return Counts(3, 12, 40, rows, np.array(labels), lengths, np.array(unigrams))
+  return Counts(3, 12, 40, rows, 0, np.array(labels), lengths, np.array(unigrams))
 
 
 def describe(of):
