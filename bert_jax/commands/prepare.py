@@ -149,10 +149,8 @@ def run(options: argparse.Namespace) -> None:
     return
   show(corpus_summary(options.out, manifest))
   for finding in suitability.findings(manifest):
-    show(f"
-WARNING: {finding}")
-  show(f"
-read rows:  python -m bert_jax inspect --corpus={options.out}")
+    show(f"\nWARNING: {finding}")
+  show(f"\nread rows:  python -m bert_jax inspect --corpus={options.out}")
 
 
 @contextlib.contextmanager
