@@ -160,7 +160,7 @@ def test_copies_and_short_documents_are_dropped_when_asked_for(vocab, tmp_path):
 
 
 def test_special_tokens_written_in_a_text_are_only_text(vocab, tmp_path):
-  documents = (f"The [SEP] dog [MASK] runs {number}.\nA [CLS] cat." for number in range(8))
+  documents = (f"The old [SEP] dog [MASK] runs and sleeps {number}.\nA small green [CLS] cat." for number in range(8))
   (tmp_path / "text.txt").write_text("\n\n".join(documents))
   prepare.prepare_corpus([f"text:{tmp_path}/text.txt"], tmp_path / "out", settings(vocab, objective="none"))
   for a, *_ in sequences_of(open_corpus(tmp_path / "out"), "train"):
