@@ -12,7 +12,6 @@ from bert_jax.data.text.sources import parse_source, source_files
 from bert_jax.data.tokenizer.wordpiece import Tokenizer, load_tokenizer
 from bert_jax.errors import UserError
 
-
 # What another version of this code began is not gone on with: counted up when other sentences or splits, or other rows,
 # come out of the same text and settings.
 _TEXT_VERSION, _ROWS_VERSION = 2, 2
