@@ -110,7 +110,7 @@ def build(config: ml_collections.ConfigDict, run: Run, prepare_progress: Prepare
 
 
 def _check_suitable(corpus: Corpus, config: ml_collections.ConfigDict, run: Run) -> None:
-  """Says what is odd about a corpus. Raises UserError where nothing can be learned from it, unless the run has begun."""
+  """Says what is odd about a corpus. Raises UserError where nothing can be learned from it, unless it has begun."""
   name = config.data.corpus or config.data.mixture
   judge = suitability.findings if metrics.next_attempt(run.root) else lambda manifest: suitability.check(manifest, name)
   for finding in judge(corpus.manifest):
