@@ -124,6 +124,6 @@ def _held_out(manifest: dict[str, Any]) -> Iterator[Finding]:
     yield Finding(
       False,
       f"{share:.1%} of the tokens are held out for validation, where {asked:.1%} were asked for: documents are held out "
-      "whole, and at least two of them",
+      "whole, two of them at least",
       "give more documents, or another --validation_fraction, if that matters",
     )

@@ -113,7 +113,8 @@ def open_mixture(weights: dict[str, float], *, verify: bool = True) -> Corpus[Mi
 
   Returns:
     A corpus whose splits are `MixedSplit`s. Its folder is that of the first corpus; its manifest has the keys that
-    all corpora share, the counts of all together, the manifests of its `parts`, and no `unigram_entropy`: that of a mixture is not known.
+    all corpora share, the counts of all together, the manifests of its `parts`, and no `unigram_entropy`: that of a
+    mixture is not known.
 
   Raises:
     UserError: a corpus that cannot be opened, corpora that do not fit together, or a weight of under one in a thousand.
