@@ -96,7 +96,7 @@ def test_a_held_out_share_that_is_off_by_more_than_a_fifth_is_said(manifest, hel
   manifest["validation_fraction"] = 0.05
   for split, tokens in (("train", 1000 - held), ("validation", held)):
     manifest["splits"][split]["counts"]["tokens"] = tokens
-  found = [one for one in suitability.findings(manifest) if "held out" in one.found]
+  found = [one for one in suitability.findings(manifest) if "are held out" in one.found]
   assert bool(found) == said and (not said or f"{held / 10:.1f}% of the tokens" in found[0].found)
 
 
