@@ -39,7 +39,7 @@ def open_plain(path: str | os.PathLike) -> io.BufferedReader:
     OSError: as open.
   """
   if storage.is_remote(path):
-    return cast(io.BufferedReader, epath.Path(path).open("rb"))
+    return io.BufferedReader(cast(io.RawIOBase, epath.Path(path).open("rb")))
   check_plain(path)
   return open(path, "rb")
 

@@ -30,8 +30,10 @@ from etils import epath
 from bert_jax.errors import UserError
 from bert_jax.io import storage
 from bert_jax.io.lazy_imports import without
+from bert_jax.io.plain_files import open_plain
 
 PART_BYTES = 2**18
+_MAX_LINE_BYTES = 2**20  # that are read at once
 # Scalars are written this often at most, so that short steps do not wait for an object store; events at once.
 WRITE_SECONDS = 5.0
 
@@ -144,8 +146,8 @@ def read_events(workdir: str | os.PathLike) -> list[dict[str, Any]]:
 
 def _read(folder: epath.Path) -> Iterator[dict[str, Any]]:
   for attempt, _, path in _files(folder):
-    with path.open("rb") as file:
-      for line in file:
+    with contextlib.suppress(UserError), open_plain(path) as file:  # what is no file tells nothing
+      while line := file.readline(_MAX_LINE_BYTES):
         # A part is written as a whole, but a copy of a run folder may have been cut off anywhere.
         with contextlib.suppress(ValueError):
           yield json.loads(line, object_pairs_hook=_record) | {"attempt": attempt}

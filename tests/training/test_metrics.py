@@ -275,3 +275,12 @@ print([name for name in ("torch", "tensorflow") if name in sys.modules])
 """
   done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
   assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_what_is_no_file_among_them_is_passed_over(tmp_path):
+  with MetricsWriter(tmp_path, 0) as writer:
+    writer.scalars(1, {"train/loss": 1.0})
+  os.mkfifo(tmp_path / "metrics" / "attempt-0001.jsonl")
+  (tmp_path / "metrics" / "attempt-0002.jsonl").symlink_to("/dev/zero")
+  (tmp_path / "metrics" / "attempt-0003.jsonl").mkdir()
+  assert list(read_metrics(tmp_path)) == [1]

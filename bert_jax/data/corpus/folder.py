@@ -62,6 +62,7 @@ from bert_jax.data.tokenizer.wordpiece import Tokenizer, load_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.io import atomic
 from bert_jax.io.json_files import MAX_TABLE_BYTES, read_json
+from bert_jax.io.plain_files import read_bounded
 
 CORPUS_FORMAT = "bert_jax corpus"
 FORMAT_VERSION = 2
@@ -203,7 +204,11 @@ def write_manifest(folder: pathlib.Path, manifest: dict[str, Any]) -> dict[str, 
 
 def read_files(folder: str | os.PathLike) -> list[str]:
   """The files that `Split.origins` counts."""
-  return pathlib.Path(folder, "files.txt").read_text(encoding="utf-8").splitlines()
+  path = pathlib.Path(folder, "files.txt")
+  try:
+    return read_bounded(path, MAX_TABLE_BYTES).decode("utf-8").splitlines()
+  except (FileNotFoundError, UnicodeDecodeError) as error:
+    raise UserError(f"{path}: cannot be read ({error}); {_REMAKE}") from error
 
 
 def read_corpus_manifest(folder: str | os.PathLike) -> dict[str, Any]:

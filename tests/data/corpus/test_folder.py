@@ -223,3 +223,11 @@ def test_more_shards_than_the_soft_limit_of_open_files_can_be_opened(tmp_path):
     assert corpus.train.gather(np.arange(40))["tokens"][39, 0] == 39
   finally:
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\n"])
+def test_a_list_of_files_that_cannot_be_read_is_named_with_the_remedy(tmp_path, content):
+  if content is not None:
+    (tmp_path / "files.txt").write_bytes(content)
+  with pytest.raises(UserError, match="files.txt: cannot be read .*prepare it again"):
+    corpus_lib.read_files(tmp_path)
