@@ -17,6 +17,7 @@ from bert_jax.batch import ModelInputs
 from bert_jax.data.labelled import questions
 from bert_jax.data.labelled.questions import Answer, Question
 from bert_jax.data.labelled.tags import spans_of
+from bert_jax.data.tokenizer.wordpiece import encode_with_offsets
 from bert_jax.errors import UserError
 from bert_jax.inference.model import Model, batches_by_length, encode_texts, finite, list_of, make_inputs
 from bert_jax.models.config import EncoderConfig
@@ -122,7 +123,7 @@ def find_entities(model: Model, texts: Sequence[str]) -> list[list[Entity]]:
   template = model.tokenizer.template
   limit = model.max_length - template.room(pair=False)
   result = []
-  encodings = model.tokenizer.backend.encode_batch(texts, add_special_tokens=False)
+  encodings = encode_with_offsets(model.tokenizer, texts)
   scores = _in_batches(model, [(encoding.ids[:limit], []) for encoding in encodings])
   for text, encoding, one in zip(texts, encodings, scores):
     firsts = [

@@ -15,7 +15,7 @@ from bert_jax.data.labelled.tables import parse_lines
 from bert_jax.data.text.text_files import read_whole
 from bert_jax.data.tokenizer.template import Template
 from bert_jax.data.tokenizer.vocabulary import CHINESE
-from bert_jax.data.tokenizer.wordpiece import Tokenizer
+from bert_jax.data.tokenizer.wordpiece import Tokenizer, encode_with_offsets
 from bert_jax.errors import UserError
 from bert_jax.io.json_files import parse_json
 
@@ -154,8 +154,8 @@ def make_windows(tokenizer: Tokenizer, questions: Sequence[Question], *, max_len
   template = tokenizer.template
   rows, firsts, labels, of_question, begins, spans = [], [], [], [], [], []
   contexts = list(dict.fromkeys(one.context for one in questions))
-  encoded = dict(zip(contexts, tokenizer.backend.encode_batch(contexts, add_special_tokens=False)))
-  asked = tokenizer.backend.encode_batch([one.text for one in questions], add_special_tokens=False)
+  encoded = dict(zip(contexts, encode_with_offsets(tokenizer, contexts)))
+  asked = encode_with_offsets(tokenizer, [one.text for one in questions])
   truncated = 0
   for number, (one, question) in enumerate(zip(questions, asked)):
     ids, places = encoded[one.context].ids, np.array(encoded[one.context].offsets, np.int64).reshape(-1, 2)

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,8 +79,31 @@ def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
 
   Whoever writes "[MASK]" in a text means the mask token, as in transformers. Corpora alone are read otherwise, with
   Tokenizer.plain.
+
+  Raises:
+    UserError: what is no text, or holds half of a surrogate pair.
   """
-  return [encoding.ids for encoding in tokenizer.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+  return [encoding.ids for encoding in _encoded(tokenizer.backend.encode_batch_fast, texts)]
+
+
+def encode_with_offsets(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+  """As encode_batch, with the places of the tokens in the texts. Raises UserError as it does."""
+  return _encoded(tokenizer.backend.encode_batch, texts)
+
+
+def _encoded(encode: Callable[..., list[tokenizers.Encoding]], texts: Sequence[str]) -> list[tokenizers.Encoding]:
+  try:
+    return encode(list(texts), add_special_tokens=False)
+  except (TypeError, UnicodeEncodeError):
+    for number, text in enumerate(texts, 1):
+      if not isinstance(text, str):
+        raise UserError(f"text {number} is a {type(text).__name__}, and a text is expected") from None
+      if any("\ud800" <= one <= "\udfff" for one in text):
+        raise UserError(
+          f"text {number}, {text[:40]!a}, holds half of a surrogate pair, or bytes that are not UTF-8, which are no "
+          "characters: convert it first"
+        ) from None
+    raise
 
 
 def build_tokenizer(

@@ -15,6 +15,7 @@ from bert_jax.data.tokenizer.wordpiece import (
   build_backend,
   build_tokenizer,
   encode_batch,
+  encode_with_offsets,
   load_tokenizer,
   save_tokenizer,
 )
@@ -411,3 +412,17 @@ def test_every_case_of_the_public_test_suites_agrees(shared_data, bert):
     run.append(case["id"])
   assert len(cases) == 63
   assert run == list(range(58)), "every case of BERT is run"
+
+
+@pytest.mark.parametrize("encode", [encode_batch, encode_with_offsets])
+@pytest.mark.parametrize(
+  "texts, message",
+  [
+    (["fine", "half \ud83d of it"], r"text 2, 'half \\ud83d of it', holds half of a surrogate pair"),
+    (["caf\udce9"], "text 1, .*bytes that are not UTF-8"),  # as Python has an argument in Latin-1
+    (["fine", 3], "text 2 is a int, and a text is expected"),
+  ],
+)
+def test_what_is_no_text_is_named_by_its_number(small, encode, texts, message):
+  with pytest.raises(UserError, match=message):
+    encode(small, texts)
