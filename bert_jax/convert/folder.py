@@ -28,7 +28,7 @@ from bert_jax.convert.model_config import LABELLED, check_names, read_config
 from bert_jax.convert.sentence_folder import POOLING_MODES, Encoding, write_modules
 from bert_jax.data.labelled.examples import Labels
 from bert_jax.data.tokenizer.wordpiece import load_tokenizer, save_tokenizer
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, printable
 from bert_jax.io import atomic, storage
 from bert_jax.io.json_files import read_json, write_json
 from bert_jax.io.numbers import check_finite
@@ -147,7 +147,7 @@ def write_folder(
     safetensors.numpy.save_file(tensors, partial / "model.safetensors", metadata=_METADATA)
     write_json(partial / "config.json", config_json(config, head, labels))
     if card:
-      (partial / "README.md").write_text(card, encoding="utf-8")
+      (partial / "README.md").write_text(printable(card), encoding="utf-8")
     save_tokenizer(tokenizer, partial, max_length=max_length)
     if encoding is not None:
       write_modules(partial, config, encoding, max_length)

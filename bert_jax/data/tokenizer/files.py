@@ -89,6 +89,10 @@ def read_folder(folder: pathlib.Path) -> TokenizerFiles:
     UserError: no vocabulary in it; another kind of tokenizer; a key that is not supported; files that contradict each
       other where versions of transformers do not agree which of them is right.
   """
+  has = lambda name: (folder / name).exists() or (folder / name).is_symlink()
+  for inside in ("tokenizer", "0_Transformer"):  # of a run or a corpus; of the first sentence-transformers
+    if not (has("tokenizer.json") or has("vocab.txt")) and (folder / inside).is_dir():
+      return read_folder(folder / inside)
   config_file = folder / "tokenizer_config.json"
   config = _read_if_there(config_file)
   kind = str(config.get("tokenizer_class") or _read_if_there(folder / "config.json").get("tokenizer_class") or "")
@@ -98,7 +102,6 @@ def read_folder(folder: pathlib.Path) -> TokenizerFiles:
     if config.get(key, value) != value:
       raise UserError(f"{config_file}: {key} is {config[key]!r}, and only {value!r} is supported: set it in a copy")
   content = None
-  has = lambda name: (folder / name).exists() or (folder / name).is_symlink()
   if has("tokenizer.json"):
     content = _read_tokenizer_json(folder / "tokenizer.json")
     name, vocabulary = folder / "tokenizer.json", content.vocabulary

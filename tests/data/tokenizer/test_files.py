@@ -214,6 +214,13 @@ def test_what_cannot_be_read_as_transformers_does_is_refused_by_name(tmp_path, k
     load_tokenizer(write(tmp_path, **files))
 
 
+@pytest.mark.parametrize("inside", ["tokenizer", "0_Transformer"])
+def test_the_tokenizer_of_a_run_and_of_an_old_folder_of_sentence_transformers_is_found(tmp_path, inside):
+  (tmp_path / inside).mkdir()
+  write(tmp_path / inside, added_tokens_json={"covid19": _FIRST})
+  assert load_tokenizer(tmp_path).fingerprint == load_tokenizer(tmp_path / inside).fingerprint
+
+
 def test_pairs_are_refused_where_transformers_does_not_tell_b_from_a(tmp_path):
   write(tmp_path, tokenizer_config_json={**_CONFIG, "model_input_names": ["input_ids", "attention_mask"]})
   tokenizer, theirs = load_tokenizer(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
