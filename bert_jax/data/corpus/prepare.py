@@ -215,6 +215,7 @@ def _read_chunks(job: Job, kept: "_Kept | None", counts: Counter) -> Iterator[ch
     objective=job.settings.objective,
     chunk_bytes=splits.CHUNK_BYTES,
     files=files,
+    total_bytes=sum(int(size) for _, size, _ in job.documents_recipe["files"]),
   )
   for chunk in made:
     num_chunks[chunk.split] += 1

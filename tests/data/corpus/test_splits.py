@@ -1,5 +1,7 @@
 """Which documents validate, and where chunks end."""
 
+import random
+
 import pytest
 
 from bert_jax.data.corpus import splits
@@ -104,14 +106,90 @@ def test_objectives_that_mix_no_documents_need_only_one_for_each_split(count, ob
 
 
 @pytest.mark.parametrize("objective", ["none", "sop"])
-def test_the_end_of_a_lone_document_validates(objective):
-  text = "\n".join(f"Sentence {number}." for number in range(100))
-  made = chunks([Document(text, "book", 1)], fraction=0.05, objective=objective)
-  assert [chunk.origins for chunk in made] == [[(0, 1)], [(0, 1)]]
-  assert texts_of(made, "validation") == ["\n".join(text.split("\n")[95:])]
-  assert texts_of(made, "train") == ["\n".join(text.split("\n")[:95])]
+def test_a_piece_of_a_lone_document_validates_and_its_neighbours_are_in_neither_split(objective):
+  sentences = [f"Sentence {number}." for number in range(100)]
+  made = chunks([Document("\n".join(sentences), "book", 1)], fraction=0.05, objective=objective)
+  assert {split for split, *_ in made} == {"train", "validation"}
+  held = "\n".join(texts_of(made, "validation")).split("\n")
+  trained = "\n".join(texts_of(made, "train")).split("\n")
+  first, last = sentences.index(held[0]), sentences.index(held[-1])
+  assert held == sentences[first : last + 1] and 4 <= len(held) <= 7
+  assert not {*sentences[max(first - 1, 0) : last + 2]} & {*trained} and len(trained) >= 85
   with pytest.raises(UserError, match="at least two sentences"):
     chunks([Document("One sentence.", "book", 1)], objective=objective)
+  assert texts_of(chunks([Document("One. Two.", "book", 1)], objective=objective), "validation") == ["Two."]
+
+
+def novel(name, size, seed, end=". "):
+  rng = random.Random(seed)
+  words = [f"{name}{number}" for number in range(500)]
+  text = ""
+  while len(text) < size:
+    text += " ".join(rng.choices(words, k=rng.randint(4, 20))) + end
+  return Document(text.strip(), name, 1)
+
+
+def shares(made):
+  """The held-out share of the text that is in a split."""
+  train, validation = (sum(map(len, texts_of(made, split))) for split in ("train", "validation"))
+  return validation / (train + validation)
+
+
+_FEW = {
+  "nine novels": [novel(f"n{number}", 60_000 + 9_000 * number, number) for number in range(9)],
+  "three": [novel(f"n{number}", 100_000, number) for number in range(3)],
+  "two": [novel(f"n{number}", 100_000 * (1 + number), number) for number in range(2)],
+  "one": [novel("n", 200_000, 0)],
+  "no stops": [novel(f"n{number}", 60_000, number, end=" ") for number in range(6)],
+  "lines": [novel(f"n{number}", 60_000, number, end="\n") for number in range(6)],
+  "neither stops nor spaces": [
+    one._replace(text=one.text.replace(" ", ""))
+    for one in (novel(f"好{number}", 60_000, number, end=" ") for number in range(5))
+  ],
+  "a long one and short ones": [novel("n", 400_000, 0), *(novel(f"s{number}", 800, number) for number in range(200))],
+  "twelve articles": [novel(f"a{number}", 9_000, number) for number in range(12)],
+}
+
+
+@pytest.mark.parametrize("name", _FEW)
+@pytest.mark.parametrize("fraction", [0.05, 0.2])
+def test_of_few_documents_pieces_validate_and_the_share_is_the_one_asked_for(name, fraction):
+  made = chunks(_FEW[name], fraction=fraction, objective="nsp" if name != "one" else "sop", chunk_bytes=10**6)
+  assert shares(made) == pytest.approx(fraction, rel=0.2)
+  for chunk in made:
+    assert name == "one" or len(set(chunk.numbers)) >= 2
+
+
+def test_the_text_beside_a_piece_is_in_neither_split():
+  for one, other in zip(_FEW["nine novels"], range(9)):
+    made = chunks(_FEW["nine novels"], fraction=0.05, chunk_bytes=10**7)
+    held, *_ = (text for text in texts_of(made, "validation") if text in one.text)
+    begin, end = one.text.index(held), one.text.index(held) + len(held)
+    trained = [text for text in texts_of(made, "train") if text in one.text]
+    for text in trained:
+      place = one.text.index(text)
+      assert place + len(text) < begin - 200 or place > end + 200, other
+    # What is in neither split is but the gaps.
+    assert len(one.text) - len(held) - sum(map(len, trained)) < 2_000
+
+
+def test_a_copy_of_a_long_document_is_cut_in_the_same_places():
+  made = chunks(_FEW["three"] + _FEW["three"], fraction=0.05, chunk_bytes=10**7)
+  held = texts_of(made, "validation")
+  assert len(held) == 6 and len(set(held)) == 3
+
+
+def test_many_documents_are_split_as_before_however_long():
+  many = [novel(f"n{number}", 25_000, number) for number in range(300)]
+  made = chunks(many, fraction=0.05, chunk_bytes=10**7)
+  assert sum(len(chunk.texts) for chunk in made) == 300
+  # Those of the first chunk's worth alone would be few; that there are more, the size of the sources tells.
+  made = list(
+    splits.make_chunks(
+      many, validation_fraction=0.05, objective="nsp", chunk_bytes=200_000, files={}, total_bytes=300 * 25_000
+    )
+  )
+  assert sum(len(chunk.texts) for chunk in made) == 300
 
 
 def test_the_objective_changes_no_chunk():
