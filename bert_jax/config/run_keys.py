@@ -108,7 +108,12 @@ ROWS = [
     free=True,
   ),
   Key("prepare.max_sequences", 8, "Sequences packed into one row at most; 1: no packing.", free=True),
-  Key("prepare.validation_fraction", 0.05, "Share of the documents that is held out, chosen by content.", free=True),
+  Key(
+    "prepare.validation_fraction",
+    0.05,
+    "Share of the text that is held out: documents chosen by content, or of a few long ones a piece of each.",
+    free=True,
+  ),
   Key(
     "prepare.short_probability", 0.1, "Share of the pairs with a random shorter target length (BERT: 0.1).", free=True
   ),

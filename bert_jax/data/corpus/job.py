@@ -27,7 +27,7 @@ class PrepareSettings(NamedTuple):
     seq_length: tokens in a row.
     objective: a key of `pairs.PAIRINGS`.
     max_sequences: sequences in a row at most.
-    validation_fraction: share of the documents held out.
+    validation_fraction: share of the text held out, see `splits`.
     short_probability: share of NSP pairs with a random shorter target.
     seed: decides pairs and random sentences.
     workers: processes; 0: one per core.
