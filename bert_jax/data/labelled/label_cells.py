@@ -22,6 +22,7 @@ SEPARATOR = "|"  # between the labels of a text that has several
 
 _LIST_CHARACTERS = 20_000  # a longer cell is no list of labels
 _BITS = re.compile(r"[01](?:\.0?)?(?:[\s,;|]+[01](?:\.0?)?)+")
+_COMMA_NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?")
 _SURE = ",;，；、｜\n\t"  # between labels where a text has several and no bar stands anywhere
 _MAY_BE = (*_SURE, "/", "&", "+", " ")
 _NAMES = {"\n": "line ends", "\t": "tabs", " ": "spaces"}
@@ -126,6 +127,13 @@ def _check_separators(cells: Sequence[str], lines: Sequence[int], path: str, kin
     for row, cell in enumerate(cells):
       if mark := next((mark for mark in _SURE if mark in cell.strip()), ""):
         raise refuse(row, mark)
+  given = [row for row, cell in enumerate(cells) if cell.strip()]
+  comma = next((row for row in given if "," in cells[row]), None)
+  if not several and comma is not None and all(_COMMA_NUMBER.fullmatch(cells[row].strip()) for row in given):
+    raise UserError(
+      f"{path}:{lines[comma]}: the label {cells[comma].strip()[:80]!r}: a number with a decimal comma, or several "
+      "labels? Write numbers with a point, 3.5, and labels with a bar between them, red|round"
+    )
   rows = {name: row for row in range(len(cells) - 1, -1, -1) for name in names_in(cells[row], "multi-label")}
   for name, row in rows.items():
     for mark in _MAY_BE:

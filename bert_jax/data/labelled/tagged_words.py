@@ -22,6 +22,7 @@ _SEVERAL = re.compile(rf"[|,;+/&]\s*(?:O$|[BIM{_ENDS}{_SINGLES}]-)")  # tags of 
 _CHUNKS = frozenset(["NP", "VP", "PP", "ADJP", "ADVP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP"])
 _RANGE = re.compile(r"\d+[-.]\d+")  # CoNLL-U: words that are written as one, and words that are not written
 _SETTING = re.compile(r"#\s*[\w:.-]+\s*=")  # a comment of CoNLL-U
+_LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*:(?=.)")
 _DOCUMENT = "-DOCSTART-"
 _FEW, _MANY = 100, 4  # parts of speech have so few different values, and words so many times as many
 _ASK = "say which columns hold words and tags, counted from 0: --text=N --label=N"
@@ -72,6 +73,11 @@ def read_conll(path: str, text: str = "", label: str = "") -> Tagged:
   # Weibo's files number the characters of a word after each of them: a digit after every one.
   if all(len(word) >= 2 and word[-1].isdigit() for sentence in words for word in sentence):
     words = [[word[:-1] for word in sentence] for sentence in words]
+  # WikiAnn's files have the language in front of every word.
+  prefixes = {(_LANGUAGE.match(word) or ("",))[0] for sentence in words for word in sentence}
+  if len(rows) > 1 and len(prefixes) == 1 and (prefix := prefixes.pop()):
+    words = [[word.removeprefix(prefix) for word in sentence] for sentence in words]
+    notes.append(f"{prefix!r} in front of every word of {path} is none of it, and is left out")
   return Tagged(words, tags, tuple(notes))
 
 

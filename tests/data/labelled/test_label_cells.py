@@ -47,6 +47,7 @@ def read(cells, kind="", **options):
     (["x", "y", "x y"], None, "a.csv:3: .* separated by spaces"),
     (["x", "y", "x\ny"], None, "a.csv:3: .* separated by line ends"),
     (["x", "y|z", "x/y"], None, "a.csv:3: .* separated by '/'"),
+    (["3", "2,5", "1.25"], None, "a.csv:2: the label '2,5': a number with a decimal comma, or several labels"),
     (["体育", "财经", "体育、财经"], None, "a.csv:3: .* separated by '、'"),
   ],
 )

@@ -166,5 +166,11 @@ def test_what_is_wrong_is_said_with_its_line(read, text, message):
     read(text)
 
 
+def test_the_language_in_front_of_every_word_is_none_of_it_and_that_is_told(read):
+  found = read("en:Maria B-PER\nen:: O\n\nen:New B-LOC\nen:York I-LOC\n")
+  assert found.words == [["Maria", ":"], ["New", "York"]] and "'en:' in front of every word" in found.notes[0]
+  assert read("en:Maria B-PER\nsaid O\n").words == [["en:Maria", "said"]] and not read("a:b O\n").notes
+
+
 def test_white_space_behind_a_tag_is_none_of_it(read):
   assert read("a\tB-X \t\r\nb\t O\n").tags == [["B-X", "O"]]
