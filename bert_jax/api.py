@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from bert_jax.io.lazy_imports import LazyModule
+from bert_jax.io.paths import expanded
 
 if TYPE_CHECKING:
   from bert_jax.inference import loaded
@@ -29,4 +30,4 @@ def load(path: str | os.PathLike) -> loaded.LoadedModel:
   Raises:
     errors.UserError: neither of the two, or one that is damaged.
   """
-  return loaded.load_model(path)
+  return loaded.load_model(expanded(os.fspath(path)))

@@ -6,6 +6,7 @@ import os
 import sys
 
 from bert_jax.errors import show
+from bert_jax.io.paths import expanded
 
 HELP = (
   "measure the training step on this machine: tokens/s, MFU, memory, where the time goes; compare with other "
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--config",
     required=True,
+    type=expanded,
     metavar="FILE.py[:variant]",
     help="the config file; dropout is 0 unless a --config flag says otherwise",
   )

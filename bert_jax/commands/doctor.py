@@ -8,6 +8,7 @@ import sys
 from bert_jax.commands.pretrain import check_source_is_meant
 from bert_jax.commands.processes import add_cluster_arguments
 from bert_jax.errors import UserError, show
+from bert_jax.io.paths import expanded
 
 HELP = "check that everything is ready for a run: devices, processes, clocks, memory, disk, corpus; changes nothing"
 EXAMPLE = """  python -m bert_jax doctor --config=configs/quickstart.py --workdir=runs/quickstart
@@ -16,8 +17,10 @@ MAX_WIDTH = 110
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("--config", required=True, metavar="FILE.py[:variant]", help="the config of the run")
-  parser.add_argument("--workdir", required=True, metavar="DIR", help="its run folder; need not exist")
+  parser.add_argument(
+    "--config", required=True, type=expanded, metavar="FILE.py[:variant]", help="the config of the run"
+  )
+  parser.add_argument("--workdir", required=True, type=expanded, metavar="DIR", help="its run folder; need not exist")
   parser.add_argument(
     "--quick", action="store_true", help="check only the sizes of the corpus files, not their contents"
   )

@@ -6,13 +6,16 @@ import pathlib
 import sys
 
 from bert_jax.errors import show
+from bert_jax.io.paths import expanded
 
 HELP = "turn each line of a text file into a vector"
 EXAMPLE = """  python -m bert_jax encode --model=runs/quickstart --pooling=mean --input=lines.txt --out=vectors.npy"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("--model", required=True, metavar="DIR", help="a run folder or a Hugging Face BERT folder")
+  parser.add_argument(
+    "--model", required=True, type=expanded, metavar="DIR", help="a run folder or a Hugging Face BERT folder"
+  )
   parser.add_argument(
     "--pooling",
     choices=("cls", "pooler", "mean", "max", "tokens"),
@@ -25,11 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--batch_size", type=int, default=32, metavar="N", help="lines in one call (default: %(default)s)"
   )
   parser.add_argument(
-    "--input", required=True, metavar="FILE", help="UTF-8 text, one line per vector; - for standard input"
+    "--input",
+    required=True,
+    type=expanded,
+    metavar="FILE",
+    help="UTF-8 text, one line per vector; - for standard input",
   )
   parser.add_argument(
     "--out",
     required=True,
+    type=expanded,
     metavar="FILE.npy",
     help="float32 [lines, hidden]; for tokens [lines, tokens, hidden], and a JSON-lines file of the tokens next to it",
   )

@@ -7,6 +7,7 @@ import json
 import sys
 
 from bert_jax.errors import show
+from bert_jax.io.paths import expanded
 
 HELP = (
   "MLM and NSP metrics on a validation split; fine-tuning on a suite of tasks; similarity and likelihood of sentences"
@@ -27,10 +28,12 @@ _READS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   source = parser.add_mutually_exclusive_group(required=True)
-  source.add_argument("--workdir", metavar="DIR", help="a run folder; evaluated in the same way as during training")
-  source.add_argument("--model", metavar="DIR", help="a run folder or a Hugging Face BERT folder")
+  source.add_argument(
+    "--workdir", type=expanded, metavar="DIR", help="a run folder; evaluated in the same way as during training"
+  )
+  source.add_argument("--model", type=expanded, metavar="DIR", help="a run folder or a Hugging Face BERT folder")
   parser.add_argument(
-    "--corpus", metavar="DIR", help="a corpus made with the model's tokenizer (default: the run's own)"
+    "--corpus", type=expanded, metavar="DIR", help="a corpus made with the model's tokenizer (default: the run's own)"
   )
   parser.add_argument("--batch_size", type=int, metavar="N", help="rows in one call (default: 64)")
   parser.add_argument(
@@ -49,17 +52,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--data",
     action="append",
+    type=expanded,
     metavar="DIR",
     help="with --suite or --zero_shot: folder that holds the tasks, or TASK=DIR; may be repeated",
   )
   parser.add_argument(
     "--input",
+    type=expanded,
     metavar="FILE",
     help="with --zero_shot: a sentence in each line, or - for standard input; gives each one's pseudo-perplexity",
   )
   parser.add_argument("--seeds", type=int, metavar="N", help="with --suite: fine-tunings of each task (default: 5)")
   parser.add_argument(
-    "--jobs", metavar="DIR", help="with --suite: folder for results; the same command resumes where it stopped"
+    "--jobs",
+    type=expanded,
+    metavar="DIR",
+    help="with --suite: folder for results; the same command resumes where it stopped",
   )
   parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
   parser.set_defaults(keys_without_file=True)

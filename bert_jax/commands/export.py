@@ -3,6 +3,7 @@
 import argparse
 
 from bert_jax.errors import show
+from bert_jax.io.paths import expanded
 
 HELP = "write a trained model as a folder for transformers or sentence-transformers"
 EXAMPLE = """  python -m bert_jax export --workdir=runs/quickstart --out=my-bert
@@ -11,11 +12,17 @@ EXAMPLE = """  python -m bert_jax export --workdir=runs/quickstart --out=my-bert
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   source = parser.add_mutually_exclusive_group(required=True)
-  source.add_argument("--workdir", metavar="DIR", help="a run folder; its newest good checkpoint is exported")
-  source.add_argument("--checkpoint", metavar="DIR", help="one checkpoint, WORKDIR/checkpoints/STEP")
-  source.add_argument("--model", metavar="DIR", help="a Hugging Face BERT folder, to convert it")
+  source.add_argument(
+    "--workdir", type=expanded, metavar="DIR", help="a run folder; its newest good checkpoint is exported"
+  )
+  source.add_argument("--checkpoint", type=expanded, metavar="DIR", help="one checkpoint, WORKDIR/checkpoints/STEP")
+  source.add_argument("--model", type=expanded, metavar="DIR", help="a Hugging Face BERT folder, to convert it")
   parser.add_argument(
-    "--out", required=True, metavar="DIR", help="the folder to write; it must not exist, or be an earlier export"
+    "--out",
+    required=True,
+    type=expanded,
+    metavar="DIR",
+    help="the folder to write; it must not exist, or be an earlier export",
   )
   parser.add_argument(
     "--head",

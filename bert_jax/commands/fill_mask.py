@@ -4,13 +4,16 @@ import argparse
 import json
 
 from bert_jax.errors import show
+from bert_jax.io.paths import expanded
 
 HELP = "the most likely tokens at each [MASK] of a text"
 EXAMPLE = """  python -m bert_jax fill-mask --model=runs/quickstart "returns the [MASK] of the array." """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("--model", required=True, metavar="DIR", help="a run folder or a Hugging Face BERT folder")
+  parser.add_argument(
+    "--model", required=True, type=expanded, metavar="DIR", help="a run folder or a Hugging Face BERT folder"
+  )
   parser.add_argument("--top_k", type=int, default=5, metavar="K", help="tokens per mask (default: %(default)s)")
   parser.add_argument("--json", action="store_true", help="print one JSON object per text instead of text")
   parser.add_argument("text", nargs="+", help="text with [MASK]")

@@ -3,6 +3,7 @@
 import argparse
 
 from bert_jax.errors import show
+from bert_jax.io.paths import expanded
 
 HELP = "show what a corpus holds: statistics, and rows as text with sentence A, sentence B and label"
 EXAMPLE = """  python -m bert_jax inspect --corpus=data/wiki
@@ -12,7 +13,7 @@ EXAMPLE = """  python -m bert_jax inspect --corpus=data/wiki
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   from bert_jax.data.corpus.folder import SPLITS
 
-  parser.add_argument("--corpus", required=True, metavar="DIR", help="the corpus folder")
+  parser.add_argument("--corpus", required=True, type=expanded, metavar="DIR", help="the corpus folder")
   parser.add_argument("--split", choices=SPLITS, default=SPLITS[0], help="default: %(default)s")
   parser.add_argument("--row", type=int, action="append", metavar="N", help="show only this row; may be repeated")
   parser.add_argument(
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--config",
+    type=expanded,
     metavar="FILE.py[:variant]",
     help="with --masks: whose masking and seed are meant (default: the defaults)",
   )

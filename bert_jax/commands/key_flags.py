@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from bert_jax.commands.processes import add_cluster_arguments, outcome_of_run, start_cluster
 from bert_jax.errors import show
+from bert_jax.io.paths import expanded
 
 
 def add_key_flags(
@@ -27,7 +28,9 @@ def add_key_flags(
       metavar=configs.KEYS[key].type.__name__.upper(),
       help=(meanings or {}).get(flag, configs.meaning(key)),
     )
-  parser.add_argument("--workdir", metavar="DIR", help="the run folder: checkpoints, metrics, result.json")
+  parser.add_argument(
+    "--workdir", type=expanded, metavar="DIR", help="the run folder: checkpoints, metrics, result.json"
+  )
   add_cluster_arguments(parser)
   parser.set_defaults(keys_without_file=True)
   parser.epilog = (

@@ -4,16 +4,19 @@ import argparse
 import json
 
 from bert_jax.errors import show
+from bert_jax.io.paths import expanded
 
 HELP = "what every layer would predict at [MASK], how its confidence grows, and which tokens matter"
 EXAMPLE = """  python -m bert_jax look --model=runs/quickstart "returns the [MASK] of the array." --html=look.html"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("--model", required=True, metavar="DIR", help="a run folder or a Hugging Face BERT folder")
+  parser.add_argument(
+    "--model", required=True, type=expanded, metavar="DIR", help="a run folder or a Hugging Face BERT folder"
+  )
   parser.add_argument("text", nargs="+", help="text with [MASK]")
   parser.add_argument("--top_k", type=int, default=3, metavar="K", help="tokens shown per layer (default: %(default)s)")
-  parser.add_argument("--html", metavar="FILE.html", help="also write a self-contained HTML page")
+  parser.add_argument("--html", type=expanded, metavar="FILE.html", help="also write a self-contained HTML page")
   parser.add_argument("--json", action="store_true", help="print one JSON object per text instead of text")
 
 

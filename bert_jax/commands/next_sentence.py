@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from bert_jax.errors import show
+from bert_jax.io.paths import expanded
 
 HELP = "the probability that sentence B follows sentence A"
 EXAMPLE = (
@@ -12,7 +13,9 @@ EXAMPLE = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("--model", required=True, metavar="DIR", help="a run folder or a Hugging Face BERT folder")
+  parser.add_argument(
+    "--model", required=True, type=expanded, metavar="DIR", help="a run folder or a Hugging Face BERT folder"
+  )
   parser.add_argument("first", metavar="A", help="the first sentence")
   parser.add_argument("second", metavar="B", help="the sentence that may follow it")
 

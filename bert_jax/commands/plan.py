@@ -4,6 +4,7 @@ import argparse
 import json
 
 from bert_jax.errors import show
+from bert_jax.io.paths import expanded
 
 HELP = (
   "compile the training step for a TPU pod on a machine without one: does it fit, what bounds it, what does the run "
@@ -15,7 +16,7 @@ EXAMPLE = """  python -m bert_jax plan --config=configs/bert_large.py:phase2 --t
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("--config", required=True, metavar="FILE.py[:variant]", help="the config file")
+  parser.add_argument("--config", required=True, type=expanded, metavar="FILE.py[:variant]", help="the config file")
   parser.add_argument(
     "--topology", required=True, metavar="CHIP:SHAPE", help="as v5e:16x16, v5p:4x4x4, v5e:16x16*2 (two slices), h100:8"
   )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from bert_jax.errors import show
+from bert_jax.io.paths import expanded
 
 HELP = "labels, scores, entities or answers from a fine-tuned model"
 EXAMPLE = """  python -m bert_jax predict --model=runs/sst2 "a film to remember" "two hours of my life"
@@ -22,12 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--model",
     required=True,
+    type=expanded,
     metavar="DIR",
     help="the run folder of `finetune`, or a Hugging Face folder with a head for labels",
   )
   parser.add_argument("texts", nargs="*", metavar="TEXT", help="the texts")
   parser.add_argument(
     "--input",
+    type=expanded,
     metavar="FILE",
     help="instead, a file with one text per line (-: standard input); with --text a table, .csv, .tsv, "
     ".json or .jsonl; where the model answers questions and --question is not given, questions in the format of SQuAD",

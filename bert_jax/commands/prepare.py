@@ -5,6 +5,7 @@ import contextlib
 import sys
 
 from bert_jax.errors import show
+from bert_jax.io.paths import expanded
 
 HELP = "raw text to a corpus folder: sentences, vocabulary, pairs, packed rows"
 EXAMPLE = """  python -m bert_jax prepare --source=docstrings: --out=data/docstrings --vocab_size=8192
@@ -53,11 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     target.add_argument(f"--{name}", default=defaults[name], help=meaning, **how)
 
   parser.add_argument(
-    "--source", required=True, action="append", metavar="SPEC", help="raw text, see below; may be repeated"
+    "--source",
+    required=True,
+    action="append",
+    type=expanded,
+    metavar="SPEC",
+    help="raw text, see below; may be repeated",
   )
-  parser.add_argument("--out", required=True, metavar="DIR", help="the corpus folder to make")
+  parser.add_argument("--out", required=True, type=expanded, metavar="DIR", help="the corpus folder to make")
   vocabulary = parser.add_mutually_exclusive_group()
-  add(vocabulary, "tokenizer", metavar="DIR_OR_VOCAB")
+  add(vocabulary, "tokenizer", type=expanded, metavar="DIR_OR_VOCAB")
   add(vocabulary, "vocab_size", metavar="N")
   parser.add_argument(
     "--cased",
@@ -88,7 +94,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       f"--{name}", action="store_true", default=defaults[name], help=configs.meaning(f"prepare.{name}")
     )
   parser.add_argument(
-    "--documents", default="", metavar="DIR", help="folder for tokenized documents (default: a folder beside --out)"
+    "--documents",
+    default="",
+    type=expanded,
+    metavar="DIR",
+    help="folder for tokenized documents (default: a folder beside --out)",
   )
   where = parser.add_mutually_exclusive_group()
   where.add_argument(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from bert_jax.commands.processes import add_cluster_arguments, outcome_of_run, start_cluster
 from bert_jax.errors import UserError, show
+from bert_jax.io.paths import expanded
 
 if TYPE_CHECKING:
   from bert_jax.objectives.objective import Shown
@@ -18,8 +19,10 @@ EXAMPLE = """  python -m bert_jax pretrain --config=configs/quickstart.py --work
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   from bert_jax import config as configs
 
-  parser.add_argument("--config", required=True, metavar="FILE.py[:variant]", help="the config file")
-  parser.add_argument("--workdir", required=True, metavar="DIR", help="the run folder: checkpoints, metrics, export")
+  parser.add_argument("--config", required=True, type=expanded, metavar="FILE.py[:variant]", help="the config file")
+  parser.add_argument(
+    "--workdir", required=True, type=expanded, metavar="DIR", help="the run folder: checkpoints, metrics, export"
+  )
   parser.add_argument(
     "--profile",
     type=steps_to_trace,

@@ -5,6 +5,7 @@ import json
 import sys
 
 from bert_jax.errors import show
+from bert_jax.io.paths import expanded
 
 HELP = (
   "which layer and pooling measures similarity best: Spearman of the cosine on scored pairs, as a table and a heat map"
@@ -14,9 +15,15 @@ EXAMPLE = """  python -m bert_jax probe --model=runs/base --pairs=stsb-en-dev.cs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("--model", required=True, metavar="DIR", help="a run folder or a Hugging Face BERT folder")
   parser.add_argument(
-    "--pairs", required=True, metavar="FILE", help="a table of pairs with scores: .csv, .tsv, .json or .jsonl"
+    "--model", required=True, type=expanded, metavar="DIR", help="a run folder or a Hugging Face BERT folder"
+  )
+  parser.add_argument(
+    "--pairs",
+    required=True,
+    type=expanded,
+    metavar="FILE",
+    help="a table of pairs with scores: .csv, .tsv, .json or .jsonl",
   )
   parser.add_argument(
     "--text",
@@ -33,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--score", default="", metavar="COLUMN", help="column of the score (default: score, or else the third column)"
   )
-  parser.add_argument("--out", metavar="FILE.svg", help="a heat map")
+  parser.add_argument("--out", type=expanded, metavar="FILE.svg", help="a heat map")
   parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
 

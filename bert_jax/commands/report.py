@@ -3,6 +3,7 @@
 import argparse
 
 from bert_jax.errors import show
+from bert_jax.io.paths import expanded
 
 HELP = "report on a run: one HTML page with curves, goodput, restarts and samples, and a short text version"
 EXAMPLE = """  python -m bert_jax report --workdir=runs/quickstart
@@ -10,9 +11,13 @@ EXAMPLE = """  python -m bert_jax report --workdir=runs/quickstart
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("--workdir", required=True, metavar="DIR", help="the run folder; the run may still be active")
-  parser.add_argument("--html", metavar="FILE", help="path of the page (default: report.html in the run folder)")
-  parser.add_argument("--plot", metavar="FILE", help="also draw the curves into this .svg")
+  parser.add_argument(
+    "--workdir", required=True, type=expanded, metavar="DIR", help="the run folder; the run may still be active"
+  )
+  parser.add_argument(
+    "--html", type=expanded, metavar="FILE", help="path of the page (default: report.html in the run folder)"
+  )
+  parser.add_argument("--plot", type=expanded, metavar="FILE", help="also draw the curves into this .svg")
   parser.add_argument(
     "--samples",
     type=int,

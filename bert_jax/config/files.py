@@ -21,6 +21,7 @@ from bert_jax.config.key import Key
 from bert_jax.config.schema import KEYS, check_key
 from bert_jax.config.values import flatten, set_key, validate
 from bert_jax.errors import UserError
+from bert_jax.io.paths import expanded
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
@@ -54,8 +55,10 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.Conf
     raise UserError(
       f"{path}: get_config must return the ConfigDict of bert_jax.config.default_config(), with overrides"
     )
-  for key in flatten(config):
-    check_key(key)
+  for name, value in flatten(config).items():
+    check_key(name)
+    if KEYS[name].path:
+      set_key(config, name, expanded(value))
   for override in overrides:
     apply_override(config, override)
   validate(config)
@@ -107,7 +110,7 @@ def apply_override(config: ml_collections.ConfigDict, override: str) -> None:
 def _parse(key: Key, text: str) -> Any:
   """`text` as a value of the key's type; an int is accepted where a float is wanted."""
   if key.type is str:
-    return text
+    return expanded(text) if key.path else text
   try:
     value = ast.literal_eval({"true": "True", "false": "False"}.get(text.lower(), text))
   except (ValueError, SyntaxError):

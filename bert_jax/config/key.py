@@ -38,6 +38,7 @@ class Key(NamedTuple):
     choices: what texts it takes, besides the default, or a function that gives them; empty: any.
     free: whether a resumed run may change it, which it may where neither the data nor the mathematics of a step do.
     derived: the type, where the default is None.
+    path: whether it names files or folders, in which "~" is expanded.
   """
 
   name: str
@@ -47,6 +48,7 @@ class Key(NamedTuple):
   choices: tuple[str, ...] | Callable[[], Iterable[str]] = ()
   free: bool = False
   derived: type | None = None
+  path: bool = False
 
   @property
   def type(self) -> type:

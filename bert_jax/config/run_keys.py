@@ -43,6 +43,7 @@ ROWS = [
     "",
     "Run folder or Hugging Face folder whose parameters the run starts from; empty: from scratch.",
     free=True,
+    path=True,
   ),
   Key("init_optimizer", False, "Takes the optimizer moments and the step of the run in init_from as well."),
   Key(
@@ -60,15 +61,19 @@ ROWS = [
     free=True,
   ),
   # Rows that are trained on
-  Key("data.corpus", "", "The corpus folder.", free=True),
+  Key("data.corpus", "", "The corpus folder.", free=True, path=True),
   Key(
-    "data.mixture", "", "Several corpora instead of data.corpus, with their shares of the rows: DIR=WEIGHT,DIR=WEIGHT."
+    "data.mixture",
+    "",
+    "Several corpora instead of data.corpus, with their shares of the rows: DIR=WEIGHT,DIR=WEIGHT.",
+    path=True,
   ),
   Key(
     "data.source",
     "",
     "Raw text that data.corpus is prepared from when it is missing, as in docstrings: or text:books/*.txt.",
     free=True,
+    path=True,
   ),
   Key("data.batch_size", 256, "Rows in a global batch; a packed row holds several sequences.", at_least(1)),
   Key(
@@ -83,10 +88,15 @@ ROWS = [
     "",
     "Local folder that a remote corpus is copied to; empty: the corpus is read where it is.",
     free=True,
+    path=True,
   ),
   # How raw text becomes a corpus. Its ranges are those of data/corpus/job.py, which `prepare` calls without a config.
   Key(
-    "prepare.tokenizer", "", "vocab.txt or tokenizer folder that is used; empty: a vocabulary is trained.", free=True
+    "prepare.tokenizer",
+    "",
+    "vocab.txt or tokenizer folder that is used; empty: a vocabulary is trained.",
+    free=True,
+    path=True,
   ),
   Key("prepare.vocab_size", 30522, "Entries of a trained vocabulary, the five special tokens included.", free=True),
   Key("prepare.lowercase", True, "Lowercases, as BERT uncased; a tokenizer folder says it itself.", free=True),

@@ -6,8 +6,15 @@ from bert_jax.config.key import ABOVE_0, SHARE, Key, at_least
 ROWS = [
   # Fine-tuning and sentence embeddings
   Key("tuning.task", "", "A task that is known, see `bert_jax finetune --list`; empty: data of your own."),
-  Key("tuning.data", "", "Folder with the task's files; a file: CSV, TSV, JSON lines, CoNLL, SQuAD; or tfds."),
-  Key("tuning.dev", "", "File that the model is evaluated on; empty: the task's own, else a tenth of tuning.data."),
+  Key(
+    "tuning.data", "", "Folder with the task's files; a file: CSV, TSV, JSON lines, CoNLL, SQuAD; or tfds.", path=True
+  ),
+  Key(
+    "tuning.dev",
+    "",
+    "File that the model is evaluated on; empty: the task's own, else a tenth of tuning.data.",
+    path=True,
+  ),
   Key("tuning.text", "", "Column of the text: its name or, in a file without a header, its number from 0."),
   Key("tuning.text_pair", "", "Column of the second text; empty: there is none."),
   Key("tuning.label", "", "Column of the label; | separates several labels of one text, which may have none, too."),

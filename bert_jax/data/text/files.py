@@ -145,7 +145,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _local_matches(pattern: str) -> tuple[list[str], list[str]]:
-  found = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
+  found = sorted(glob.glob(pattern, recursive=True))
   folders = [path for path in found if os.path.isdir(path)]
   return [path for path in found if path not in set(folders)], folders
 

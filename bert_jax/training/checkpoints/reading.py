@@ -126,7 +126,7 @@ def diagnose(path: epath.Path, error: Exception) -> Damaged:
 def checkpoints_folder(directory) -> epath.Path:
   """A folder of checkpoints as an absolute path."""
   path = storage.folder(directory)
-  return path if storage.is_remote(path) else path.expanduser().resolve()  # TensorStore takes absolute paths only
+  return path if storage.is_remote(path) else path.resolve()  # TensorStore takes absolute paths only
 
 
 def log(text: str) -> None:
