@@ -1,6 +1,7 @@
 """The command line: `python -m bert_jax COMMAND [flags]`, also installed as `bert-jax`."""
 
 import argparse
+import contextlib
 import difflib
 import functools
 import importlib
@@ -16,9 +17,10 @@ from typing import Any, cast
 from bert_jax import __version__
 from bert_jax.cluster.chips import tpu_chips_here
 from bert_jax.cluster.termination import Terminated, listen
-from bert_jax.errors import EXIT_PREEMPTED, ending_of, printable
+from bert_jax.errors import EXIT_PREEMPTED, ending_of, print_at_once
 from bert_jax.internals.orbax import silence_orbax
 from bert_jax.internals.python import run_exit_functions
+from bert_jax.io.streams import let_go, only_told, open_closed_streams
 
 # In the order in which a newcomer meets them; each is a module of bert_jax.commands.
 COMMANDS = (
@@ -49,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
   Ctrl-C; others are named in errors.py.
   """
   listen()
+  open_closed_streams()
   arguments = list(sys.argv[1:] if argv is None else argv)
   flags_end = arguments.index("--") if "--" in arguments else len(arguments)
   arguments[:flags_end] = map(with_underscores, arguments[:flags_end])
@@ -65,23 +68,23 @@ def main(argv: list[str] | None = None) -> int:
       options.parser.error(refusal(options.parser, unknown or rest))
     if options.overrides and not without_file and not options.config:
       options.parser.error(f"{rest[0]} changes a key of a config: give the config too, --config=FILE.py")
-    code = options.run(options) or 0
+    with only_told() if name in RESUMABLE else contextlib.nullcontext():
+      code = options.run(options) or 0
     sys.stdout.flush()  # here, where a full disk or a closed pipe can still be answered
     return code
   except KeyboardInterrupt as stop:
     told, code = ("stopped by a SIGTERM", EXIT_PREEMPTED) if isinstance(stop, Terminated) else ("interrupted", 130)
     again = "; run the same command again to resume" if name in RESUMABLE else ""
-    print(told + (f": {stop}" if str(stop) else "") + again, file=sys.stderr)
+    print_at_once(told + (f": {stop}" if str(stop) else "") + again)
     if argv is None:
       leave(code)
     return code
-  except BrokenPipeError:  # the reader of our output has gone, as `| head` does
-    let_go_of_output()
-    return 0
   except Exception as error:
     code, message = ending_of(error)
     let_go_of_output()
-    print(printable(traceback.format_exc() if message is None else f"error: {message}"), file=sys.stderr)
+    if isinstance(error, BrokenPipeError) and name not in RESUMABLE:
+      return 0  # the reader of our output has gone, as `| head` does
+    print_at_once(traceback.format_exc() if message is None else f"error: {message}")
     return code
 
 
@@ -103,10 +106,11 @@ def refusal(command: argparse.ArgumentParser, words: list[str]) -> str:
 
 def let_go_of_output() -> None:
   """Prints what is still waiting, or sends it nowhere if nobody takes it: Python would complain of that at its end."""
-  try:
-    sys.stdout.flush()
-  except OSError:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  for stream in (sys.stdout, sys.stderr):
+    try:
+      stream.flush()
+    except (OSError, ValueError):
+      let_go(stream)
 
 
 def leave(code: int) -> None:

@@ -1,5 +1,6 @@
 """How the command ends: the one exception that a user should ever see, and the exit codes that schedulers act on."""
 
+import contextlib
 import errno
 import re
 import sys
@@ -66,8 +67,9 @@ def print_at_once(message: str) -> None:
   """Writes a message to standard error in one piece: print() may write the newline separately, after a line of JAX's
   log.
   """
-  sys.stderr.write(printable(message) + "\n")
-  sys.stderr.flush()
+  with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, full, or not there: nobody to tell
+    sys.stderr.write(printable(message) + "\n")
+    sys.stderr.flush()
 
 
 _FULL, _FORBIDDEN, _MISPLACED = (

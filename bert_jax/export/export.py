@@ -7,7 +7,7 @@ from etils import epath
 from bert_jax.cluster import agreement
 from bert_jax.convert import folder as hf_folder
 from bert_jax.convert.sentence_folder import POOLING_MODES, Encoding
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, print_at_once
 from bert_jax.export import model_card
 from bert_jax.inference import model as inference
 from bert_jax.inference.model import Model
@@ -41,7 +41,7 @@ def export_model(
   head = head or head_of(model, format)
   _check_trained(model, head)
   encoding = _encoding_of(model, pooling) if format == "sentence-transformers" else None
-  card = model_card.make_card(model, head=head, encoding=encoding, workdir=workdir)
+  card = _card_of(model, head, encoding, workdir)
   labels = model.labels if head in _LABEL_HEADS else None
   hf_folder.write_folder(
     out,
@@ -55,6 +55,15 @@ def export_model(
     card=card,
   )
   return head
+
+
+def _card_of(model: Model, head: str, encoding: Encoding | None, workdir: str | None) -> str:
+  """The card; empty, with a note, where it cannot be made: it only tells of the model."""
+  try:
+    return model_card.make_card(model, head=head, encoding=encoding, workdir=workdir)
+  except Exception as error:
+    print_at_once(f"note: the model is exported without a README.md ({type(error).__name__}: {error})")
+    return ""
 
 
 def export_run(root: epath.Path, format: str) -> None:

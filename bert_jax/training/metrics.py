@@ -11,6 +11,9 @@ part is written again as a whole; parts are small, so that this costs the same
 in the hundredth hour as in the first. Readers merge attempts and parts, and
 the last line for a step wins. Numbers that are not finite are stored as null,
 since JSON has no NaN, and come back as NaN.
+
+All of this only tells. What cannot be written is kept for the next time, and said; what cannot be read is left out,
+counted and said. Neither ends a run.
 """
 
 import contextlib
@@ -22,12 +25,12 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from etils import epath
 
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, print_at_once
 from bert_jax.io import storage
 from bert_jax.io.lazy_imports import without
 from bert_jax.io.plain_files import open_plain
@@ -56,19 +59,19 @@ class MetricsWriter:
     self._events = _Lines(self._workdir / "events", attempt)
     self._tensorboard = _TensorBoard(self._workdir / "tensorboard", attempt)
     self._written = time.monotonic()
+    self._failing: set[str] = set()  # what could not be written the last time
 
   def scalars(self, step: int, metrics: dict[str, float]) -> None:
     """Adds the metrics of a step. What a crash can lose is at most the last WRITE_SECONDS of them.
 
     Raises:
-      UserError: the file cannot be written, e.g. on a full disk (so do the other methods).
+      UserError: another process has taken the run over (so do the other methods).
     """
     if not self._active:
       return
     metrics = {name: float(value) for name, value in metrics.items()}
     self._metrics.add({"step": int(step), "time": _now()} | metrics)
-    with _told_plainly(self._workdir):
-      self._tensorboard.add(step, metrics)
+    self._try("tensorboard", lambda: self._tensorboard.add(step, metrics))
     if time.monotonic() - self._written >= WRITE_SECONDS:
       self.flush()
 
@@ -82,11 +85,23 @@ class MetricsWriter:
     """Writes what there is. Raises UserError where another process has taken the run over."""
     if self._active:
       self._check_newest()
-      self._metrics.flush()
-      self._events.flush()
-      with _told_plainly(self._workdir):
-        self._tensorboard.flush()
+      self._try("metrics", self._metrics.flush)
+      self._try("events", self._events.flush)
+      self._try("tensorboard", self._tensorboard.flush)
       self._written = time.monotonic()
+
+  def _try(self, what: str, write: Callable[[], None]) -> None:
+    """Training goes on where a record of it cannot be written: that is said, and said again after it had worked."""
+    try:
+      write()
+      self._failing.discard(what)
+    except Exception as error:
+      if what not in self._failing:
+        self._failing.add(what)
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+        print_at_once(
+          f"note: {self._workdir / what} cannot be written ({said}); training goes on, and it is tried again"
+        )
 
   def _check_newest(self) -> None:
     """An object store has no locks: there the attempt that was started last goes on, and an older one ends when it
@@ -94,7 +109,8 @@ class MetricsWriter:
     """
     if storage.is_remote(self._workdir):
       newer = self._workdir / "events" / f"attempt-{self._attempt + 1:04d}.jsonl"
-      with _told_plainly(newer), storage.failures(newer):
+      taken_over = False
+      with contextlib.suppress(OSError), storage.failures(newer):  # a store that does not answer has not said so
         taken_over = newer.exists()
       if taken_over:
         self._active = False
@@ -106,7 +122,7 @@ class MetricsWriter:
   def close(self) -> None:
     """Writes what there is."""
     self.flush()
-    self._tensorboard.close()
+    self._try("tensorboard", self._tensorboard.close)
 
   def __enter__(self) -> "MetricsWriter":
     return self
@@ -145,12 +161,66 @@ def read_events(workdir: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def _read(folder: epath.Path) -> Iterator[dict[str, Any]]:
+  """The records of a folder in order; what cannot be read is left out, counted, and said once."""
+  is_sound = _is_metric if folder.name == "metrics" else _is_event
+  lost, first = 0, ""
   for attempt, _, path in _files(folder):
-    with contextlib.suppress(UserError), open_plain(path) as file:  # what is no file tells nothing
-      while line := file.readline(_MAX_LINE_BYTES):
-        # A part is written as a whole, but a copy of a run folder may have been cut off anywhere.
-        with contextlib.suppress(ValueError):
-          yield json.loads(line, object_pairs_hook=_record) | {"attempt": attempt}
+    number = 0
+    try:
+      with open_plain(path) as file:
+        while line := file.readline(_MAX_LINE_BYTES):
+          number += 1
+          record = _parse(line)
+          if isinstance(record, dict) and is_sound(record):
+            yield record | {"attempt": attempt}
+          elif line.strip():
+            lost, first = lost + 1, first or f"{path}:{number}"
+    except (OSError, UserError) as error:  # it cannot be read, or is no file
+      lost, first = lost + 1, first or f"{path}:{number + 1} ({error})"
+  if lost and str(folder) not in _told:
+    _told.add(str(folder))
+    print_at_once(f"note: {lost:,} lines of {folder} cannot be read and are left out; the first is {first}")
+
+
+_told: set[str] = set()  # folders whose unreadable lines were mentioned
+# Events that say at which step something was.
+_AT_A_STEP = ("restore", "first_step", "save", "rollback", "preempt", "finish")
+
+
+def _parse(line: bytes) -> Any:
+  """What a line of JSON holds, or None: a copy may have been cut off, a disk may have changed a byte."""
+  try:
+    return json.loads(line, object_pairs_hook=_record)
+  except (ValueError, RecursionError):
+    return None
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_at(record: dict[str, Any], *steps: str) -> bool:
+  """Whether a record has a time, and the steps that it has, or must have, are steps."""
+  when: Any = record.get("time")
+  return (
+    _is_number(when)
+    and 0 <= when < 1e11  # the year 5138; not NaN
+    and all(isinstance(record[name], int) and 0 <= record[name] < 2**63 for name in steps)
+  )
+
+
+def _is_metric(record: dict[str, Any]) -> bool:
+  return (
+    "step" in record
+    and _is_at(record, "step")
+    and all(value is None or _is_number(value) and abs(value) < 1e300 or value != value for value in record.values())
+  )
+
+
+def _is_event(record: dict[str, Any]) -> bool:
+  steps = {name for name in ("step", "from_step") if name in record}
+  needed = {"step"} if record.get("event") in _AT_A_STEP else set()
+  return isinstance(record.get("event"), str) and needed <= steps and _is_at(record, *steps)
 
 
 def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -185,8 +255,7 @@ class _Lines:
     part = f"-part-{self._part:04d}" if self._part else ""
     text = "".join(self._lines)
     path = self._folder / f"attempt-{self._attempt:04d}{part}.jsonl"
-    with _told_plainly(path):
-      storage.write_bytes(path, text.encode())
+    storage.write_bytes(path, text.encode())
     self._changed = False
     if len(text) >= PART_BYTES:
       self._part, self._lines = self._part + 1, []
@@ -194,18 +263,6 @@ class _Lines:
 
 def _json(value: Any) -> Any:
   return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextlib.contextmanager
-def _told_plainly(path: epath.Path) -> Iterator[None]:
-  """An error of the file system as a UserError."""
-  try:
-    yield
-  except OSError as error:
-    raise UserError(
-      f"cannot write {path}: {error.strerror or error}; free some space or repair the folder, then start the same "
-      "command again: the run resumes from its newest checkpoint"
-    ) from error
 
 
 def _now() -> float:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import jax
 
+from bert_jax.errors import print_at_once
 from bert_jax.io import storage
 
 
@@ -31,8 +32,11 @@ class Profile:
     if self._start <= number < self._stop and not self._running:
       if storage.is_remote(self._folder):  # the profiler writes to file systems only
         self._made_in = tempfile.TemporaryDirectory(prefix="bert_jax-profile-")
-      jax.profiler.start_trace(self._made_in.name if self._made_in else self._folder, create_perfetto_trace=True)
-      self._running = True
+      try:
+        jax.profiler.start_trace(self._made_in.name if self._made_in else self._folder, create_perfetto_trace=True)
+        self._running = True
+      except Exception as error:
+        self._give_up(error)
     with jax.profiler.StepTraceAnnotation("train", step_num=number) if self._running else contextlib.nullcontext():
       yield
 
@@ -46,7 +50,15 @@ class Profile:
     """Writes what was traced."""
     if self._running:
       self._running = False
-      jax.profiler.stop_trace()
-      if self._made_in:
-        storage.send(pathlib.Path(self._made_in.name), self._folder)
-        self._made_in.cleanup()
+      try:
+        jax.profiler.stop_trace()
+        if self._made_in:
+          storage.send(pathlib.Path(self._made_in.name), self._folder)
+          self._made_in.cleanup()
+      except Exception as error:
+        self._give_up(error)
+
+  def _give_up(self, error: Exception) -> None:
+    """A trace only tells of the steps: they go on without it."""
+    self._start = self._stop = 0
+    print_at_once(f"note: the steps are not traced into {self._folder} ({error}); training goes on")

@@ -38,10 +38,11 @@ class Progress:
       stream: default standard output.
       clock: seconds, for the time left.
     """
-    self._total, self._active, self._clock = total_steps, active, clock
+    self._total, self._clock = total_steps, clock
     self._in_training = tuple(one for one in shown if one.short)
     self._in_evaluation = tuple(one for one in shown if one.label)
     self._stream = sys.stdout if stream is None else stream
+    self._active = active and self._stream is not None
     self._bar = None
     self._first: tuple[int, float] | None = None  # step and time of the first update
     self._lines = 0

@@ -151,7 +151,7 @@ def test_only_the_first_process_writes(tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["while writing", "before it takes its place"])
-def test_a_full_disk_is_told_plainly_and_harms_nothing(tmp_path, monkeypatch, moment):
+def test_a_full_disk_is_told_once_and_written_later_and_training_goes_on(tmp_path, monkeypatch, capsys, moment):
   writer = MetricsWriter(tmp_path, 0)
   writer.scalars(1, {"loss": 1.0})
   writer.flush()
@@ -163,13 +163,72 @@ def test_a_full_disk_is_told_plainly_and_harms_nothing(tmp_path, monkeypatch, mo
     monkeypatch.setattr(metrics_module.pathlib.Path, "write_bytes", full)
   else:
     monkeypatch.setattr(os, "replace", full)
-  writer.scalars(2, {"loss": 1.0})
-  with pytest.raises(UserError, match="cannot write .*attempt-0000.jsonl: No space left on device"):
+  for step in (2, 3):
+    writer.scalars(step, {"loss": 1.0})
     writer.flush()
+  shown = capsys.readouterr().err
+  assert f"note: {tmp_path / 'metrics'} cannot be written (No space left on device); training goes on" in shown
+  assert shown.count("\n") == 1
   monkeypatch.undo()
   assert list(read_metrics(tmp_path)) == [1]
   writer.close()  # there is room again
-  assert list(read_metrics(tmp_path)) == [1, 2]
+  assert list(read_metrics(tmp_path)) == [1, 2, 3]
+
+
+def test_a_tensorboard_that_cannot_be_written_ends_nothing(tmp_path, monkeypatch, capsys):
+  def fail():
+    raise ImportError("no tensorboardX here")
+
+  monkeypatch.setattr(metrics_module, "_import_tensorboardx", fail)
+  with MetricsWriter(tmp_path, 0) as writer:
+    writer.scalars(1, {"loss": 1.0})
+    writer.event("save", step=1)
+  assert list(read_metrics(tmp_path)) == [1] and [event["step"] for event in read_events(tmp_path)] == [1]
+  assert "tensorboard cannot be written (no tensorboardX here)" in capsys.readouterr().err
+
+
+UNREADABLE = {
+  "a byte that is no letter": b'{"step": 3, "time": 1.0, "x": 1, "name\xff": 1}',
+  "a number": b"5",
+  "nothing": b"null",
+  "a list": b'[{"step": 3}]',
+  "half": b'{"step": 3, "ti',
+  "no step": b'{"time": 1.0, "x": 1}',
+  "no time": b'{"step": 3, "x": 1}',
+  "a word for a step": b'{"step": "3", "time": 1.0}',
+  "half a step": b'{"step": 3.5, "time": 1.0}',
+  "a step before the first": b'{"step": -1, "time": 1.0}',
+  "true for a step": b'{"step": 3, "time": true}',
+  "a word for a metric": b'{"step": 3, "time": 1.0, "x": "low"}',
+  "a list for a metric": b'{"step": 3, "time": 1.0, "x": [1]}',
+  "no time at all": b'{"step": 3, "time": NaN}',
+  "too late": b'{"step": 3, "time": 1e200}',
+  "too large": b'{"step": 1' + b"0" * 5000 + b', "time": 1.0}',
+  "deep": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_a_line_that_cannot_be_read_is_counted_and_left_out(tmp_path, capsys, kind):
+  line = UNREADABLE[kind]
+  good = b'{"step": 1, "time": 1.0, "x": 2.0}'
+  (tmp_path / "metrics").mkdir()
+  (tmp_path / "metrics" / "attempt-0000.jsonl").write_bytes(
+    b"\n".join([good, line, b"", good.replace(b"1,", b"2,", 1)])
+  )
+  assert read_metrics(tmp_path) == {1: {"time": 1.0, "x": 2.0}, 2: {"time": 1.0, "x": 2.0}}
+  read_metrics(tmp_path)
+  said = f"note: 1 lines of {tmp_path / 'metrics'} cannot be read and are left out; the first is "
+  assert capsys.readouterr().err == f"{said}{tmp_path / 'metrics' / 'attempt-0000.jsonl'}:2\n", "once"
+
+
+def test_an_event_that_cannot_be_read_is_left_out_and_a_folder_is_no_file_of_events(tmp_path, capsys):
+  lines = ['{"event": "save", "time": 1.0}', '{"event": 5, "time": 1.0}', '{"time": 1.0, "step": 5}', "5"]
+  sound = ['{"event": "start", "time": 1.0}', '{"event": "save", "time": 2.0, "step": 3}']
+  (tmp_path / "events" / "attempt-0001.jsonl").mkdir(parents=True)
+  (tmp_path / "events" / "attempt-0000.jsonl").write_text("\n".join([*lines, *sound]))
+  assert [event["event"] for event in read_events(tmp_path)] == ["start", "save"]
+  assert "note: 5 lines" in capsys.readouterr().err
 
 
 @pytest.fixture

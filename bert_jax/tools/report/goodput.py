@@ -291,7 +291,10 @@ def _settled(stretches: list[_Stretch], rewinds: list[tuple[int, int]], running:
 
 def _attempt(number: int, records: list[dict[str, Any]], spans: list[Span], *, newest: bool) -> Attempt:
   mine = [span for span in spans if span.attempt == number]
-  steps = [record["step"] for record in records if record["event"] in TELL_THE_STEP]
+  last_step = 0
+  for record in records:
+    if record["event"] in TELL_THE_STEP:
+      last_step = record["step"] if record["event"] in REWINDS else max(last_step, record["step"])
   ending = _ending(records)
   last: dict[str, Any] = next((record for record in reversed(records) if record["event"] == ending), {})
   message = str(last.get("message", ""))
@@ -302,7 +305,7 @@ def _attempt(number: int, records: list[dict[str, Any]], spans: list[Span], *, n
     records[0]["time"],
     max(record["time"] for record in records),
     first=next((record["step"] for record in records if record["event"] in REWINDS), None),
-    last=steps[-1] if steps else 0,
+    last=last_step,
     lost_steps=sum(span.steps for span in mine if span.part == "lost"),
     ended=ENDINGS.get(ending, "" if newest else KILLED),
     message=message,

@@ -87,8 +87,15 @@ def by_attempt(events: list[dict[str, Any]], lines: list[dict[str, Any]]) -> dic
   for line in lines:
     kept[line["attempt"]][1].append({"event": LINE} | line)
   order = lambda record: (record["time"], _RANK.get(record["event"], 2))
-  # Each file is in its order already, even where a clock was set back in between.
-  merged = {number: list(heapq.merge(*files, key=order)) for number, files in kept.items()}
+  merged: dict[int, list[dict[str, Any]]] = {}
+  least = 0.0
+  for number, (told, logged) in kept.items():
+    events_of, moved = _forward(told, least)
+    # The first line comes after what was restored at the beginning.
+    beginning = itertools.takewhile(lambda event: event["event"] in ("start", "verify", "restore", "jump"), events_of)
+    least = max((event["time"] for event in beginning), default=least)
+    merged[number] = list(heapq.merge(events_of, _forward(logged, least, moved)[0], key=order))
+    least = merged[number][-1]["time"]
   for records in merged.values():
     kinds = {record["event"] for record in records}
     begun = next(
@@ -97,6 +104,25 @@ def by_attempt(events: list[dict[str, Any]], lines: list[dict[str, Any]]) -> dic
     if "start" in kinds and "restore" not in kinds and begun is not None:
       records.insert(1, records[0] | {"event": "fresh", "step": begun})
   return merged
+
+
+def _forward(
+  records: list[dict[str, Any]], least: float, moved: float = 0.0
+) -> tuple[list[dict[str, Any]], float]:
+  """(records of a file, which are in their order, with times that never go back; by how much the first has moved).
+
+  Where a clock was set back, all later ones move by as much. None is earlier than `least`; all move by `moved` at least.
+  """
+  result, first = [], moved
+  for record in records:
+    time = record["time"] + moved
+    if time < least:
+      moved, time = moved + least - time, least
+    if not result:
+      first = moved
+    result.append(record | {"time": time} if moved else record)
+    least = time
+  return result, first
 
 
 def _before(record: dict[str, Any]) -> int:

@@ -41,6 +41,34 @@ def test_a_clock_that_was_set_back_does_not_mix_up_the_order():
   assert kinds == ["start", "fresh", "first_step", "save", "rollback", "finish"]
 
 
+@pytest.mark.parametrize("back", [-30, -500, -100_000_000])
+@pytest.mark.parametrize("at", range(1, 9))
+def test_wherever_a_clock_is_set_back_the_history_is_the_same(at, back):
+  def run(later):
+    log, kinds = Log(), iter(later)
+    log(next(kinds), "start")
+    log(next(kinds), "restore", 10)
+    log(next(kinds), "first_step", 11)
+    log(next(kinds), "train", 20)
+    log(next(kinds), "save", 20)
+    log(next(kinds), "train", 30)
+    log(next(kinds), "eval", 30)
+    log(next(kinds), "start")
+    log(next(kinds), "restore", 20)
+    log(next(kinds), "train", 40)
+    return log
+
+  usual = [10.0] * 10
+  straight, odd = run(usual), run([*usual[:at], back, *usual[at + 1 :]])
+  assert (
+    list(history.lineage(odd.events, odd.lines)) == list(history.lineage(straight.events, straight.lines)) == [20, 40]
+  )
+  found = goodput.account(odd.events, odd.lines)
+  assert all(span.end >= span.begin for span in found.spans) and found.wall <= straight.account().wall
+  assert [attempt.last for attempt in found.attempts] == [30, 40]
+  history.climbs(odd.events, odd.lines)
+
+
 def test_the_climb_of_the_steps_tells_which_of_them_count():
   climbs = [([step for _, step in points], last) for points, last in history.climbs(*killed_between_saves().records)]
   assert climbs == [([0, 1, 20, 20, 30], 20), ([20, 21, 30], 30)]
