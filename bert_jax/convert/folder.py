@@ -144,8 +144,10 @@ def write_folder(
   try:
     shutil.rmtree(partial, ignore_errors=True)  # what a killed export left
     partial.mkdir(parents=True)
-    safetensors.numpy.save_file(tensors, partial / "model.safetensors", metadata=_METADATA)
     write_json(partial / "config.json", config_json(config, head, labels))
+    safetensors.numpy.save_file(tensors, partial / "model.safetensors", metadata=_METADATA)
+    # safetensors makes it readable by its owner alone, whatever the umask says.
+    shutil.copymode(partial / "config.json", partial / "model.safetensors")
     if card:
       (partial / "README.md").write_text(printable(card), encoding="utf-8")
     save_tokenizer(tokenizer, partial, max_length=max_length)

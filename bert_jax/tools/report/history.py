@@ -109,7 +109,7 @@ def by_attempt(events: list[dict[str, Any]], lines: list[dict[str, Any]]) -> dic
 def _forward(records: list[dict[str, Any]], least: float, moved: float = 0.0) -> tuple[list[dict[str, Any]], float]:
   """(records of a file, which are in their order, with times that never go back; by how much the first has moved).
 
-  Where a clock was set back, all later ones move by as much. None is earlier than `least`; all move by `moved` at least.
+  Where a clock was set back, all later ones move by as much. None is earlier than `least`; all move by `moved` or more.
   """
   result, first = [], moved
   for record in records:
