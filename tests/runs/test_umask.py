@@ -34,7 +34,7 @@ def test_every_file_follows_the_umask(tmp_path, umask):
   source = f"--source=text:{tmp_path / 'books.txt'}"
   sizes = ("--vocab_size=120", "--seq_length=32", "--workers=1")
   assert main(["prepare", source, f"--out={made / 'corpus'}", *sizes]) == 0
-  steps = ("total_steps=2", "checkpoint.every_steps=1", "export.format=transformers")
+  steps = ("total_steps=2", "optimizer.warmup_steps=1", "checkpoint.every_steps=1", "export.format=transformers")
   overrides = [f"--config.{key}" for key in (f"data.corpus={made / 'corpus'}", *steps)]
   assert main(["pretrain", f"--config={config}", f"--workdir={made / 'run'}", *overrides]) == 0
   for path in (made / "run" / "export").iterdir():
