@@ -111,7 +111,8 @@ def _forward(records: list[dict[str, Any]], least: float, moved: float = 0.0) ->
 
   Where a clock was set back, all later ones move by as much. None is earlier than `least`; all move by `moved` or more.
   """
-  result, first = [], moved
+  result: list[dict[str, Any]] = []
+  first = moved
   for record in records:
     time = record["time"] + moved
     if time < least:
