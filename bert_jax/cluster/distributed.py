@@ -18,7 +18,6 @@ import jax
 
 from bert_jax.errors import UserError, printable
 from bert_jax.internals import jax as jax_internals
-from bert_jax.io.streams import forgiving
 
 VARIABLES = ("BERT_JAX_COORDINATOR", "BERT_JAX_NUM_PROCESSES", "BERT_JAX_PROCESS_ID")
 LOOPBACK = "127.0.0.1"
@@ -138,7 +137,7 @@ def keep_stdout_for_python() -> None:
   sys.stdout.flush()
   own = os.dup(1)
   os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-  sys.stdout = forgiving(os.fdopen(own, "w", buffering=1, encoding=sys.stdout.encoding, errors=sys.stdout.errors))
+  sys.stdout = os.fdopen(own, "w", buffering=1, encoding=sys.stdout.encoding, errors=sys.stdout.errors)
 
 
 def host_name() -> str:

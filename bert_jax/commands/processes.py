@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator
 
 from bert_jax.errors import show
+from bert_jax.io.streams import forgiving
 
 
 def start_jax() -> None:
@@ -36,6 +37,7 @@ def start_cluster(config, options: argparse.Namespace):
   cluster = distributed.detect(options.coordinator, options.num_processes, options.process_id)
   if cluster.num_processes > 1 and "NCCL_DEBUG" not in os.environ:
     distributed.keep_stdout_for_python()
+    sys.stdout = forgiving(sys.stdout)
   return cluster
 
 
