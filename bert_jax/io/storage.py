@@ -15,16 +15,33 @@ import functools
 import importlib.util
 import os
 import pathlib
+import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from etils import epath
 
-from bert_jax.errors import UserError
+from bert_jax.errors import StorageError, UserError
 from bert_jax.io import atomic
 
 REMOTE = "gs://"
+
+# Between two tries of a read that storage refused. A file server that fails over takes longer than their sum; by then
+# the run has ended with a code that launchers restart.
+PAUSES_SECONDS = (0.25, 0.5, 1.0, 2.0, 4.0)
+# What an OSError says of the path, not of the storage: nothing is there, or something of another kind.
+_ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP))
+_FORBIDDEN = frozenset((errno.EACCES, errno.EPERM))
+_OS_ERROR = re.compile(r"\[OS error (\d+):")  # as TensorStore writes it
+# How TensorStore says that an object store was not reached, or did not let us in.
+_UNREACHED = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CURL")
+_REFUSED = ("PERMISSION_DENIED", "UNAUTHENTICATED", "Forbidden")
+
+_Result = TypeVar("_Result")
 
 # etils, and through it Orbax, takes TensorFlow as its client for gs:// wherever that is installed: it keeps lists for
 # seconds, raises errors of its own, and costs seconds to import. etils asks once, at the first path that is looked at.
@@ -79,6 +96,115 @@ def _connect() -> None:
 
   # gcsfs would go on believing listings that are older than what TensorStore and other processes have written.
   fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+
+
+def patiently(
+  read: Callable[[], _Result], path: str | os.PathLike, pauses: Sequence[float] | None = None
+) -> _Result:
+  """read(), tried again after pauses where storage fails: what could not be read is not damaged.
+
+  Args:
+    read: changes nothing; called once or several times.
+    path: what is read, for the message and to tell where it lies.
+    pauses: seconds before each further try; None: PAUSES_SECONDS.
+
+  Raises:
+    StorageError: storage still fails at the last try.
+    UserError: it still refuses permission at the last try.
+    Exception: whatever else read() raises, at once. FileNotFoundError is among these: it says what is there.
+  """
+  for pause in (*(PAUSES_SECONDS if pauses is None else pauses), None):
+    try:
+      return read()
+    except Exception as error:
+      if not is_failure(error, path):
+        raise
+      if pause is None:
+        raise _unreadable(error, path) from error
+    time.sleep(pause)
+  raise AssertionError("the last try returns or raises")
+
+
+def is_failure(error: BaseException, path: str | os.PathLike) -> bool:
+  """Whether an error says that storage failed (ESTALE, EIO, a timeout, no permission), not what lies at the path."""
+  if isinstance(error, UserError | StorageError | MemoryError):
+    return False
+  number = _errno_of(error)
+  if number is not None:
+    return number not in _ABSENT
+  if isinstance(error, TimeoutError | ConnectionError):
+    return True
+  if not is_remote(path) or isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+    return False
+  return isinstance(error, OSError) or any(sign in str(error) for sign in (*_UNREACHED, *_REFUSED))
+
+
+def _errno_of(error: BaseException) -> int | None:
+  """The number of an error of the operating system, which TensorStore has in its text only; None for any other."""
+  if isinstance(error, OSError):
+    return error.errno
+  found = _OS_ERROR.search(str(error))
+  return int(found[1]) if found else None
+
+
+def _unreadable(error: Exception, path: str | os.PathLike) -> Exception:
+  """What is raised when the last try has failed."""
+  said = _what(error)
+  if _errno_of(error) in _FORBIDDEN or any(sign in str(error) for sign in _REFUSED):
+    return UserError(f"{path} cannot be read: {said}; grant this user read access, nothing was changed")
+  return StorageError(
+    f"{path} cannot be read: {said}; tried for {sum(PAUSES_SECONDS):.0f} s, and nothing was changed. "
+    "Start the same command again when the storage answers"
+  )
+
+
+def exists(path: str | os.PathLike) -> bool:
+  """Whether something lies at a path; unlike Path.exists(), storage that fails is not taken for "no".
+
+  Raises:
+    StorageError, UserError: as `patiently`.
+  """
+  return patiently(lambda: _mode(path) is not None, path)
+
+
+def is_folder(path: str | os.PathLike) -> bool:
+  """Whether a folder lies at a path; errors as of `exists`."""
+  if is_remote(path):
+    return patiently(lambda: epath.Path(path).is_dir(), path)
+  mode = patiently(lambda: _mode(path), path)
+  return mode is not None and stat.S_ISDIR(mode)
+
+
+def _mode(path: str | os.PathLike) -> int | None:
+  """st_mode; None where nothing is there. Of objects: whatever is true."""
+  if is_remote(path):
+    return 0 if epath.Path(path).exists() else None
+  try:
+    return os.stat(path).st_mode
+  except OSError as error:
+    if error.errno in _ABSENT:
+      return None
+    raise
+
+
+def listing(folder: str | os.PathLike) -> list[epath.Path]:
+  """What lies in a folder, sorted by name; nothing where there is no folder. Errors as of `exists`."""
+
+  def read() -> list[epath.Path]:
+    return sorted(epath.Path(folder).iterdir(), key=lambda path: path.name) if _mode(folder) is not None else []
+
+  return patiently(read, folder)
+
+
+def read_text(path: str | os.PathLike) -> str:
+  """A UTF-8 file.
+
+  Raises:
+    FileNotFoundError: it is not there.
+    StorageError, UserError: as `patiently`.
+    UnicodeDecodeError: it is not UTF-8.
+  """
+  return patiently(lambda: epath.Path(path).read_text(encoding="utf-8"), path)
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:

@@ -30,6 +30,7 @@ from bert_jax.io import storage
 COMMIT_METADATA, COMMIT_MARKER = "_CHECKPOINT_METADATA", "commit_success.txt"
 MANIFEST_FILE = "manifest/data.json"
 SET_ASIDE, UNMARKED = "set-aside", "-no-commit-marker"
+RUN_FILE = "run.json"  # in the run folder: tells it from all others
 _STEP_FOLDER = re.compile(r"(\d+)(?:\.(\d+))?")
 FORMAT = 1
 
@@ -55,12 +56,15 @@ class Manifest(NamedTuple):
     host: JSON values saved beside the state.
     metrics: name -> finite float, known when it was saved; may be empty.
     arrays: path ("params/encoder/layer_0/…") -> (dtype name, shape, checksum).
+    meaning: file of the run folder -> its digest, or {key: value} of what counts in it: what gives the weights their
+      meaning, see `check_meaning`; empty in checkpoints of earlier versions.
   """
 
   step: int
   host: dict[str, Any]
   metrics: dict[str, float]
   arrays: dict[str, tuple[str, tuple[int, ...], int]]
+  meaning: dict[str, Any] = {}
 
   @property
   def host_values(self) -> dict[str, Any]:
@@ -78,29 +82,26 @@ def read_manifest(path: epath.Path) -> Manifest:
   """The manifest of the checkpoint in `path`.
 
   Raises:
-    Damaged: it is missing or has been altered.
+    Damaged: it is missing, has been altered, or is that of another step.
     UserError: a later version of the project wrote it, or it may not be read.
+    StorageError: storage failed.
   """
   try:
-    loaded = json.loads((path / MANIFEST_FILE).read_text())
+    loaded = json.loads(storage.read_text(path / MANIFEST_FILE))
     content = loaded["content"]
     intact = loaded["sha256"] == _digest(content)
-  except PermissionError as error:
-    raise UserError(f"{path / MANIFEST_FILE} cannot be read: permission denied") from error
   except FileNotFoundError as error:
     raise Damaged("manifest", f"{MANIFEST_FILE} is missing") from error
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-    if isinstance(error, OSError) and storage.is_remote(path):  # the way there, not what lies there
-      raise UserError(
-        f"{path / MANIFEST_FILE} cannot be read: {error}; try again, or grant this machine read access"
-      ) from error
     raise Damaged("manifest", f"{MANIFEST_FILE} cannot be read ({type(error).__name__}: {error})") from error
   if not intact:
     raise Damaged("manifest", f"{MANIFEST_FILE} has been altered")
   if content["format"] != FORMAT:
     raise UserError(f"{path} has format {content['format']}, this bert_jax reads {FORMAT}: update bert_jax")
+  if _STEP_FOLDER.fullmatch(path.name) and step_of(path) != content["step"]:
+    raise Damaged("other-step", f"it is a copy of checkpoint {content['step']} under another name")
   arrays = {name: (dtype, tuple(shape), total) for name, (dtype, shape, total) in content["arrays"].items()}
-  return Manifest(content["step"], content["host"], content["metrics"], arrays)
+  return Manifest(content["step"], content["host"], content["metrics"], arrays, content.get("meaning", {}))
 
 
 def rewrite_metrics(path: epath.Path, metrics: dict[str, float]) -> None:
@@ -115,6 +116,45 @@ def compare_checksums(manifest: Manifest, checksums: dict[str, int]) -> None:
   if bad:
     others = f" (nor those of {len(bad) - 1} others)" if len(bad) > 1 else ""
     raise Damaged("checksum", f"the checksum of {bad[0]} does not match{others}")
+
+
+def check_meaning(path: epath.Path, manifest: Manifest, meaning: dict[str, Any]) -> None:
+  """Raises UserError, naming the file, where the run folder around a checkpoint says something else about its weights
+  than at the save.
+
+  Args:
+    path: of the checkpoint.
+    manifest: what it says of itself; without a meaning it is of an earlier version, and nothing is compared.
+    meaning: as Manifest.meaning, of the folder as it is now; empty: nothing is compared.
+  """
+  if not manifest.meaning or not meaning:
+    return
+  root = path.parent.parent
+  for name in dict.fromkeys([*manifest.meaning, *meaning]):
+    then, now = manifest.meaning.get(name), meaning.get(name)
+    if name == RUN_FILE:
+      if None not in (then, now) and then != now:
+        raise UserError(
+          f"checkpoint {path} belongs to another run: its id is {then}, and {root / name} has {now}. Move it out of "
+          f"{path.parent}"
+        )
+    elif found := _difference(then, now):
+      raise UserError(
+        f"{root / name}: {found}. That file gives the weights of checkpoint {path} their meaning, and is not the one "
+        "that they were trained with; restore it from a copy of the run folder"
+      )
+
+
+def _difference(then: Any, now: Any) -> str:
+  """How a file of a run folder differs from what it was, in words; empty: not at all. Keys that are new do not count:
+  later versions may add some.
+  """
+  if then is None or now is None:
+    return "" if then == now else "it is missing" if now is None else "it was not there when they were saved"
+  if isinstance(then, dict) and isinstance(now, dict):
+    changed = [key for key in then if then[key] != now.get(key)]
+    return f"{changed[0]} is {now.get(changed[0])!r} now, and was {then[changed[0]]!r}" if changed else ""
+  return "" if then == now else "its content has changed"
 
 
 def check_fits(path: epath.Path, manifest: Manifest, abstract: dict[str, Any]) -> None:
@@ -142,13 +182,11 @@ def check_fits(path: epath.Path, manifest: Manifest, abstract: dict[str, Any]) -
 
 def step_folders(directory: epath.Path) -> list[epath.Path]:
   """Folders named by a step, in the order of steps, whatever is in them; without those that a marker has set aside."""
-  if not directory.exists():
-    return []
   marked = _marked(directory)
   folders = [
     path
-    for path in directory.iterdir()
-    if _STEP_FOLDER.fullmatch(path.name) and path.name not in marked and path.is_dir()
+    for path in storage.listing(directory)
+    if _STEP_FOLDER.fullmatch(path.name) and path.name not in marked and storage.is_folder(path)
   ]
   return sorted(folders, key=lambda path: (step_of(path), path.name))
 
@@ -169,12 +207,12 @@ def folder_of(directory: epath.Path, step: int) -> epath.Path:
 
 def committed_steps(directory: epath.Path) -> list[int]:
   """Steps whose folders have the commit marker, ascending."""
-  return [step_of(path) for path in step_folders(directory) if (path / COMMIT_MARKER).exists()]
+  return [step_of(path) for path in step_folders(directory) if storage.exists(path / COMMIT_MARKER)]
 
 
 def check_committed(path: epath.Path) -> None:
   """Raises Damaged unless everything is there that a finished save leaves."""
-  names = {child.name for child in path.iterdir()}
+  names = {child.name for child in storage.listing(path)}
   if not names:
     raise Damaged("empty", "its folder is empty")
   if COMMIT_MARKER not in names:
@@ -196,7 +234,7 @@ def set_aside(path: epath.Path, reason: str) -> epath.Path:
     return path
   parent.mkdir(parents=True, exist_ok=True)
   target = parent / f"{path.name}-{reason}"
-  while target.exists():
+  while storage.exists(target):
     number += 1
     target = parent / f"{path.name}-{reason}-{number}"
   path.rename(target)
@@ -212,7 +250,7 @@ def unmarked(directory: epath.Path) -> list[str]:
 def put_back(directory: epath.Path, name: str) -> None:
   """Gives a folder of `unmarked` its commit marker and its place again: it may be read now, and has to be verified."""
   aside, path = directory / SET_ASIDE / f"{name}{UNMARKED}", directory / name
-  moved = aside.is_dir()
+  moved = storage.is_folder(aside)
   storage.write_text((aside if moved else path) / COMMIT_MARKER, "written again: only the marker was missing\n")
   if moved:
     aside.rename(path)
@@ -227,20 +265,19 @@ def has_damage(directory: epath.Path) -> bool:
 
 def _aside(directory: epath.Path) -> list[epath.Path]:
   """What was set aside: folders that were moved, or the markers of those that could not be."""
-  aside = directory / SET_ASIDE
-  return list(aside.iterdir()) if aside.exists() else []
+  return storage.listing(directory / SET_ASIDE)
 
 
 def _marked(directory: epath.Path) -> set[str]:
   """The names of folders that lie where they were saved, and do not count."""
-  return {path.name.partition("-")[0] for path in _aside(directory) if not path.is_dir()}
+  return {path.name.partition("-")[0] for path in _aside(directory) if not storage.is_folder(path)}
 
 
 def remove(path: epath.Path) -> None:
   """Deletes a checkpoint; killed half-way, it leaves a whole one or one that does not count."""
   for name in (COMMIT_METADATA, COMMIT_MARKER):
     (path / name).unlink(missing_ok=True)
-  if path.exists():
+  if storage.exists(path):
     path.rmtree()
 
 

@@ -23,6 +23,7 @@ candidate counts as read only when every process has read it (agreement.py), so
 that all take the same decision.
 """
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -32,7 +33,7 @@ import jax
 from etils import epath
 
 from bert_jax.cluster.agreement import from_first, on_first
-from bert_jax.errors import UserError
+from bert_jax.errors import StorageError, UserError
 from bert_jax.io import storage
 from bert_jax.training.checkpoints import arrays as checkpoint_files
 from bert_jax.training.checkpoints import folder as folders
@@ -90,6 +91,7 @@ class Checkpoints:
     keep_best: int,
     selection: ModelSelection,
     on_event: Callable = lambda *_, **__: None,
+    meaning: dict[str, Any] | None = None,
   ):
     """
     Args:
@@ -101,12 +103,14 @@ class Checkpoints:
       on_event: called as on_event("verify", step=…, ok=…, …) for every checkpoint that is looked at, as
         on_event("saved", step=…, seconds=…) when one is committed, and as on_event("save_passed_over", step=…,
         because=…).
+      meaning: what the run folder says about its weights (Manifest.meaning): saved with every checkpoint, and compared
+        with those that are there.
     """
     if every_steps < 1:
       raise UserError(f"checkpoint.every_steps must be 1 or more, got {every_steps}")
     self._directory = checkpoints_folder(directory)
     self._every_steps, self._keep_last, self._keep_best = every_steps, max(2, keep_last), max(0, keep_best)
-    self._judge, self._on_event = selection, on_event
+    self._judge, self._on_event, self._meaning = selection, on_event, json.loads(json.dumps(meaning or {}))
     self._saved: dict[int, dict[str, float]] = {}  # step -> metrics, of every checkpoint that counts
     self._listed = False  # whether those of earlier attempts are in it
     self._pending: _Pending | None = None  # the save in the background
@@ -133,15 +137,17 @@ class Checkpoints:
 
     Raises:
       UserError: every checkpoint is damaged; or a sound one has other arrays than `abstract_state`
-        (the first is named, nothing is set aside).
+        (the first is named, nothing is set aside); or one belongs to another run, or a file of the run folder is not
+        what it was.
+      StorageError: storage failed; nothing is set aside.
     """
     self.wait()
     damaged = self._tidy_up()
     for step in from_first(sorted(self._saved, reverse=True)):
       began, path = time.perf_counter(), self._folder_of(step)
       try:
-        state, host = read_state(path, abstract_state)
-      except (UserError, MemoryError):
+        state, host = read_state(path, abstract_state, self._meaning)
+      except (UserError, StorageError, MemoryError):
         raise
       except Exception as error:  # Orbax and TensorStore have a hundred ways to say that bytes are wrong
         self._condemn(path, diagnose(path, error))
@@ -170,8 +176,8 @@ class Checkpoints:
       step = folders.step_of(path)
       on_first(lambda: folders.put_back(self._directory, name))
       try:
-        state, host = read_state(path, abstract_state)
-      except (UserError, MemoryError):
+        state, host = read_state(path, abstract_state, self._meaning)
+      except (UserError, StorageError, MemoryError):
         raise
       except Exception as error:
         self._condemn(path, diagnose(path, error))
@@ -234,7 +240,7 @@ class Checkpoints:
       )
     metrics = {name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)}
     records = {name: (str(a.dtype), tuple(a.shape), facts[name].checksum) for name, a in arrays.items()}
-    manifest = folders.encode(Manifest(step, host, metrics, records))
+    manifest = folders.encode(Manifest(step, host, metrics, records, self._meaning))
     try:
       path = self._folder_of(step)
       response = checkpoint_files.save_async(path, arrays, manifest)
@@ -320,11 +326,19 @@ class Checkpoints:
     Returns:
       The number of damaged checkpoints found.
     """
-    damaged, self._saved, self._listed = 0, {}, True
-    for path in folders.step_folders(self._directory) if jax.process_index() == 0 else ():
+    self._saved, self._listed = {}, True
+    damaged = on_first(self._look_at_all)
+    self._saved = {step: self._saved.get(step, {}) for step in from_first(sorted(self._saved))}
+    return damaged
+
+  def _look_at_all(self) -> int:
+    damaged = 0
+    for path in folders.step_folders(self._directory):
       try:
         folders.check_committed(path)
-        self._saved[folders.step_of(path)] = folders.read_manifest(path).metrics
+        manifest = folders.read_manifest(path)
+        folders.check_meaning(path, manifest, self._meaning)
+        self._saved[folders.step_of(path)] = manifest.metrics
       except Damaged as damage:
         if damage.reason == "unfinished":
           self._on_event("verify", step=folders.step_of(path), ok=False, reason=damage.found, removed=True)
@@ -333,8 +347,7 @@ class Checkpoints:
           continue
         self._condemn(path, damage)
         damaged += damage.reason != "empty"  # an empty folder is what a kill right after mkdir leaves
-    self._saved = {step: self._saved.get(step, {}) for step in from_first(sorted(self._saved))}
-    return from_first(damaged)
+    return damaged
 
   def _condemn(self, path: epath.Path, damage: Damaged) -> None:
     """Reports a damaged checkpoint and moves it out of the way."""

@@ -5,6 +5,7 @@ devices or by NumPy; nothing else is believed.
 """
 
 import sys
+import time
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from bert_jax.cluster.agreement import together
-from bert_jax.errors import UserError, show
+from bert_jax.errors import StorageError, UserError, show
 from bert_jax.io import storage
 from bert_jax.io.numbers import check_finite
 from bert_jax.training.checkpoints import arrays as checkpoint_files
@@ -21,19 +22,10 @@ from bert_jax.training.checkpoints import folder as folders
 from bert_jax.training.checkpoints.checksums import array_facts, numpy_checksum
 from bert_jax.training.checkpoints.folder import Damaged, Manifest
 
-# How TensorStore says that an object store was not reached, or did not let us in.
-_UNREACHED = (
-  "UNAVAILABLE",
-  "DEADLINE_EXCEEDED",
-  "PERMISSION_DENIED",
-  "UNAUTHENTICATED",
-  "RESOURCE_EXHAUSTED",
-  "ABORTED",
-  "CURL",
-)
 
-
-def restore_params(directory, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+def restore_params(
+  directory, step: int | None = None, *, meaning: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
   """Reads the parameters of a checkpoint, verified, into host memory: for inference and export.
 
   Only the parameters are read, no device and no mesh is needed, and the folder is left as
@@ -42,20 +34,23 @@ def restore_params(directory, step: int | None = None) -> tuple[dict[str, Any], 
   Args:
     directory: a run's `checkpoints` folder.
     step: which one, or None for the newest that is sound (a damaged one above it is reported on stderr).
+    meaning: what the run folder says about its weights, see folder.check_meaning; None: nothing is compared.
 
   Returns:
     (nested dict of numpy arrays, the host values with `step`).
 
   Raises:
-    UserError: there is no such checkpoint, or it is damaged.
+    UserError: there is no such checkpoint, it is damaged, or the run folder gives it another meaning.
+    StorageError: storage failed.
   """
 
   def read(path):
     manifest = folders.read_manifest(path)
+    folders.check_meaning(path, manifest, meaning or {})
     specs = {name: spec for name, spec in _on_host(manifest).items() if name.startswith("params/")}
     if not specs:
       raise UserError(f"{path} holds no params: it is not a checkpoint of a training run")
-    arrays = checkpoint_files.load_arrays(path, specs, partial=True)
+    arrays = storage.patiently(lambda: checkpoint_files.load_arrays(path, specs, partial=True), path)
     folders.compare_checksums(manifest, {name: numpy_checksum(array) for name, array in arrays.items()})
     check_finite(arrays, str(path))
     return folders.nested(arrays)["params"], manifest.host_values
@@ -63,11 +58,13 @@ def restore_params(directory, step: int | None = None) -> tuple[dict[str, Any], 
   return _newest_sound(checkpoints_folder(directory), step, read)
 
 
-def restore_state(directory, abstract_state, step: int | None = None) -> tuple[Any, dict[str, Any]]:
+def restore_state(
+  directory, abstract_state, step: int | None = None, *, meaning: dict[str, Any] | None = None
+) -> tuple[Any, dict[str, Any]]:
   """Reads a whole state, verified, onto the devices; the folder is left as it is, for it is another run's.
 
   Args:
-    directory, step: as for restore_params.
+    directory, step, meaning: as for restore_params.
     abstract_state: as for Checkpoints.restore_latest.
 
   Returns:
@@ -76,17 +73,18 @@ def restore_state(directory, abstract_state, step: int | None = None) -> tuple[A
   Raises:
     UserError: as restore_params; or the checkpoint has other arrays than `abstract_state`.
   """
-  return _newest_sound(checkpoints_folder(directory), step, lambda path: read_state(path, abstract_state))
+  return _newest_sound(checkpoints_folder(directory), step, lambda path: read_state(path, abstract_state, meaning or {}))
 
 
-def read_state(path: epath.Path, abstract_state) -> tuple[Any, dict[str, Any]]:
-  """(state, host values) of the checkpoint in `path`, verified on the devices; anything raised may mean damage, see
-  `diagnose`.
+def read_state(path: epath.Path, abstract_state, meaning: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+  """(state, host values) of the checkpoint in `path`, verified on the devices; anything raised but UserError,
+  StorageError and MemoryError may mean damage, see `diagnose`.
   """
   manifest = together(lambda: folders.read_manifest(path))
+  folders.check_meaning(path, manifest, meaning)
   abstract = folders.by_path(abstract_state)
   folders.check_fits(path, manifest, abstract)
-  arrays = together(lambda: checkpoint_files.load_arrays(path, abstract))
+  arrays = _load_together(path, abstract)
   facts = array_facts(arrays)
   folders.compare_checksums(manifest, {name: fact.checksum for name, fact in facts.items()})
   bad = next((name for name, fact in facts.items() if not fact.finite), None)
@@ -103,24 +101,51 @@ def diagnose(path: epath.Path, error: Exception) -> Damaged:
 
   Raises:
     RuntimeError: nothing is wrong with it, so `error` has another cause.
-    UserError: an object store does not answer: what lies there may be sound.
+    StorageError, UserError: its bytes cannot be read now: what lies there may be sound.
   """
   try:
+    together(lambda: _read_every_byte(path))
     manifest = together(lambda: folders.read_manifest(path))
-    arrays = together(lambda: checkpoint_files.load_arrays(path, _on_host(manifest)))
+    arrays = _load_together(path, _on_host(manifest))
     folders.compare_checksums(manifest, {name: numpy_checksum(array) for name, array in arrays.items()})
-  except (UserError, MemoryError):
+  except (UserError, StorageError, MemoryError):
     raise
   except Damaged as damage:
     return damage
   except Exception as failure:
-    if storage.is_remote(path) and any(sign in str(failure) for sign in _UNREACHED):
-      raise UserError(
-        f"{path} cannot be read ({folders.short(failure)}); nothing is set aside. Try again, or look at this "
-        "machine's permissions and network"
-      ) from failure
     return Damaged("unreadable", f"it cannot be read ({folders.short(failure)})")
   raise RuntimeError(f"{path} is intact, but restoring it failed: {folders.short(error)}") from error
+
+
+def _load_together(path: epath.Path, abstract: dict[str, Any]) -> dict[str, Any]:
+  """checkpoint_files.load_arrays on every process. Where storage fails on one, all of them try again: Orbax lets them
+  wait for each other.
+  """
+  load = lambda: checkpoint_files.load_arrays(path, abstract)
+  for pause in storage.PAUSES_SECONDS:
+    try:
+      return together(lambda: storage.patiently(load, path, pauses=()))
+    except (UserError, StorageError):
+      time.sleep(pause)
+  return together(lambda: storage.patiently(load, path, pauses=()))
+
+
+def _read_every_byte(path: epath.Path) -> None:
+  """Reads the files of a checkpoint to their ends: Orbax and TensorStore do not always say that storage failed.
+
+  Raises StorageError or UserError, as storage.patiently.
+  """
+  for child in storage.listing(path):
+    if storage.is_folder(child):
+      _read_every_byte(child)
+    else:
+      storage.patiently(lambda: _read_to_end(child), child)
+
+
+def _read_to_end(path: epath.Path) -> None:
+  with path.open("rb") as file:
+    while file.read(1 << 24):
+      pass
 
 
 def checkpoints_folder(directory) -> epath.Path:
@@ -145,7 +170,7 @@ def _newest_sound(directory: epath.Path, step: int | None, read):
     path = folders.folder_of(directory, candidate)
     try:
       return read(path)
-    except (UserError, MemoryError):
+    except (UserError, StorageError, MemoryError):
       raise
     except Exception as error:
       found = diagnose(path, error).found
