@@ -25,7 +25,7 @@ from bert_jax.convert.sentence_folder import Encoding, read_encoding, read_limit
 from bert_jax.data.labelled.examples import Labels
 from bert_jax.data.tokenizer.wordpiece import Tokenizer, encode_batch, load_tokenizer
 from bert_jax.errors import UserError
-from bert_jax.inference.run_folder import find_run_config, read_labels, read_result, read_run_config
+from bert_jax.inference.run_folder import find_run_config, meaning_of, read_labels, read_result, read_run_config
 from bert_jax.io import storage
 from bert_jax.models import parameters
 from bert_jax.models.config import EncoderConfig
@@ -125,7 +125,7 @@ def load_checkpoint(path: str | os.PathLike) -> Model:
   result = read_result(folder)
   if step is None and result is not None:
     step = result["step"]
-  params, host = reading.restore_params(checkpoints, step=None if step is None else int(step))
+  params, host = reading.restore_params(checkpoints, None if step is None else int(step), meaning=meaning_of(folder))
   tokenizer = storage.fetch(folder / "tokenizer")
   heads = parameters.heads_of(params)
   encoder, labels, pooling = configs.encoder_of(config), read_labels(folder), config.tuning.pooling

@@ -2,11 +2,16 @@
 
 WORKDIR/config.json   the resolved config; a resume compares against it
 WORKDIR/tokenizer/    a copy, so that a run can be used alone
+WORKDIR/run.json      what tells this run from all others
 WORKDIR/labels.json, source.json, result.json    of a run that began with a model, see runs/tuning.py
 """
 
+import dataclasses
+import hashlib
+import json
 import os
 import pathlib
+import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -24,10 +29,21 @@ from bert_jax.io import atomic, storage
 from bert_jax.io.json_files import check_types, read_object
 from bert_jax.objectives.finetuning import KINDS
 from bert_jax.training import metrics
-from bert_jax.training.checkpoints.folder import committed_steps
+from bert_jax.training.checkpoints.folder import RUN_FILE, committed_steps
 from bert_jax.training.optimizer import last_step
 
 TOKENIZER_FILE = "tokenizer.json"
+
+# Keys that say how weights are read, besides the fields of the encoder.
+_MEANING_KEYS = (
+  "objective",
+  "tuning.pooling",
+  "tuning.max_length",
+  "finetune.kind",
+  "finetune.stride",
+  "embedding.objective",
+  "embedding.normalize",
+)
 
 
 # Of a fine-tuned run: what its outputs mean, what model it began with, and, once it has come to its end, how good its
@@ -44,7 +60,7 @@ RESULT_FILE = "result.json"
 def read_run_config(folder: str | os.PathLike):
   """The resolved config of a run folder. Raises UserError if the folder holds none."""
   path = storage.folder(folder) / "config.json"
-  if not path.exists():
+  if not storage.exists(path):
     raise UserError(f"{folder} is not a run folder: it has no config.json")
   content = read_object(path, nan=True, halves=True)
   try:
@@ -105,7 +121,7 @@ def read_result(folder: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def _read(path: epath.Path, types: Mapping[str, Any]) -> dict[str, Any] | None:
-  if not path.exists():
+  if not storage.exists(path):
     return None
   content = read_object(path, nan=True)
   check_types(content, str(path), types)
@@ -122,7 +138,7 @@ def check_source(root: epath.Path, config: ml_collections.ConfigDict) -> None:
   """Raises UserError where the run in `root`, which would be resumed, began with another model than the one that
   is named now, if one is.
   """
-  if not config.init_from or not (root / "config.json").exists():
+  if not config.init_from or not storage.exists(root / "config.json"):
     return
   before = read_run_config(root).init_from
   if before and not storage.are_same(before, config.init_from):
@@ -138,7 +154,7 @@ def claim_workdir(root: epath.Path, config: ml_collections.ConfigDict, tokenizer
   Raises UserError for another run's folder.
   """
   path = root / "config.json"
-  if path.exists():
+  if storage.exists(path):
     changed = configs.changed_keys(read_run_config(root), config)
     if changed:
       listed = "\n".join(f"  {key}: {before!r} there, {now!r} now" for key, (before, now) in changed.items())
@@ -148,18 +164,22 @@ def claim_workdir(root: epath.Path, config: ml_collections.ConfigDict, tokenizer
         " (--config.init_from takes over the parameters)"
       )
     check_source(root, config)
-  elif root.exists() and any(".partial" not in entry.name for entry in root.iterdir()):
+  elif any(".partial" not in entry.name for entry in storage.listing(root)):
     raise UserError(f"{root} is not empty and holds no bert_jax run (no config.json); choose another --workdir")
-  if not path.exists():  # the first thing in the folder: by it, what was stopped after it is known as ours
+  if not storage.exists(path):  # the first thing in the folder: by it, what was stopped after it is known as ours
     storage.write_text(path, configs.to_json(config))
-  if storage.is_remote(root):
-    if not (root / "tokenizer" / TOKENIZER_FILE).exists():
-      with tempfile.TemporaryDirectory() as made_in:
-        _copy_tokenizer(tokenizer_folder, pathlib.Path(made_in), config)
-        storage.send(pathlib.Path(made_in), root / "tokenizer", last=TOKENIZER_FILE)
-  elif not (root / "tokenizer").exists():
+  has_tokenizer = storage.exists(root / "tokenizer" / (TOKENIZER_FILE if storage.is_remote(root) else ""))
+  if has_tokenizer:
+    _check_tokenizer(root / "tokenizer", tokenizer_folder)
+  elif storage.is_remote(root):
+    with tempfile.TemporaryDirectory() as made_in:
+      _copy_tokenizer(tokenizer_folder, pathlib.Path(made_in), config)
+      storage.send(pathlib.Path(made_in), root / "tokenizer", last=TOKENIZER_FILE)
+  else:
     with atomic.new_folder(root / "tokenizer") as partial:
       _copy_tokenizer(tokenizer_folder, partial, config)
+  if not storage.exists(root / RUN_FILE) and not committed_steps(root / "checkpoints"):
+    storage.write_text(root / RUN_FILE, json.dumps({"id": secrets.token_hex(16)}) + "\n")
 
 
 def _copy_tokenizer(source: pathlib.Path, target: pathlib.Path, config: ml_collections.ConfigDict) -> None:
@@ -172,3 +192,42 @@ def _copy_tokenizer(source: pathlib.Path, target: pathlib.Path, config: ml_colle
         shutil.copyfile(source / name, target / name)
   else:
     save_tokenizer(load_tokenizer(source), target, max_length=configs.encoder_of(config).max_position_embeddings)
+
+
+def _check_tokenizer(own: epath.Path, given: pathlib.Path) -> None:
+  """Raises UserError where the tokenizer in a run folder gives other ids than the one that the run trains with."""
+  if load_tokenizer(storage.fetch(own)).fingerprint != load_tokenizer(given).fingerprint:
+    raise UserError(
+      f"{own} is another tokenizer than {given}, which this run trains with, and of which it was a copy: restore it "
+      f"from there, or give another --workdir"
+    )
+
+
+def meaning_of(folder: str | os.PathLike) -> dict[str, Any]:
+  """What the files of a run folder say about the weights in its checkpoints, to be compared with what they said when
+  these were saved: see training.checkpoints.folder.check_meaning.
+
+  Returns:
+    File of the run folder -> its digest, or {key: value} of what counts in it. A run of an earlier version has no
+    RUN_FILE.
+
+  Raises:
+    UserError: this is no run folder, or a file in it is not what it should be.
+    StorageError: storage failed.
+  """
+  root = storage.folder(folder)
+  config = read_run_config(root)
+  values = {f"model.{name}": value for name, value in dataclasses.asdict(configs.encoder_of(config)).items()}
+  meaning: dict[str, Any] = {"config.json": values | {key: configs.flatten(config)[key] for key in _MEANING_KEYS}}
+  for file in storage.listing(root / "tokenizer"):
+    if file.name in TOKENIZER_FILES:
+      meaning[f"tokenizer/{file.name}"] = _digest(storage.patiently(file.read_bytes, file))
+  labels = read_labels(root)
+  if labels is not None:
+    meaning[LABELS_FILE] = labels._asdict() | {"names": _digest(json.dumps(labels.names).encode())}
+  run = _read(root / RUN_FILE, {"id": str})
+  return meaning | ({RUN_FILE: run["id"]} if run else {})
+
+
+def _digest(data: bytes) -> str:
+  return hashlib.sha256(data).hexdigest()

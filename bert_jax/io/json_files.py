@@ -46,15 +46,13 @@ def read_json(
   Raises:
     UserError: naming the file and what is wrong: it is not there, no file, may not be read, is too large, not UTF-8,
       or not JSON as `parse_json` has it.
-    OSError: it is there, and could not be read.
+    StorageError: it is there, and could not be read.
   """
   name = os.fspath(path)
   try:
     data = read_bounded(path, max_bytes)
   except (FileNotFoundError, NotADirectoryError) as error:
     raise UserError(f"{name}: not there; expected {expected}") from error
-  except PermissionError as error:
-    raise UserError(f"{name}: may not be read ({error.strerror}); grant this user read access") from error
   return parse_json(data, name, remedy=remedy, nan=nan, halves=halves)
 
 

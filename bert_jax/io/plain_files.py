@@ -49,10 +49,15 @@ def read_bounded(path: str | os.PathLike, max_bytes: int) -> bytes:
 
   Raises:
     UserError: as open_plain, and where there are more bytes than `max_bytes`.
-    OSError: as open.
+    FileNotFoundError: it is not there.
+    StorageError: storage failed, see storage.patiently.
   """
-  with open_plain(path) as file:
-    data = file.read(max_bytes + 1)
+
+  def read() -> bytes:
+    with open_plain(path) as file:
+      return file.read(max_bytes + 1)
+
+  data = storage.patiently(read, path)
   if len(data) > max_bytes:
     raise UserError(
       f"{os.fspath(path)}: more than {max_bytes >> 20} MiB, which no such file has; is it the right one, and whole?"

@@ -152,10 +152,7 @@ def _unreadable(error: Exception, path: str | os.PathLike) -> Exception:
   said = _what(error)
   if _errno_of(error) in _FORBIDDEN or any(sign in str(error) for sign in _REFUSED):
     return UserError(f"{path} cannot be read: {said}; grant this user read access, nothing was changed")
-  return StorageError(
-    f"{path} cannot be read: {said}; tried for {sum(PAUSES_SECONDS):.0f} s, and nothing was changed. "
-    "Start the same command again when the storage answers"
-  )
+  return StorageError(f"{path} cannot be read: {said}; tried for {sum(PAUSES_SECONDS):.0f} s, nothing was changed")
 
 
 def exists(path: str | os.PathLike) -> bool:

@@ -112,6 +112,7 @@ class Run:
         keep_best=keep.keep_best,
         selection=training.selection,
         on_event=writer.event,
+        meaning=agreement.on_first(lambda: run_folder.meaning_of(root)),
       )
       services = loop.Services(
         checkpoints=stack.enter_context(checkpoints),

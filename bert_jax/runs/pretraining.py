@@ -140,7 +140,8 @@ def _initial_parameters(config: ml_collections.ConfigDict, encoder: EncoderConfi
 
   def start(fresh: TrainState, abstract: TrainState) -> TrainState:
     if config.init_optimizer:
-      state, host = reading.restore_state(storage.folder(config.init_from) / "checkpoints", abstract)
+      root = storage.folder(config.init_from)
+      state, host = reading.restore_state(root / "checkpoints", abstract, meaning=run_folder.meaning_of(root))
       log(f"Starting from {config.init_from}: parameters, moments and step {host['step']}")
       return state
     taken = {name: source.params[name] for name in fresh.params if name in source.params}

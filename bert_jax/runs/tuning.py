@@ -283,13 +283,15 @@ def _record_meaning(root: epath.Path, config: ml_collections.ConfigDict, source:
   """
   if labels is not None:
     before = read_labels(root)
-    if before is not None and before._replace(pairs=labels.pairs) != labels:
+    known = before if before is None or before.pairs is not None else before._replace(pairs=labels.pairs)
+    if known is not None and known != labels:
       raise UserError(
         f"{root} holds a run with other labels, {named(before)}; now they are {named(labels)}: give back the examples "
         "that it had, or another --workdir"
       )
-    storage.write_text(root / LABELS_FILE, json.dumps(labels._asdict(), ensure_ascii=False, indent=2) + "\n")
-  if not (root / SOURCE_FILE).exists():
+    if before != labels:
+      storage.write_text(root / LABELS_FILE, json.dumps(labels._asdict(), ensure_ascii=False, indent=2) + "\n")
+  if not storage.exists(root / SOURCE_FILE):
     content = {"model": config.init_from, "state": state_of(config.init_from, source.step)}
     storage.write_text(root / SOURCE_FILE, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 

@@ -33,13 +33,13 @@ import jax
 from etils import epath
 
 from bert_jax.cluster.agreement import from_first, on_first
-from bert_jax.errors import StorageError, UserError
+from bert_jax.errors import UserError
 from bert_jax.io import storage
 from bert_jax.training.checkpoints import arrays as checkpoint_files
 from bert_jax.training.checkpoints import folder as folders
 from bert_jax.training.checkpoints.checksums import array_facts
 from bert_jax.training.checkpoints.folder import Damaged, Manifest
-from bert_jax.training.checkpoints.reading import checkpoints_folder, diagnose, log, read_state
+from bert_jax.training.checkpoints.reading import checkpoints_folder, log, read_state, read_verified
 from bert_jax.training.model_selection import ModelSelection
 
 # A due save waits so long for the one before, and is passed over then.
@@ -146,11 +146,9 @@ class Checkpoints:
     for step in from_first(sorted(self._saved, reverse=True)):
       began, path = time.perf_counter(), self._folder_of(step)
       try:
-        state, host = read_state(path, abstract_state, self._meaning)
-      except (UserError, StorageError, MemoryError):
-        raise
-      except Exception as error:  # Orbax and TensorStore have a hundred ways to say that bytes are wrong
-        self._condemn(path, diagnose(path, error))
+        state, host = read_verified(path, lambda path: read_state(path, abstract_state, self._meaning))
+      except Damaged as damage:
+        self._condemn(path, damage)
         damaged += 1
         continue
       self._on_event("verify", step=step, ok=True, seconds=round(time.perf_counter() - began, 3))
@@ -176,11 +174,9 @@ class Checkpoints:
       step = folders.step_of(path)
       on_first(lambda: folders.put_back(self._directory, name))
       try:
-        state, host = read_state(path, abstract_state, self._meaning)
-      except (UserError, StorageError, MemoryError):
-        raise
-      except Exception as error:
-        self._condemn(path, diagnose(path, error))
+        state, host = read_verified(path, lambda path: read_state(path, abstract_state, self._meaning))
+      except Damaged as damage:
+        self._condemn(path, damage)
         continue
       self._saved[step] = folders.read_manifest(path).metrics
       self._on_event("verify", step=step, ok=True, marker="written again")

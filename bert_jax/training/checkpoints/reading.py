@@ -6,7 +6,8 @@ devices or by NumPy; nothing else is believed.
 
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,9 @@ from bert_jax.training.checkpoints import arrays as checkpoint_files
 from bert_jax.training.checkpoints import folder as folders
 from bert_jax.training.checkpoints.checksums import array_facts, numpy_checksum
 from bert_jax.training.checkpoints.folder import Damaged, Manifest
+
+
+_Result = TypeVar("_Result")
 
 
 def restore_params(
@@ -77,8 +81,8 @@ def restore_state(
 
 
 def read_state(path: epath.Path, abstract_state, meaning: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-  """(state, host values) of the checkpoint in `path`, verified on the devices; anything raised but UserError,
-  StorageError and MemoryError may mean damage, see `diagnose`.
+  """(state, host values) of the checkpoint in `path`, verified on the devices; see `read_verified` for
+  what is raised.
   """
   manifest = together(lambda: folders.read_manifest(path))
   folders.check_meaning(path, manifest, meaning)
@@ -93,14 +97,37 @@ def read_state(path: epath.Path, abstract_state, meaning: dict[str, Any]) -> tup
   return jax.tree.unflatten(jax.tree.structure(abstract_state), list(arrays.values())), manifest.host_values
 
 
-def diagnose(path: epath.Path, error: Exception) -> Damaged:
-  """What is wrong with a checkpoint that could not be restored, found by reading its bytes plainly.
+def read_verified(path: epath.Path, read: Callable[[epath.Path], _Result]) -> _Result:
+  """read(path), of a checkpoint; where it fails, the bytes of the checkpoint tell why.
+
+  Raises:
+    Damaged: bytes that were read are wrong, or are not there.
+    StorageError, UserError: its bytes cannot be read now, or it does not fit the run.
+    RuntimeError: nothing is wrong with it, and restoring it fails again.
+  """
+  try:
+    return read(path)
+  except (UserError, StorageError, MemoryError):
+    raise
+  except Exception as error:  # Orbax and TensorStore have a hundred ways to say that bytes are wrong
+    damage = diagnose(path)
+    if damage is not None:
+      raise damage from error
+  try:
+    return read(path)  # it is intact: what failed may have been storage, which Orbax takes for a missing file
+  except (UserError, StorageError, MemoryError):
+    raise
+  except Exception as error:
+    raise RuntimeError(f"{path} is intact, but restoring it failed: {folders.short(error)}") from error
+
+
+def diagnose(path: epath.Path) -> Damaged | None:
+  """What is wrong with a checkpoint that could not be restored, found by reading its bytes plainly; None: nothing.
 
   A restore may fail for other reasons, a full device or a wrong sharding; a sound checkpoint
   must not be set aside for those.
 
   Raises:
-    RuntimeError: nothing is wrong with it, so `error` has another cause.
     StorageError, UserError: its bytes cannot be read now: what lies there may be sound.
   """
   try:
@@ -114,7 +141,7 @@ def diagnose(path: epath.Path, error: Exception) -> Damaged:
     return damage
   except Exception as failure:
     return Damaged("unreadable", f"it cannot be read ({folders.short(failure)})")
-  raise RuntimeError(f"{path} is intact, but restoring it failed: {folders.short(error)}") from error
+  return None
 
 
 def _load_together(path: epath.Path, abstract: dict[str, Any]) -> dict[str, Any]:
@@ -169,14 +196,11 @@ def _newest_sound(directory: epath.Path, step: int | None, read):
   for candidate in reversed(steps) if step is None else [step]:
     path = folders.folder_of(directory, candidate)
     try:
-      return read(path)
-    except (UserError, StorageError, MemoryError):
-      raise
-    except Exception as error:
-      found = diagnose(path, error).found
+      return read_verified(path, read)
+    except Damaged as damage:
       if step is not None:
-        raise UserError(f"checkpoint {path} is damaged: {found}; choose another one") from error
-      log(f"checkpoint {candidate} is damaged: {found}; looking at the one before")
+        raise UserError(f"checkpoint {path} is damaged: {damage.found}; choose another one") from damage
+      log(f"checkpoint {candidate} is damaged: {damage.found}; looking at the one before")
   raise UserError(f"no checkpoint in {directory} is intact; restore the folder from a backup, or train again")
 
 

@@ -1,6 +1,9 @@
 """Checkpoints count only when verified: what is committed, what is refused, what is set aside."""
 
+import builtins
+import errno
 import gc
+import io
 import json
 import os
 import pathlib
@@ -22,7 +25,8 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bert_jax.errors import UserError
+from bert_jax.errors import StorageError, UserError
+from bert_jax.io import storage
 from bert_jax.training.checkpoints import arrays, manager, reading
 from bert_jax.training.checkpoints import folder as checkpoint_folder
 from bert_jax.training.model_selection import ModelSelection
@@ -514,6 +518,147 @@ def test_a_flipped_bit_anywhere_is_found_or_harmless_at_length(copy):
   rng = random.Random(1)
   for _ in range(300):
     flip_and_restore(copy, rng)
+
+
+# Storage that fails is no damage.
+
+
+@pytest.fixture
+def brief(monkeypatch):
+  """Pauses between two tries that a test can wait for."""
+  monkeypatch.setattr(storage, "PAUSES_SECONDS", (0.01, 0.01))
+
+
+class FailingReads:
+  """Reads of files whose path ends with one of some names fail, as often as it is told."""
+
+  def __init__(self, monkeypatch, number: int, *names: str, times: int = 10**9):
+    self.left, plain_open, plain_scan = times, io.open, os.scandir
+
+    def failing(plain):
+      def call(path, *args, **kwargs):
+        if isinstance(path, str | os.PathLike) and os.fspath(path).endswith(names) and self.left > 0:
+          self.left -= 1
+          raise OSError(number, os.strerror(number), os.fspath(path))
+        return plain(path, *args, **kwargs)
+
+      return call
+
+    for module in (io, builtins):
+      monkeypatch.setattr(module, "open", failing(plain_open))
+    for name in ("scandir", "listdir"):
+      monkeypatch.setattr(os, name, failing(getattr(os, name)))
+    monkeypatch.setattr(os, "stat", failing(os.stat))
+
+
+PLACES = ["manifest/data.json", "checkpoints/3", "checkpoints", "checkpoints/3/commit_success.txt"]
+
+
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EACCES])
+@pytest.mark.parametrize("place", PLACES)
+def test_storage_that_fails_for_good_ends_the_start_and_changes_nothing(copy, monkeypatch, number, place):
+  before = sorted(path.relative_to(copy) for path in copy.rglob("*"))
+  with monkeypatch.context() as patch:
+    FailingReads(patch, number, place)
+    with pytest.raises(UserError if number == errno.EACCES else StorageError, match="cannot be read") as raised:
+      restore(copy)
+    with pytest.raises((UserError, StorageError), match="cannot be read"):
+      reading.restore_params(copy)
+  assert place in str(raised.value) and os.strerror(number) in str(raised.value)
+  assert sorted(path.relative_to(copy) for path in copy.rglob("*")) == before
+  assert restore(copy)[0].step == 3
+
+
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("place", PLACES)
+def test_storage_that_fails_once_is_asked_again(copy, monkeypatch, number, place):
+  with monkeypatch.context() as patch:
+    reads = FailingReads(patch, number, place, times=1)
+    assert restore(copy)[0].step == 3
+  assert reads.left == 0 and set_aside(copy) == []
+
+
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize("error", ["INTERNAL: [OS error 5: EIO Input/output error]", "[OS error 116: ESTALE]"])
+def test_arrays_that_cannot_be_read_now_are_not_set_aside(copy, monkeypatch, error):
+  plain, left = arrays.load_arrays, [10**9]
+
+  def load(*args, **kwargs):
+    if left[0] > 0:
+      left[0] -= 1
+      raise ValueError(error)
+    return plain(*args, **kwargs)
+
+  monkeypatch.setattr(arrays, "load_arrays", load)
+  with pytest.raises(StorageError, match="OS error"):
+    restore(copy)
+  with pytest.raises(StorageError, match="OS error"):
+    reading.restore_params(copy)
+  assert set_aside(copy) == []
+  left[0] = 2
+  assert restore(copy)[0].step == 3
+
+
+@pytest.mark.usefixtures("brief", "silent_orbax")
+def test_a_file_whose_bytes_the_disk_does_not_give_is_not_set_aside(copy):
+  """TensorStore takes it for an empty file; the kernel answers EIO to whoever reads there."""
+  path = copy / "3/state/manifest.ocdbt"
+  original = path.read_bytes()
+  path.unlink()
+  path.symlink_to("/proc/self/mem")
+  with pytest.raises(StorageError, match="Input/output error"):
+    restore(copy)
+  assert set_aside(copy) == [] and steps_on_disk(copy) == [1, 2, 3]
+  path.unlink()
+  path.write_bytes(original)
+  assert restore(copy)[0].step == 3
+
+
+# What belongs together.
+
+
+def test_a_checkpoint_under_another_steps_name_is_set_aside(copy):
+  shutil.copytree(copy / "2", copy / "7")
+  with pytest.raises(UserError, match="checkpoint .*7 is damaged: it is a copy of checkpoint 2 under another name"):
+    reading.restore_params(copy, 7)
+  assert reading.restore_params(copy)[1]["step"] == 3
+  assert restore(copy)[0].step == 3
+  assert set_aside(copy) == ["7-other-step"]
+
+
+MEANING = {"run.json": "a", "config.json": {"layers": 2, "act": "gelu"}, "tokenizer/vocab.txt": "0f", "labels.json": {}}
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"run.json": "b"}, r"checkpoint .*/\d belongs to another run: its id is a, and .*run.json has b"),
+    ({"config.json": {"layers": 4, "act": "gelu"}}, r"config.json: layers is 4 now, and was 2"),
+    ({"tokenizer/vocab.txt": "1f"}, r"tokenizer/vocab.txt: its content has changed"),
+    ({"tokenizer/vocab.txt": None}, r"tokenizer/vocab.txt: it is missing"),
+    ({"tokenizer/added_tokens.json": "2f"}, r"added_tokens.json: it was not there when they were saved"),
+  ],
+)
+def test_files_that_give_weights_another_meaning_are_named_and_nothing_is_touched(tmp_path, change, message):
+  save_steps(tmp_path / "run/checkpoints", 1, 3, meaning=MEANING)
+  assert restore(tmp_path / "run/checkpoints", meaning=MEANING)[0].step == 3
+  now = {name: value for name, value in (MEANING | change).items() if value is not None}
+  with pytest.raises(UserError, match=message):
+    restore(tmp_path / "run/checkpoints", meaning=now)
+  with pytest.raises(UserError, match=message):
+    reading.restore_params(tmp_path / "run/checkpoints", meaning=now)
+  with pytest.raises(UserError, match=message):
+    reading.restore_state(tmp_path / "run/checkpoints", abstract(make_state()), meaning=now)
+  assert set_aside(tmp_path / "run/checkpoints") == [] and steps_on_disk(tmp_path / "run/checkpoints") == [1, 3]
+
+
+def test_checkpoints_of_earlier_versions_and_new_keys_of_later_ones_are_read(copy, tmp_path):
+  assert restore(copy, meaning=MEANING)[0].step == 3
+  save_steps(tmp_path / "other", 1, meaning=MEANING)
+  later = MEANING | {"config.json": MEANING["config.json"] | {"new": 1}}
+  assert restore(tmp_path / "other", meaning=later)[0].step == 1
 
 
 # Readers: inference and export.
