@@ -38,9 +38,9 @@ CHANGES = {
     lambda root: change_json(root / "config.json", **{"model.num_attention_heads": 4}),
     "config.json: model.num_attention_heads is 4 now, and was 2",
   ),
-  "activation": (
-    lambda root: change_json(root / "config.json", **{"model.hidden_act": "relu"}),
-    "config.json: model.hidden_act is 'relu' now, and was 'gelu'",
+  "epsilon": (
+    lambda root: change_json(root / "config.json", **{"model.layer_norm_eps": 0.1}),
+    "config.json: model.layer_norm_eps is 0.1 now, and was 1e-12",
   ),
   "ids of two words": (lambda root: swap_ids(root / "tokenizer"), "tokenizer/tokenizer.json: its content has changed"),
   "a vocabulary that is gone": (
@@ -119,6 +119,7 @@ def test_a_run_of_an_earlier_version_is_read_and_gone_on_from(copy, finished):
 
 
 def test_a_run_that_begins_has_an_identity_of_its_own(finished, copy, tmp_path, corpus):
+  (tmp_path / "new").mkdir()
   run_folder.claim_workdir(run_folder.storage.folder(tmp_path / "new"), finished[0], corpus / "tokenizer")
   ids = [json.loads((folder / "run.json").read_text())["id"] for folder in (copy, tmp_path / "new")]
   assert ids[0] != ids[1]
