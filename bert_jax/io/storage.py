@@ -98,9 +98,7 @@ def _connect() -> None:
   fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
 
 
-def patiently(
-  read: Callable[[], _Result], path: str | os.PathLike, pauses: Sequence[float] | None = None
-) -> _Result:
+def patiently(read: Callable[[], _Result], path: str | os.PathLike, pauses: Sequence[float] | None = None) -> _Result:
   """read(), tried again after pauses where storage fails: what could not be read is not damaged.
 
   Args:

@@ -23,7 +23,6 @@ from bert_jax.training.checkpoints import folder as folders
 from bert_jax.training.checkpoints.checksums import array_facts, numpy_checksum
 from bert_jax.training.checkpoints.folder import Damaged, Manifest
 
-
 _Result = TypeVar("_Result")
 
 
@@ -77,7 +76,9 @@ def restore_state(
   Raises:
     UserError: as restore_params; or the checkpoint has other arrays than `abstract_state`.
   """
-  return _newest_sound(checkpoints_folder(directory), step, lambda path: read_state(path, abstract_state, meaning or {}))
+  return _newest_sound(
+    checkpoints_folder(directory), step, lambda path: read_state(path, abstract_state, meaning or {})
+  )
 
 
 def read_state(path: epath.Path, abstract_state, meaning: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
