@@ -533,7 +533,7 @@ class FailingReads:
   """Reads of files whose path ends with one of some names fail, as often as it is told."""
 
   def __init__(self, monkeypatch, number: int, *names: str, times: int = 10**9):
-    self.left, plain_open, plain_scan = times, io.open, os.scandir
+    self.left, plain_open = times, io.open
 
     def failing(plain):
       def call(path, *args, **kwargs):
