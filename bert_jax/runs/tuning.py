@@ -284,7 +284,7 @@ def _record_meaning(root: epath.Path, config: ml_collections.ConfigDict, source:
   if labels is not None:
     before = read_labels(root)
     known = before if before is None or before.pairs is not None else before._replace(pairs=labels.pairs)
-    if known is not None and known != labels:
+    if before is not None and known != labels:
       raise UserError(
         f"{root} holds a run with other labels, {named(before)}; now they are {named(labels)}: give back the examples "
         "that it had, or another --workdir"
