@@ -15,20 +15,13 @@ from bert_jax.convert.sentence_folder import Encoding
 from bert_jax.export.export import export_model
 from bert_jax.inference import model as inference
 from bert_jax.runs import finetuning, pretraining
+from tests.helpers.hard_texts import assert_as_transformers
 from tests.helpers.tiny_runs import prepare, tiny_run_config, write_text
 
 _TEXTS = ["the old file.", "a new array"]
 _TOKENIZER = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"}
-_KINDS = [
-  "run",
-  "export",
-  "hugging face",
-  "vocab.txt",
-  "sentence-transformers",
-  "0_Transformer",
-  "padded",
-  "fine-tuned",
-]
+_KINDS = ["run", "export", "hugging face", "vocab.txt", "sentence-transformers", "0_Transformer", "padded"]
+_KINDS += ["added tokens", "fine-tuned"]
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +61,9 @@ def folders(run, tmp_path_factory):
     tensors[name] = np.concatenate([tensors[name], tensors[name][:2]])
   (padded / "config.json").write_text(json.dumps(content))
   safetensors.numpy.save_file(tensors, padded / "model.safetensors", metadata={"format": "pt"})
+  shutil.copytree(padded, root / "added tokens")
+  later = {"covid19": content["vocab_size"] - 2, "[ENT]": content["vocab_size"] - 1}
+  (root / "added tokens" / "added_tokens.json").write_text(json.dumps(later))
   finetuning.finetune_run(_tuning(root / "export", root), str(root / "tuned"), log=lambda line: None)
   export_model(inference.load_model(root / "tuned"), root / "fine-tuned")
   return {kind: run if kind == "run" else root / kind for kind in _KINDS}
@@ -97,6 +93,7 @@ def test_a_folder_that_is_encoded_is_fine_tuned_continued_and_exported(folders, 
   for trained in (model, inference.load_model(tmp_path / "tuned"), inference.load_model(tmp_path / "more")):
     out = tmp_path / f"exported_{trained.step}_{trained.labels is None}_{trained is model}"
     export_model(trained, out)
+    assert_as_transformers(out, ("covid19", "[ENT]", "file"))
     again = inference.load_model(out)
     expected = vectors if trained is model else inference.encode(trained, _TEXTS, "mean").vectors
     np.testing.assert_allclose(inference.encode(again, _TEXTS, "mean").vectors, expected, atol=1e-6)
