@@ -233,7 +233,7 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path, corpus):
 
 def test_a_config_that_cannot_be_read_is_a_failure(resumed, tmp_path, corpus):
   (resumed / "config.json").write_text("{")
-  assert "is not the config of a run" in everything(context(tmp_path, corpus))["run_folder"][0].found
+  assert "config.json: not JSON" in everything(context(tmp_path, corpus))["run_folder"][0].found
 
 
 @pytest.mark.parametrize(
