@@ -1,6 +1,7 @@
 """The last step of `prepare`: shards in the making -> a finished corpus."""
 
 import glob
+import hashlib
 import shutil
 from typing import Any
 
@@ -8,7 +9,7 @@ from bert_jax.data.corpus import chunk as chunks
 from bert_jax.data.corpus import documents as documents_lib
 from bert_jax.data.corpus import folder as corpus
 from bert_jax.data.corpus import pairs, rows, splits, statistics, suitability, work_folders
-from bert_jax.data.corpus.job import Job, PrepareSettings
+from bert_jax.data.corpus.job import Job, PrepareSettings, keys
 from bert_jax.data.tokenizer.wordpiece import Tokenizer, save_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.io import atomic
@@ -37,12 +38,20 @@ def _assemble(job: Job, tokenizer: Tokenizer, provenance: dict[str, Any]) -> dic
   """Gives the shards their final names and writes the manifest, which comes last."""
   contents = documents_lib.read_contents(job.documents)
   assert contents  # the text is complete before its rows are
+  _, made_of = keys(job, tokenizer)
+  files = (job.documents / "files.txt").read_bytes()
+  if contents.files and hashlib.sha256(files).hexdigest() != contents.files:
+    raise UserError(
+      f"{job.documents / 'files.txt'}: was altered; delete {job.documents} and prepare again, which tokenizes the text "
+      "again"
+    )
   counts_of: dict[str, rows.Counts] = {}
   shards: dict[str, list[dict[str, Any]]] = {}
   for split, num_chunks in contents.chunks.items():
     shards[split], total = [], statistics.zero_counts(tokenizer.vocab_size, job.settings.seq_length)
     for index in range(num_chunks):  # one at a time: counts are as long as the vocabulary
-      shard, counts = rows.read_shard(job.partial, split, index)
+      final = lambda name: job.partial / split / corpus.shard_name(name, index, num_chunks)
+      shard, counts = rows.read_shard(job.partial, split, index, made_of, final)
       shards[split].append(shard)
       total = statistics.add(total, counts)
     counts_of[split] = total
@@ -54,7 +63,11 @@ def _assemble(job: Job, tokenizer: Tokenizer, provenance: dict[str, Any]) -> dic
   manifest = _manifest(counts_of, shards, tokenizer, job.settings)
   # Not a part of what `corpus_id` covers: corpora made before this was counted keep theirs.
   unused = {split: total.unused for split, total in counts_of.items()}
-  manifest[corpus.PROVENANCE] = provenance | {"read": contents.read, "unused_tokens": unused}
+  manifest[corpus.PROVENANCE] = provenance | {
+    "read": contents.read,
+    "unused_tokens": unused,
+    "files": hashlib.sha256(files).hexdigest(),
+  }
   suitability.check(manifest, f"{', '.join(job.sources)}: no corpus is made")
   for split, records in shards.items():
     (job.partial / split).mkdir(exist_ok=True)
@@ -63,7 +76,7 @@ def _assemble(job: Job, tokenizer: Tokenizer, provenance: dict[str, Any]) -> dic
         if not path.stem.endswith("_counts"):
           path.rename(job.partial / split / corpus.shard_name(path.stem, index, len(records)))
   save_tokenizer(tokenizer, job.partial / "tokenizer", max_length=job.settings.seq_length)
-  shutil.copyfile(job.documents / "files.txt", job.partial / "files.txt")
+  (job.partial / "files.txt").write_bytes(files)
   return corpus.write_manifest(job.partial, manifest)
 
 

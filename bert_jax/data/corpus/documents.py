@@ -59,7 +59,9 @@ def chunk_folder(folder: str | os.PathLike, split: str, index: int) -> pathlib.P
   return pathlib.Path(folder, split, f"{index:05d}")
 
 
-def write_chunk(folder: str | os.PathLike, split: str, index: int, documents: Documents, num_bytes: int) -> None:
+def write_chunk(
+  folder: str | os.PathLike, split: str, index: int, documents: Documents, num_bytes: int, made_of: str = ""
+) -> None:
   """Writes one chunk, which appears whole.
 
   Args:
@@ -67,6 +69,7 @@ def write_chunk(folder: str | os.PathLike, split: str, index: int, documents: Do
     split, index: which chunk this is.
     documents: its content.
     num_bytes: of text that it was made of.
+    made_of: see `job.keys`.
 
   Raises:
     OSError: it cannot be written.
@@ -77,18 +80,33 @@ def write_chunk(folder: str | os.PathLike, split: str, index: int, documents: Do
       if value is not None:
         value = np.packbits(value, bitorder="little") if name == "word_starts" else value
         hashes[name] = npy.write(made / f"{name}.npy", value)
-    atomic.write_text(made / "chunk.json", json.dumps({"bytes": num_bytes, "files": hashes}))
+    atomic.write_text(
+      made / "chunk.json", json.dumps({"bytes": num_bytes, "files": hashes} | label(split, index, made_of))
+    )
 
 
-def read_chunk(folder: str | os.PathLike, split: str, index: int) -> tuple[Documents, int]:
+def label(split: str, index: int, made_of: str) -> dict[str, str]:
+  """Which chunk or shard it is, and what it was made of."""
+  return {"place": f"{split}/{index:05d}", "made_of": made_of}
+
+
+def check_label(record: dict[str, Any], split: str, index: int, made_of: str) -> None:
+  """Raises ValueError where a chunk or a shard belongs elsewhere: it was moved, or copied from another preparation."""
+  for name, expected in label(split, index, made_of).items():
+    if record[name] != expected:
+      raise ValueError(f"expected {name} {expected!r}, found {record[name]!r}: it belongs elsewhere")
+
+
+def read_chunk(folder: str | os.PathLike, split: str, index: int, made_of: str = "") -> tuple[Documents, int]:
   """Reads what `write_chunk` wrote: the documents, and the bytes of text they were made of.
 
   Raises:
-    UserError: a file is missing or altered.
+    UserError: a file is missing or altered, or it is another chunk than this one.
   """
   where = chunk_folder(folder, split, index)
   with _readable(where, folder):
     record = read_object(where / "chunk.json", max_bytes=MAX_TABLE_BYTES)
+    check_label(record, split, index, made_of)
     found = {name: npy.read(where / f"{name}.npy", digest) for name, digest in record["files"].items()}
     if "word_starts" in found:
       found["word_starts"] = np.unpackbits(found["word_starts"], count=len(found["tokens"]), bitorder="little").astype(
@@ -122,16 +140,20 @@ class Contents(NamedTuple):
     chunks: how many there are, by split.
     num_bytes: UTF-8 bytes of text.
     read: what was counted while reading, see `sources.read_documents`.
+    files: SHA-256 of files.txt.
   """
 
   chunks: dict[str, int]
   num_bytes: int
   read: dict[str, int]
+  files: str = ""
 
 
 def write_contents(folder: str | os.PathLike, contents: Contents, files: list[str]) -> None:
   """Notes that all text was seen. Raises OSError."""
-  atomic.write_text(pathlib.Path(folder, "files.txt"), "".join(f"{name}\n" for name in files))
+  text = "".join(f"{name}\n" for name in files)
+  contents = contents._replace(files=hashlib.sha256(text.encode("utf-8")).hexdigest())
+  atomic.write_text(pathlib.Path(folder, "files.txt"), text)
   atomic.write_text(pathlib.Path(folder, "contents.json"), json.dumps(contents._asdict()))
 
 

@@ -263,6 +263,9 @@ def open_corpus(folder: str | os.PathLike, *, verify: bool = True) -> Corpus[Spl
     for index, shard in enumerate(shards):
       for name, (shape, dtype) in _arrays(shard, manifest).items():
         _check_header(folder / split / shard_name(name, index, len(shards)), shape, dtype)
+  files = manifest.get(PROVENANCE, {}).get("files")  # not in corpora that were made before it was noted
+  if files and hashlib.sha256("".join(f"{name}\n" for name in read_files(folder)).encode()).hexdigest() != files:
+    raise UserError(f"{folder / 'files.txt'}: expected SHA-256 {files}, found another: it was altered; {_REMAKE}")
   if verify:
     _check_hashes(folder, manifest)
   # Each memory map keeps a file descriptor; the usual soft limit of 1,024 would not do for a large corpus.
@@ -273,13 +276,19 @@ def open_corpus(folder: str | os.PathLike, *, verify: bool = True) -> Corpus[Spl
 def tokenizer_of(corpus: Corpus) -> Tokenizer:
   """The tokenizer in the folder of a corpus. Raises UserError where it is not the one that made the corpus."""
   tokenizer = load_tokenizer(corpus.folder / "tokenizer")
-  expected = corpus.manifest["tokenizer_fingerprint"]
+  # The manifest of a mixture has the fingerprint that all of its corpora share.
+  check_tokenizer(corpus.folder, corpus.manifest, tokenizer)
+  return tokenizer
+
+
+def check_tokenizer(folder: pathlib.Path, manifest: dict[str, Any], tokenizer: Tokenizer) -> None:
+  """Raises UserError where the tokenizer in a corpus folder is not the one that made the corpus."""
+  expected = manifest["tokenizer_fingerprint"]
   if tokenizer.fingerprint != expected:
     raise UserError(
-      f"{corpus.folder / 'tokenizer'} is not the tokenizer that made this corpus (fingerprint {tokenizer.fingerprint}, "
+      f"{folder / 'tokenizer'} is not the tokenizer that made this corpus (fingerprint {tokenizer.fingerprint}, "
       f"expected {expected}); restore that one, or prepare the corpus again with this one"
     )
-  return tokenizer
 
 
 def _open_split(folder: pathlib.Path, manifest: dict[str, Any], split: str) -> Split:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bert_jax.data.corpus import documents as documents_lib
+from bert_jax.data.corpus import folder as corpus
 from bert_jax.data.corpus import pairs, rows, splits
 from bert_jax.data.text import words
 from bert_jax.data.text.sources import parse_source, source_files
@@ -113,6 +114,13 @@ def plan(
   return Job(tuple(sources), settings, out, where, out.with_name(f".{out.name}.partial"), documents_recipe, rows_recipe)
 
 
+def keys(job: Job, tokenizer: Tokenizer) -> tuple[str, str]:
+  """What every chunk and every shard in the making say they were made of: recipe and tokenizer."""
+  recipes = (job.documents_recipe, job.rows_recipe)
+  documents, shards = (f"{documents_lib.recipe_key(recipe)} {tokenizer.fingerprint}" for recipe in recipes)
+  return documents, shards
+
+
 def check_settings(settings: PrepareSettings):
   """Raises UserError for settings that cannot work, naming the flag."""
   pairs.pairing_of(settings.objective, settings.seq_length)
@@ -149,6 +157,9 @@ def given_tokenizer(settings: PrepareSettings) -> Tokenizer:
   if not os.path.isdir(settings.tokenizer):
     return load_tokenizer(settings.tokenizer, lowercase=settings.lowercase, strip_accents=settings.strip_accents)
   tokenizer = load_tokenizer(settings.tokenizer)
+  folder = pathlib.Path(settings.tokenizer).absolute().parent
+  if (folder / "manifest.json").is_file() and pathlib.Path(settings.tokenizer).name == "tokenizer":
+    corpus.check_tokenizer(folder, corpus.read_corpus_manifest(folder), tokenizer)
   if settings.strip_accents not in (None, tokenizer.normalisation["strip_accents"]):
     its = "kept" if settings.strip_accents else "stripped"
     raise UserError(

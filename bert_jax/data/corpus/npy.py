@@ -26,6 +26,13 @@ def write(path: pathlib.Path, array: np.ndarray) -> str:
   return digest.hexdigest()
 
 
+def check(path: pathlib.Path, digest: str) -> None:
+  """Raises OSError, or ValueError where the file has another SHA-256."""
+  with open(path, "rb") as file:
+    if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+      raise ValueError(f"{path.name} was altered")
+
+
 def read(path: pathlib.Path, digest: str) -> np.ndarray:
   """Reads an array whose file has this SHA-256. Raises OSError, or ValueError for an altered file."""
   with open(path, "rb") as file:

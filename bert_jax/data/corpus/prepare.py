@@ -32,7 +32,7 @@ from bert_jax.data.corpus import assemble, rows, splits, work_folders, workers
 from bert_jax.data.corpus import chunk as chunks
 from bert_jax.data.corpus import documents as documents_lib
 from bert_jax.data.corpus import folder as corpus
-from bert_jax.data.corpus.job import Job, PrepareSettings, Share, given_tokenizer, num_workers, plan
+from bert_jax.data.corpus.job import Job, PrepareSettings, Share, given_tokenizer, keys, num_workers, plan
 from bert_jax.data.text import cleaning
 from bert_jax.data.text.files import compression
 from bert_jax.data.text.sources import Document, parse_source, read_documents, source_versions
@@ -154,6 +154,7 @@ def make_share(
     tokenizer.vocab_size,
     job.settings.word_segmenter,
     rows.row_settings(job.settings),
+    *keys(job, tokenizer),
   )
   contents = documents_lib.read_contents(job.documents)
   counts = kept.counts if kept else Counter()

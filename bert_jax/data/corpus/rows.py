@@ -1,15 +1,19 @@
 """Stage two of `prepare`, for one chunk: tokenized documents -> sequences -> packed rows -> one shard."""
 
+import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from bert_jax.data.corpus import documents as documents_lib
 from bert_jax.data.corpus import npy, packing, pairs
 from bert_jax.data.corpus.documents import Documents
 from bert_jax.data.tokenizer.template import Template
+from bert_jax.errors import UserError
 from bert_jax.io import atomic
 from bert_jax.io.json_files import read_object
 
@@ -108,28 +112,62 @@ def make_rows(
 # A shard in the making is a folder ROWS/train/00003 with the arrays, what was counted as arrays, and record.json.
 
 
+_TABLES = ("label_counts", "length_counts", "unigram_counts")
+
+
 def shard_folder(folder: str | os.PathLike, split: str, index: int) -> pathlib.Path:
   """FOLDER/rows/train/00003"""
   return pathlib.Path(folder, "rows", split, f"{index:05d}")
 
 
-def write_shard(folder: str | os.PathLike, split: str, index: int, rows: dict[str, np.ndarray], counts: Counts) -> None:
-  """Writes a shard in the making, which appears whole. Raises OSError, UserError."""
+def write_shard(
+  folder: str | os.PathLike, split: str, index: int, rows: dict[str, np.ndarray], counts: Counts, made_of: str = ""
+) -> None:
+  """Writes a shard in the making, which appears whole; `made_of`: see `job.keys`. Raises OSError, UserError."""
   with atomic.new_folder(shard_folder(folder, split, index)) as made:
     record: dict[str, Any] = {"rows": len(rows["tokens"]), "origins_rows": len(rows["origins"])}
     record |= {name: npy.write(made / f"{name}.npy", array) for name, array in rows.items()}
-    for name in ("label_counts", "length_counts", "unigram_counts"):
-      npy.write(made / f"{name}.npy", getattr(counts, name))
-    numbers = {name: getattr(counts, name) for name in ("documents", "sentences", "tokens", "rows", "unused")}
-    atomic.write_text(made / "record.json", json.dumps({"shard": record, "counts": numbers}))
+    tables = {name: npy.write(made / f"{name}.npy", getattr(counts, name)) for name in _TABLES}
+    numbers = {name: value for name, value in counts._asdict().items() if name not in _TABLES}
+    whole = {"shard": record, "counts": numbers, "tables": tables} | documents_lib.label(split, index, made_of)
+    atomic.write_text(made / "record.json", json.dumps(whole | {"sha256": _digest(whole)}))
 
 
-def read_shard(folder: str | os.PathLike, split: str, index: int) -> tuple[dict[str, Any], Counts]:
-  """The entry in the manifest and the counts of a shard that `write_shard` wrote. Raises OSError, UserError."""
+def read_shard(
+  folder: str | os.PathLike,
+  split: str,
+  index: int,
+  made_of: str = "",
+  moved: Callable[[str], pathlib.Path] | None = None,
+) -> tuple[dict[str, Any], Counts]:
+  """The entry in the manifest and the counts of a shard that `write_shard` wrote, every file compared with its digest.
+
+  Args:
+    folder: the corpus in the making.
+    split, index: which shard.
+    made_of: see `job.keys`.
+    moved: array -> its file once it has its final name, as it may have already.
+
+  Raises:
+    UserError: a file is missing or altered, or it is another shard than this one.
+  """
   made = shard_folder(folder, split, index)
-  record = read_object(made / "record.json")
-  tables = {
-    name: np.load(made / f"{name}.npy", allow_pickle=False)
-    for name in ("label_counts", "length_counts", "unigram_counts")
-  }
-  return record["shard"], Counts(**record["counts"], **tables)
+  try:
+    record = read_object(made / "record.json")
+    if _digest({name: value for name, value in record.items() if name != "sha256"}) != record["sha256"]:
+      raise ValueError("record.json was altered")
+    documents_lib.check_label(record, split, index, made_of)
+    tables: dict[str, Any] = {name: npy.read(made / f"{name}.npy", record["tables"][name]) for name in _TABLES}
+    for name, digest in record["shard"].items():
+      if isinstance(digest, str):
+        path = made / f"{name}.npy"
+        npy.check(moved(name) if moved and not path.exists() else path, digest)
+    return record["shard"], Counts(**record["counts"], **tables)
+  except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+    raise UserError(
+      f"{made}: cannot be used ({error}); delete it and give the same command again, which makes this shard again"
+    ) from error
+
+
+def _digest(record: dict[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(record, sort_keys=True).encode("utf-8")).hexdigest()

@@ -37,6 +37,7 @@ class Work(NamedTuple):
     vocab_size: number of ids.
     word_segmenter: a key of `words.SEGMENTERS`, or empty.
     rows: see `RowSettings`.
+    documents_made_of, rows_made_of: see `job.keys`.
   """
 
   documents: str
@@ -46,6 +47,8 @@ class Work(NamedTuple):
   vocab_size: int
   word_segmenter: str
   rows: RowSettings
+  documents_made_of: str = ""
+  rows_made_of: str = ""
 
 
 class _Tools(NamedTuple):
@@ -79,13 +82,13 @@ def make_shard(work: Work, tools: _Tools, chunk: Chunk, advance: Advance) -> Non
       documents = chunks.tokenize(
         tools.backend, chunk, dtype=chunks.token_dtype(work.vocab_size), segmenter=tools.segmenter, advance=advance
       )
-      documents_lib.write_chunk(work.documents, *place, documents, chunk.num_bytes)
+      documents_lib.write_chunk(work.documents, *place, documents, chunk.num_bytes, work.documents_made_of)
     if not rows_lib.shard_folder(work.corpus, *place).is_dir():
       if documents is None:
-        documents, num_bytes = documents_lib.read_chunk(work.documents, *place)
+        documents, num_bytes = documents_lib.read_chunk(work.documents, *place, work.documents_made_of)
         advance(num_bytes)
       rows, counts = rows_lib.make_rows(documents, work.rows, vocab_size=work.vocab_size, template=work.template)
-      rows_lib.write_shard(work.corpus, *place, rows, counts)
+      rows_lib.write_shard(work.corpus, *place, rows, counts, work.rows_made_of)
   except OSError as error:
     raise UserError(
       f"{error.filename or work.corpus}: cannot be written: {error.strerror or error}; free some space, "

@@ -13,9 +13,9 @@ import numpy as np
 
 from bert_jax import config as configs
 from bert_jax.data import order
-from bert_jax.data.corpus.folder import Corpus, open_corpus
+from bert_jax.data.corpus.folder import Corpus, open_corpus, tokenizer_of
 from bert_jax.data.loading.input_pipeline import HostBatch, Rows, load_batch, train_batches
-from bert_jax.data.tokenizer.wordpiece import Tokenizer, load_tokenizer
+from bert_jax.data.tokenizer.wordpiece import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.objectives.objective import Objective
 from bert_jax.runs import build
@@ -147,7 +147,7 @@ def bench_data(config: ml_collections.ConfigDict, *, sequences: int) -> BenchDat
   """
   if data_facts.has_corpus(config):
     corpus = open_corpus(config.data.corpus, verify=False)
-    return BenchData(corpus.train, data_facts.facts_of(config), corpus, load_tokenizer(corpus.folder / "tokenizer"))
+    return BenchData(corpus.train, data_facts.facts_of(config), corpus, tokenizer_of(corpus))
   data = data_facts.promised(config)._replace(max_sequences=sequences)
   rows = make_up(data, num_rows=8 * config.data.batch_size)
   many = f"{sequences} sequences of {data.seq_length // sequences} on average" if sequences > 1 else "one sequence"

@@ -122,7 +122,8 @@ def test_contents_come_back_and_are_unknown_until_all_text_was_seen(tmp_path):
   assert documents_lib.read_contents(tmp_path) is None
   contents = Contents({"train": 3, "validation": 1}, 12345, {"documents": 9})
   documents_lib.write_contents(tmp_path, contents, ["a.txt", "文档.txt"])
-  assert documents_lib.read_contents(tmp_path) == contents
+  found = documents_lib.read_contents(tmp_path)
+  assert found._replace(files="") == contents and len(found.files) == 64
   assert (tmp_path / "files.txt").read_text(encoding="utf-8") == "a.txt\n文档.txt\n"
 
 

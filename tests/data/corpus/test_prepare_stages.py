@@ -1,8 +1,10 @@
 """The two stages of `prepare`: what is used again, what is made anew, and many processes on one corpus."""
 
 import itertools
+import json
 import os
 import pathlib
+import shutil
 import threading
 import time
 
@@ -367,3 +369,88 @@ def test_a_corpus_is_finished_only_when_no_other_process_is_beginning_or_finishi
 
   prepare.prepare_corpus([source], tmp_path / "out", settings(vocab), progress=begin_elsewhere)
   assert elsewhere[0] and seen[0] is False and (tmp_path / "out").exists()
+
+
+def flip(path: pathlib.Path):
+  data = bytearray(path.read_bytes())
+  data[-1] ^= 1
+  path.write_bytes(data)
+
+
+def swap(one: pathlib.Path, other: pathlib.Path):
+  kept = one.with_name("kept")
+  one.rename(kept), other.rename(one), kept.rename(other)
+
+
+@pytest.mark.parametrize("name", ["tokens.npy", "origins.npy", "unigram_counts.npy", "record.json"])
+def test_an_altered_shard_in_the_making_is_named_and_made_again_once_it_is_deleted(
+  source, vocab, tmp_path, small_chunks, name
+):
+  share(source, tmp_path / "whole", vocab, 0, 1)
+  share(source, tmp_path / "out", vocab, 0, 2)
+  shard = tmp_path / ".out.partial/rows/train/00000"
+  if name == "record.json":
+    record = json.loads((shard / name).read_text())
+    record["counts"]["tokens"] += 1
+    (shard / name).write_text(json.dumps(record))
+  else:
+    flip(shard / name)
+  for _ in range(2):  # and nothing is finished in spite of it
+    with pytest.raises(UserError, match=rf"train/00000: cannot be used \(.*{name} was altered\); delete it"):
+      share(source, tmp_path / "out", vocab, 1, 2)
+  assert not (tmp_path / "out").exists()
+  shutil.rmtree(shard)
+  assert share(source, tmp_path / "out", vocab, 0, 2)
+  assert open_corpus(tmp_path / "out").manifest["corpus_id"] == open_corpus(tmp_path / "whole").manifest["corpus_id"]
+
+
+def test_a_shard_under_another_ones_name_or_of_another_preparation_is_refused(source, vocab, tmp_path, small_chunks):
+  share(source, tmp_path / "out", vocab, 0, 2)
+  rows = tmp_path / ".out.partial/rows/train"
+  swap(rows / "00000", rows / "00002")
+  with pytest.raises(UserError, match="expected place 'train/00000', found 'train/00002': it belongs elsewhere"):
+    share(source, tmp_path / "out", vocab, 1, 2)
+  swap(rows / "00000", rows / "00002")
+  prepare.prepare_corpus([source], tmp_path / "other", settings(vocab, seed=99), share=prepare.Share(0, 2))
+  swap(rows / "00000", tmp_path / ".other.partial/rows/train/00000")
+  with pytest.raises(UserError, match="expected made_of .*: it belongs elsewhere"):
+    share(source, tmp_path / "out", vocab, 1, 2)
+
+
+def test_tokenized_documents_under_another_chunks_name_are_refused(source, vocab, tmp_path, small_chunks):
+  prepare.prepare_corpus([source], tmp_path / "out", settings(vocab))
+  (documents,) = tmp_path.glob("documents-*")
+  swap(documents / "train/00000", documents / "train/00001")
+  with pytest.raises(UserError, match="it belongs elsewhere.*delete .* prepare again"):
+    prepare.prepare_corpus([source], tmp_path / "again", settings(vocab, seed=3))
+
+
+def test_another_vocabulary_in_the_folder_of_documents_is_refused(source, tmp_path, small_chunks):
+  prepare.prepare_corpus([source], tmp_path / "out", settings("", vocab_size=100))
+  (documents,) = tmp_path.glob("documents-*")
+  prepare.prepare_corpus([source], tmp_path / "else", settings("", vocab_size=90))
+  shutil.rmtree(documents / "tokenizer")
+  shutil.copytree(tmp_path / "else/tokenizer", documents / "tokenizer")
+  with pytest.raises(UserError, match="expected made_of"):
+    prepare.prepare_corpus([source], tmp_path / "again", settings("", vocab_size=100, seed=3))
+
+
+def test_an_altered_list_of_files_is_refused_before_and_after_the_end(source, vocab, tmp_path):
+  prepare.prepare_corpus([source], tmp_path / "out", settings(vocab))
+  (documents,) = tmp_path.glob("documents-*")
+  for folder in (documents, tmp_path / "out"):
+    (folder / "files.txt").write_text("another.txt\n")
+  with pytest.raises(UserError, match="out/files.txt: expected SHA-256 .*altered"):
+    open_corpus(tmp_path / "out", verify=False)
+  with pytest.raises(UserError, match="documents-.*/files.txt: was altered; delete"):
+    prepare.prepare_corpus([source], tmp_path / "again", settings(vocab, seed=3))
+
+
+def test_the_tokenizer_of_a_corpus_is_compared_with_its_manifest_when_it_is_given_to_another(source, tmp_path):
+  prepare.prepare_corpus([source], tmp_path / "out", settings("", vocab_size=100))
+  prepare.prepare_corpus([source], tmp_path / "sound", settings(tmp_path / "out/tokenizer"))
+  for name in ("tokenizer.json", "vocab.txt"):
+    path = tmp_path / "out/tokenizer" / name
+    path.write_text(path.read_text().replace("dog", "DOG").replace("cat", "dog").replace("DOG", "cat"))
+  with pytest.raises(UserError, match="is not the tokenizer that made this corpus"):
+    prepare.prepare_corpus([source], tmp_path / "again", settings(tmp_path / "out/tokenizer"))
