@@ -140,24 +140,19 @@ def write_folder(
   )
   tensors = to_huggingface(_with_scale(params, labels), config, head)
 
-  partial = out.absolute().with_name(f".{out.absolute().name}.partial")
   try:
-    shutil.rmtree(partial, ignore_errors=True)  # what a killed export left
-    partial.mkdir(parents=True)
-    write_json(partial / "config.json", config_json(config, head, labels))
-    safetensors.numpy.save_file(tensors, partial / "model.safetensors", metadata=_METADATA)
-    # safetensors makes it readable by its owner alone, whatever the umask says.
-    shutil.copymode(partial / "config.json", partial / "model.safetensors")
-    if card:
-      (partial / "README.md").write_text(printable(card), encoding="utf-8")
-    save_tokenizer(tokenizer, partial, max_length=max_length)
-    if encoding is not None:
-      write_modules(partial, config, encoding, max_length)
-    atomic.move_into_place(partial, out.absolute())
+    with atomic.new_version(out) as partial:
+      write_json(partial / "config.json", config_json(config, head, labels))
+      safetensors.numpy.save_file(tensors, partial / "model.safetensors", metadata=_METADATA)
+      # safetensors makes it readable by its owner alone, whatever the umask says.
+      shutil.copymode(partial / "config.json", partial / "model.safetensors")
+      if card:
+        (partial / "README.md").write_text(printable(card), encoding="utf-8")
+      save_tokenizer(tokenizer, partial, max_length=max_length)
+      if encoding is not None:
+        write_modules(partial, config, encoding, max_length)
   except (OSError, safetensors.SafetensorError) as error:
     raise UserError(f"cannot write {out}: {error}; the folder is unchanged") from error
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
 
 
 def to_huggingface(

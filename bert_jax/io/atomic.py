@@ -1,13 +1,20 @@
 """Files and folders that appear whole or not at all: written beside their place, and renamed into it."""
 
 import contextlib
-import glob
+import ctypes
+import errno
 import os
 import pathlib
+import re
 import shutil
 import time
 from collections.abc import Iterator
 from typing import BinaryIO
+
+from bert_jax.io import locks
+
+# Of Linux's renameat2: paths are relative to the working directory; both names stay, each with the other's folder.
+_HERE, _RENAME_EXCHANGE = -100, 2
 
 
 @contextlib.contextmanager
@@ -41,23 +48,102 @@ def new_folder(target: str | os.PathLike) -> Iterator[pathlib.Path]:
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def move_into_place(folder: pathlib.Path, target: pathlib.Path) -> None:
-  """`folder` takes the name `target`; a folder of that name steps aside first, and returns if the renaming fails.
+@contextlib.contextmanager
+def new_version(target: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """A folder to fill, which takes the place of `target`, new or old, when the block ends well.
+
+  Several processes may do so at once: each fills a folder of its own, and the last one to end stays. On Linux there is
+  no moment in which neither the old folder nor the new one has the name.
+
+  Args:
+    target: the folder to make or replace; its parents are made as well.
+
+  Yields:
+    The folder to write into, on the same file system.
 
   Raises:
-    OSError: it cannot be renamed.
+    OSError: it cannot be made or renamed; the old folder is still there.
+  """
+  target = pathlib.Path(target).absolute()
+  target.parent.mkdir(parents=True, exist_ok=True)
+  with contextlib.ExitStack() as held:
+    while True:
+      partial = target.with_name(f".{target.name}.{os.getpid()}-{time.time_ns()}.partial")
+      partial.mkdir()
+      lock = held.enter_context(locks.FolderLock(partial))  # by it others know that this process lives
+      lock.take(alone=True, wait=True)
+      if partial.exists():  # nobody took it for a dead process's before it was locked
+        break
+    try:
+      yield partial
+      move_into_place(partial, target)
+    finally:
+      shutil.rmtree(partial, ignore_errors=True)
+
+
+def move_into_place(folder: pathlib.Path, target: pathlib.Path) -> None:
+  """`folder` takes the name `target`; the folder that had it is removed. What killed processes left of making `target`
+  goes, too.
+
+  Raises:
+    OSError: it cannot be renamed; the older folder is still there.
+  """
+  _take_place(folder, target)
+  shutil.rmtree(folder, ignore_errors=True)  # what has traded places with it
+  left = re.compile(rf"\.{re.escape(target.name)}\.((\d+-\d+\.)?partial|replaced-\d+-\d+)")
+  for path in target.parent.iterdir():
+    if left.fullmatch(path.name):
+      with contextlib.suppress(OSError), locks.FolderLock(path) as lock:
+        if lock.take(alone=True, certainly=True):  # nobody is filling it
+          shutil.rmtree(path, ignore_errors=True)
+
+
+def _take_place(folder: pathlib.Path, target: pathlib.Path) -> None:
+  """Renames `folder`; another one that has the name gets that of `folder`, or is removed. Raises OSError."""
+  while True:
+    try:
+      folder.rename(target)  # where there is nothing, or an empty folder
+      return
+    except OSError as error:
+      if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        raise
+    with contextlib.suppress(FileNotFoundError):  # it has just gone
+      if _exchange(folder, target) or _replace(folder, target):
+        return
+
+
+def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
+  """Two folders trade names in one step, see renameat2(2); False where the system or the file system cannot do that.
+
+  Raises OSError.
+  """
+  call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+  if call is None:
+    return False
+  if call(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+    return True
+  number = ctypes.get_errno()
+  if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+    return False
+  raise OSError(number, os.strerror(number), os.fspath(one), None, os.fspath(other))
+
+
+def _replace(folder: pathlib.Path, target: pathlib.Path) -> bool:
+  """As _exchange, in two steps: the older folder steps aside, and returns if the renaming fails. False: another one has
+  taken the name in between.
   """
   old = _beside(target, "replaced")
-  if target.exists():
-    target.rename(old)
+  target.rename(old)
   try:
     folder.rename(target)
-  except OSError:
-    if old.exists():
-      old.rename(target)
+  except OSError as error:
+    if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+      shutil.rmtree(old, ignore_errors=True)
+      return False
+    old.rename(target)
     raise
-  for old in target.parent.glob(f".{glob.escape(target.name)}.replaced-*"):  # those of killed processes, too
-    shutil.rmtree(old, ignore_errors=True)
+  shutil.rmtree(old, ignore_errors=True)
+  return True
 
 
 def remove_folder(folder: pathlib.Path) -> None:

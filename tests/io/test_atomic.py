@@ -1,6 +1,9 @@
 """Files and folders that appear whole or not at all."""
 
+import os
 import pathlib
+import subprocess
+import sys
 import time
 
 import pytest
@@ -104,3 +107,47 @@ def test_a_folder_that_is_replaced_returns_where_the_new_one_cannot_take_its_nam
   assert names(tmp_path) == ["old"] and (target / "file").read_text() == "new"
   atomic.remove_folder(target)
   assert names(tmp_path) == []
+
+
+MAKE = """
+import sys
+from bert_jax.io import atomic
+print(flush=True)
+for number in range(40):
+  with atomic.new_version(sys.argv[1]) as folder:
+    for name in ("one", "two"):
+      (folder / name).write_text(f"{sys.argv[2]} {number}")
+"""
+
+
+def test_of_two_that_make_the_same_folder_the_last_one_stays_and_there_is_always_a_whole_one(tmp_path):
+  target = tmp_path / "made"
+  with atomic.new_version(target) as folder:
+    for name in ("one", "two"):
+      (folder / name).write_text("first")
+  made = [subprocess.Popen([sys.executable, "-c", MAKE, target, who], stdout=subprocess.PIPE) for who in "ab"]
+  looks = 0
+  while any(process.poll() is None for process in made):
+    descriptor = os.open(target, os.O_RDONLY)  # fails where there is no folder
+    os.close(descriptor)
+    looks += 1
+  assert [process.returncode for process in made] == [0, 0] and looks > 100
+  assert (target / "one").read_text() == (target / "two").read_text()
+  assert (target / "one").read_text().endswith(" 39") and names(tmp_path) == ["made"]
+
+
+def test_where_names_cannot_be_traded_the_older_folder_steps_aside(tmp_path, monkeypatch):
+  monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
+  for text in ("old", "new"):
+    with atomic.new_version(tmp_path / "made") as folder:
+      (folder / "file").write_text(text)
+  assert (tmp_path / "made" / "file").read_text() == "new" and names(tmp_path) == ["made"]
+
+
+def test_the_folder_that_a_living_process_fills_is_left_to_it(tmp_path):
+  with atomic.new_version(tmp_path / "made") as slow:
+    (slow / "file").write_text("slow")
+    with atomic.new_version(tmp_path / "made") as quick:
+      (quick / "file").write_text("quick")
+    assert (tmp_path / "made" / "file").read_text() == "quick" and (slow / "file").exists()
+  assert (tmp_path / "made" / "file").read_text() == "slow" and names(tmp_path) == ["made"]

@@ -2,20 +2,26 @@
 way.
 """
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from bert_jax import config as configs
 from bert_jax.errors import UserError
 from bert_jax.inference import model as inference
 from bert_jax.inference import run_folder
+from bert_jax.io import locks
+from bert_jax.runs import launch
 from bert_jax.runs import pretraining as run_pretraining
 from bert_jax.runs.evaluate import evaluate_model
 from bert_jax.training import metrics
@@ -297,3 +303,24 @@ def test_the_saved_config_is_resolved_json(finished):
   saved = json.loads((finished[1] / "config.json").read_text())
   assert saved["model.vocab_size"] > 0 and saved["masking.max_predictions"] == 5
   assert set(saved) == set(configs.KEYS)
+
+
+def test_a_run_that_waited_for_the_folder_of_another_one_is_compared_with_it(tmp_path, corpus):
+  """Both found nothing there: the one that came second sees the other's settings once it has the folder."""
+  first = tiny_run_config(tmp_path, corpus, "total_steps=5", "export.format=")
+  second = tiny_run_config(tmp_path, corpus, "total_steps=5", "export.format=", "optimizer.learning_rate=0.5")
+  (tmp_path / "run").mkdir()
+  with ThreadPoolExecutor() as pool, contextlib.ExitStack() as held:
+    assert held.enter_context(locks.FolderLock(tmp_path / "run")).take(alone=True)
+    waiting = pool.submit(claim, second, tmp_path / "run", corpus)
+    time.sleep(0.5)
+    assert not waiting.done()
+    run_folder.claim_workdir(epath.Path(tmp_path / "run"), first, corpus / "tokenizer")
+    held.close()
+    with pytest.raises(UserError, match="learning_rate: 0.01 there, 0.5 now"):
+      waiting.result()
+
+
+def claim(config, workdir, corpus):
+  with launch.launch(config, workdir) as run:
+    run.claim(config, corpus / "tokenizer")
