@@ -66,7 +66,8 @@ def folder(path: str | os.PathLike) -> epath.Path:
   """A run folder, or one within, as a path that can be read and written wherever it lies; it need not exist.
 
   Raises:
-    UserError: another store than gs://, its client is not installed, or it does not answer.
+    UserError: another store than gs://, its client is not installed, or it lets nobody in.
+    StorageError: it does not answer.
   """
   text = os.fspath(path)
   if not is_remote(text):
@@ -81,7 +82,7 @@ def folder(path: str | os.PathLike) -> epath.Path:
   try:
     place.exists()
   except Exception as error:
-    raise UserError(
+    raise (UserError if _is_refusal(error) else StorageError)(
       f"{text} cannot be reached: {_what(error)}; check the address and this machine's credentials "
       "(`gcloud auth application-default login`)"
     ) from error
@@ -293,7 +294,15 @@ def failures(path: str | os.PathLike) -> Iterator[None]:
   except Exception as error:
     if not is_remote(path):
       raise
-    raise OSError(errno.EIO, _what(error), os.fspath(path)) from error
+    number = errno.EACCES if _is_refusal(error) else errno.EIO
+    raise OSError(number, _what(error), os.fspath(path)) from error
+
+
+def _is_refusal(error: Exception) -> bool:
+  """Whether a store did answer, and let nobody in: a person has to mend that, while a network mends itself."""
+  told = f"{type(error).__name__} {error}".lower()
+  words = ("credential", "forbidden", "unauthorized", "permission", "access denied")
+  return getattr(error, "code", None) in (401, 403) or any(word in told for word in words)
 
 
 def _what(error: Exception) -> str:

@@ -230,7 +230,7 @@ def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _files(folder: epath.Path) -> list[tuple[int, int, epath.Path]]:
   """(attempt, part, path), in the order in which they were written."""
-  if not folder.exists():
+  if not folder.is_dir():  # not yet; or a file is in its place, where nothing is written then
     return []
   matches = [(_FILE.fullmatch(path.name), path) for path in folder.iterdir()]
   return sorted((int(match[1]), int(match[2] or 0), path) for match, path in matches if match)

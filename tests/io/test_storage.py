@@ -7,7 +7,7 @@ import importlib.util
 
 import pytest
 
-from bert_jax.errors import UserError
+from bert_jax.errors import EXIT_STORAGE, UserError, ending_of
 from bert_jax.io import storage
 from tests.helpers.object_store import in_this_process
 
@@ -106,3 +106,18 @@ def test_without_gcsfs_it_says_what_to_install(monkeypatch):
   storage._connect.cache_clear()
   with pytest.raises(UserError, match="gs:// needs the package gcsfs, which is not installed: pip install gcsfs"):
     storage.folder("gs://bucket/run")
+
+
+@pytest.mark.parametrize(
+  "error, code",
+  [
+    (RuntimeError("Forbidden: caller does not have storage.objects.get access"), 1),
+    (RuntimeError("Invalid Credentials, 401"), 1),
+    (RuntimeError("503 Service Unavailable"), EXIT_STORAGE),
+    (ConnectionResetError(104, "Connection reset by peer"), EXIT_STORAGE),
+  ],
+)
+def test_a_store_that_lets_nobody_in_is_to_be_mended_and_one_that_does_not_answer_is_asked_again(error, code):
+  with pytest.raises(OSError) as caught, storage.failures("gs://bucket/run"):
+    raise error
+  assert ending_of(caught.value)[0] == code
