@@ -5,7 +5,7 @@ import ml_collections
 from flax import linen as nn
 
 from bert_jax import config as configs
-from bert_jax.data.corpus.folder import Corpus
+from bert_jax.data.corpus.folder import PROVENANCE, Corpus
 from bert_jax.data.tokenizer.wordpiece import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.models import attention
@@ -46,7 +46,24 @@ def resolve_pretraining(
       f"rows of {corpus.folder} have {length} tokens, the model has {positions} positions; raise "
       f"model.max_position_embeddings to {length} or prepare the corpus with --seq_length={positions}"
     )
+  _record_preparation(config, corpus)
   return config
+
+
+def _record_preparation(config: ml_collections.ConfigDict, corpus: Corpus) -> None:
+  """Sets `data.source` and the group `prepare` to what the corpus was made with, as far as its manifest tells.
+
+  They had an effect only if this run prepared it. Of a corpus from elsewhere, and of a mixture, the config of the run
+  would else record a source that was never read and a vocabulary that nobody trained.
+  """
+  made_from = corpus.manifest.get(PROVENANCE, {}).get("sources")
+  prepared_here = bool(config.data.source) and made_from == [config.data.source]
+  if not prepared_here:
+    config.data.source = ""
+    config.prepare = configs.default_config().prepare
+  for name in config.prepare:
+    if name in corpus.manifest:
+      config.prepare[name] = corpus.manifest[name]
 
 
 def model_of(
