@@ -10,6 +10,7 @@ import textwrap
 import pytest
 
 from bert_jax.errors import EXIT_PREEMPTED
+from tests.helpers.signals import heed_hang_ups
 
 # The signal comes in the middle of an import, and what is imported swallows whatever is raised.
 IMPORTING = """
@@ -42,9 +43,8 @@ sys.exit(command_line.main(["report", "--workdir=x"]))
 
 
 def ended(program, *prefix):
-  done = subprocess.run(
-    [*prefix, sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60
-  )
+  command = [*prefix, sys.executable, "-c", textwrap.dedent(program)]
+  done = subprocess.run(command, capture_output=True, text=True, timeout=60, preexec_fn=heed_hang_ups)
   return done.returncode, done.stdout, done.stderr
 
 
