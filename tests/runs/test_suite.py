@@ -225,7 +225,7 @@ def test_the_time_of_a_job_is_that_of_all_its_attempts(tmp_path):
   for attempt, times in enumerate(((10.0, 12.5), (100.0, 101.0, 104.0))):
     path = tmp_path / "events" / f"attempt-{attempt:04d}.jsonl"
     path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(json.dumps({"event": "save", "time": time}) + "\n" for time in times))
+    path.write_text("".join(json.dumps({"event": "save", "step": 1, "time": time}) + "\n" for time in times))
   assert suite._seconds(tmp_path) == pytest.approx(6.5)
 
 
