@@ -26,7 +26,7 @@ from bert_jax.data.labelled.tasks import SUITES, TASKS, Published
 from bert_jax.errors import UserError, show
 from bert_jax.inference import model as inference
 from bert_jax.inference.run_folder import read_result, result_of
-from bert_jax.io import atomic, storage
+from bert_jax.io import atomic, locks, storage
 from bert_jax.io.json_files import check_types, read_object
 from bert_jax.runs import finetuning
 from bert_jax.training import metrics
@@ -182,9 +182,27 @@ def run_suite(
   if any(override.partition("=")[0] == "seed" for override in overrides):
     raise UserError("seed: a suite trains under the seeds 0, 1, …; --seeds says how many")
   finetuning.finetuning_config(list(overrides))  # what is wrong with them is wrong for every task
+  os.makedirs(jobs, exist_ok=True)
+  with locks.FolderLock(jobs) as lock:
+    if not lock.take(alone=True):
+      raise UserError(f"another process is evaluating a suite in {jobs}; let it end, or give another --jobs")
+    tasks = [task for task in tasks if task not in missing]
+    return _run_tasks(model, tasks, data, jobs, seeds, overrides, log, on_results)
+
+
+def _run_tasks(
+  model: str,
+  tasks: Sequence[str],
+  data: dict[str, Found],
+  jobs: str,
+  seeds: int,
+  overrides: Sequence[str],
+  log: Callable[[str], None],
+  on_results: Callable[[list[TaskResult]], None],
+) -> list[TaskResult]:
+  """run_suite, of tasks that have data, in a folder of jobs that is ours alone."""
   state = inference.state_of(model)
   results, refused = _earlier_results(model, state, pathlib.Path(jobs)), {}
-  tasks = [task for task in tasks if task not in missing]
   for task in tasks:
     began = time.perf_counter()
     try:

@@ -14,6 +14,7 @@ from bert_jax.__main__ import main
 from bert_jax.errors import UserError
 from bert_jax.export import export as exporting
 from bert_jax.inference import model as inference
+from bert_jax.io import locks
 from bert_jax.runs import finetuning, suite
 from bert_jax.tools.report.suite import plot
 
@@ -262,3 +263,13 @@ def test_mean_and_standard_error():
   assert "93.5 (test; Devlin" in suite.table([result])
   alone = suite.TaskResult("sst2", "accuracy", [0.8], [{}], 1.0, held_out=False)
   assert math.isnan(alone.error) and "±" not in suite.table([alone])
+
+
+def test_two_suites_in_one_folder_of_jobs_do_not_mix(tmp_path):
+  (tmp_path / "sst2").mkdir()
+  (tmp_path / "sst2" / "train.tsv").write_text("sentence\tlabel\na\t0\n")
+  (tmp_path / "jobs").mkdir()
+  with locks.FolderLock(tmp_path / "jobs") as lock:
+    assert lock.take(alone=True)
+    with pytest.raises(UserError, match="another process is evaluating a suite in .*jobs; let it end, or give another"):
+      suite.run_suite("model", ["sst2"], [str(tmp_path)], str(tmp_path / "jobs"), seeds=1)
