@@ -59,6 +59,11 @@ def _assemble(job: Job, tokenizer: Tokenizer, provenance: dict[str, Any]) -> dic
     if not total.rows:
       if total.documents < pairs.PAIRINGS[job.settings.objective].min_documents:
         splits.check_count(sum(one.documents for one in counts_of.values()), job.settings.objective)
+      if total.tokens:
+        raise UserError(
+          f"the {split} split came out empty: its {total.documents:,} documents hold {total.tokens:,} tokens, which "
+          "make no pair; text without spaces is one unknown word, so put spaces between words, or use --objective=none"
+        )
       raise UserError(f"the {split} split came out empty: its documents contain only control characters")
   manifest = _manifest(counts_of, shards, tokenizer, job.settings)
   # Not a part of what `corpus_id` covers: corpora made before this was counted keep theirs.

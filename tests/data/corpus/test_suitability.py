@@ -47,6 +47,12 @@ def test_text_without_spaces_is_refused_with_the_cause(tmp_path, objective):
     prepared(tmp_path, documents, objective=objective)
 
 
+def test_documents_of_one_unknown_word_each_make_no_pairs_which_is_said(tmp_path):
+  rng = random.Random(0)
+  with pytest.raises(UserError, match="tokens, which make no pair; text without spaces is one unknown word"):
+    prepared(tmp_path, ["".join(rng.choices("acgt", k=300)) for _ in range(60)], objective="sop")
+
+
 def test_a_vocabulary_of_another_script_is_refused(tmp_path):
   rng = random.Random(0)
   vocabulary = tmp_path / "vocab.txt"

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from bert_jax.data.corpus.folder import read_corpus_manifest
+from bert_jax.data.corpus.folder import read_corpus_manifest, write_manifest
 from bert_jax.tools.doctor import corpus as checks
 from bert_jax.tools.doctor import row
 from tests.helpers.machines import context
@@ -125,3 +125,24 @@ def test_a_corpus_on_an_object_store_needs_a_place_to_be_copied_to(tmp_path, cor
   assert found.status == row.OK and "will be copied to" in found.found
   (found,) = look(context(tmp_path, "gs://other/corpus", f"data.cache_dir={tmp_path}"))
   assert found.status == row.FAIL and "holds no corpus" in found.found
+
+
+def judged_anew(folder, **train):
+  """The corpus with other figures in its manifest."""
+  manifest = read_corpus_manifest(folder)
+  manifest["splits"]["train"] |= train
+  return write_manifest(folder, manifest)
+
+
+def test_a_corpus_that_cannot_teach_fails_with_the_remedy(tmp_path, copy):
+  judged_anew(copy, unknown_rate=0.9)
+  (found,) = look(context(tmp_path, copy))
+  assert found.status == row.FAIL and "90.0% of the tokens are [UNK]" in found.found and "prepare again" in found.remedy
+
+
+def test_what_is_odd_about_a_corpus_is_a_warning(tmp_path, copy):
+  judged_anew(copy, unknown_rate=0.1, label_counts=[1, 9])
+  first, *others = look(context(tmp_path, copy))
+  assert first.status == row.OK
+  assert [one.status for one in others] == [row.WARN] * len(others) and others[0].remedy
+  assert "10.0% of the tokens are [UNK]" in others[0].found
