@@ -11,8 +11,8 @@ import time
 import pytest
 
 from bert_jax import __main__ as command_line
-from bert_jax.commands import report
-from bert_jax.errors import EXIT_STORAGE, EXIT_UNKNOWN, StorageError, UserError
+from bert_jax.commands import prepare, report
+from bert_jax.errors import EXIT_NOT_FINITE, EXIT_STORAGE, EXIT_UNKNOWN, NotFiniteError, StorageError, UserError
 
 
 @pytest.mark.parametrize(
@@ -105,6 +105,26 @@ def test_what_the_program_does_not_know_is_a_traceback_and_an_exit_code_that_is_
   assert command_line.main(["report", "--workdir=x"]) == EXIT_UNKNOWN
   shown = capsys.readouterr().err
   assert shown.startswith("Traceback") and "a bug" in shown
+
+
+def test_a_run_without_a_result_is_one_line_and_a_code_that_is_final(monkeypatch, capsys):
+  def fail(options):
+    raise NotFiniteError("the run has ended at step 8, and eval/loss of its last evaluation is nan")
+
+  monkeypatch.setattr(report, "run", fail)
+  assert command_line.main(["report", "--workdir=x"]) == EXIT_NOT_FINITE
+  assert capsys.readouterr().err.startswith("error: the run has ended at step 8, and eval/loss")
+
+
+def test_a_pipe_that_breaks_within_a_command_that_trains_is_not_taken_for_its_reader(monkeypatch, capsys):
+  def fail(options):
+    raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+  monkeypatch.setattr(report, "run", fail)
+  monkeypatch.setattr(prepare, "run", fail)
+  assert command_line.main(["report", "--workdir=x"]) == 0
+  assert command_line.main(["prepare", "--source=text:x", "--out=x"]) == EXIT_UNKNOWN
+  assert "Broken pipe" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_gone_and_a_full_disk_behind_the_output_leave_no_traceback():
