@@ -71,7 +71,7 @@ def run_or_model(workdir: str | None, model: str | None) -> str:
   from bert_jax.errors import UserError
   from bert_jax.io import storage
 
-  if workdir and not (storage.folder(workdir) / "checkpoints").is_dir():
+  if workdir and not storage.is_folder(storage.folder(workdir) / "checkpoints"):
     raise UserError(f"--workdir={workdir} is not a run folder with checkpoints; for a Hugging Face folder use --model")
   named = workdir or model
   assert named  # the parser asks for one of them

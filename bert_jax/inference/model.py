@@ -89,11 +89,11 @@ def load_model(path: str | os.PathLike) -> Model:
     UserError: neither of the two, or one that is damaged.
   """
   folder = storage.folder(path)
-  if not folder.is_dir():
+  if not storage.is_folder(folder):
     raise UserError(
       f"no folder {str(path)!r}; --model takes a run folder (--workdir of pretrain) or a Hugging Face BERT folder"
     )
-  if (folder / "checkpoints").is_dir():
+  if storage.is_folder(folder / "checkpoints"):
     return load_checkpoint(folder / "checkpoints")
   if find_run_config(folder) is not None:
     raise UserError(
@@ -117,7 +117,7 @@ def load_checkpoint(path: str | os.PathLike) -> Model:
   """
   path = storage.folder(path)
   checkpoints, step = (path, None) if path.name == "checkpoints" else (path.parent, path.name)
-  if step is not None and not (step.isdigit() and path.is_dir()):
+  if step is not None and not (step.isdigit() and storage.is_folder(path)):
     raise UserError(f"{path} is not a checkpoint; they are called WORKDIR/checkpoints/STEP")
   folder = checkpoints.parent
   config = read_run_config(folder)

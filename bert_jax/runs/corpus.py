@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager
 
 import ml_collections
 import numpy as np
-from etils import epath
 from jax.sharding import Mesh
 
 from bert_jax.data.corpus.folder import Corpus, open_corpus
@@ -13,6 +12,7 @@ from bert_jax.data.corpus.prepare import PrepareSettings, ProgressCallback, prep
 from bert_jax.data.corpus.staging import stage
 from bert_jax.data.loading import input_pipeline, mixture
 from bert_jax.errors import UserError
+from bert_jax.io import storage
 from bert_jax.models import flops
 from bert_jax.models.config import EncoderConfig
 from bert_jax.training import sharding
@@ -29,7 +29,7 @@ def prepare_if_missing(
     raise UserError(
       "data.corpus is empty: name a corpus folder, --config.data.corpus=DIR; `bert_jax prepare` makes one from raw text"
     )
-  if folder and config.data.source and not config.data.mixture and not epath.Path(folder).exists():
+  if folder and config.data.source and not config.data.mixture and not storage.exists(folder):
     log(f"Preparing the corpus {folder} from {config.data.source}")
     settings = PrepareSettings(**{name: config.prepare[name] for name in PrepareSettings._fields})
     with progress() as shown:

@@ -26,7 +26,7 @@ def evaluate_model(path: str, corpus_folder: str | None, *, batch_size: int, row
   model = load_model(path)
   if "mlm" not in model.heads:
     raise UserError(f"{path} has no masked-language-model head to evaluate")
-  is_run = (storage.folder(path) / "checkpoints").is_dir()
+  is_run = storage.is_folder(storage.folder(path) / "checkpoints")
   if not corpus_folder and not is_run:
     raise UserError("--corpus is needed: a Hugging Face folder does not say which corpus it belongs to")
   own = run_folder.read_run_config(path) if is_run else configs.default_config()

@@ -70,7 +70,7 @@ class Run:
 
     try:
       with self._preemption.while_starting(end):
-        if self.root.exists() and not self.root.is_dir():
+        if storage.exists(self.root) and not storage.is_folder(self.root):
           raise UserError(f"--workdir={self.root} is a file; a run needs a folder of its own")
         yield
     except Preempted:

@@ -133,7 +133,7 @@ def _initial_parameters(config: ml_collections.ConfigDict, encoder: EncoderConfi
   """Returns Training.start: None to begin from scratch, else what takes over the parameters of init_from."""
   if not (config.init_from or config.init_optimizer):
     return None
-  if config.init_optimizer and not (storage.folder(config.init_from) / "checkpoints").is_dir():
+  if config.init_optimizer and not storage.is_folder(storage.folder(config.init_from) / "checkpoints"):
     raise UserError(f"init_optimizer needs a run folder with checkpoints; {config.init_from} has none")
   source = load_model(config.init_from)
   _check_fits(source, encoder, tokenizer)

@@ -47,7 +47,7 @@ def read_data_skips(workdir: str | os.PathLike) -> list[DataSkip]:
   path = epath.Path(workdir) / FILE
   try:
     with storage.failures(path):
-      return [_skip(record) for record in read_json(path)] if path.exists() else []
+      return [_skip(record) for record in read_json(path)] if storage.exists(path) else []
   except (OSError, ValueError, TypeError, UserError) as error:
     raise UserError(
       f"{path} cannot be read ({error}); it says where this run left out data. "

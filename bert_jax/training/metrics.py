@@ -30,7 +30,7 @@ from typing import Any
 
 from etils import epath
 
-from bert_jax.errors import UserError, print_at_once
+from bert_jax.errors import StorageError, UserError, print_at_once
 from bert_jax.io import storage
 from bert_jax.io.lazy_imports import without
 from bert_jax.io.plain_files import open_plain
@@ -164,7 +164,11 @@ def _read(folder: epath.Path) -> Iterator[dict[str, Any]]:
   """The records of a folder in order; what cannot be read is left out, counted, and said once."""
   is_sound = _is_metric if folder.name == "metrics" else _is_event
   lost, first = 0, ""
-  for attempt, _, path in _files(folder):
+  try:
+    files = _files(folder)
+  except (StorageError, UserError) as error:
+    files, lost, first = [], 1, str(error)
+  for attempt, _, path in files:
     number = 0
     try:
       with open_plain(path) as file:
@@ -175,7 +179,7 @@ def _read(folder: epath.Path) -> Iterator[dict[str, Any]]:
             yield record | {"attempt": attempt}
           elif line.strip():
             lost, first = lost + 1, first or f"{path}:{number}"
-    except (OSError, UserError) as error:  # it cannot be read, or is no file
+    except (OSError, UserError, StorageError) as error:  # it cannot be read, or is no file
       lost, first = lost + 1, first or f"{path}:{number + 1} ({error})"
   if lost and str(folder) not in _told:
     _told.add(str(folder))
@@ -230,9 +234,9 @@ def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _files(folder: epath.Path) -> list[tuple[int, int, epath.Path]]:
   """(attempt, part, path), in the order in which they were written."""
-  if not folder.is_dir():  # not yet; or a file is in its place, where nothing is written then
+  if not storage.is_folder(folder):  # not yet; or a file is in its place, where nothing is written then
     return []
-  matches = [(_FILE.fullmatch(path.name), path) for path in folder.iterdir()]
+  matches = [(_FILE.fullmatch(path.name), path) for path in storage.listing(folder)]
   return sorted((int(match[1]), int(match[2] or 0), path) for match, path in matches if match)
 
 

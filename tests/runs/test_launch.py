@@ -3,7 +3,9 @@ way.
 """
 
 import contextlib
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,10 +19,10 @@ import pytest
 from etils import epath
 
 from bert_jax import config as configs
-from bert_jax.errors import UserError
+from bert_jax.errors import StorageError, UserError
 from bert_jax.inference import model as inference
 from bert_jax.inference import run_folder
-from bert_jax.io import locks
+from bert_jax.io import locks, storage
 from bert_jax.runs import launch
 from bert_jax.runs import pretraining as run_pretraining
 from bert_jax.runs.evaluate import evaluate_model
@@ -324,3 +326,28 @@ def test_a_run_that_waited_for_the_folder_of_another_one_is_compared_with_it(tmp
 def claim(config, workdir, corpus):
   with launch.launch(config, workdir) as run:
     run.claim(config, corpus / "tokenizer")
+
+
+@pytest.mark.parametrize("name", ["jumps.json", "config.json", "checkpoints", "corpus"])
+def test_storage_that_does_not_say_what_is_there_ends_a_start_and_changes_nothing(
+  finished, tmp_path, corpus, monkeypatch, name
+):
+  """A file that cannot be looked at is not a file that is missing."""
+  workdir = shutil.copytree(finished[1], tmp_path / "run")
+  before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file() and path.parent.name != "events"}
+  monkeypatch.setattr(storage, "PAUSES_SECONDS", (0.01,))
+  config = tiny_run_config(tmp_path, corpus, f"data.source=text:{tmp_path}/other.txt")
+  plain = os.stat
+
+  def stale(path, *args, **kwargs):
+    if isinstance(path, str | os.PathLike) and os.path.basename(path) == name:
+      raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+    return plain(path, *args, **kwargs)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(os, "stat", stale)
+    with pytest.raises(StorageError, match=f"{name} cannot be read: .*Stale file handle"):
+      run_pretraining.pretrain_run(config, workdir)
+  assert all(path.read_bytes() == data for path, data in before.items())
+  assert not (workdir / "checkpoints" / "set-aside").exists()
+  run_pretraining.pretrain_run(config, workdir)
