@@ -200,7 +200,14 @@ def read_text(path: str | os.PathLike) -> str:
     StorageError, UserError: as `patiently`.
     UnicodeDecodeError: it is not UTF-8.
   """
-  return patiently(lambda: epath.Path(path).read_text(encoding="utf-8"), path)
+
+  def read() -> str:
+    # A pipe would be waited for, and a device never ends.
+    if not is_remote(path) and stat.S_IFMT(os.stat(path).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+      raise UserError(f"{os.fspath(path)}: a pipe or a device, expected a file; restore it from a copy")
+    return epath.Path(path).read_text(encoding="utf-8")
+
+  return patiently(read, path)
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:

@@ -4,6 +4,7 @@ reached.
 
 import errno
 import importlib.util
+import os
 
 import pytest
 
@@ -121,3 +122,9 @@ def test_a_store_that_lets_nobody_in_is_to_be_mended_and_one_that_does_not_answe
   with pytest.raises(OSError) as caught, storage.failures("gs://bucket/run"):
     raise error
   assert ending_of(caught.value)[0] == code
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / "data.json")
+  with pytest.raises(UserError, match="data.json: a pipe or a device, expected a file"):
+    storage.read_text(tmp_path / "data.json")

@@ -62,7 +62,7 @@ from bert_jax.data.tokenizer.wordpiece import Tokenizer, load_tokenizer
 from bert_jax.errors import UserError
 from bert_jax.io import atomic
 from bert_jax.io.json_files import MAX_TABLE_BYTES, read_json
-from bert_jax.io.plain_files import read_bounded
+from bert_jax.io.plain_files import check_plain, open_plain, read_bounded
 
 CORPUS_FORMAT = "bert_jax corpus"
 FORMAT_VERSION = 2
@@ -167,6 +167,7 @@ def _take(maps, places, shape, dtype) -> np.ndarray:
 
 
 def _map(path: pathlib.Path) -> np.ndarray:
+  check_plain(path)
   return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
@@ -326,7 +327,7 @@ def _arrays(shard: dict[str, Any], manifest: dict[str, Any]) -> dict[str, tuple[
 def _check_header(path: pathlib.Path, expected: tuple[int, ...], dtype: np.dtype):
   """A shard must be there, have the manifest's dtype and shape, and be exactly as long as these make it."""
   try:
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
       if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("another version of .npy")
       shape, fortran, found = np.lib.format.read_array_header_1_0(file)
@@ -344,7 +345,7 @@ def _check_header(path: pathlib.Path, expected: tuple[int, ...], dtype: np.dtype
 
 def _check_hashes(folder: pathlib.Path, manifest: dict[str, Any]):
   def check(path: pathlib.Path, expected: str):
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
       found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
       raise UserError(f"{path}: expected SHA-256 {expected}, found {found}: the shard was altered; {_REMAKE}")

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import pathlib
 import resource
 import shutil
@@ -231,3 +232,11 @@ def test_a_list_of_files_that_cannot_be_read_is_named_with_the_remedy(tmp_path, 
     (tmp_path / "files.txt").write_bytes(content)
   with pytest.raises(UserError, match="files.txt: cannot be read .*prepare it again"):
     corpus_lib.read_files(tmp_path)
+
+
+def test_a_pipe_in_the_place_of_a_shard_is_refused_at_once(folder):
+  shard = sorted((folder / "train").glob("tokens-*.npy"))[0]
+  shard.unlink()
+  os.mkfifo(shard)
+  with pytest.raises(UserError, match=f"{shard.name}: a named pipe, expected a file"):
+    corpus_lib.open_corpus(folder)
