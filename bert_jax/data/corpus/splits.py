@@ -70,7 +70,9 @@ def make_chunks(
   ):
     origin = files.setdefault(document.file, len(files)), document.position
     chunk = opened[split]
-    if chunk.numbers and chunk.num_bytes + size > chunk_bytes and _can_stand_alone(chunk):
+    if (
+      chunk.numbers and chunk.num_bytes + size > chunk_bytes and number != chunk.numbers[-1] and _can_stand_alone(chunk)
+    ):
       waiting[split] = chunk
       chunk = _empty(split, chunk.shard + 1)
     opened[split] = chunk = _joined(chunk, [number], [document.text], [origin], size)

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import pathlib
+import random
 import shutil
 import threading
 import time
@@ -14,7 +15,7 @@ from bert_jax.data.corpus import chunk, prepare, splits
 from bert_jax.data.corpus.folder import open_corpus
 from bert_jax.errors import UserError
 from bert_jax.io.locks import FolderLock
-from tests.helpers.preparing import contents, settings, write_documents
+from tests.helpers.preparing import contents, sentence, sequences_of, settings, write_documents
 
 
 @pytest.fixture
@@ -454,3 +455,33 @@ def test_the_tokenizer_of_a_corpus_is_compared_with_its_manifest_when_it_is_give
     path.write_text(path.read_text().replace("dog", "DOG").replace("cat", "dog").replace("DOG", "cat"))
   with pytest.raises(UserError, match="is not the tokenizer that made this corpus"):
     prepare.prepare_corpus([source], tmp_path / "again", settings(tmp_path / "out/tokenizer"))
+
+
+def test_a_few_long_documents_are_cut_alike_by_any_number_of_workers_and_shares(vocab, tmp_path, monkeypatch):
+  monkeypatch.setattr(splits, "CHUNK_BYTES", 30_000)
+  rng = random.Random(0)
+  for number in range(5):
+    text = " ".join(sentence(rng) for _ in range(500 + 90 * number))
+    (tmp_path / f"book{number}.txt").write_text(text)
+  source, fraction = f"text+one-per-file:{tmp_path}/book*.txt", {"validation_fraction": 0.1}
+  whole = prepare.prepare_corpus([source], tmp_path / "whole", settings(vocab, **fraction))
+  assert whole["counts"]["documents"] == 10  # a part of each is in either split
+  tokens = {split: record["counts"]["tokens"] for split, record in whole["splits"].items()}
+  assert tokens["validation"] == pytest.approx(0.1 * sum(tokens.values()), rel=0.2)
+  assert len(whole["splits"]["train"]["shards"]) > 1
+  one = prepare.prepare_corpus(
+    [source], tmp_path / "two", settings(vocab, workers=2, **fraction), documents=tmp_path / "elsewhere"
+  )
+  for index in (1, 0, 2):
+    last = prepare.prepare_corpus(
+      [source],
+      tmp_path / "shares",
+      settings(vocab, **fraction),
+      share=prepare.Share(index, 3),
+      documents=tmp_path / "third",
+    )
+  assert one["corpus_id"] == last["corpus_id"] == whole["corpus_id"]
+  corpus = open_corpus(tmp_path / "whole")
+  for split in ("train", "validation"):
+    for *_, label, of_a, of_b in sequences_of(corpus, split):
+      assert (of_a == of_b) == (label == 0)
