@@ -146,6 +146,10 @@ def show_row(
 def _origin(number: int, origins: dict[int, tuple[int, int]], files: list[str]) -> str:
   """document 17 (books/emma.txt:1234)"""
   file, position = origins[number]
+  if file >= len(files):  # of a corpus made before its manifest had a digest of that file
+    raise UserError(
+      f"files.txt of this corpus names {len(files):,} files, and document {number} is of number {file + 1}"
+    )
   return f"document {number} ({files[file]}:{position})"
 
 

@@ -222,3 +222,9 @@ def test_the_objective_none_has_no_labels(folder):
   corpus, tokenizer = opened(folder)
   assert "label" not in inspect.show_row(corpus, tokenizer, "train", 0)
   assert "B follows A" not in inspect.corpus_summary(folder, manifest)
+
+
+def test_a_list_of_files_that_is_too_short_is_named(folder):
+  (folder / "files.txt").write_text("")
+  with pytest.raises(UserError, match="files.txt of this corpus names 0 files, and document "):
+    inspect.show_row(*opened(folder), "train", 0)
