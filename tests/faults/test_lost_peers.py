@@ -120,7 +120,9 @@ def test_a_mistake_of_one_process_is_the_same_message_and_exit_code_on_all(folde
 
 
 def test_a_defect_in_one_process_shows_its_traceback_there_and_ends_the_other(folder, corpus):
-  ended = run(folder, corpus, "defect", STEPS, code=EXIT_UNKNOWN, sabotage={1: FAIL.format(error='KeyError("nonsense")')})
+  ended = run(
+    folder, corpus, "defect", STEPS, code=EXIT_UNKNOWN, sabotage={1: FAIL.format(error='KeyError("nonsense")')}
+  )
   assert "Traceback" in ended[1].output and "KeyError: 'nonsense'" in ended[1].output
   assert (
     "error: process 1 on " in ended[0].output and "nonsense" in ended[0].output and "Traceback" not in ended[0].output
