@@ -1,6 +1,9 @@
 """`pretrain`: trains what a config says; resumes by itself."""
 
 import argparse
+import itertools
+import os
+import shlex
 from typing import TYPE_CHECKING
 
 from bert_jax.commands.processes import add_cluster_arguments, outcome_of_run, start_cluster
@@ -40,13 +43,20 @@ def run(options: argparse.Namespace) -> int:
   check_source_is_meant(config, options.overrides)
 
   from bert_jax.commands.prepare import progress_bar
+  from bert_jax.inference.run_folder import ChangedConfig
   from bert_jax.runs.pretraining import pretrain_run
 
   cluster = start_cluster(config, options)
   with outcome_of_run(cluster) as outcome:
-    metrics = pretrain_run(
-      config, options.workdir, cluster=cluster, profile=options.profile, prepare_progress=progress_bar
-    )
+    try:
+      metrics = pretrain_run(
+        config, options.workdir, cluster=cluster, profile=options.profile, prepare_progress=progress_bar
+      )
+    except ChangedConfig as refused:
+      command = command_to_train_on(options, refused.keys)
+      if not command:
+        raise
+      raise UserError(f"{refused}, or train its model on with the new ones:\n  {command}") from refused
     if cluster.process_id == 0:
       print_result(options.workdir, config, metrics)
   return outcome.code
@@ -60,6 +70,23 @@ def steps_to_trace(text: str) -> tuple[int, int]:
       f"expected START:STOP, two steps with 1 <= START < STOP, as in 100:110; found {text!r}"
     )
   return int(start), int(stop)
+
+
+def command_to_train_on(options: argparse.Namespace, changed: frozenset[str]) -> str:
+  """The command that goes on from a run with other settings, in a folder of its own; empty where its parameters would
+  not fit.
+
+  Step, moments and position in the data are taken over too, unless the optimizer's state would have another form.
+  """
+  if any(key.startswith("model.") for key in changed):
+    return ""
+  number = next(number for number in itertools.count(2) if not os.path.exists(f"{options.workdir}-{number}"))
+  settings = [word for word in options.overrides if word.partition("=")[0] not in ("init_from", "init_optimizer")]
+  settings.append(f"init_from={options.workdir}")
+  if not changed & {"optimizer.name", "optimizer.moments_dtype", "optimizer.frozen_layers"}:
+    settings.append("init_optimizer=True")
+  flags = [f"--config={options.config}", f"--workdir={options.workdir}-{number}"]
+  return shlex.join(["python", "-m", "bert_jax", "pretrain", *flags, *(f"--config.{setting}" for setting in settings)])
 
 
 def check_source_is_meant(config, overrides: list[str]) -> None:

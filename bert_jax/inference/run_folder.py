@@ -148,20 +148,28 @@ def check_source(root: epath.Path, config: ml_collections.ConfigDict) -> None:
     )
 
 
+class ChangedConfig(UserError):
+  """A run folder holds a run with other values of `keys`, which a resume may not change."""
+
+  def __init__(self, message: str, keys: frozenset[str]):
+    super().__init__(message)
+    self.keys = keys
+
+
 def claim_workdir(root: epath.Path, config: ml_collections.ConfigDict, tokenizer_folder: pathlib.Path) -> None:
   """Takes `root` as the folder of this run, or as the place where it goes on.
 
-  Raises UserError for another run's folder.
+  Raises UserError for another run's folder, ChangedConfig where only the config is another.
   """
   path = root / "config.json"
   if storage.exists(path):
     changed = configs.changed_keys(read_run_config(root), config)
     if changed:
       listed = "\n".join(f"  {key}: {before!r} there, {now!r} now" for key, (before, now) in changed.items())
-      raise UserError(
+      raise ChangedConfig(
         f"{root} holds a run with another config:\n{listed}\n"
-        "Restore the old values to resume it, or give another --workdir to start a new run"
-        " (--config.init_from takes over the parameters)"
+        "Restore the old values to resume it, or give another --workdir to start a new run",
+        frozenset(changed),
       )
     check_source(root, config)
   elif any(".partial" not in entry.name for entry in storage.listing(root)):

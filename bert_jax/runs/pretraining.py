@@ -3,6 +3,7 @@ model is exported.
 """
 
 import contextlib
+from typing import Any
 
 import jax
 import ml_collections
@@ -85,7 +86,13 @@ def build(config: ml_collections.ConfigDict, run: Run, prepare_progress: Prepare
   _check_suitable(corpus, config, run)
   config = resolve_pretraining(config, corpus, tokenizer)
   encoder = configs.encoder_of(config)
-  start = _initial_parameters(config, encoder, tokenizer, run.log)
+  identity = {
+    "corpus_id": corpus.manifest["corpus_id"],
+    "rows": corpus.train.num_rows,
+    "seed": config.seed,
+    "batch_size": config.data.batch_size,
+  }
+  start = _initial_parameters(config, encoder, tokenizer, identity, run.log)
   run.claim(config, corpus.folder / "tokenizer")
   _describe(config, run)
 
@@ -97,12 +104,7 @@ def build(config: ml_collections.ConfigDict, run: Run, prepare_progress: Prepare
     mesh,
     batches=lambda position: corpora.training_batches(corpus, config, mesh, position),
     evaluate=evaluation.make_evaluator(objective, mesh, lambda: corpora.validation_batches(corpus, config, mesh)),
-    identity={
-      "corpus_id": corpus.manifest["corpus_id"],
-      "rows": corpus.train.num_rows,
-      "seed": config.seed,
-      "batch_size": config.data.batch_size,
-    },
+    identity=identity,
     selection=by_headline(objective),
     start=start,
     flops_per_token=corpora.flops_per_token(encoder, config, corpus),
@@ -129,7 +131,9 @@ def _describe(config: ml_collections.ConfigDict, run: Run) -> None:
     run.log(f"MFU is not reported: the peak of {device_kind!r} is not known here")
 
 
-def _initial_parameters(config: ml_collections.ConfigDict, encoder: EncoderConfig, tokenizer: Tokenizer, log: Log):
+def _initial_parameters(
+  config: ml_collections.ConfigDict, encoder: EncoderConfig, tokenizer: Tokenizer, identity: dict[str, Any], log: Log
+):
   """Returns Training.start: None to begin from scratch, else what takes over the parameters of init_from."""
   if not (config.init_from or config.init_optimizer):
     return None
@@ -138,16 +142,22 @@ def _initial_parameters(config: ml_collections.ConfigDict, encoder: EncoderConfi
   source = load_model(config.init_from)
   _check_fits(source, encoder, tokenizer)
 
-  def start(fresh: TrainState, abstract: TrainState) -> TrainState:
+  def start(fresh: TrainState, abstract: TrainState) -> tuple[TrainState, int]:
     if config.init_optimizer:
       root = storage.folder(config.init_from)
       state, host = reading.restore_state(root / "checkpoints", abstract, meaning=run_folder.meaning_of(root))
-      log(f"Starting from {config.init_from}: parameters, moments and step {host['step']}")
-      return state
+      # In the same order of the same rows it goes on with those that have not been seen.
+      same_rows = all(host.get(key) == identity[key] for key in ("corpus_id", "rows", "seed"))
+      log(
+        f"Starting from {config.init_from}: parameters, moments and step {host['step']}"
+        + (f"; the data from row {host['position']:,} on" if same_rows else "; the data from its beginning")
+      )
+      return state, int(host["position"]) if same_rows else 0
     taken = {name: source.params[name] for name in fresh.params if name in source.params}
     missing = sorted(set(fresh.params) - set(taken))
     log(f"Starting from the parameters of {config.init_from}" + (f"; new: {', '.join(missing)}" if missing else ""))
-    return fresh._replace(params=jax.device_put(fresh.params | taken, jax.tree.map(lambda x: x.sharding, fresh.params)))
+    params = jax.device_put(fresh.params | taken, jax.tree.map(lambda x: x.sharding, fresh.params))
+    return fresh._replace(params=params), 0
 
   return start
 

@@ -270,7 +270,7 @@ def _start_from(source: Model, log: Log, evaluate: Callable | None):
     params = jax.device_put(params, jax.tree.map(lambda x: x.sharding, fresh.params))
     if evaluate is not None:
       log("Before training: " + ", ".join(f"{name} {value:.4f}" for name, value in evaluate(params).items()))
-    return fresh._replace(params=params)
+    return fresh._replace(params=params), 0
 
   return start
 

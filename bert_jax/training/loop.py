@@ -50,7 +50,8 @@ class Training(NamedTuple):
     identity: what the order of the data depends on, e.g. corpus_id, rows, seed; saved with every
       checkpoint, and a resume with another one is refused.
     selection: what makes an evaluation better than another, and when a run ends early.
-    start: (fresh state, abstract state) -> state that a new run begins from; None: the fresh one.
+    start: (fresh state, abstract state) -> (state that a new run begins from, position in the data); None: the fresh
+      one, at the beginning.
     flops_per_token: of forward and backward pass, for MFU, or None.
   """
 
@@ -61,7 +62,7 @@ class Training(NamedTuple):
   evaluate: Callable[[Any, Callable[[], bool]], dict[str, float] | None]
   identity: dict[str, Any]
   selection: ModelSelection
-  start: Callable[[Any, Any], Any] | None = None
+  start: Callable[[Any, Any], tuple[Any, int]] | None = None
   flops_per_token: float | None = None
 
 
@@ -336,12 +337,11 @@ class _Trainer:
       self._window.skipped_in_run = int(restored.host.get("skipped_updates", 0)) if restored is not None else 0
       if restored is None:
         state = train_state.fresh(run.objective.init, self._program.optimizer, self._program.state, run.config.seed)
-        if run.start is not None:
-          state = run.start(state, self._program.state)
+        state, position = run.start(state, self._program.state) if run.start is not None else (state, 0)
         step = int(state.step)
         if step >= self.end:
           raise UserError(f"init_optimizer starts at step {step}, where this run would already end; raise total_steps")
-        return state, step, 0, 0
+        return state, step, position, 0
     for key, now in run.identity.items():
       before = restored.host.get(key)
       if before != now:

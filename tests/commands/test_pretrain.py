@@ -1,6 +1,7 @@
 """`pretrain` as a user calls it: from text to the last lines, and what it refuses."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import pytest
 from bert_jax.__main__ import main
 from bert_jax.commands import pretrain
 from bert_jax.data.corpus.folder import read_corpus_manifest
+from bert_jax.training.checkpoints import reading
+from bert_jax.training.metrics import read_metrics
 from tests.helpers.tiny_runs import write_config, write_text
 
 
@@ -196,3 +199,52 @@ def test_a_corpus_of_pairs_is_not_given_to_a_model_with_one_token_type(tmp_path,
   assert main([*words, f"--config.data.corpus={corpus}", "--config.model.type_vocab_size=1"]) == 1
   assert "a pair needs two token types. Set model.type_vocab_size=2" in capsys.readouterr().err
   assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def trained(call, corpus, tmp_path):
+  """The flags of a run of four steps that has ended; its folder is tmp_path/run."""
+  flags = (f"--config.data.corpus={corpus}", "--config.optimizer.warmup_steps=2")
+  assert call(*flags, "--config.total_steps=4")[0] == 0
+  return flags
+
+
+def position_of(workdir) -> tuple[int, int]:
+  """(step, position) of the newest checkpoint."""
+  _, host = reading.restore_params(workdir / "checkpoints")
+  return host["step"], host["position"]
+
+
+@pytest.mark.parametrize("given", [("total_steps=6",), ("total_steps=6", "optimizer.learning_rate=5e-4")])
+def test_the_command_that_a_refused_change_names_trains_on_from_where_the_run_stands(
+  call, trained, tmp_path, capsys, given
+):
+  code, _, err = call(*trained, *(f"--config.{setting}" for setting in given))
+  assert code == 1 and "holds a run with another config" in err and "total_steps: 4 there, 6 now" in err
+  command = shlex.split(err.splitlines()[-1])
+  assert command[:4] == ["python", "-m", "bert_jax", "pretrain"] and {
+    f"--config.init_from={tmp_path / 'run'}",
+    "--config.init_optimizer=True",
+  } < set(command)
+  assert position_of(tmp_path / "run") == (4, 32)
+  assert main(command[3:]) == 0
+  assert "moments and step 4; the data from row 32 on" in capsys.readouterr().out
+  assert position_of(tmp_path / "run-2") == (6, 48) and min(read_metrics(tmp_path / "run-2")) > 4
+
+
+def test_of_another_optimizer_the_command_takes_over_the_parameters_alone(call, trained, tmp_path):
+  code, _, err = call(*trained, "--config.total_steps=4", "--config.optimizer.name=lamb")
+  command = shlex.split(err.splitlines()[-1])
+  assert code == 1 and not [word for word in command if "init_optimizer" in word] and main(command[3:]) == 0
+  assert position_of(tmp_path / "run-2") == (4, 32)
+
+
+def test_of_another_model_nothing_can_be_taken_over(call, trained):
+  code, _, err = call(*trained, "--config.total_steps=4", "--config.model.intermediate_size=48")
+  assert code == 1 and "init_from" not in err and "another --workdir" in err
+
+
+def test_with_another_order_of_the_rows_the_data_begins_anew(call, trained, tmp_path):
+  start = (f"--config.init_from={tmp_path / 'run'}", "--config.init_optimizer=True", "--config.total_steps=6")
+  code, out, _ = call(*trained, *start, "--config.seed=9", workdir=tmp_path / "other")
+  assert code == 0 and "the data from its beginning" in out and position_of(tmp_path / "other") == (6, 16)
