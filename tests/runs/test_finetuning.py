@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from bert_jax.__main__ import main
 from bert_jax.convert import folder
 from bert_jax.errors import UserError
 from bert_jax.inference import model as inference
@@ -259,6 +260,23 @@ def test_other_examples_or_settings_are_another_run(model, tmp_path):
   with pytest.raises(UserError, match="were made with examples="):
     tune(model, tmp_path / "run", *keys, "tuning.epochs=1")
   assert read_result(tmp_path / "run"), "what was refused leaves the run as it was"
+
+
+def test_labels_that_trade_places_are_named_by_every_reader(model, tmp_path, capsys):
+  keys, _ = write(tmp_path, "classification", 80)
+  tune(model, tmp_path / "run", *keys, "tuning.epochs=1")
+  path = tmp_path / "run" / "labels.json"
+  content = json.loads(path.read_text())
+  path.write_text(json.dumps(content | {"names": content["names"][::-1]}))
+  for command in (
+    ["predict", f"--model={tmp_path / 'run'}", "an array"],
+    ["export", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}"],
+  ):
+    assert main(command) == 1
+    assert "labels.json" in capsys.readouterr().err
+  with pytest.raises(UserError, match="holds a run with other labels, file, array; now they are array, file"):
+    tune(model, tmp_path / "run", *keys, "tuning.epochs=1")
+  assert not (tmp_path / "out").exists()
 
 
 def test_another_model_does_not_go_on_with_a_run(model, tmp_path):
