@@ -153,6 +153,7 @@ class _Trainer:
     self.state: train_state.TrainState
     self.step: int
     self.position: int
+    self._began_at: int  # the step of a new run's first state, which is that of another run with init_optimizer
     self._go_on_from(*self._restore_or_start())
     sharding.check_sharded(run.mesh, self.state)
     self._first, self._stopping = self.step, services.preemption.poll()
@@ -243,7 +244,7 @@ class _Trainer:
       began = time.perf_counter()
       with self._window.spending("checkpoint"):
         host = self._run.identity | {"position": self.position, "bad_in_a_row": self._window.bad_in_a_row}
-        host |= {"skipped_updates": self._window.skipped_in_run}
+        host |= {"skipped_updates": self._window.skipped_in_run, "began_at_step": self._began_at}
         host |= self._early.host_values() | {
           "owes_evaluation": self._stopping and self.evaluation is None and self._evaluation_is_due
         }
@@ -294,7 +295,7 @@ class _Trainer:
         f"no result. {advice}"
       )
     skipped = self._window.skipped_in_run
-    if 2 * skipped > self.step:
+    if 2 * skipped > self.step - self._began_at:
       raise NotFiniteError(
         f"the run has ended at step {self.step:,}, but {skipped:,} of its updates were skipped, because loss or "
         f"gradients were not finite: what is left is hardly trained. {advice}"
@@ -338,7 +339,7 @@ class _Trainer:
       if restored is None:
         state = train_state.fresh(run.objective.init, self._program.optimizer, self._program.state, run.config.seed)
         state, position = run.start(state, self._program.state) if run.start is not None else (state, 0)
-        step = int(state.step)
+        step = self._began_at = int(state.step)
         if step >= self.end:
           raise UserError(f"init_optimizer starts at step {step}, where this run would already end; raise total_steps")
         return state, step, position, 0
@@ -349,7 +350,7 @@ class _Trainer:
           f"the checkpoints of this run were made with {key}={before!r}, now it is {now!r}: the data would go on "
           "elsewhere; give back what it had, or start another run with a new --workdir and --config.init_from"
         )
-    position = int(restored.host["position"])
+    position, self._began_at = int(restored.host["position"]), int(restored.host.get("began_at_step", 0))
     self._early.restore(restored.host)
     self._owes_evaluation = restored.host.get("owes_evaluation", False)
     self._services.progress.line(f"going on from step {restored.step:,}")

@@ -53,6 +53,7 @@ def train(
   evaluate=lambda params, after_batch: {},
   consumed=None,
   selection=ModelSelection("eval/loss"),
+  start=None,
   **overrides,
 ):
   """Trains 8 steps in `folder`; the batches in `bad`, counted from 1, make the loss NaN. Returns the parameters.
@@ -83,7 +84,7 @@ def train(
 
   mesh = sharding.make_mesh(config, jax.devices()[:1])
   run = loop.Training(
-    one_matrix_objective(), config, mesh, batches, evaluate=evaluate, identity={}, selection=selection
+    one_matrix_objective(), config, mesh, batches, evaluate=evaluate, identity={}, selection=selection, start=start
   )
   with (
     MetricsWriter(folder, next_attempt(folder)) as writer,
@@ -379,6 +380,14 @@ def test_a_run_most_of_whose_updates_were_skipped_has_no_result_also_when_it_was
   with pytest.raises(NotFiniteError, match="5 of its updates"):  # and again, when nothing is left to train
     train(tmp_path / "resumed", **bad)
   train(tmp_path / "half", bad=(1, 2, 4, 6), max_bad_steps=3)
+
+
+def test_of_a_run_that_began_at_a_later_step_its_own_updates_count(tmp_path):
+  settings = {"bad": (1, 2, 3), "start": lambda fresh, abstract: (fresh._replace(step=fresh.step + 4), 0)}
+  with pytest.raises(Preempted):
+    train(tmp_path / "resumed", preemption=StopAt(2), **settings)
+  with pytest.raises(NotFiniteError, match="ended at step 8, but 3 of its updates were skipped"):
+    train(tmp_path / "resumed", **settings)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
