@@ -96,7 +96,8 @@ def whole(store, folder):
 def test_a_run_leaves_what_it_leaves_on_a_disk(store, folder, whole):
   found = store.names("whole/")
   folders = {name.partition("/")[0] for name in found}
-  assert folders == {"config.json", "tokenizer", "checkpoints", "metrics", "events", "tensorboard", "profile", "export"}
+  written = {"tokenizer", "checkpoints", "metrics", "events", "tensorboard", "profile", "export"}
+  assert folders == {"config.json", "run.json"} | written
   assert {f"checkpoints/{step}/commit_success.txt" for step in (4, 8, 12)} <= set(found)
   assert [line["step"] for line in lines(store, "whole/metrics/") if "train/mlm_loss" in line] == list(range(1, 13))
   assert not any(".partial" in name for name in found) and any(name.endswith(".xplane.pb") for name in found)
