@@ -9,8 +9,10 @@ import sys
 import warnings
 
 # A shell starts what runs in the background with SIGINT ignored, and every child inherits that; behind a handler they
-# have the default.
+# have the default. So it is with SIGHUP under nohup.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+  signal.signal(signal.SIGHUP, lambda *_: None)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -10,7 +10,6 @@ import textwrap
 import pytest
 
 from bert_jax.errors import EXIT_PREEMPTED
-from tests.helpers.signals import heed_hang_ups
 
 # The signal comes in the middle of an import, and what is imported swallows whatever is raised.
 IMPORTING = """
@@ -44,7 +43,7 @@ sys.exit(command_line.main(["report", "--workdir=x"]))
 
 def ended(program, *prefix):
   command = [*prefix, sys.executable, "-c", textwrap.dedent(program)]
-  done = subprocess.run(command, capture_output=True, text=True, timeout=60, preexec_fn=heed_hang_ups)
+  done = subprocess.run(command, capture_output=True, text=True, timeout=60)
   return done.returncode, done.stdout, done.stderr
 
 

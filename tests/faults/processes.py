@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bert_jax.training import metrics
-from tests.helpers.signals import heed_hang_ups
 from tests.helpers.tiny_runs import write_config
 
 # The same for every test: steps that take no time, so that starting is all that they cost.
@@ -127,9 +126,7 @@ class Processes:
         *(f"--config.{key}" for key in keys),
       ]
       log = open(folder / f"{name}-{port}-{number}.log", "w+", encoding="utf-8")
-      process = subprocess.Popen(
-        started, env=environment, stdout=log, stderr=subprocess.STDOUT, preexec_fn=heed_hang_ups
-      )
+      process = subprocess.Popen(started, env=environment, stdout=log, stderr=subprocess.STDOUT)
       self._processes[number] = (process, log)
 
   def __enter__(self) -> "Processes":

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 
-from tests.helpers.signals import heed_hang_ups
 from tests.launch.stand_in import notes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -50,7 +49,6 @@ class Programs:
       cwd=self.folder,
       text=True,
       start_new_session=True,
-      preexec_fn=heed_hang_ups,
       stdin=subprocess.DEVNULL,
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
