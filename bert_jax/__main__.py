@@ -20,7 +20,7 @@ from bert_jax.cluster.termination import Terminated, listen
 from bert_jax.errors import EXIT_PREEMPTED, ending_of, print_at_once
 from bert_jax.internals.orbax import silence_orbax
 from bert_jax.internals.python import run_exit_functions
-from bert_jax.io.streams import let_go, only_told, open_closed_streams
+from bert_jax.io.streams import forgiving, only_told, open_closed_streams
 
 # In the order in which a newcomer meets them; each is a module of bert_jax.commands.
 COMMANDS = (
@@ -107,10 +107,7 @@ def refusal(command: argparse.ArgumentParser, words: list[str]) -> str:
 def let_go_of_output() -> None:
   """Prints what is still waiting, or sends it nowhere if nobody takes it: Python would complain of that at its end."""
   for stream in (sys.stdout, sys.stderr):
-    try:
-      stream.flush()
-    except (OSError, ValueError):
-      let_go(stream)
+    forgiving(stream).flush()
 
 
 def leave(code: int) -> None:

@@ -247,13 +247,17 @@ class _Door:
     del self._received[connection], self._until[connection]
 
 
+def _knows(message: dict[str, Any], token: str) -> bool:
+  """Whether a message holds the digest of the job's token; LookupError or TypeError where it is none of ours."""
+  return hmac.compare_digest(str(message["token"]).encode("utf-8", "replace"), token.encode())
+
+
 def _introduction(line: bytes | bytearray, token: str) -> dict[str, Any] | None:
   """What a process of this job has sent; None for anything that no process of ours would send."""
   try:
     message = json.loads(line)
     process, processes, about = message["process"], message["processes"], message["about"]
-    ours = hmac.compare_digest(str(message["token"]).encode("utf-8", "replace"), token.encode())
-    ours = ours and type(process) is type(processes) is int and 0 <= process < processes
+    ours = _knows(message, token) and type(process) is type(processes) is int and 0 <= process < processes
     if not (ours and isinstance(about["host"], str)):
       return None
   except (ValueError, LookupError, TypeError, RecursionError):
@@ -362,7 +366,7 @@ def _answer(line: bytes, token: str, count: int) -> list[dict[str, Any]] | str |
   """What process 0 answers: the introductions of all, or why not; None for anything that it would not send."""
   try:
     message = json.loads(line)
-    if not hmac.compare_digest(str(message["token"]).encode("utf-8", "replace"), token.encode()):
+    if not _knows(message, token):
       return None
     if "refusal" in message:
       return str(message["refusal"])

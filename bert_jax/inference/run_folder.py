@@ -174,7 +174,7 @@ def claim_workdir(root: epath.Path, config: ml_collections.ConfigDict, tokenizer
     check_source(root, config)
   elif any(".partial" not in entry.name for entry in storage.listing(root)):
     raise UserError(f"{root} is not empty and holds no bert_jax run (no config.json); choose another --workdir")
-  if not storage.exists(path):  # the first thing in the folder: by it, what was stopped after it is known as ours
+  else:  # the first thing in the folder: by it, what was stopped after it is known as ours
     storage.write_text(path, configs.to_json(config))
   has_tokenizer = storage.exists(root / "tokenizer" / (TOKENIZER_FILE if storage.is_remote(root) else ""))
   if has_tokenizer:

@@ -42,7 +42,7 @@ def forgiving(stream: IO[str]) -> IO[str]:
   return cast(IO[str], _Forgiving(stream))
 
 
-def let_go(stream: Any) -> None:
+def _let_go(stream: Any) -> None:
   """Sends what a stream still holds, and all that follows, nowhere."""
   with contextlib.suppress(OSError, ValueError):
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -62,14 +62,14 @@ class _Forgiving:
     except UnicodeError:
       return self.write(text.encode("ascii", "backslashreplace").decode())
     except (OSError, ValueError):
-      let_go(self._stream)
+      _let_go(self._stream)
       return len(text)
 
   def flush(self) -> None:
     try:
       self._stream.flush()
     except (OSError, ValueError):
-      let_go(self._stream)
+      _let_go(self._stream)
 
   def __getattr__(self, name: str) -> Any:
     return getattr(self._stream, name)

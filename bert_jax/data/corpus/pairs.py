@@ -213,8 +213,7 @@ def _sentence_pairs(chunk, document, room, short_probability, draw) -> Iterator[
   starts, documents, _ = chunk
   position, end_of_document = documents[document], documents[document + 1]
   while position < end_of_document:
-    # A short target now and then: the model will also be used on short input.
-    target = room if draw() >= short_probability else 2 + _below(room - 1, draw)
+    target = _target(room, short_probability, draw)
     end = _run(starts, position, end_of_document, target)
     a_end = position + 1 + (_below(end - position - 1, draw) if end - position > 1 else 0)
     a = starts[position], starts[a_end]
@@ -237,12 +236,10 @@ def _running_pairs(chunk, document, room, short_probability, draw) -> Iterator[_
   cut, and goes on in the next run. A run without a sentence boundary is split between
   any two tokens, unless it is a whole sentence. And a random B ends where it is full.
   """
-  starts, documents, _ = chunk
-  position, end_of_document = (starts[documents[at]] for at in (document, document + 1))
+  starts = chunk.sentence_starts
+  position, end_of_document = _tokens_of(chunk, document)
   while position < end_of_document:
-    target = room if draw() >= short_probability else 2 + _below(room - 1, draw)
-    end = _full_run(chunk, document, position, target)
-    middle = _middle(chunk, document, position, end, draw)
+    target, middle, end = _next_run(chunk, document, position, room, short_probability, draw)
     sentence = bisect.bisect_left(starts, position)
     if end - position < target and starts[sentence] == position and starts[sentence + 1] == end:
       middle = end
@@ -288,7 +285,7 @@ def _ordered_pairs(chunk, document, room, short_probability, draw) -> Iterator[_
   starts, documents, _ = chunk
   position, end_of_document = documents[document], documents[document + 1]
   while position < end_of_document:
-    target = room if draw() >= short_probability else 2 + _below(room - 1, draw)
+    target = _target(room, short_probability, draw)
     end = _run(starts, position, end_of_document, target)
     first, last = starts[position], starts[end]
     if end - position > 1:
@@ -303,16 +300,33 @@ def _ordered_pairs(chunk, document, room, short_probability, draw) -> Iterator[_
 
 def _running_ordered_pairs(chunk, document, room, short_probability, draw) -> Iterator[_Found]:
   """Pairs as those of `_ordered_pairs`, in runs that are never too long; see `_running_pairs`."""
-  starts, documents, _ = chunk
-  position, end_of_document = (starts[documents[at]] for at in (document, document + 1))
+  position, end_of_document = _tokens_of(chunk, document)
   while position < end_of_document:
-    target = room if draw() >= short_probability else 2 + _below(room - 1, draw)
-    end = _full_run(chunk, document, position, target)
-    middle = _middle(chunk, document, position, end, draw)
+    _, middle, end = _next_run(chunk, document, position, room, short_probability, draw)
     a, b = (position, middle), (middle, end)
     position = end
     if middle < end:
       yield _Found(b, a, SWAPPED, document) if draw() < 0.5 else _Found(a, b, IN_ORDER, document)
+
+
+def _tokens_of(chunk: _Chunk, document: int) -> TokenRange:
+  return chunk.sentence_starts[chunk.document_starts[document]], chunk.sentence_starts[
+    chunk.document_starts[document + 1]
+  ]
+
+
+def _target(room: int, short_probability: float, draw: Callable[[], float]) -> int:
+  """Tokens of the next pair: a short one now and then, for the model will also be used on short input."""
+  return room if draw() >= short_probability else 2 + _below(room - 1, draw)
+
+
+def _next_run(
+  chunk: _Chunk, document: int, position: int, room: int, short_probability: float, draw: Callable[[], float]
+) -> tuple[int, int, int]:
+  """(target, middle, end) of the run that begins at a token of a document, see `_full_run` and `_middle`."""
+  target = _target(room, short_probability, draw)
+  end = _full_run(chunk, document, position, target)
+  return target, _middle(chunk, document, position, end, draw), end
 
 
 def _middle(chunk: _Chunk, document: int, begin: int, end: int, draw: Callable[[], float]) -> int:
