@@ -9,7 +9,7 @@ few documents of a split to pair.) Chunks depend on the documents and their
 order only, never on how many workers there are.
 
 Of a few long documents, whole ones would be any share but the one asked for. Then
-every long one is cut instead, see `parts`: a piece out of it validates.
+every long one is cut instead, see `_parts`: a piece out of it validates.
 """
 
 import hashlib

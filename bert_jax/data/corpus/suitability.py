@@ -123,7 +123,7 @@ def _held_out(manifest: dict[str, Any]) -> Iterator[Finding]:
   if abs(share - asked) > _SHARE_OFF * asked:
     yield Finding(
       False,
-      f"{share:.1%} of the tokens are held out to validate, {asked:.1%} were asked for: documents are held out "
-      "whole, two of them at least",
+      f"{share:.1%} of the tokens are held out to validate, {asked:.1%} were asked for: whole documents are held out, "
+      "two of them at least, or a piece of each where they are few and long",
       "give more documents, or another --validation_fraction, if that matters",
     )
